@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from claude_sessions_cli.model import JudgedSession, Tombstone
+    from claude_sessions_cli.model import JudgedSession
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -22,16 +22,18 @@ EXIT_INTERRUPTED = 130
 class SessionsError(Exception):
     """An unforeseen failure, and the base of every error that the tool raises on purpose.
 
-    `message` says in one line what went wrong, `hint` what to do next; neither holds a password.
+    `message` says in one line what went wrong, `hint` what to do next; neither holds a password. `data` is what a
+    command that failed has to show all the same.
     """
 
     code: ClassVar[str] = "failure"
     exit_code: ClassVar[int] = EXIT_FAILURE
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, data: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.data = data
 
 
 class UsageError(SessionsError):
@@ -57,17 +59,6 @@ class NotHeld(SessionsError):
 
     code = "not_held"
     exit_code = EXIT_NOT_HELD
-
-    def __init__(
-        self,
-        message: str,
-        hint: str | None = None,
-        tombstone: Tombstone | None = None,
-        session: JudgedSession | None = None,
-    ) -> None:
-        super().__init__(message, hint)
-        self.tombstone = tombstone
-        self.session = session
 
 
 class NoIdentity(SessionsError):

@@ -1,0 +1,52 @@
+"""Who acts on the table: an identity with its settings, and what it may conclude about the sessions it sees."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from claude_sessions_cli.identity import Identity, require
+from claude_sessions_cli.model import JudgedSession, Session
+from claude_sessions_cli.process import liveness
+from claude_sessions_cli.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who acts, with which settings, and in tests at which time (`now`, None for the server's clock)."""
+
+    identity: Identity
+    settings: Settings
+    now: datetime | None = None
+
+    @property
+    def session_id(self) -> str:
+        """The caller's session id; raises NoIdentity without one."""
+        return require(self.identity)
+
+    def judge(self, session: Session) -> JudgedSession:
+        """Say how a session stands for this caller."""
+        known = liveness(session, self.identity.host)
+        patience, every = self.settings.stale_after, self.settings.heartbeat_every
+        mine = session.session_id == self.identity.session_id
+        return JudgedSession(
+            session, known, session.label(known, patience, every, mine), session.expires_in_s(patience)
+        )
+
+    def lapsed(self, session: Session) -> bool:
+        """Whether others may take what this session holds."""
+        return session.has_lapsed(liveness(session, self.identity.host), self.settings.stale_after)
+
+    def columns(self, **own: Any) -> dict[str, Any]:
+        """Return the parameters with which a row is registered or refreshed; `own` adds to the tool's metadata."""
+        return {
+            "session_id": self.session_id,
+            "tty": self.identity.tty,
+            "pid": self.identity.pid,
+            "hostname": self.identity.host.hostname,
+            "codebase": self.identity.codebase,
+            "own": json.dumps({**self.identity.own_metadata(), **own}),
+            "now": self.now,
+        }

@@ -1,0 +1,121 @@
+"""The program: argv to a command, and every error to a line or an envelope and an exit code."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from importlib import import_module
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from claude_sessions_cli import __version__, options
+from claude_sessions_cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, SessionsError, UsageError
+
+COMMANDS = ("claim", "heartbeat", "release", "list", "reap", "whoami", "schema", "db")
+GROUPS = ("schema", "db")
+# typer does not name this class, and before 0.26 it was click's.
+_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
+
+
+class LazyGroup(TyperGroup):
+    """Commands by name, each imported only when it is called or listed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import the module of a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = get_command(import_module(f"claude_sessions_cli.commands.{cmd_name}").app)
+        command.name = cmd_name
+        return command
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Let the options that every command has stand before its name too."""
+        leading: list[str] = []
+        rest = list(args)
+        while rest and rest[0].partition("=")[0] in options.LEADING:
+            name, equals, _ = rest[0].partition("=")
+            words = 2 if options.LEADING[name] and not equals else 1
+            leading, rest = leading + rest[:words], rest[words:]
+        depth = 2 if rest[:1] and rest[0] in GROUPS else 1
+        return super().parse_args(ctx, [*rest[:depth], *leading, *rest[depth:]])
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings=options.CONTEXT,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"claude-sessions {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Claim work items, so that no two sessions work on the same one."""
+
+
+def main() -> None:
+    """Run the program and exit."""
+    # A command lives for a fraction of a second: what it would collect, the system frees sooner.
+    gc.disable()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run a command line and return its exit code; every error is told in one line or one JSON object."""
+    try:
+        try:
+            code = get_command(app).main(argv, prog_name="claude-sessions", standalone_mode=False)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                sys.stdout.write(f"{error}\n")
+                return UsageError.exit_code
+            raise UsageError(error.format_message()) from None  # type: ignore[attr-defined]
+        except BrokenPipeError:
+            # Whoever read has read enough, and what was asked is done; Python must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (KeyboardInterrupt, typer.Abort):
+            return EXIT_INTERRUPTED
+    except Exception as error:
+        return _fail(argv, error)
+
+
+def _fail(argv: list[str], error: Exception) -> int:
+    if not isinstance(error, SessionsError):
+        if os.environ.get("CLAUDE_SESSIONS_DEBUG"):
+            raise error
+        error = SessionsError(
+            f"unforeseen: {type(error).__name__}: {error}", "see where: set CLAUDE_SESSIONS_DEBUG=1 and run it again"
+        )
+    from claude_sessions_cli.render import Output
+
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    named = [word for word in words if not word.startswith("-")]
+    command = next((word for word in named if word in COMMANDS), "")
+    if command in GROUPS:
+        command = " ".join(named[named.index(command) :][:2])
+    try:
+        Output(command, json="--json" in words).failure(error)
+    except OSError:
+        return EXIT_FAILURE
+    return error.exit_code

@@ -1,0 +1,1 @@
+"""The commands, one module each: argv in, one operation, result to render."""

@@ -1,0 +1,44 @@
+"""The commands `db start`, `db stop`, `db status` and `db dsn`."""
+
+from __future__ import annotations
+
+from claude_sessions_cli import embedded, options, render
+from claude_sessions_cli.commands import invocation
+from claude_sessions_cli.settings import Settings
+
+app = options.new_app("The private Postgres that is used where no other is configured.")
+
+
+@app.command()
+def start(json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Start the server, where it does not run yet."""
+    output = render.Output("db start", json, quiet)
+    with invocation.open_database(_embedded(), output):
+        status_ = embedded.status()
+    output.result(render.server_data(status_), lambda: render.server_text(status_))
+
+
+@app.command()
+def stop(json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Stop the server. The next command that needs it starts it again."""
+    stopped = embedded.stop()
+    render.Output("db stop", json, quiet).result({"stopped": stopped}, lambda: "stopped" if stopped else "not running")
+
+
+@app.command()
+def status(json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Show whether the server runs, and where its files are."""
+    found = embedded.status()
+    render.Output("db status", json, quiet).result(render.server_data(found), lambda: render.server_text(found))
+
+
+@app.command()
+def dsn(json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Print the server's DSN, for psql and other programs."""
+    found = embedded.dsn()
+    render.Output("db dsn", json, quiet).result({"dsn": found}, lambda: found)
+
+
+def _embedded() -> Settings:
+    found = invocation.load_settings(None)
+    return Settings(None, "the embedded server", found.stale_after, found.heartbeat_every)

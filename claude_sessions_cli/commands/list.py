@@ -1,0 +1,74 @@
+"""The command `list`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from claude_sessions_cli import options
+from claude_sessions_cli.commands import invocation
+from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.model import STATUSES, TRACKS
+
+app = options.new_app()
+
+
+@app.command("list")
+def list_(
+    sd: Annotated[list[str] | None, typer.Argument(metavar="[SD]...", help="Only who holds these work items.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Sessions that have ended too.")] = False,
+    status: Annotated[
+        list[str] | None, typer.Option("--status", metavar="|".join(STATUSES), help="Only this status; repeatable.")
+    ] = None,
+    track: Annotated[
+        list[str] | None, typer.Option("--track", metavar="|".join(TRACKS), help="Only this track; repeatable.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="Only sessions on this host.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions on the host of this command.")] = False,
+    codebase: Annotated[str | None, typer.Option("--codebase", metavar="NAME", help="Only this codebase.")] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="Only this session.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N sessions.")] = None,
+    session: options.SessionId = None,
+    stale_after: options.StaleAfter = None,
+    dsn: options.Dsn = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show who holds what, where, how old it is, and whether it is really alive.
+
+    YOURS is this session; DEAD has a process that is gone; PARKED has declared its silence; LAPSED may be taken by
+    anyone; LIVE has a live process or a fresh heartbeat; QUIET is the rest.
+    """
+    _check_words("--status", status, STATUSES)
+    _check_words("--track", track, TRACKS)
+    if host is not None and here:
+        raise UsageError("--host and --here exclude each other")
+    settings = invocation.load_settings(dsn, stale_after)
+    caller = invocation.find_caller(settings, session=session, required=mine)
+
+    from claude_sessions_cli import render, sessions
+
+    output = render.Output("list", json, quiet)
+    with invocation.open_database(settings, output) as database:
+        listing = sessions.list_sessions(
+            database,
+            caller,
+            sd_ids=[sessions.check_work_item(item) for item in sd or ()],
+            all_statuses=all_,
+            statuses=status or (),
+            tracks=track or (),
+            hostname=caller.identity.host.hostname if here else host,
+            codebase=codebase,
+            session_id=caller.session_id if mine else None,
+            limit=limit,
+        )
+    output.table(render.listing_data(listing), render.listing_rows(listing), "no sessions")
+    if listing.total > len(listing.sessions):
+        output.note(f"{listing.total - len(listing.sessions)} more")
+
+
+def _check_words(option: str, given: list[str] | None, allowed: tuple[str, ...]) -> None:
+    for word in given or ():
+        if word not in allowed:
+            raise UsageError(f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}")

@@ -1,0 +1,55 @@
+"""The command `release`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from claude_sessions_cli import options
+from claude_sessions_cli.commands import invocation
+from claude_sessions_cli.errors import NotHeld
+
+app = options.new_app()
+
+
+@app.command()
+def release(
+    sd: Annotated[
+        str | None, typer.Argument(metavar="[SD]", help="The work item; without it, whatever is held.")
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="End the session as well.")] = False,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why: completed, manual, or any other word.")
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option("--session", metavar="ID-PREFIX", help="Release this session's claim: its id, or its beginning."),
+    ] = None,
+    pid: options.Pid = None,
+    tty: options.Tty = None,
+    dsn: options.Dsn = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Give this session's claim back.
+
+    Nothing held is fine (exit 0); an item that another session holds is exit 4. A session that lost its claim is told
+    so once, with exit 4.
+    """
+    settings = invocation.load_settings(dsn)
+    caller = invocation.find_caller(settings, pid=pid, tty=tty, required=session is None)
+
+    from claude_sessions_cli import render, sessions
+
+    if sd is not None:
+        sessions.check_work_item(sd)
+    output = render.Output("release", json, quiet)
+    with invocation.open_database(settings, output) as database:
+        if session is None or session == caller.identity.session_id:
+            result = sessions.release(database, caller, sd, end=end, reason=reason)
+        else:
+            result = sessions.release_other(database, caller, session, sd, end=end, reason=reason)
+    if result.tombstone:
+        raise NotHeld(f"this session {render.tombstone_text(result.tombstone)}", data=render.release_data(result))
+    output.result(render.release_data(result), lambda: render.release_text(result))

@@ -1,0 +1,198 @@
+"""The connection to Postgres, and transactions on it: the only importer of psycopg."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.datetime import TimestamptzLoader
+
+from claude_sessions_cli import queries
+from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable, UsageError
+
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 10_000
+ATTEMPTS = 8
+UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+class ClaimConflict(SessionsError):
+    """The unique index refused a claim: a program that takes no locks was faster, every time."""
+
+
+class _AnyTimestamp(TimestamptzLoader):
+    """Load the infinities, which Python's datetime does not have, as its ends."""
+
+    def load(self, data: Any) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            end = datetime.min if bytes(data).startswith(b"-") else datetime.max
+            return end.replace(tzinfo=timezone.utc)
+
+
+class Transaction:
+    """One open transaction; statements are named by their query files."""
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self._connection = connection
+
+    def all(self, query: str, **parameters: Any) -> list[Row]:
+        """Run a query and return its rows."""
+        return self._connection.execute(queries.get(query), parameters).fetchall()
+
+    def one(self, query: str, **parameters: Any) -> Row | None:
+        """Run a query and return its first row."""
+        return self._connection.execute(queries.get(query), parameters).fetchone()
+
+    def run(self, query: str, **parameters: Any) -> int:
+        """Run a statement and return how many rows it touched."""
+        return self._connection.execute(queries.get(query), parameters).rowcount
+
+    def script(self, text: str, **parameters: Any) -> None:
+        """Run the text of several statements in one round trip."""
+        psycopg.ClientCursor(self._connection).execute(text, parameters or None)
+
+
+class Database:
+    """A connection whose every operation is one short transaction that leaves no session state behind."""
+
+    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+        self._connection = connection
+
+    def transact(self, work: Callable[[Transaction], T], *, writes: bool = True) -> T:
+        """Run `work` in a READ COMMITTED transaction and commit it.
+
+        Deadlocks, serialisation failures and lost races for the unique index are tried again. Raises PermissionDenied
+        before `work` starts where row security would hide rows from this role: a hidden holder would be a hidden
+        conflict. Otherwise raises what `work` does, or the database's errors in the tool's own terms.
+        """
+        return self._retry(lambda: self._attempt(work, lambda: self._begin(writes)))
+
+    def transact_schema(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work`, which may create the table, in a transaction that waits for its like."""
+        return self._retry(lambda: self._attempt(work, lambda: self._send("begin_schema")))
+
+    def _retry(self, attempt: Callable[[], T]) -> T:
+        for number in range(ATTEMPTS):
+            try:
+                return attempt()
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
+                failure: SessionsError = Unreachable(f"the database gave up on a conflict: {_first_line(error)}")
+            except psycopg.errors.UniqueViolation as error:
+                if error.diag.constraint_name != UNIQUE_CLAIM:
+                    raise translate(error) from error
+                failure = ClaimConflict("another program claimed the work item at the same moment")
+            except psycopg.Error as error:
+                raise translate(error) from error
+            time.sleep(random.uniform(0, 0.01 * 2**number))
+        raise failure
+
+    def _attempt(self, work: Callable[[Transaction], T], begin: Callable[[], object]) -> T:
+        try:
+            begin()
+            result = work(Transaction(self._connection))
+            self._connection.execute("COMMIT")
+            return result
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _begin(self, writes: bool) -> None:
+        access = self._send("begin", timeout_ms=STATEMENT_TIMEOUT_MS)
+        if not access["may_read"] or (writes and not access["may_write"]):
+            raise PermissionDenied(
+                f"row security hides rows of claude_sessions from the role {access['role']}",
+                f"let an administrator run: claude-sessions schema apply --grant {access['role']}",
+            )
+
+    def _send(self, query: str, **parameters: Any) -> Row:
+        # Several statements go in one round trip only where the client binds the parameters.
+        cursor = psycopg.ClientCursor(self._connection, row_factory=dict_row)
+        cursor.execute(queries.get(query), parameters or None)
+        while cursor.nextset():
+            pass
+        row = cursor.fetchone()
+        assert row is not None
+        return row
+
+    def _roll_back(self) -> None:
+        if not self._connection.closed:
+            try:
+                self._connection.execute("ROLLBACK")
+            except psycopg.Error:
+                self._connection.close()
+
+
+@contextmanager
+def connect(dsn: str, source: str) -> Iterator[Database]:
+    """Open the database that `dsn` names; `source` says in errors where that DSN was found.
+
+    libpq reads service files, password files and its environment itself. Raises UsageError for a DSN that is none,
+    Unreachable where nobody answers in time.
+    """
+    try:
+        parameters = psycopg.conninfo.conninfo_to_dict(dsn)
+        given = psycopg.conninfo.conninfo_to_dict(dsn, **_defaults(parameters))
+    except psycopg.Error:
+        # libpq's own message would quote the text, password and all.
+        raise UsageError(
+            f"the DSN from {source} cannot be read",
+            "a DSN is like postgresql://user@host/database or host=... dbname=...",
+        ) from None
+    try:
+        connection: psycopg.Connection[Row] = psycopg.connect(
+            psycopg.conninfo.make_conninfo("", **given), autocommit=True, row_factory=dict_row, prepare_threshold=None
+        )
+    except psycopg.Error as error:
+        raise Unreachable(
+            f"cannot connect to the database from {source}: {_first_line(error, parameters.get('password'))}"
+        ) from None
+    connection.adapters.register_loader("timestamptz", _AnyTimestamp)
+    with connection:
+        yield Database(connection)
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    import os
+
+    # fallback_: a name that the user set, in the DSN or in PGAPPNAME, stands.
+    defaults: dict[str, Any] = {"fallback_application_name": "claude-sessions", "client_encoding": "UTF8"}
+    if "connect_timeout" not in given and not os.environ.get("PGCONNECT_TIMEOUT"):
+        defaults["connect_timeout"] = CONNECT_TIMEOUT_S
+    return defaults
+
+
+def translate(error: psycopg.Error) -> SessionsError:
+    """Return the tool's error for one of the database's, by SQLSTATE."""
+    state, text = error.sqlstate or "", _first_line(error)
+    if state in ("42P01", "42703", "42704", "42883", "42P10", "3F000", "42804"):
+        return SchemaMismatch(
+            f"the table is not as it should be: {text}", "see what differs: claude-sessions schema check"
+        )
+    if state in ("42501", "25006"):
+        return PermissionDenied(f"the database does not allow it: {text}")
+    if state in ("57014", "55P03", "25P03", "25P04"):
+        return Unreachable(f"the database did not answer in time: {text}")
+    if state.startswith(("08", "57P", "53")) or not state:
+        return Unreachable(f"the database went away: {text}")
+    if state.startswith("23"):
+        return SchemaMismatch(f"the database refused the row: {text}", "see what differs: claude-sessions schema check")
+    return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
+
+
+def _first_line(error: psycopg.Error, password: Any = None) -> str:
+    text = error.diag.message_primary or str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # Where several hosts were tried, the last line is the last host's answer.
+    line = (lines[0] if error.diag.message_primary else lines[-1]) if lines else type(error).__name__
+    return line.replace(str(password), "***") if password else line

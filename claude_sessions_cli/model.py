@@ -1,0 +1,329 @@
+"""What a row says: frozen values and the one predicate that decides whether a claim has lapsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+METADATA_KEY = "claude_sessions_cli"
+TRACKS = ("A", "B", "C", "STANDALONE")
+STATUSES = ("active", "idle", "stale", "released")
+PARK_LIMIT_S = 45 * 60
+# A recorded stale_after above this is not believed: it would hold an item for good.
+STALE_AFTER_LIMIT_S = 7 * 24 * 3600
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+SILENT = "silent"
+PROCESS_GONE = "process gone"
+MAX_AGE = "max age"
+FORCED = "forced"
+RELEASED_BY_OTHER = "released by another"
+
+
+class Liveness(str, Enum):
+    """What is known of a session's process; `UNKNOWN` is never treated as `DEAD`."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+class Label(str, Enum):
+    """How `list` shows a session; the first that fits, in this order."""
+
+    ENDED = "ENDED"
+    YOURS = "YOURS"
+    DEAD = "DEAD"
+    PARKED = "PARKED"
+    LAPSED = "LAPSED"
+    LIVE = "LIVE"
+    QUIET = "QUIET"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """The process that a row says the session is."""
+
+    pid: int
+    start: str
+    boot_id: str
+    pid_ns: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What a session that lost its claim finds: which term, when, why, and who has the item now.
+
+    `fence` is that of the lost term; `by` is the session that took the item, or None while nobody has.
+    """
+
+    sd_id: str
+    fence: int | None
+    at: datetime | None
+    reason: str
+    by: str | None
+    track: str | None = None
+    note: str | None = None
+
+    @property
+    def restorable(self) -> bool:
+        """Silence alone took the item and nobody has taken it since."""
+        return self.reason == SILENT and self.by is None
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Return the JSON form that the row keeps."""
+        return {
+            "sd_id": self.sd_id,
+            "fence": self.fence,
+            "at": self.at.isoformat() if self.at else None,
+            "reason": self.reason,
+            "by": self.by,
+            "track": self.track,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One row of `claude_sessions`, and the server's clock when it was read."""
+
+    id: UUID
+    session_id: str
+    sd_id: str | None
+    track: str | None
+    tty: str | None
+    pid: int | None
+    hostname: str | None
+    codebase: str | None
+    claimed_at: datetime | None
+    heartbeat_at: datetime | None
+    status: str | None
+    metadata: Any
+    created_at: datetime | None
+    updated_at: datetime | None
+    server_now: datetime = field(repr=False)
+    row_version: str | None = field(default=None, repr=False)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The tool's own part of `metadata`; empty where another program put something else there."""
+        part = self.metadata.get(METADATA_KEY) if isinstance(self.metadata, dict) else None
+        return part if isinstance(part, dict) else {}
+
+    @property
+    def fence(self) -> int | None:
+        """`claimed_at` in whole microseconds since the epoch."""
+        return fence_of(self.claimed_at)
+
+    @property
+    def holds(self) -> bool:
+        """Whether this row excludes others from its item (an older writer leaves claims on idle and stale rows)."""
+        return self.sd_id is not None and self.status != "released"
+
+    @property
+    def process(self) -> ProcessRecord | None:
+        """The recorded process, if it is whole and still belongs to the `pid` column."""
+        part = self.own.get("process")
+        if not isinstance(part, dict) or self.pid is None or part.get("pid", self.pid) != self.pid:
+            return None
+        start, boot_id, pid_ns = part.get("start"), part.get("boot_id"), part.get("pid_ns")
+        if isinstance(start, str) and isinstance(boot_id, str) and isinstance(pid_ns, str):
+            return ProcessRecord(self.pid, start, boot_id, pid_ns)
+        return None
+
+    @property
+    def tombstone(self) -> Tombstone | None:
+        """The claim that this session lost, until it claims again or releases."""
+        part = self.own.get("tombstone")
+        if not isinstance(part, dict) or not isinstance(part.get("sd_id"), str):
+            return None
+        fence, by, track, note = part.get("fence"), part.get("by"), part.get("track"), part.get("note")
+        return Tombstone(
+            sd_id=part["sd_id"],
+            fence=fence if isinstance(fence, int) else None,
+            at=_timestamp(part.get("at")),
+            reason=str(part.get("reason")),
+            by=by if isinstance(by, str) else None,
+            track=track if track in TRACKS else None,
+            note=note if isinstance(note, str) else None,
+        )
+
+    @property
+    def parked_until(self) -> datetime | None:
+        """Until when silence is declared, never later than 45 minutes after the heartbeat that declared it."""
+        until = _timestamp(self.own.get("parked_until"))
+        if until is None:
+            return None
+        limit = min(self.last_sign, self.server_now) + timedelta(seconds=PARK_LIMIT_S)
+        until = min(until, limit)
+        return until if until > self.server_now else None
+
+    @property
+    def last_sign(self) -> datetime:
+        """The last sign of life, as far back as the epoch where the row has no time at all."""
+        return self.heartbeat_at or self.claimed_at or self.created_at or EPOCH
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the last sign of life by the server's clock; one in the future counts as now."""
+        return max(0.0, (self.server_now - self.last_sign).total_seconds())
+
+    @property
+    def claim_age_s(self) -> float | None:
+        """Seconds since the claim was taken."""
+        return max(0.0, (self.server_now - self.claimed_at).total_seconds()) if self.claimed_at else None
+
+    def patience_s(self, stale_after: float) -> float:
+        """Seconds of silence that this row may keep: its own recorded setting or the caller's, whichever is longer."""
+        recorded = self.own.get("stale_after")
+        if isinstance(recorded, (int, float)) and not isinstance(recorded, bool) and recorded > stale_after:
+            return float(min(recorded, STALE_AFTER_LIMIT_S))
+        return stale_after
+
+    def expires_in_s(self, stale_after: float) -> float:
+        """Seconds until silence alone makes the claim lapse; negative once it has."""
+        by_silence = self.patience_s(stale_after) - self.heartbeat_age_s
+        parked = self.parked_until
+        return max(by_silence, (parked - self.server_now).total_seconds()) if parked else by_silence
+
+    def has_lapsed(self, liveness: Liveness, stale_after: float) -> bool:
+        """Whether others may take what this session holds: its process is dead, or it is silent and nobody knows.
+
+        `claim`, `list` and `reap` all ask this one predicate. `stale_after` is the caller's setting in seconds.
+        """
+        if liveness is Liveness.DEAD:
+            return True
+        return liveness is Liveness.UNKNOWN and self.expires_in_s(stale_after) < 0
+
+    def label(self, liveness: Liveness, stale_after: float, heartbeat_every: float, mine: bool) -> Label:
+        """Say in one word how this session stands."""
+        if self.status == "released":
+            return Label.ENDED
+        if mine:
+            return Label.YOURS
+        if liveness is Liveness.DEAD:
+            return Label.DEAD
+        if self.parked_until:
+            return Label.PARKED
+        if self.has_lapsed(liveness, stale_after):
+            return Label.LAPSED
+        if liveness is Liveness.ALIVE or self.heartbeat_age_s <= 2 * heartbeat_every:
+            return Label.LIVE
+        return Label.QUIET
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSession:
+    """A session with what this host and this caller know of it."""
+
+    session: Session
+    liveness: Liveness
+    label: Label
+    expires_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """What `claim` did: `claimed`, `already_yours`, `took_over`, `forced` or `switched`."""
+
+    outcome: str
+    session: JudgedSession
+    evicted: JudgedSession | None = None
+    lost_before: Tombstone | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatResult:
+    """What `heartbeat` did: `renewed`, `registered`, `restored`, `fresh` or `lost`."""
+
+    outcome: str
+    session: JudgedSession
+    tombstone: Tombstone | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseResult:
+    """What `release` did: `released`, `nothing_held` or `ended`; `session` is None where no row exists.
+
+    `sd_id` is what was given back, `tombstone` a loss that this release acknowledges.
+    """
+
+    outcome: str
+    session: JudgedSession | None
+    sd_id: str | None = None
+    tombstone: Tombstone | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The sessions that a filter matched, and how many there are without the limit."""
+
+    sessions: list[JudgedSession]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReapVerdict:
+    """What `reap` decided on one session; `to` is its new status, None where it is kept."""
+
+    session: JudgedSession
+    to: str | None
+    reason: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ReapResult:
+    """What `reap` changed and kept."""
+
+    dry_run: bool
+    changed: list[ReapVerdict]
+    kept: list[ReapVerdict]
+
+
+def fence_of(claimed_at: datetime | None) -> int | None:
+    """Return a claim's fence.
+
+    >>> fence_of(datetime(2026, 1, 1, tzinfo=timezone.utc))
+    1767225600000000
+    """
+    return None if claimed_at is None else (claimed_at - EPOCH) // timedelta(microseconds=1)
+
+
+def time_of(fence: int | None) -> datetime | None:
+    """Return the `claimed_at` of a fence."""
+    return None if fence is None else EPOCH + timedelta(microseconds=fence)
+
+
+def format_age(seconds: float | None) -> str:
+    """Return an age as a person says it.
+
+    >>> format_age(42), format_age(900), format_age(5400), format_age(200_000)
+    ('42s', '15m', '1h30m', '2d7h')
+    """
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600}h"
+
+
+def _timestamp(value: object) -> datetime | None:
+    # Python 3.10 does not read the Z of other programs.
+    if not isinstance(value, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)

@@ -1,0 +1,60 @@
+"""Options that several commands share, and how a command's Typer application is made."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.settings import parse_duration
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+# Options that may also stand before the command's name.
+LEADING = {"--dsn": True, "--session": True, "--json": False, "--quiet": False, "-q": False}
+
+
+def new_app(help: str | None = None) -> typer.Typer:
+    """Return a plain application: help without panels costs 60 ms less and can be copied from the terminal."""
+    return typer.Typer(
+        help=help, context_settings=CONTEXT, add_completion=False, rich_markup_mode=None, no_args_is_help=False
+    )
+
+
+def duration(text: str) -> float:
+    """Return a duration option's seconds."""
+    try:
+        return parse_duration(text)
+    except UsageError as error:
+        raise typer.BadParameter(f"{error.message} ({error.hint})") from None
+
+
+Dsn = Annotated[
+    str | None,
+    typer.Option(
+        "--dsn", metavar="DSN", help="Postgres to use; without any, a private one. [env: CLAUDE_SESSIONS_DSN]"
+    ),
+]
+SessionId = Annotated[
+    str | None,
+    typer.Option(
+        "--session", metavar="ID", help="Act as this session. [env: CLAUDE_SESSIONS_SESSION_ID, CLAUDE_CODE_SESSION_ID]"
+    ),
+]
+Pid = Annotated[
+    int | None, typer.Option("--pid", min=1, help="The process that this session is, instead of detecting it.")
+]
+Tty = Annotated[
+    str | None, typer.Option("--tty", metavar="TTY", help="The session's terminal, instead of detecting it.")
+]
+StaleAfter = Annotated[
+    float | None,
+    typer.Option(
+        "--stale-after",
+        parser=duration,
+        metavar="DURATION",
+        help="Silence after which a claim lapses [15m]. [env: CLAUDE_SESSIONS_STALE_AFTER]",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for results and for errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on success.")]

@@ -1,0 +1,34 @@
+"""The SQL of the tool, one statement or transaction step per file."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+# Parts that several queries share stand in their text as {name}.
+FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata")
+
+
+def directory() -> Path:
+    """Return the directory `sql`: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "sql"
+    return installed if installed.is_dir() else package.parent / "sql"
+
+
+@cache
+def get(name: str) -> str:
+    """Return the text of a query.
+
+    >>> get("lock_work_item").splitlines()[-1]
+    'SELECT pg_advisory_xact_lock(hashtext(%(sd_id)s));'
+    """
+    text = (directory() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+    for fragment in FRAGMENTS:
+        if "{" + fragment + "}" in text:
+            text = text.replace("{" + fragment + "}", _without_header(get(fragment)))
+    return text.rstrip()
+
+
+def _without_header(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))

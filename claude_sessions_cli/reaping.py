@@ -1,0 +1,107 @@
+"""Reap: end the sessions whose process is proven dead, and take the claims of those that fell silent."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from claude_sessions_cli.caller import Caller
+from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.model import (
+    MAX_AGE,
+    PROCESS_GONE,
+    SILENT,
+    JudgedSession,
+    Liveness,
+    ReapResult,
+    ReapVerdict,
+    Session,
+    format_age,
+)
+from claude_sessions_cli.sessions import bury, list_sessions
+
+STALE_FOR = timedelta(days=1)
+# Sessions changed in one transaction, so that a million rows neither hold their locks together nor fail together.
+BATCH = 200
+
+
+def reap(database: Database, caller: Caller, *, max_age: float | None = None, dry_run: bool = False) -> ReapResult:
+    """Judge every live session and change those that are over; see `judge` for the rules.
+
+    Safe beside other reapers and beside the sessions themselves: a row that was touched after it was judged, or that
+    somebody has locked, is left alone. `max_age` is in seconds.
+    """
+    verdicts = [judge(caller, seen, max_age) for seen in list_sessions(database, caller).sessions]
+    condemned = [verdict for verdict in verdicts if verdict.to]
+    kept = [verdict for verdict in verdicts if not verdict.to]
+    if dry_run:
+        return ReapResult(True, condemned, kept)
+    changed: list[ReapVerdict] = []
+    for start in range(0, len(condemned), BATCH):
+        batch = condemned[start : start + BATCH]
+        changed += database.transact(lambda tx, batch=batch: _carry_out(tx, caller, batch))  # type: ignore[misc]
+    return ReapResult(False, changed, kept)
+
+
+def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVerdict:
+    """Decide what becomes of a session.
+
+    A dead process on this host: released. A claim or an idle session that has lapsed, or a claim older than `max_age`
+    without a provably live process: stale. Stale for a day: released.
+    """
+    session = seen.session
+    patience = session.patience_s(caller.settings.stale_after)
+    evidence: dict[str, Any] = {
+        "sd_id": session.sd_id,
+        "process": seen.liveness.value,
+        "heartbeat_age_s": session.heartbeat_age_s,
+        "patience_s": patience,
+        "claim_age_s": session.claim_age_s,
+        "hostname": session.hostname,
+        "boot": _boot(session, caller),
+        "parked_until": session.parked_until.isoformat() if session.parked_until else None,
+    }
+
+    def verdict(to: str | None, reason: str) -> ReapVerdict:
+        return ReapVerdict(seen, to, reason, evidence)
+
+    if seen.liveness is Liveness.DEAD:
+        return verdict("released", PROCESS_GONE)
+    if seen.liveness is Liveness.ALIVE:
+        return verdict(None, "its process is alive")
+    if session.status != "stale" or session.sd_id is not None:
+        if caller.lapsed(session):
+            return verdict("stale", SILENT)
+        if session.sd_id is not None and max_age is not None and (session.claim_age_s or 0) > max_age:
+            return verdict("stale", MAX_AGE)
+        if session.parked_until:
+            return verdict(None, "parked")
+        return verdict(None, f"last sign of life {format_age(session.heartbeat_age_s)} ago")
+    touched = max(session.last_sign, session.updated_at or session.last_sign)
+    if session.server_now - touched > STALE_FOR:
+        return verdict("released", "stale for a day")
+    return verdict(None, "stale for less than a day")
+
+
+def _boot(session: Session, caller: Caller) -> str:
+    if session.process is None:
+        return "not recorded"
+    return "this" if session.process.boot_id == caller.identity.host.boot_id else "another"
+
+
+def _carry_out(tx: Transaction, caller: Caller, batch: list[ReapVerdict]) -> list[ReapVerdict]:
+    done = []
+    for verdict in batch:
+        session = verdict.session.session
+        row = tx.one(
+            "reap_session",
+            id=session.id,
+            row_version=session.row_version,
+            status=verdict.to,
+            own=json.dumps({"parked_until": None, "tombstone": bury(session, verdict.reason)}),
+            now=caller.now,
+        )
+        if row:
+            done.append(ReapVerdict(caller.judge(Session(**row)), verdict.to, verdict.reason, verdict.evidence))
+    return done

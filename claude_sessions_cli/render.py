@@ -1,0 +1,415 @@
+"""What is printed: people get tables on a terminal and plain lines in a pipe, programs get JSON.
+
+stdout is data, stderr is talk. Text from the database is stripped of control characters and never read as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from claude_sessions_cli.errors import HeldByAnother, SessionsError
+from claude_sessions_cli.model import (
+    ClaimResult,
+    HeartbeatResult,
+    JudgedSession,
+    Label,
+    Listing,
+    ReapResult,
+    ReapVerdict,
+    ReleaseResult,
+    Session,
+    Tombstone,
+    format_age,
+)
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.embedded import Status
+    from claude_sessions_cli.identity import Identity
+    from claude_sessions_cli.schema import AppliedFile, Difference
+
+SCHEMA_VERSION = 1
+PROGRAM = "claude-sessions"
+NOT_A_COLUMN = ("server_now", "row_version")
+LIST_COLUMNS = ("STATE", "SD", "TRACK", "SESSION", "HOST", "TTY", "PID", "CODEBASE", "CLAIMED", "HEARTBEAT")
+LABEL_STYLES = {
+    Label.YOURS: "bold green",
+    Label.LIVE: "green",
+    Label.PARKED: "cyan",
+    Label.QUIET: "yellow",
+    Label.LAPSED: "red",
+    Label.DEAD: "bold red",
+    Label.ENDED: "dim",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How this invocation answers."""
+
+    command: str
+    json: bool = False
+    quiet: bool = False
+
+    def result(self, data: dict[str, Any], text: Callable[[], str]) -> None:
+        """Print the result of a command that succeeded."""
+        if self.quiet:
+            return
+        sys.stdout.write(self._envelope(data, None) if self.json else clean_lines(text()))
+        sys.stdout.flush()
+
+    def table(self, data: dict[str, Any], rows: Sequence[Sequence[str]], empty: str) -> None:
+        """Print a table: with rich on a terminal, aligned lines in a pipe; where it has no rows, say `empty`."""
+        if self.json or self.quiet:
+            self.result(data, lambda: "")
+        elif not rows:
+            self.note(empty)
+        elif sys.stdout.isatty():
+            _print_rich(rows)
+        else:
+            self.result(data, lambda: _align([LIST_COLUMNS, *rows]))
+
+    def note(self, text: str) -> None:
+        """Tell a person something that is not the result."""
+        if not self.quiet and not self.json:
+            sys.stderr.write(clean_lines(f"{PROGRAM}: {text}\n"))
+            sys.stderr.flush()
+
+    def failure(self, error: SessionsError) -> None:
+        """Print an error: one line on stderr, or the JSON envelope on stdout."""
+        if self.json:
+            sys.stdout.write(self._envelope(error.data, error))
+            sys.stdout.flush()
+        else:
+            hint = f" ({error.hint})" if error.hint else ""
+            sys.stderr.write(clean(f"{PROGRAM}: {error.message}{hint}") + "\n")
+            sys.stderr.flush()
+
+    def _envelope(self, data: dict[str, Any] | None, error: SessionsError | None) -> str:
+        envelope: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "command": self.command,
+            "ok": error is None,
+            "data": data,
+            "error": None,
+        }
+        if error is not None:
+            holder = error.holder if isinstance(error, HeldByAnother) else None
+            envelope["error"] = {
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                "holder": session_data(holder),
+            }
+        return json.dumps(envelope, default=_json_value) + "\n"
+
+
+def clean(text: str) -> str:
+    """Return text as one line without control characters.
+
+    >>> clean("a\\x1b[31mb\\nc")
+    'a[31mb c'
+    """
+    return "".join(character for character in text.replace("\n", " ") if character.isprintable())
+
+
+def clean_lines(text: str) -> str:
+    """Return text without control characters other than the ends of its lines."""
+    return "".join(clean(line) + "\n" for line in text.splitlines())
+
+
+def claim_data(result: ClaimResult) -> dict[str, Any]:
+    """Return the JSON of `claim`."""
+    return {
+        "outcome": result.outcome,
+        "session": session_data(result.session),
+        "fence": result.session.session.fence,
+        "evicted": session_data(result.evicted),
+    }
+
+
+def claim_text(result: ClaimResult) -> str:
+    """Return the line of `claim`."""
+    session = result.session.session
+    words = {
+        "claimed": "claimed",
+        "already_yours": "already yours:",
+        "took_over": "took over",
+        "forced": "took by force",
+        "switched": "switched to",
+    }
+    line = f"{words[result.outcome]} {session.sd_id}"
+    line += f" (track {session.track})" if session.track else ""
+    if result.evicted:
+        evicted = result.evicted.session
+        line += f" from {evicted.session_id} (last heartbeat {format_age(evicted.heartbeat_age_s)} ago)"
+    return f"{line}, fence {session.fence}\n"
+
+
+def heartbeat_data(result: HeartbeatResult) -> dict[str, Any]:
+    """Return the JSON of `heartbeat`."""
+    return {
+        "outcome": result.outcome,
+        "session": session_data(result.session),
+        "tombstone": tombstone_data(result.tombstone),
+    }
+
+
+def heartbeat_text(result: HeartbeatResult) -> str:
+    """Return the line of `heartbeat`."""
+    session = result.session.session
+    holding = f", holding {session.sd_id}" if session.sd_id else ""
+    if result.outcome == "restored":
+        holding = f", {session.sd_id} is yours again, fence {session.fence}"
+    return f"{result.outcome} {session.session_id}{holding}\n"
+
+
+def release_data(result: ReleaseResult) -> dict[str, Any]:
+    """Return the JSON of `release`."""
+    return {"outcome": result.outcome, "session": session_data(result.session)}
+
+
+def release_text(result: ReleaseResult) -> str:
+    """Return the line of `release`."""
+    if result.outcome == "nothing_held":
+        return "nothing held\n"
+    released = f"released {result.sd_id}" if result.sd_id else ""
+    ended = f"ended {result.session.session.session_id}" if result.outcome == "ended" and result.session else ""
+    return ", ".join(part for part in (released, ended) if part) + "\n"
+
+
+def listing_data(listing: Listing) -> dict[str, Any]:
+    """Return the JSON of `list`."""
+    return {"sessions": [session_data(seen) for seen in listing.sessions], "total": listing.total}
+
+
+def listing_rows(listing: Listing) -> list[tuple[str, ...]]:
+    """Return the cells of `list`."""
+    return [
+        tuple(
+            clean(str(cell)) if cell not in (None, "") else "-"
+            for cell in (
+                seen.label.value,
+                seen.session.sd_id,
+                seen.session.track,
+                seen.session.session_id,
+                seen.session.hostname,
+                (seen.session.tty or "").removeprefix("/dev/"),
+                seen.session.pid,
+                seen.session.codebase,
+                format_age(seen.session.claim_age_s),
+                format_age(seen.session.heartbeat_age_s),
+            )
+        )
+        for seen in listing.sessions
+    ]
+
+
+def reap_data(result: ReapResult) -> dict[str, Any]:
+    """Return the JSON of `reap`."""
+    return {
+        "dry_run": result.dry_run,
+        "changed": [_verdict_data(verdict) for verdict in result.changed],
+        "kept": [_verdict_data(verdict) for verdict in result.kept],
+    }
+
+
+def reap_text(result: ReapResult, explain: bool) -> str:
+    """Return a line for each row that changed, or would; with `explain` the kept ones too."""
+    would = "would be " if result.dry_run else ""
+    lines = [_verdict_line(verdict, f"{would}{verdict.to}") for verdict in result.changed]
+    if explain:
+        lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
+    return "".join(line + "\n" for line in lines)
+
+
+def whoami_data(identity: Identity) -> dict[str, Any]:
+    """Return the JSON of `whoami`."""
+    anchor = identity.anchor
+    return {
+        "session_id": identity.session_id,
+        "anchor": {"pid": anchor.pid, "program": anchor.program, "start": anchor.start} if anchor else None,
+        "pid": identity.pid,
+        "tty": identity.tty,
+        "hostname": identity.host.hostname,
+        "codebase": identity.codebase,
+        "rules": [
+            {"rule": rule.rule, "value": rule.value, "used": rule.used, "why": rule.why} for rule in identity.rules
+        ],
+    }
+
+
+def whoami_text(identity: Identity, explain: bool) -> str:
+    """Return the lines of `whoami`."""
+    anchor = f"{identity.anchor.program} (pid {identity.anchor.pid})" if identity.anchor else None
+    facts = {
+        "session": identity.session_id,
+        "anchor": anchor,
+        "tty": identity.tty,
+        "hostname": identity.host.hostname,
+        "codebase": identity.codebase,
+        "branch": identity.branch,
+    }
+    if not explain:
+        return _align([(f"{name}:", clean(value) if value else "-") for name, value in facts.items()])
+    rows = [("USED", "RULE", "VALUE")]
+    rows += [("yes" if r.used else "-", r.rule, clean(r.value) if r.value else f"({r.why})") for r in identity.rules]
+    rows += [
+        ("yes", name, clean(value) if value else "-")
+        for name, value in facts.items()
+        if name not in ("session", "anchor")
+    ]
+    return _align(rows)
+
+
+def applied_data(applied: Sequence[AppliedFile]) -> dict[str, Any]:
+    """Return the JSON of `schema apply`."""
+    return {"files": [asdict(file) for file in applied]}
+
+
+def applied_text(applied: Sequence[AppliedFile]) -> str:
+    """Return what `schema apply` did, a line for each object it made."""
+    lines = []
+    for file in applied:
+        lines.append(f"{file.file}: {f'created {len(file.created)} objects' if file.created else 'already in force'}")
+        lines += [f"  {made.kind} {made.name}" for made in file.created]
+    return "\n".join(lines) + "\n"
+
+
+def difference_data(differences: Sequence[Difference]) -> dict[str, Any]:
+    """Return the JSON of `schema check`."""
+    return {"differences": [asdict(found) for found in differences]}
+
+
+def server_data(status: Status) -> dict[str, Any]:
+    """Return the JSON of `db status`."""
+    return asdict(status)
+
+
+def server_text(status: Status) -> str:
+    """Return the lines of `db status`."""
+    facts = {
+        "running": f"yes, pid {status.pid}" if status.running else "no",
+        "version": status.version,
+        "data": status.data_dir,
+        "socket": status.socket_dir,
+        "log": status.log,
+    }
+    return _align([(f"{name}:", str(value or "-")) for name, value in facts.items()])
+
+
+def difference_lines(differences: Iterable[Difference]) -> list[str]:
+    """Return a line for each difference of `schema check`."""
+    lines = []
+    for found in differences:
+        line = f"{found.difference} {found.kind} {found.name}"
+        if found.difference == "missing":
+            line += f" (of {found.file})"
+        elif found.difference == "changed":
+            line += f": {found.found}, expected {found.expected}"
+        lines.append(line)
+    return lines
+
+
+def session_data(seen: JudgedSession | None) -> dict[str, Any] | None:
+    """Return the JSON of a session: its 14 columns and what is known of it."""
+    if seen is None:
+        return None
+    session = seen.session
+    columns = {
+        column.name: getattr(session, column.name) for column in fields(Session) if column.name not in NOT_A_COLUMN
+    }
+    return {
+        **columns,
+        "label": seen.label.value,
+        "liveness": seen.liveness.value,
+        "heartbeat_age_s": session.heartbeat_age_s,
+        "claim_age_s": session.claim_age_s,
+        "expires_in_s": seen.expires_in_s,
+        "fence": session.fence,
+    }
+
+
+def tombstone_data(tombstone: Tombstone | None) -> dict[str, Any] | None:
+    """Return the JSON of a tombstone."""
+    if tombstone is None:
+        return None
+    return {
+        "sd_id": tombstone.sd_id,
+        "fence": tombstone.fence,
+        "at": tombstone.at,
+        "reason": tombstone.reason,
+        "by": tombstone.by,
+        "note": tombstone.note,
+    }
+
+
+def tombstone_text(tombstone: Tombstone) -> str:
+    """Say what was lost, to whom, when and why."""
+    to = f" to {tombstone.by}" if tombstone.by else ""
+    at = f" at {utc(tombstone.at)}" if tombstone.at else ""
+    note = f" ({tombstone.note})" if tombstone.note else ""
+    return f"lost {tombstone.sd_id}{to}{at}: {tombstone.reason}{note}"
+
+
+def utc(moment: datetime) -> str:
+    """Return a time in UTC, ISO 8601.
+
+    >>> utc(datetime(2026, 1, 1, tzinfo=timezone.utc))
+    '2026-01-01T00:00:00Z'
+    """
+    if moment.year in (1, 9999):  # the database's infinities, which no zone can shift
+        return moment.replace(tzinfo=None).isoformat() + "Z"
+    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
+
+
+def _json_value(value: object) -> object:
+    return utc(value) if isinstance(value, datetime) else str(value)
+
+
+def _verdict_data(verdict: ReapVerdict) -> dict[str, Any]:
+    return {
+        "session": session_data(verdict.session),
+        "to": verdict.to,
+        "reason": verdict.reason,
+        "evidence": verdict.evidence,
+    }
+
+
+def _verdict_line(verdict: ReapVerdict, word: str) -> str:
+    evidence = verdict.evidence
+    facts = [
+        f"process {evidence['process']}",
+        f"heartbeat {format_age(evidence['heartbeat_age_s'])} ago",
+        f"limit {format_age(evidence['patience_s'])}",
+        f"host {evidence['hostname'] or '-'}",
+        f"boot {evidence['boot']}",
+    ]
+    if evidence["parked_until"]:
+        facts.append(f"parked until {evidence['parked_until']}")
+    held = f" {evidence['sd_id']}" if evidence.get("sd_id") else ""
+    return f"{word} {verdict.session.session.session_id}{held}: {verdict.reason} ({', '.join(facts)})"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows
+    )
+
+
+def _print_rich(rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in LIST_COLUMNS:
+        table.add_column(column, overflow="fold" if column in ("SD", "SESSION") else "ellipsis")
+    for label, *cells in rows:
+        table.add_row(Text(label, style=LABEL_STYLES[Label(label)]), *(Text(cell) for cell in cells))
+    Console().print(table)

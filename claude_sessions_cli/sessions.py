@@ -1,0 +1,355 @@
+"""The operations on sessions: claim, heartbeat, release, list. No printing, no argv, one transaction each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from claude_sessions_cli.caller import Caller
+from claude_sessions_cli.database import ClaimConflict, Database, Row, Transaction
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli.identity import check_session_id, shorten
+from claude_sessions_cli.model import (
+    FORCED,
+    PROCESS_GONE,
+    RELEASED_BY_OTHER,
+    SILENT,
+    ClaimResult,
+    HeartbeatResult,
+    JudgedSession,
+    Listing,
+    Liveness,
+    ReleaseResult,
+    Session,
+    Tombstone,
+    format_age,
+    time_of,
+)
+
+SD_ID_LIMIT = 256
+
+
+def check_work_item(value: str) -> str:
+    """Return a well-formed work item, or raise UsageError."""
+    if not value or len(value) > SD_ID_LIMIT or not value.isprintable() or value != value.strip():
+        raise UsageError(
+            f"not a work item: {shorten(value)}",
+            f"a work item is 1 to {SD_ID_LIMIT} printable characters without blanks around them, such as SD-AUTH-001",
+        )
+    return value
+
+
+def claim(
+    database: Database,
+    caller: Caller,
+    sd_id: str,
+    *,
+    track: str | None = None,
+    switch: bool = False,
+    force_reason: str | None = None,
+) -> ClaimResult:
+    """Register the caller and give it the work item.
+
+    Raises HeldByAnother where the item has a live holder and `force_reason` is None, UsageError where the caller holds
+    another item and `switch` is False.
+    """
+    check_work_item(sd_id)
+    try:
+        return database.transact(lambda tx: _claim(tx, caller, sd_id, track, switch, force_reason))
+    except ClaimConflict as error:
+        raise HeldByAnother(f"{sd_id}: {error.message}") from None
+
+
+def _claim(
+    tx: Transaction, caller: Caller, sd_id: str, track: str | None, switch: bool, force_reason: str | None
+) -> ClaimResult:
+    tx.one("lock_work_item", sd_id=sd_id)
+    tx.one("insert_session", **caller.columns())
+    mine, others = _lock(tx, caller, sd_id)
+    if mine is None:
+        raise NotHeld(f"session {caller.session_id} was deleted while it claimed")
+    holders = [caller.judge(other) for other in others if other.holds and other.sd_id == sd_id]
+    live = [holder for holder in holders if not caller.lapsed(holder.session)]
+    holds_other = mine.holds and mine.sd_id != sd_id
+    if live and force_reason is None:
+        raise held_by(live[0])
+    if holds_other and not switch:
+        raise UsageError(
+            f"this session already holds {mine.sd_id}", f"give that back and take this: claim {sd_id} --switch"
+        )
+    for holder in holders:
+        _evict(tx, caller, holder, force_reason)
+    taken = _take(tx, caller, mine, others, sd_id, track)
+    if holders:
+        outcome = "forced" if live else "took_over"
+    elif mine.holds:
+        outcome = "switched" if holds_other else "already_yours"
+    else:
+        outcome = "claimed"
+    return ClaimResult(outcome, caller.judge(taken), holders[0] if holders else None, mine.tombstone)
+
+
+def _lock(tx: Transaction, caller: Caller, sd_id: str | None) -> tuple[Session | None, list[Session]]:
+    """Lock the caller's row and those that a claim of `sd_id` concerns; return it and the others."""
+    rows = [Session(**row) for row in tx.all("lock_claim", session_id=caller.session_id, sd_id=sd_id, now=caller.now)]
+    mine = next((row for row in rows if row.session_id == caller.session_id), None)
+    return mine, [row for row in rows if row is not mine]
+
+
+def _take(
+    tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
+) -> Session:
+    """Give the item, which nobody else holds any more, to the caller, whose row and the others' are locked."""
+    columns = caller.columns(stale_after=caller.settings.stale_after, parked_until=None, tombstone=None)
+    losers = [other for other in others if other.tombstone and other.tombstone.sd_id == sd_id]
+    unsucceeded = [loser.session_id for loser in losers if loser.tombstone and loser.tombstone.by is None]
+    if unsucceeded:
+        tx.run("name_successor", session_ids=unsucceeded, by=caller.session_id, now=caller.now)
+    if mine.holds and mine.sd_id == sd_id:
+        return Session(**_expect(tx.one("renew_claim", **columns, sd_id=sd_id, track=track)))
+    if mine.sd_id is not None:
+        # Other programs' triggers must see the old item go before the new one comes.
+        _clear(tx, caller, mine, "idle")
+    fences = [row.fence for row in others if row.sd_id == sd_id]
+    fences += [row.tombstone.fence for row in (mine, *losers) if row.tombstone and row.tombstone.sd_id == sd_id]
+    floor = time_of(max((fence for fence in fences if fence is not None), default=None))
+    return Session(**_expect(tx.one("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)))
+
+
+def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own: Any) -> Session:
+    row = tx.one(
+        "clear_claim",
+        session_id=session.session_id,
+        sd_id=session.sd_id,
+        claimed_at=session.claimed_at,
+        status=status,
+        own=json.dumps({"parked_until": None, **own}),
+        now=caller.now,
+    )
+    return Session(**_expect(row))
+
+
+def _evict(tx: Transaction, caller: Caller, holder: JudgedSession, force_reason: str | None) -> None:
+    session, dead = holder.session, holder.liveness is Liveness.DEAD
+    if caller.lapsed(session):
+        status, reason, note = ("released", PROCESS_GONE, None) if dead else ("stale", SILENT, None)
+    else:
+        status, reason, note = "idle", FORCED, force_reason
+    _clear(tx, caller, session, status, tombstone=bury(session, reason, by=caller.session_id, note=note))
+
+
+def bury(session: Session, reason: str, *, by: str | None = None, note: str | None = None) -> dict[str, Any] | None:
+    """Return the tombstone of the claim that a session loses now; an earlier one stands where it holds nothing."""
+    if session.sd_id is None:
+        return session.tombstone.as_metadata() if session.tombstone else None
+    return Tombstone(session.sd_id, session.fence, session.server_now, reason, by, session.track, note).as_metadata()
+
+
+def held_by(holder: JudgedSession) -> HeldByAnother:
+    """Return the error of a caller that wants what `holder` holds: who, where, since when, and what to do next."""
+    session = holder.session
+    facts = {"host": session.hostname, "tty": session.tty, "pid": session.pid, "codebase": session.codebase}
+    where = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+    since = f" for {format_age(session.claim_age_s)}" if session.claimed_at else ""
+    return HeldByAnother(
+        f"{session.sd_id} is held by {session.session_id}{f' ({where})' if where else ''}{since},"
+        f" last heartbeat {format_age(session.heartbeat_age_s)} ago",
+        f"look: claude-sessions list {session.sd_id}; take it all the same: add --force --reason WHY",
+        holder,
+    )
+
+
+def heartbeat(database: Database, caller: Caller, *, register: bool = False) -> HeartbeatResult:
+    """Prove that the caller lives, without changing what it holds.
+
+    With `register` a session that is unknown or has ended is opened as idle. A session that lost its item to silence
+    alone, and to nobody since, gets it back under a new fence. Raises NotHeld for a session that is not registered; a
+    loss that stands is not an error here but the outcome `lost`, because the heartbeat itself is written.
+    """
+    return database.transact(lambda tx: _heartbeat(tx, caller, register))
+
+
+def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResult:
+    record = caller.identity.process_record
+    row = tx.one(
+        "renew_heartbeat",
+        session_id=caller.session_id,
+        pid=caller.identity.pid,
+        process=json.dumps(record) if record else None,
+        now=caller.now,
+    )
+    if row:
+        return HeartbeatResult("renewed", caller.judge(Session(**row)))
+    row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
+    if row is None:
+        if not register:
+            raise NotHeld(
+                f"session {caller.session_id} is not registered", "register it: claude-sessions heartbeat --register"
+            )
+        tx.one("insert_session", **caller.columns())
+        row = _expect(tx.one("read_session", session_id=caller.session_id, now=caller.now))
+        return HeartbeatResult("registered", caller.judge(Session(**row)))
+
+    # The work item is locked before any row, as in claim: the other way round the two would deadlock.
+    item = _restorable_item(Session(**row))
+    if item:
+        tx.one("lock_work_item", sd_id=item)
+    mine, others = _lock(tx, caller, item)
+    if mine is None:
+        raise NotHeld(f"session {caller.session_id} was deleted while it beat")
+    if mine.status == "released" and not register:
+        raise NotHeld(f"session {mine.session_id} has ended", "open it again: claude-sessions heartbeat --register")
+    if item and _restorable_item(mine) == item:
+        return _restore(tx, caller, mine, others, item)
+    return _revive(tx, caller, mine, mine.tombstone)
+
+
+def _restorable_item(session: Session) -> str | None:
+    """Return the item that this session may have back if it is free: lost to silence, or still on its stale row."""
+    if session.status == "released":
+        return None
+    if session.sd_id is not None:
+        return session.sd_id if session.status == "stale" else None
+    return session.tombstone.sd_id if session.tombstone and session.tombstone.restorable else None
+
+
+def _restore(tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], item: str) -> HeartbeatResult:
+    lost = mine.tombstone
+    holder = next((other for other in others if other.holds and other.sd_id == item), None)
+    if holder is None:
+        taken = _take(tx, caller, mine, others, item, mine.track or (lost.track if lost else None))
+        return HeartbeatResult("restored" if lost else "renewed", caller.judge(taken), lost)
+    if mine.sd_id is not None:
+        lost = Tombstone(item, mine.fence, mine.server_now, SILENT, holder.session_id, mine.track)
+        mine = _clear(tx, caller, mine, "idle")
+    elif lost is not None:
+        lost = Tombstone(item, lost.fence, lost.at, lost.reason, holder.session_id, lost.track)
+    return _revive(tx, caller, mine, lost)
+
+
+def _revive(tx: Transaction, caller: Caller, mine: Session, lost: Tombstone | None) -> HeartbeatResult:
+    own = {"tombstone": lost.as_metadata()} if lost else {}
+    revived = caller.judge(Session(**_expect(tx.one("revive_session", **caller.columns(**own)))))
+    if lost:
+        return HeartbeatResult("lost", revived, lost)
+    return HeartbeatResult("registered" if mine.status == "released" else "renewed", revived)
+
+
+def release(
+    database: Database,
+    caller: Caller,
+    sd_id: str | None = None,
+    *,
+    end: bool = False,
+    reason: str | None = None,
+) -> ReleaseResult:
+    """Give the caller's claim back; with `end` the session is over as well.
+
+    Raises NotHeld where `sd_id` is held by another session. A loss that stands is acknowledged: it is returned as the
+    result's tombstone and stands no more.
+    """
+    if sd_id is not None:
+        check_work_item(sd_id)
+    return database.transact(lambda tx: _release(tx, caller, sd_id, end, reason))
+
+
+def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reason: str | None) -> ReleaseResult:
+    mine, others = _lock(tx, caller, sd_id)
+    held = mine.sd_id if mine and mine.holds and sd_id in (None, mine.sd_id) else None
+    lost = mine.tombstone if mine and mine.tombstone and sd_id in (None, mine.tombstone.sd_id) else None
+    holder = next((other for other in others if other.holds and other.sd_id == sd_id), None)
+    if holder and sd_id is not None and held is None and lost is None:
+        raise NotHeld(f"{sd_id} is held by {holder.session_id}, not by this session")
+    if mine and mine.holds and held is None and end:
+        raise NotHeld(f"this session holds {mine.sd_id}, not {sd_id}", "end it without naming an item: release --end")
+    if mine is None or not (held or lost or (end and mine.status != "released")):
+        return ReleaseResult("nothing_held", caller.judge(mine) if mine else None)
+
+    own = {"tombstone": None, **({"release_reason": reason} if reason else {})}
+    if held or end:
+        cleared = _clear(tx, caller, mine, "released" if end else "idle", **own)
+        return ReleaseResult("ended" if end else "released", caller.judge(cleared), held, lost)
+    acknowledged = Session(
+        **_expect(tx.one("merge_metadata", session_id=mine.session_id, own=json.dumps(own), now=caller.now))
+    )
+    return ReleaseResult("nothing_held", caller.judge(acknowledged), None, lost)
+
+
+def release_other(
+    database: Database, caller: Caller, prefix: str, sd_id: str | None, *, end: bool = False, reason: str | None = None
+) -> ReleaseResult:
+    """Give back the claim of the one live session whose id begins with `prefix`, on a person's word.
+
+    Raises UsageError where several match, NotHeld where none does or it does not hold `sd_id`. It finds a tombstone.
+    """
+    check_session_id(prefix, "--session")
+    return database.transact(lambda tx: _release_other(tx, caller, prefix, sd_id, end, reason))
+
+
+def _release_other(
+    tx: Transaction, caller: Caller, prefix: str, sd_id: str | None, end: bool, reason: str | None
+) -> ReleaseResult:
+    matches = [Session(**row) for row in tx.all("find_sessions", prefix=prefix, now=caller.now)]
+    exact = [session for session in matches if session.session_id == prefix]
+    live = exact or [session for session in matches if session.status != "released"] or matches
+    if not live:
+        raise NotHeld(f"no session's id begins with {prefix}", "see them: claude-sessions list --all")
+    if len(live) > 1:
+        raise UsageError(
+            f"{prefix} is the beginning of more than one session id: {live[0].session_id}, {live[1].session_id}"
+        )
+    row = tx.one("lock_session", session_id=live[0].session_id, now=caller.now)
+    session = Session(**_expect(row))
+    if sd_id is not None and (not session.holds or session.sd_id != sd_id):
+        raise NotHeld(f"{session.session_id} does not hold {sd_id}")
+    held = session.sd_id if session.holds else None
+    if not held and (session.status == "released" or not end):
+        return ReleaseResult("nothing_held", caller.judge(session))
+    status = "released" if end else ("idle" if session.status in ("active", None) else session.status)
+    buried = bury(session, RELEASED_BY_OTHER, note=reason)
+    cleared = _clear(tx, caller, session, status, tombstone=buried)
+    return ReleaseResult("ended" if end else "released", caller.judge(cleared), held)
+
+
+def list_sessions(
+    database: Database,
+    caller: Caller,
+    *,
+    sd_ids: Sequence[str] = (),
+    all_statuses: bool = False,
+    statuses: Sequence[str] = (),
+    tracks: Sequence[str] = (),
+    hostname: str | None = None,
+    codebase: str | None = None,
+    session_id: str | None = None,
+    limit: int | None = None,
+) -> Listing:
+    """Return the sessions that fit every filter given, holders first; live ones unless statuses are named."""
+    rows = database.transact(
+        lambda tx: tx.all(
+            "list_sessions",
+            all_statuses=all_statuses or bool(statuses),
+            sd_ids=list(sd_ids) or None,
+            statuses=list(statuses) or None,
+            tracks=list(tracks) or None,
+            hostname=hostname,
+            codebase=codebase,
+            session_id=session_id,
+            row_limit=limit,
+            now=caller.now,
+        ),
+        writes=False,
+    )
+    total = rows[0]["total"] if rows else 0
+    return Listing([caller.judge(_without_total(row)) for row in rows], total)
+
+
+def _without_total(row: Row) -> Session:
+    return Session(**{key: value for key, value in row.items() if key != "total"})
+
+
+def _expect(row: Row | None) -> Row:
+    if row is None:
+        raise RuntimeError("a row that this transaction has locked is not as it was")
+    return row

@@ -1,0 +1,138 @@
+"""Where the data is and how patient we are: command line, environment, `config.toml`, in this order."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.model import STALE_AFTER_LIMIT_S
+
+DEFAULT_STALE_AFTER_S = 15 * 60.0
+DEFAULT_HEARTBEAT_EVERY_S = 60.0
+KEYS = ("dsn", "stale_after", "heartbeat_every")
+# With one of these set, libpq's own environment says where the database is.
+LIBPQ_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d)?", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
+DURATION_LIMIT_S = 3650 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operations need to know; durations in seconds, `dsn` None for the embedded server."""
+
+    dsn: str | None
+    dsn_source: str
+    stale_after: float
+    heartbeat_every: float
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of `90`, `90s`, `15m`, `2h` or `1d`; raises UsageError for anything else, and for zero.
+
+    >>> parse_duration("15m")
+    900.0
+    """
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < seconds <= DURATION_LIMIT_S:
+        raise UsageError(f"not a duration: {text[:40]!r}", "a duration is like 90, 90s, 15m, 2h or 1d, up to 3650d")
+    return seconds
+
+
+def load(environ: Mapping[str, str], *, dsn: str | None = None, stale_after: float | None = None) -> Settings:
+    """Merge the command line's values with the environment and the config file, or raise UsageError."""
+    config, path = _read_config(environ)
+    if stale_after is None:
+        stale_after = _duration("stale_after", environ, config, path, DEFAULT_STALE_AFTER_S)
+    heartbeat_every = _duration("heartbeat_every", environ, config, path, DEFAULT_HEARTBEAT_EVERY_S)
+    if stale_after > STALE_AFTER_LIMIT_S:
+        raise UsageError("stale_after is at most 7d: a longer one would let a dead holder keep its item for good")
+    if stale_after < 3 * heartbeat_every:
+        raise UsageError(
+            f"stale_after ({stale_after:g}s) is shorter than three heartbeats ({heartbeat_every:g}s each)",
+            "one late heartbeat must not cost a live session its claim: raise stale_after or lower heartbeat_every",
+        )
+    found, source = _find_dsn(environ, config, path, dsn)
+    return Settings(found, source, stale_after, heartbeat_every)
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """Return the config file's place, `CLAUDE_SESSIONS_CONFIG` or the platform's."""
+    explicit = environ.get("CLAUDE_SESSIONS_CONFIG")
+    if explicit:
+        return Path(explicit)
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("claude-sessions", appauthor=False)) / "config.toml"
+
+
+def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
+    path = config_path(environ)
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        if environ.get("CLAUDE_SESSIONS_CONFIG"):
+            raise UsageError(f"CLAUDE_SESSIONS_CONFIG names a file that does not exist: {path}") from None
+        return {}, path
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"cannot read {path}: {reason}") from None
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        config = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    unknown = [key for key in config if key not in KEYS]
+    if unknown:
+        raise UsageError(f"{path} has unknown keys: {', '.join(unknown)}", f"the keys are {', '.join(KEYS)}")
+    return config, path
+
+
+def _duration(key: str, environ: Mapping[str, str], config: Mapping[str, Any], path: Path, default: float) -> float:
+    variable = f"CLAUDE_SESSIONS_{key.upper()}"
+    value, source = environ.get(variable), variable
+    if not value:
+        value, source = config.get(key), f"{key} in {path}"
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise UsageError(f"{source} is not a duration", 'write it like "15m"')
+    try:
+        return parse_duration(str(value))
+    except UsageError as error:
+        raise UsageError(f"{source}: {error.message}", error.hint) from None
+
+
+def _find_dsn(
+    environ: Mapping[str, str], config: Mapping[str, Any], path: Path, given: str | None
+) -> tuple[str | None, str]:
+    if given:
+        return given, "--dsn"
+    if environ.get("CLAUDE_SESSIONS_DSN"):
+        return environ["CLAUDE_SESSIONS_DSN"], "CLAUDE_SESSIONS_DSN"
+    configured = config.get("dsn")
+    if configured is not None:
+        return _configured_dsn(configured, environ, path), f"dsn in {path}"
+    if any(environ.get(variable) for variable in LIBPQ_VARIABLES):
+        return "", "libpq's environment"
+    return None, "the embedded server"
+
+
+def _configured_dsn(value: object, environ: Mapping[str, str], path: Path) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"dsn in {path} is not a text", 'write it like dsn = "postgresql://host/database"')
+    if not value.startswith("env:"):
+        return value
+    variable = value.removeprefix("env:")
+    if not environ.get(variable):
+        raise UsageError(f"dsn in {path} reads the variable {variable}, which is not set")
+    return environ[variable]

@@ -1,0 +1,27 @@
+-- At most one live claim on a work item, whatever program writes it.
+-- Refuses a table that holds double claims already: lists them, and changes nothing.
+
+DO $$
+DECLARE
+    doubles text;
+BEGIN
+    SELECT string_agg(format('%s held by %s', sd_id, holders), '; ' ORDER BY sd_id)
+    INTO doubles
+    FROM (
+        SELECT sd_id, string_agg(session_id, ', ' ORDER BY claimed_at, session_id) AS holders
+        FROM public.claude_sessions
+        WHERE sd_id IS NOT NULL AND status IN ('active', 'idle')
+        GROUP BY sd_id
+        HAVING count(*) > 1
+    ) AS double_claims;
+    IF doubles IS NOT NULL THEN
+        RAISE unique_violation USING
+            MESSAGE = 'work items with more than one holder: ' || doubles,
+            HINT = 'Release all but one claim of each (claude-sessions release --session ID), then apply again.';
+    END IF;
+END
+$$;
+
+CREATE UNIQUE INDEX IF NOT EXISTS idx_claude_sessions_unique_active_claim
+ON public.claude_sessions USING btree (sd_id)
+WHERE sd_id IS NOT NULL AND status IN ('active', 'idle');

@@ -1,0 +1,27 @@
+-- Open a transaction in one round trip, and tell whether row security hides rows from this role.
+-- Parameters: timeout_ms (integer). Returns: role, may_read, may_write.
+-- READ COMMITTED whatever the database's default is: each statement after a lock must see what the lock protected.
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL statement_timeout = %(timeout_ms)s;
+SET LOCAL lock_timeout = %(timeout_ms)s;
+SET LOCAL idle_in_transaction_session_timeout = %(timeout_ms)s;
+WITH policies AS (
+    SELECT
+        polcmd, polpermissive,
+        coalesce(pg_get_expr(polqual, polrelid), 'true') = 'true'
+        AND coalesce(pg_get_expr(polwithcheck, polrelid), 'true') = 'true' AS lets_all
+    FROM pg_catalog.pg_policy
+    WHERE polrelid = 'public.claude_sessions'::regclass
+        AND (polroles = '{0}' OR EXISTS (SELECT FROM unnest(polroles) AS r WHERE pg_has_role(r, 'USAGE')))
+),
+open_commands AS (
+    SELECT command
+    FROM unnest(ARRAY['r', 'a', 'w']) AS command
+    WHERE EXISTS (SELECT FROM policies WHERE polcmd IN ('*', command::"char") AND polpermissive AND lets_all)
+        AND NOT EXISTS (SELECT FROM policies WHERE polcmd IN ('*', command::"char") AND NOT polpermissive AND NOT lets_all)
+)
+SELECT
+    current_user AS role,
+    NOT is_active OR EXISTS (SELECT FROM open_commands WHERE command = 'r') AS may_read,
+    NOT is_active OR (SELECT count(*) FROM open_commands) = 3 AS may_write
+FROM (SELECT row_security_active('public.claude_sessions') AS is_active) AS row_security;

@@ -1,0 +1,3 @@
+-- Serialise all claims of one work item; a statement of its own, so that the next one's snapshot is younger than the lock.
+-- Parameters: sd_id (text). Returns: one row, void.
+SELECT pg_advisory_xact_lock(hashtext(%(sd_id)s));

@@ -1,0 +1,11 @@
+-- Prove life with all that a command sees, opening a stale or released session as idle. A released row's claim goes in
+-- the same statement: older writers leave claims there.
+-- Parameters: session_id, tty, pid, hostname, codebase, own (jsonb), now. Returns: the session.
+UPDATE public.claude_sessions SET
+    sd_id = CASE WHEN status = 'released' THEN NULL ELSE sd_id END,
+    track = CASE WHEN status = 'released' THEN NULL ELSE track END,
+    claimed_at = CASE WHEN status = 'released' THEN NULL ELSE claimed_at END,
+    status = CASE WHEN status IN ('stale', 'released') THEN 'idle' ELSE status END,
+{seen_columns}
+WHERE session_id = %(session_id)s
+RETURNING {session_columns};

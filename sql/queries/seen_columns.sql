@@ -1,0 +1,10 @@
+-- What every command that proves life writes: the present, and what it can see of the session. A command that cannot see
+-- the session's process (pid is NULL) leaves what is known of it alone.
+-- Part of other queries. Parameters: tty, pid, hostname, codebase, own (jsonb), now.
+    heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
+    tty = coalesce(%(tty)s, tty),
+    pid = coalesce(%(pid)s::integer, pid),
+    hostname = coalesce(CASE WHEN %(pid)s::integer IS NOT NULL THEN %(hostname)s END, hostname, %(hostname)s),
+    codebase = coalesce(%(codebase)s, codebase),
+    metadata = {merged_metadata},
+    updated_at = coalesce(%(now)s::timestamptz, clock_timestamp())

@@ -1,0 +1,13 @@
+-- Give a work item to a session that holds none, under a fence above that of every earlier term.
+-- Parameters: session_id, sd_id, track, tty, pid, hostname, codebase, own (jsonb), floor (timestamptz or NULL: the latest
+-- earlier term), now. Returns: the session, or nothing if it does hold one.
+UPDATE public.claude_sessions SET
+    sd_id = %(sd_id)s,
+    track = %(track)s,
+    claimed_at = greatest(
+        coalesce(%(now)s::timestamptz, clock_timestamp()), %(floor)s::timestamptz + interval '1 microsecond'
+    ),
+    status = 'active',
+{seen_columns}
+WHERE session_id = %(session_id)s AND sd_id IS NULL
+RETURNING {session_columns};

@@ -1,0 +1,276 @@
+"""Real Postgres for every test: a given DSN, else a Docker container, else the embedded server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from claude_sessions_cli import database, embedded, process, queries, schema
+from claude_sessions_cli.caller import Caller
+from claude_sessions_cli.database import Database
+from claude_sessions_cli.identity import Identity
+from claude_sessions_cli.process import Process
+from claude_sessions_cli.settings import Settings
+
+FOREIGN = ("CLAUDE", "PG")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take the developer's own settings away from every test."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN) and name != "CLAUDE_SESSIONS_TEST_DSN":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Postgres server that tests may create databases and roles on."""
+
+    dsn: str
+    source: str
+
+    def database(self, name: str) -> str:
+        """Return the DSN of another database on this server."""
+        return psycopg.conninfo.make_conninfo(self.dsn, dbname=name)
+
+    def create(self, name: str, extra: str = "") -> str:
+        """Create a database anew and return its DSN."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+            connection.execute(f'CREATE DATABASE "{name}" {extra}')
+        return self.database(name)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Return the server that this run uses."""
+    with ExitStack() as stack:
+        given = os.environ.get("CLAUDE_SESSIONS_TEST_DSN")
+        found = Server(given, "CLAUDE_SESSIONS_TEST_DSN") if given else _container(stack) or _embedded(stack)
+        print(f"\nPostgres: {found.source}")
+        yield found
+
+
+def _container(stack: ExitStack) -> Server | None:
+    import docker  # type: ignore[import-untyped]
+    from docker.errors import DockerException  # type: ignore[import-untyped]
+
+    # A fixed API version asks nothing of the engine, so there is a client to close when it does not answer.
+    client = docker.from_env(version="1.40")
+    try:
+        client.ping()
+    except DockerException:
+        return None
+    finally:
+        client.close()
+    from testcontainers.postgres import PostgresContainer
+
+    container = stack.enter_context(PostgresContainer("postgres:15", driver=None))
+    return Server(container.get_connection_url(), "a Docker container of postgres:15")
+
+
+def _embedded(stack: ExitStack) -> Server:
+    # As root the server runs as another account, which must be able to reach its directory.
+    directory = tempfile.mkdtemp(prefix="claude-sessions-test-")
+    Path(directory).chmod(0o755)
+    stack.callback(shutil.rmtree, directory, ignore_errors=True)
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("CLAUDE_SESSIONS_DATA_DIR", directory)
+    dsn = embedded.ensure(lambda _: None)
+    version = embedded.status().version
+
+    def stop() -> None:
+        with pytest.MonkeyPatch.context() as again:
+            again.setenv("CLAUDE_SESSIONS_DATA_DIR", directory)
+            embedded.stop()
+
+    stack.callback(stop)
+    return Server(dsn, f"the embedded server, {version}")
+
+
+@pytest.fixture(scope="session")
+def _full_database(server: Server) -> str:
+    dsn = server.create("cs_full")
+    with database.connect(dsn, "the test") as connection:
+        schema.apply(connection)
+    return dsn
+
+
+@pytest.fixture(scope="session")
+def _seed_database(server: Server) -> str:
+    dsn = server.create("cs_seed")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute((queries.directory() / "ddl/001_claude_sessions.sql").read_bytes())
+    return dsn
+
+
+def _emptied(dsn: str) -> str:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("TRUNCATE public.claude_sessions")
+    return dsn
+
+
+@pytest.fixture
+def dsn(_full_database: str) -> str:
+    """Return the DSN of an empty table under the whole schema."""
+    return _emptied(_full_database)
+
+
+@pytest.fixture
+def seed_dsn(_seed_database: str) -> str:
+    """Return the DSN of an empty table that has only `001`."""
+    return _emptied(_seed_database)
+
+
+@pytest.fixture(params=["001 alone", "whole schema"])
+def either_dsn(request: pytest.FixtureRequest) -> str:
+    """Return an empty table, once as the seed has it and once under the whole schema."""
+    name = "seed_dsn" if request.param == "001 alone" else "dsn"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def fresh_database(server: Server) -> Iterator[Callable[..., str]]:
+    """Return a function that creates a database without a table and returns its DSN."""
+    made: list[str] = []
+
+    def create(extra: str = "") -> str:
+        made.append(f"cs_fresh_{len(made)}")
+        return server.create(made[-1], extra)
+
+    yield create
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        for name in made:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@dataclass
+class Table:
+    """The table as another program sees it, and sessions that act on it inside this process."""
+
+    dsn: str
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        self.connection = self.stack.enter_context(psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row))
+        self.database = self.stack.enter_context(database.connect(self.dsn, "the test"))
+
+    def another(self) -> Database:
+        """Return one more connection."""
+        return self.stack.enter_context(database.connect(self.dsn, "the test"))
+
+    def execute(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Run a statement as another program would."""
+        cursor = self.connection.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def row(self, session_id: str) -> dict[str, Any]:
+        """Return a session's row."""
+        [row] = self.execute("SELECT * FROM public.claude_sessions WHERE session_id = %s", session_id)
+        return row
+
+    def own(self, session_id: str) -> dict[str, Any]:
+        """Return the tool's part of a session's metadata."""
+        part = self.row(session_id)["metadata"]["claude_sessions_cli"]
+        assert isinstance(part, dict)
+        return part
+
+    def insert(self, session_id: str, **columns: Any) -> None:
+        """Insert a row as another program would."""
+        columns = {"session_id": session_id, **columns}
+        names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
+        self.execute(f"INSERT INTO public.claude_sessions ({names}) VALUES ({marks})", *columns.values())
+
+
+@pytest.fixture
+def table(either_dsn: str) -> Iterator[Table]:
+    """Return the table, on both kinds of schema."""
+    made = Table(either_dsn)
+    with made.stack:
+        yield made
+
+
+@pytest.fixture
+def full_table(dsn: str) -> Iterator[Table]:
+    """Return the table under the whole schema."""
+    made = Table(dsn)
+    with made.stack:
+        yield made
+
+
+def make_caller(
+    session_id: str | None,
+    *,
+    anchor: Process | None = None,
+    now: datetime | None = None,
+    stale_after: float = 900.0,
+    heartbeat_every: float = 60.0,
+    tty: str | None = None,
+) -> Caller:
+    """Return a caller that is `session_id`, as the process `anchor`, at the time `now`."""
+    identity = Identity(session_id, anchor, tty, "codebase", "/tmp/codebase", "main", process.this_host())
+    return Caller(identity, Settings(None, "the test", stale_after, heartbeat_every), now)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Return a function that starts a process which lives until the test ends it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "600"]))
+        return started[-1]
+
+    yield start
+    for child in started:
+        child.kill()
+        child.wait()
+
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Return a function that runs the program as a process of its own, without a terminal."""
+
+    def run(
+        *argv: str, env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **{name: value for name, value in (env or {}).items() if value is not None}}
+        for name, value in (env or {}).items():
+            if value is None:
+                environment.pop(name, None)
+        return subprocess.run(
+            [sys.executable, "-m", "claude_sessions_cli", *argv],
+            **{
+                "env": environment,
+                "cwd": tmp_path,
+                "stdin": subprocess.DEVNULL,
+                "capture_output": True,
+                "text": True,
+                "timeout": 60,
+                # No terminal: a test must not act as the session of whoever runs it.
+                "start_new_session": True,
+                **options,
+            },
+        )
+
+    return run

@@ -1,0 +1,253 @@
+"""Claims inside one process, at chosen times: who gets an item, who loses it, and what each finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from subprocess import Popen
+from typing import Any
+
+import pytest
+from conftest import Table, make_caller
+
+from claude_sessions_cli import process, sessions
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli.model import fence_of
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def test_a_claim_registers_and_takes(table: Table) -> None:
+    result = sessions.claim(table.database, make_caller("a", now=NOON, tty="/dev/pts/9"), "SD-1", track="A")
+    row = table.row("a")
+    assert result.outcome == "claimed"
+    assert (row["sd_id"], row["track"], row["status"]) == ("SD-1", "A", "active")
+    assert row["claimed_at"] == row["heartbeat_at"] == row["updated_at"] == NOON
+    assert result.session.session.fence == fence_of(NOON)
+    assert table.own("a")["stale_after"] == 900
+
+
+def test_the_same_claim_again_keeps_the_fence(table: Table) -> None:
+    first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    again = sessions.claim(table.database, make_caller("a", now=at(5)), "SD-1")
+    assert again.outcome == "already_yours"
+    assert again.session.session.fence == first.session.session.fence
+    assert table.row("a")["heartbeat_at"] == at(5)
+    assert table.row("a")["track"] == "A"
+
+
+def test_a_live_holder_keeps_its_item(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    before = table.row("a")
+    with pytest.raises(HeldByAnother) as caught:
+        sessions.claim(table.database, make_caller("b", now=at(15)), "SD-1")
+    assert caught.value.holder is not None
+    assert caught.value.holder.session.session_id == "a"
+    assert table.row("a") == before
+    assert table.execute("SELECT FROM public.claude_sessions WHERE session_id = 'b'") == []
+
+
+@pytest.mark.parametrize("status", ["active", "idle", "stale", None])
+def test_an_older_writers_claim_excludes_on_every_status_but_released(table: Table, status: str | None) -> None:
+    table.insert("old", sd_id="SD-1", status=status, claimed_at=NOON, heartbeat_at=NOON)
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1")
+
+
+def test_a_released_row_excludes_nobody(table: Table) -> None:
+    table.insert("old", sd_id="SD-1", status="released", claimed_at=NOON, heartbeat_at=NOON)
+    assert sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1").outcome == "claimed"
+
+
+def test_silence_lets_another_take_over_and_leaves_a_tombstone(table: Table) -> None:
+    lost = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="B")
+    result = sessions.claim(table.database, make_caller("b", now=at(15.1)), "SD-1")
+    assert result.outcome == "took_over"
+    assert result.evicted is not None
+    assert result.evicted.session.session_id == "a"
+    row, tombstone = table.row("a"), table.own("a")["tombstone"]
+    assert (row["sd_id"], row["track"], row["claimed_at"], row["status"]) == (None, None, None, "stale")
+    assert row["heartbeat_at"] == NOON
+    assert row["updated_at"] == at(15.1)
+    assert tombstone["by"] == "b"
+    assert tombstone["reason"] == "silent"
+    assert tombstone["fence"] == lost.session.session.fence
+    assert result.session.session.fence is not None
+    assert result.session.session.fence > tombstone["fence"]
+
+
+def test_a_holders_longer_patience_counts(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON, stale_after=3600), "SD-1")
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(59)), "SD-1")
+    assert sessions.claim(table.database, make_caller("b", now=at(61)), "SD-1").outcome == "took_over"
+
+
+def test_a_callers_longer_patience_counts(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON, stale_after=180), "SD-1")
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(14), stale_after=900), "SD-1")
+
+
+def test_a_heartbeat_in_the_future_counts_as_now(table: Table) -> None:
+    table.insert("old", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=at(1000))
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(60)), "SD-1")
+
+
+@pytest.mark.parametrize("times", [{"claimed_at": NOON}, {"created_at": NOON}], ids=["claimed_at", "created_at"])
+def test_a_row_without_heartbeat_is_judged_by_its_other_times(table: Table, times: dict[str, Any]) -> None:
+    columns = {"heartbeat_at": None, "claimed_at": None, "created_at": None, **times}
+    table.insert("old", sd_id="SD-1", status="active", **columns)
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(14)), "SD-1")
+    assert sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
+
+
+def test_a_dead_process_loses_at_once(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    child = sleeper()
+    holder = make_caller("a", now=NOON, anchor=process.read(child.pid))
+    sessions.claim(table.database, holder, "SD-1")
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(0.1)), "SD-1")
+    child.kill()
+    child.wait()
+    result = sessions.claim(table.database, make_caller("b", now=at(0.2)), "SD-1")
+    assert result.outcome == "took_over"
+    assert table.row("a")["status"] == "released"
+    assert table.own("a")["tombstone"]["reason"] == "process gone"
+
+
+def test_a_live_process_keeps_its_claim_however_silent(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    holder = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
+    sessions.claim(table.database, holder, "SD-1")
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(60 * 24 * 30)), "SD-1")
+
+
+def test_one_session_holds_one_item(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    with pytest.raises(UsageError, match="already holds SD-1"):
+        sessions.claim(table.database, make_caller("a", now=NOON), "SD-2")
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_switch_gives_the_old_item_back_first(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    table.execute("CREATE TABLE IF NOT EXISTS public.seen (old text, new text)")
+    table.execute("TRUNCATE public.seen")
+    table.execute(
+        "CREATE OR REPLACE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO public.seen VALUES (OLD.sd_id, NEW.sd_id); RETURN NULL; END$$"
+    )
+    table.execute(
+        "CREATE TRIGGER note AFTER UPDATE OF sd_id ON public.claude_sessions"
+        " FOR EACH ROW EXECUTE FUNCTION public.note()"
+    )
+    try:
+        result = sessions.claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
+        assert result.outcome == "switched"
+        seen = table.execute("SELECT old, new FROM public.seen")
+        assert seen == [{"old": "SD-1", "new": None}, {"old": None, "new": "SD-2"}]
+    finally:
+        table.execute("DROP TRIGGER note ON public.claude_sessions")
+        table.execute("DROP TABLE public.seen")
+    assert sessions.claim(table.database, make_caller("b", now=at(2)), "SD-1").outcome == "claimed"
+
+
+def test_a_refused_switch_keeps_the_old_item(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_force_takes_from_a_live_holder_and_says_why(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    result = sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
+    assert result.outcome == "forced"
+    assert table.row("a")["status"] == "idle"
+    tombstone = table.own("a")["tombstone"]
+    assert (tombstone["by"], tombstone["reason"], tombstone["note"]) == ("b", "forced", "a is on holiday")
+
+
+def test_the_fence_grows_though_the_clock_steps_back(table: Table) -> None:
+    first = sessions.claim(table.database, make_caller("a", now=at(60)), "SD-1")
+    second = sessions.claim(table.database, make_caller("b", now=at(0)), "SD-1", force_reason="test")
+    assert (first.session.session.fence or 0) + 1 == second.session.session.fence
+
+
+def test_a_released_session_is_opened_again_by_a_claim(table: Table) -> None:
+    table.insert("a", sd_id="SD-OLD", status="released", claimed_at=NOON, heartbeat_at=NOON)
+    result = sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
+    assert result.outcome == "claimed"
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_metadata_of_other_programs_stays(table: Table) -> None:
+    table.execute(
+        "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES"
+        """ ('a', 'idle', '{"theirs": {"x": 1}, "claude_sessions_cli": {"cwd": "/old", "kept": true}}')"""
+    )
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    sessions.release(table.database, make_caller("a"))
+    metadata = table.row("a")["metadata"]
+    assert metadata["theirs"] == {"x": 1}
+    assert metadata["claude_sessions_cli"]["kept"] is True
+    assert metadata["claude_sessions_cli"]["cwd"] == "/tmp/codebase"
+
+
+@pytest.mark.parametrize("metadata", ["null", "[1, 2]", '"text"', "7"])
+def test_metadata_that_is_no_object_stays_as_it_is(table: Table, metadata: str) -> None:
+    table.execute(
+        "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('a', 'idle', %s::jsonb)", metadata
+    )
+    before = table.row("a")["metadata"]
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    assert table.row("a")["metadata"] == before
+    assert sessions.heartbeat(table.database, make_caller("a")).outcome == "renewed"
+
+
+def test_a_null_metadata_is_filled(table: Table) -> None:
+    table.execute("INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('a', 'idle', NULL)")
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    assert table.own("a")["stale_after"] == 900
+
+
+@pytest.mark.parametrize("value", ["", " ", " SD-1", "SD-1\n", "a\tb", "x" * 257, "\x1b[31m", "a\u202eb", "\udcff"])
+def test_a_work_item_is_a_printable_word(table: Table, value: str) -> None:
+    with pytest.raises(UsageError, match="not a work item"):
+        sessions.claim(table.database, make_caller("a"), value)
+
+
+def test_work_items_are_case_sensitive(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    assert sessions.claim(table.database, make_caller("b"), "sd-1").outcome == "claimed"
+
+
+def test_a_command_that_cannot_see_the_process_leaves_it_alone(
+    table: Table, sleeper: Callable[[], Popen[bytes]]
+) -> None:
+    seen = process.read(sleeper().pid)
+    sessions.claim(table.database, make_caller("a", anchor=seen, tty="/dev/pts/9"), "SD-1")
+    before = table.row("a")
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    after = table.row("a")
+    assert after["metadata"]["claude_sessions_cli"]["process"]["pid"] == seen.pid
+    for column in ("pid", "tty", "hostname"):
+        assert after[column] == before[column] is not None
+
+
+def test_release_is_compare_and_set(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    before = table.row("a")
+    with pytest.raises(NotHeld, match="held by a"):
+        sessions.release(table.database, make_caller("b", now=at(1)), "SD-1")
+    assert table.row("a") == before
+    assert table.row("b")["sd_id"] == "SD-2"
