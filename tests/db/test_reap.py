@@ -1,0 +1,241 @@
+"""Reaping: who is ended or marked stale, on which evidence, and who is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from subprocess import Popen
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Table, make_caller
+from psycopg.types.json import Jsonb
+
+from claude_sessions_cli import process, reaping, sessions
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+DAY = 24 * 60
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def _reap(table: Table, minutes: float, **options: Any) -> dict[str, tuple[str | None, str]]:
+    result = reaping.reap(table.database, make_caller(None, now=at(minutes)), **options)
+    return {verdict.session.session.session_id: (verdict.to, verdict.reason) for verdict in result.changed}
+
+
+def test_silence_makes_a_claim_stale_and_frees_its_item(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    assert _reap(table, 15) == {}
+    assert _reap(table, 15.1) == {"a": ("stale", "silent")}
+    row, tombstone = table.row("a"), table.own("a")["tombstone"]
+    assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("stale", None, None, None)
+    assert (row["heartbeat_at"], row["updated_at"]) == (NOON, at(15.1))
+    assert (tombstone["sd_id"], tombstone["reason"], tombstone.get("by")) == ("SD-1", "silent", None)
+
+
+def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    child = sleeper()
+    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
+    assert _reap(table, 0) == {}
+    child.kill()
+    assert _poll_zombie(child) == "zombie"
+    assert _reap(table, 0) == {"a": ("released", "process gone")}
+    assert table.row("a")["sd_id"] is None
+    child.wait()
+
+
+def _poll_zombie(child: Popen[bytes]) -> str:
+    import time
+
+    for _ in range(200):
+        if process.read(child.pid).zombie:
+            return "zombie"
+        time.sleep(0.01)
+    return "alive"
+
+
+def test_a_live_process_is_never_reaped(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(sleeper().pid)), "SD-1")
+    before = table.row("a")
+    assert _reap(table, 30 * DAY, max_age=60) == {}
+    assert table.row("a") == before
+
+
+def test_a_dead_pid_of_another_host_is_not_proof(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    child = sleeper()
+    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
+    child.kill()
+    child.wait()
+    table.execute("UPDATE public.claude_sessions SET hostname = 'elsewhere'")
+    assert _reap(table, 1) == {}
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+
+
+def test_a_park_is_honoured_until_it_ends(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
+        f'"{at(30).isoformat()}"',
+    )
+    assert _reap(table, 29) == {}
+    assert _reap(table, 31) == {"a": ("stale", "silent")}
+    assert "parked_until" not in table.own("a")
+
+
+def test_the_holders_recorded_patience_is_honoured(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON, stale_after=7200), "SD-1")
+    assert _reap(table, 119) == {}
+    assert _reap(table, 121) == {"a": ("stale", "silent")}
+
+
+def test_max_age_takes_old_claims_of_talkative_sessions_only(table: Table) -> None:
+    sessions.claim(table.database, make_caller("old", now=NOON), "SD-1")
+    sessions.heartbeat(table.database, make_caller("idle", now=NOON), register=True)
+    for name in ("old", "idle"):
+        sessions.heartbeat(table.database, make_caller(name, now=at(70)))
+    sessions.claim(table.database, make_caller("young", now=at(70)), "SD-2")
+    assert _reap(table, 71) == {}
+    assert _reap(table, 71, max_age=3600) == {"old": ("stale", "max age")}
+
+
+def test_stale_for_a_day_is_the_end(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    _reap(table, 16)
+    assert _reap(table, 16 + DAY) == {}
+    assert _reap(table, 17 + DAY) == {"a": ("released", "stale for a day")}
+    assert table.own("a")["tombstone"]["sd_id"] == "SD-1"
+    assert _reap(table, 90 * DAY) == {}
+
+
+def test_a_silent_idle_session_becomes_stale_without_a_tombstone(table: Table) -> None:
+    sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True)
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+    assert "tombstone" not in table.own("a")
+
+
+def test_an_older_writers_stale_claim_is_taken(table: Table) -> None:
+    table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+    assert table.row("a")["sd_id"] is None
+
+
+def test_rows_of_other_programs_are_judged_by_time_alone(table: Table) -> None:
+    # A pid that does not exist here proves nothing without the process's boot and start.
+    table.insert(
+        "a", status="active", sd_id="SD-1", pid=2**22 + 1, hostname=process.this_host().hostname, heartbeat_at=NOON
+    )
+    assert _reap(table, 14) == {}
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"status": None, "heartbeat_at": NOON},
+        {"status": "active", "heartbeat_at": None, "claimed_at": NOON},
+        {"status": "active", "heartbeat_at": None, "claimed_at": None, "created_at": NOON},
+        {"status": "active", "heartbeat_at": None, "claimed_at": None, "created_at": None},
+        {"status": "active", "heartbeat_at": NOON, "metadata": None},
+        {"status": "active", "heartbeat_at": NOON, "metadata": Jsonb([1])},
+        {"status": "active", "heartbeat_at": NOON, "metadata": Jsonb({"claude_sessions_cli": 7})},
+        {
+            "status": "active",
+            "heartbeat_at": NOON,
+            "metadata": Jsonb({"claude_sessions_cli": {"process": {"start": 1}}}),
+        },
+    ],
+)
+def test_odd_rows_are_reaped_like_others(table: Table, columns: dict[str, Any]) -> None:
+    table.insert("a", sd_id="SD-1", **columns)
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+    assert table.row("a")["sd_id"] is None
+    assert table.row("a")["heartbeat_at"] == columns["heartbeat_at"]
+
+
+def test_a_heartbeat_in_the_future_counts_as_now(table: Table) -> None:
+    table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=at(100))
+    assert _reap(table, 50) == {}
+    assert _reap(table, 50, max_age=60) == {"a": ("stale", "max age")}
+    assert table.row("a")["heartbeat_at"] == at(50)
+
+
+def test_a_dry_run_changes_nothing(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
+    assert _reap(table, 16, dry_run=True) == {"a": ("stale", "silent")}
+    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
+
+
+def test_the_verdict_shows_its_evidence(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    [verdict] = reaping.reap(table.database, make_caller(None, now=at(5))).kept
+    assert verdict.reason == "last sign of life 5m ago"
+    assert verdict.evidence["heartbeat_age_s"] == 300
+    assert verdict.evidence["patience_s"] == 900
+    assert verdict.evidence["process"] == "unknown"
+
+
+class _Interrupted:
+    """A database that lets something happen between a reaper's look and its deed."""
+
+    def __init__(self, table: Table, between: Callable[[], object]) -> None:
+        self._database, self._between, self._calls = table.database, between, 0
+
+    def transact(self, work: Any, *, writes: bool = True) -> Any:
+        self._calls += 1
+        if self._calls == 2:
+            self._between()
+        return self._database.transact(work, writes=writes)
+
+
+def _reap_interrupted(table: Table, minutes: float, between: Callable[[], object]) -> list[str]:
+    interrupted: Any = _Interrupted(table, between)
+    changed = reaping.reap(interrupted, make_caller(None, now=at(minutes))).changed
+    return [verdict.session.session.session_id for verdict in changed]
+
+
+def test_a_heartbeat_between_verdict_and_deed_saves_the_session(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    beat = lambda: sessions.heartbeat(table.another(), make_caller("a", now=at(16)))  # noqa: E731
+    assert _reap_interrupted(table, 16, beat) == []
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_a_new_claim_between_verdict_and_deed_is_not_taken(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+
+    def switch() -> None:
+        # Another program that moves the claim but does not beat.
+        table.execute("UPDATE public.claude_sessions SET sd_id = NULL")
+        table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2', claimed_at = now()")
+
+    assert _reap_interrupted(table, 16, switch) == []
+    assert table.row("a")["sd_id"] == "SD-2"
+
+
+def test_two_reapers_change_a_session_once(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    other = lambda: reaping.reap(table.another(), make_caller(None, now=at(16)))  # noqa: E731
+    assert _reap_interrupted(table, 16, other) == []
+    assert table.row("a")["status"] == "stale"
+
+
+def test_a_locked_row_is_left_to_the_next_reap(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    with psycopg.connect(table.dsn) as holder:
+        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'a' FOR UPDATE")
+        assert _reap(table, 16) == {"b": ("stale", "silent")}
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+
+
+def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "BATCH", 3)
+    for number in range(10):
+        table.insert(f"s-{number}", status="active", sd_id=f"SD-{number}", heartbeat_at=NOON)
+    assert len(_reap(table, 16)) == 10
+    assert table.execute("SELECT count(DISTINCT xmin::text) AS n FROM public.claude_sessions") == [{"n": 4}]
