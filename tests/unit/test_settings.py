@@ -1,0 +1,82 @@
+"""Durations, and which setting wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from claude_sessions_cli import settings
+from claude_sessions_cli.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1.5m", 90), (" 5s ", 5)]
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
+    assert settings.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-5m", "5 minutes", "1w", "nan", "inf", "1e3", "٣m", "5000d", "1h30m", "9" * 100, "+5m"]
+)
+def test_anything_else_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="not a duration"):
+        settings.parse_duration(text)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Return a config file that names a DSN."""
+    path = tmp_path / "config.toml"
+    path.write_text('dsn = "dbname=from_file"\nstale_after = "1h"\nheartbeat_every = 30\n')
+    return path
+
+
+def test_the_first_that_is_set_says_where_the_database_is(config: Path) -> None:
+    environ = {"CLAUDE_SESSIONS_CONFIG": str(config), "PGHOST": "libpq"}
+    assert settings.load({**environ, "CLAUDE_SESSIONS_DSN": "env"}, dsn="option").dsn == "option"
+    assert settings.load({**environ, "CLAUDE_SESSIONS_DSN": "env"}).dsn == "env"
+    assert settings.load(environ).dsn == "dbname=from_file"
+    assert settings.load({"PGHOST": "libpq", "HOME": "/nonexistent"}).dsn == ""
+    assert settings.load({"PGUSER": "somebody"}).dsn is None
+
+
+def test_the_config_file_may_name_a_variable(config: Path) -> None:
+    config.write_text('dsn = "env:DATABASE_URL"')
+    environ = {"CLAUDE_SESSIONS_CONFIG": str(config)}
+    assert settings.load({**environ, "DATABASE_URL": "dbname=x"}).dsn == "dbname=x"
+    with pytest.raises(UsageError, match="DATABASE_URL, which is not set"):
+        settings.load(environ)
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(config: Path) -> None:
+    environ = {"CLAUDE_SESSIONS_CONFIG": str(config)}
+    found = settings.load(environ)
+    assert (found.stale_after, found.heartbeat_every) == (3600, 30)
+    assert settings.load({**environ, "CLAUDE_SESSIONS_STALE_AFTER": "2h"}).stale_after == 7200
+    assert settings.load({**environ, "CLAUDE_SESSIONS_STALE_AFTER": "2h"}, stale_after=5000).stale_after == 5000
+
+
+def test_patience_is_three_heartbeats_at_least(config: Path) -> None:
+    with pytest.raises(UsageError, match="shorter than three heartbeats"):
+        settings.load({}, stale_after=179)
+    assert settings.load({}, stale_after=180).stale_after == 180
+    with pytest.raises(UsageError, match="at most 7d"):
+        settings.load({}, stale_after=8 * 86400)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dsn = [", "is not TOML"),
+        ("dns = 'x'\nretries = 3", "unknown keys: dns, retries"),
+        ("dsn = 3", "is not a text"),
+        ("stale_after = true", "is not a duration"),
+        ("stale_after = 'soon'", "stale_after in .*: not a duration"),
+    ],
+)
+def test_a_wrong_config_file_is_refused(config: Path, text: str, message: str) -> None:
+    config.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        settings.load({"CLAUDE_SESSIONS_CONFIG": str(config)})
