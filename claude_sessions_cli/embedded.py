@@ -311,14 +311,14 @@ def _create_cluster(paths: _Paths, install: Path, account: pwd.struct_passwd, lo
     unfinished = paths.home / "postgres.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(0o700)
-    if os.geteuid() == 0:
-        os.chown(unfinished, account.pw_uid, account.pw_gid)
     settings = {"shared_buffers": "16MB", "max_connections": "100", "max_wal_size": "128MB", "timezone": "UTC"}
     initdb = f"{install}/bin/initdb", "-D", str(unfinished), "-U", NAME, "-A", "peer", "-E", "UTF8", "--locale=C", "-k"
-    single = f"{install}/bin/postgres", "--single", "-D", str(unfinished), "-c", "exit_on_error=on", "postgres"
+    single = f"{install}/bin/postgres", "--single", "-D", str(unfinished), "-c", "exit_on_error=on", "template1"
     try:
+        if os.geteuid() == 0:
+            os.chown(unfinished, account.pw_uid, account.pw_gid)
         _run([*initdb, *_settings(settings)], "", account, lock)
-        _run([*single], f"CREATE DATABASE {NAME};\n", account, lock)
+        _run([*single], f"ALTER DATABASE postgres RENAME TO {NAME};\n", account, lock)
         paths.marker.unlink(missing_ok=True)
         unfinished.rename(paths.cluster)
         _sync(paths.home)
@@ -396,8 +396,12 @@ def _launch(paths: _Paths, install: Path, account: pwd.struct_passwd, lock: int)
     # The lock proves that no server of ours lives, but after a reboot the pid in its pid file may be somebody
     # else's, on which Postgres would give up. It ignores the pid of its "grandparent", and then still checks
     # the shared memory, so that a server which somebody started by hand is not endangered.
-    with suppress(OSError):
+    with suppress(FileNotFoundError):
         options["env"]["PG_GRANDPARENT_PID"] = (paths.cluster / "postmaster.pid").read_text().partition("\n")[0]
+    for name in ("postmaster.pid", f"{SOCKET}.lock"):
+        with suppress(FileNotFoundError):
+            if not (paths.cluster / name).stat().st_size:
+                (paths.cluster / name).unlink()  # a power failure emptied it, and Postgres would give up
     with suppress(FileNotFoundError):
         if paths.log.stat().st_size > MAX_LOG_BYTES:
             paths.log.replace(paths.log.with_suffix(".log.1"))
