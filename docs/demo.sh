@@ -18,7 +18,7 @@ finish() {
     rm -rf "$CLAUDE_SESSIONS_DATA_DIR"
 }
 trap finish EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM PIPE
 
 as() { # as NAME PID WORD...: show a command, and run it as that session
     name=$1 pid=$2

@@ -19,6 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from claude_sessions_cli import cluster as programs
 from claude_sessions_cli import embedded
 from claude_sessions_cli.errors import Unreachable
 
@@ -30,6 +31,7 @@ two_accounts = pytest.mark.skipif(ME != 0, reason="only root can act as a second
 AS_USER = """
 import os, pwd, sys
 import platformdirs, psycopg
+from claude_sessions_cli import cluster as programs
 from claude_sessions_cli import embedded
 from claude_sessions_cli.errors import Unreachable
 uid = int(sys.argv[1])
@@ -161,7 +163,7 @@ def test_starts_tells_and_stops(home: Path) -> None:
     dsn = embedded.ensure(said.append)
     first = embedded.status()
     assert said == [f"creating the private Postgres server in {home}"]
-    assert first == embedded.Status(True, first.pid, home, home / "postgres", home / "postgres.log", "16")
+    assert first == embedded.Status(True, first.pid, home, home / "postgres", home / "postgres.log", "18")
     assert ask(dsn, "SELECT current_user, current_database()") == [("claude_sessions", "claude_sessions")]
     ask(dsn, "CREATE TABLE kept AS SELECT 42 AS value")
 
@@ -253,7 +255,7 @@ def test_server_that_somebody_started_by_hand_is_left_alone(made: Path, base: Pa
     sockets = base / "by-hand"
     sockets.mkdir()
     os.chown(sockets, owner.pw_uid, owner.pw_gid)
-    postgres = embedded._within_reach(made, embedded._find_install(cluster), owner) / "bin" / "postgres"
+    postgres = programs.within_reach(made, programs.find_install(cluster), owner) / "bin" / "postgres"
     other = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if ME == 0 else {}
     arguments = [str(postgres), "-D", str(cluster), "-c", "listen_addresses=", "-k", str(sockets)]
     with subprocess.Popen(arguments, cwd="/", stderr=subprocess.DEVNULL, **other) as server:  # type: ignore[call-overload]
@@ -394,7 +396,7 @@ def test_server_of_another_user_is_refused(made: Path) -> None:
 
 
 def test_no_permission_changes_outside(home: Path, base: Path) -> None:
-    postgres = embedded._find_install(home / "postgres") / "bin" / "postgres"
+    postgres = programs.find_install(home / "postgres") / "bin" / "postgres"
     before = snapshot(postgres, base)
     start()
     embedded.stop()
@@ -420,7 +422,7 @@ def test_root_does_not_open_a_closed_parent(base: Path, home: Path, monkeypatch:
 
 @as_root
 def test_binaries_out_of_reach_are_copied_once(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.find_spec(embedded.EXTRA)
+    spec = importlib.util.find_spec(programs.EXTRA)
     assert spec is not None
     assert spec.submodule_search_locations is not None
     package, closed = Path(spec.submodule_search_locations[0]), base / "closed"
@@ -458,7 +460,7 @@ def test_lock_held_but_nobody_answers(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, embedded.EXTRA, None)
+    monkeypatch.setitem(sys.modules, programs.EXTRA, None)
     hint = refusal().hint or ""
     assert all(way in hint for way in ("claude-sessions[embedded]", "CLAUDE_SESSIONS_DSN", "--dsn"))
     assert not home.parent.exists()
@@ -529,11 +531,11 @@ def test_marker_goes_with_the_cluster(home: Path) -> None:
 def test_log_is_bounded(made: Path) -> None:
     start()
     embedded.stop()
-    (made / "postgres.log").write_bytes(b"x" * (embedded.MAX_LOG_BYTES + 1))
+    (made / "postgres.log").write_bytes(b"x" * (programs.MAX_LOG_BYTES + 1))
     dsn, _ = start()
     with closing(psycopg.connect(dsn)) as connection, suppress(psycopg.Error):
         connection.execute("SELECT 1/0")
-    assert (made / "postgres.log.1").stat().st_size == embedded.MAX_LOG_BYTES + 1
+    assert (made / "postgres.log.1").stat().st_size == programs.MAX_LOG_BYTES + 1
     assert (made / "postgres.log").stat().st_size < 2000
     assert "division" not in (made / "postgres.log").read_text()
 

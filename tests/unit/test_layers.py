@@ -12,7 +12,7 @@ LAYERS = [
     {"process"},
     {"queries"},
     {"settings", "identity"},
-    {"caller"},
+    {"caller", "cluster"},
     {"database"},
     {"sessions", "schema", "embedded"},
     {"reaping"},
