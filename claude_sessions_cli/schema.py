@@ -7,7 +7,7 @@ from pathlib import Path
 
 from claude_sessions_cli import queries
 from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.errors import SchemaMismatch, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class CatalogObject:
 
 @dataclass(frozen=True, slots=True)
 class AppliedFile:
-    """What one DDL file did: the objects that were not there before."""
+    """What one DDL file did: the objects that are new or not as they were before."""
 
     file: str
     created: list[CatalogObject]
@@ -64,15 +64,19 @@ def _require_role(database: Database, role: str) -> None:
 
 
 def _apply_file(tx: Transaction, path: Path) -> AppliedFile:
-    before = {(seen.kind, seen.name) for seen in _read_catalog(tx)}
+    before = set(_read_catalog(tx))
     tx.script(path.read_text(encoding="utf-8"))
-    created = [found for found in _read_catalog(tx) if (found.kind, found.name) not in before]
-    return AppliedFile(path.name, created)
+    return AppliedFile(path.name, [found for found in _read_catalog(tx) if found not in before])
 
 
 def check(database: Database) -> list[Difference]:
-    """Return how the live table differs from what the DDL files make; empty where it does not."""
+    """Return how the live table differs from what the DDL files make; empty where it does not.
+
+    Raises SchemaMismatch where there is no table at all.
+    """
     live = {(found.kind, found.name): found.definition for found in database.transact_schema(_read_catalog)}
+    if not live:
+        raise SchemaMismatch("there is no table public.claude_sessions", "create it: claude-sessions schema apply")
     shipped = expected_catalog()
     differences = []
     for (kind, name), (file, definition) in shipped.items():

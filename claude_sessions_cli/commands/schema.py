@@ -46,7 +46,9 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
         if not json:
             output.result(data, lambda: "\n".join(lines))
         raise SchemaMismatch(
-            f"{wrong} objects of the table are missing or changed", "create what is missing: schema apply", data
+            f"the table is not as shipped: {wrong} missing or changed",
+            "create what is missing: claude-sessions schema apply; what is changed it leaves alone",
+            data,
         )
     output.result(data, lambda: "\n".join([*lines, "the table is as shipped"]))
 

@@ -1,5 +1,6 @@
 -- The table claude_sessions as the installations that exist already have it.
--- Idempotent: on a table that is there, it adds what is missing by name and alters nothing.
+-- Idempotent: on a table that is there, it adds what is missing by name and alters nothing; where nothing is missing, it
+-- waits for nobody and nobody waits for it.
 
 DO $$
 DECLARE
@@ -39,28 +40,35 @@ CREATE TABLE IF NOT EXISTS public.claude_sessions (
     CONSTRAINT claude_sessions_track_check CHECK (track IN ('A', 'B', 'C', 'STANDALONE'))
 );
 
-CREATE INDEX IF NOT EXISTS idx_claude_sessions_heartbeat ON public.claude_sessions USING btree (heartbeat_at DESC);
-CREATE INDEX IF NOT EXISTS idx_claude_sessions_sd ON public.claude_sessions USING btree (sd_id) WHERE sd_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS idx_claude_sessions_status ON public.claude_sessions USING btree (status);
-CREATE INDEX IF NOT EXISTS idx_claude_sessions_track ON public.claude_sessions USING btree (track) WHERE track IS NOT NULL;
-CREATE INDEX IF NOT EXISTS idx_claude_sessions_tty_pid ON public.claude_sessions USING btree (tty, pid);
-
-ALTER TABLE public.claude_sessions ENABLE ROW LEVEL SECURITY;
-
 DO $$
-DECLARE
-    role_name text;
 BEGIN
-    FOREACH role_name IN ARRAY ARRAY['anon', 'authenticated'] LOOP
-        IF NOT EXISTS (
-            SELECT FROM pg_catalog.pg_policies
-            WHERE schemaname = 'public' AND tablename = 'claude_sessions' AND policyname = 'Allow all for ' || role_name
-        ) THEN
-            EXECUTE format(
-                'CREATE POLICY %I ON public.claude_sessions FOR ALL TO %I USING (true) WITH CHECK (true)',
-                'Allow all for ' || role_name, role_name
-            );
-        END IF;
-    END LOOP;
+    -- Asked first, because CREATE INDEX IF NOT EXISTS waits for every writer even where the index exists.
+    IF to_regclass('public.idx_claude_sessions_heartbeat') IS NULL THEN
+        CREATE INDEX idx_claude_sessions_heartbeat ON public.claude_sessions USING btree (heartbeat_at DESC);
+    END IF;
+    IF to_regclass('public.idx_claude_sessions_sd') IS NULL THEN
+        CREATE INDEX idx_claude_sessions_sd ON public.claude_sessions USING btree (sd_id) WHERE sd_id IS NOT NULL;
+    END IF;
+    IF to_regclass('public.idx_claude_sessions_status') IS NULL THEN
+        CREATE INDEX idx_claude_sessions_status ON public.claude_sessions USING btree (status);
+    END IF;
+    IF to_regclass('public.idx_claude_sessions_track') IS NULL THEN
+        CREATE INDEX idx_claude_sessions_track ON public.claude_sessions USING btree (track) WHERE track IS NOT NULL;
+    END IF;
+    IF to_regclass('public.idx_claude_sessions_tty_pid') IS NULL THEN
+        CREATE INDEX idx_claude_sessions_tty_pid ON public.claude_sessions USING btree (tty, pid);
+    END IF;
+
+    -- Its ACCESS EXCLUSIVE lock would hold up every session.
+    IF NOT (SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = 'public.claude_sessions'::regclass) THEN
+        ALTER TABLE public.claude_sessions ENABLE ROW LEVEL SECURITY;
+    END IF;
+    -- Where an administrator has set other policies, these must not open the table again.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'public.claude_sessions'::regclass) THEN
+        CREATE POLICY "Allow all for anon" ON public.claude_sessions
+        FOR ALL TO anon USING (true) WITH CHECK (true);
+        CREATE POLICY "Allow all for authenticated" ON public.claude_sessions
+        FOR ALL TO authenticated USING (true) WITH CHECK (true);
+    END IF;
 END
 $$;

@@ -5,6 +5,10 @@ DO $$
 DECLARE
     doubles text;
 BEGIN
+    IF to_regclass('public.idx_claude_sessions_unique_active_claim') IS NOT NULL THEN
+        RETURN;
+    END IF;
+
     SELECT string_agg(format('%s held by %s', sd_id, holders), '; ' ORDER BY sd_id)
     INTO doubles
     FROM (
@@ -17,11 +21,11 @@ BEGIN
     IF doubles IS NOT NULL THEN
         RAISE unique_violation USING
             MESSAGE = 'work items with more than one holder: ' || doubles,
-            HINT = 'Release all but one claim of each (claude-sessions release --session ID), then apply again.';
+            HINT = 'release all but one claim of each (claude-sessions release --session ID), then apply again';
     END IF;
+
+    CREATE UNIQUE INDEX idx_claude_sessions_unique_active_claim
+    ON public.claude_sessions USING btree (sd_id)
+    WHERE sd_id IS NOT NULL AND status IN ('active', 'idle');
 END
 $$;
-
-CREATE UNIQUE INDEX IF NOT EXISTS idx_claude_sessions_unique_active_claim
-ON public.claude_sessions USING btree (sd_id)
-WHERE sd_id IS NOT NULL AND status IN ('active', 'idle');
