@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
+import re
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
 
@@ -13,10 +16,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from claude_sessions_cli import __version__, options
-from claude_sessions_cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, SessionsError, UsageError
+from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
 
 COMMANDS = ("claim", "heartbeat", "release", "list", "reap", "whoami", "schema", "db")
 GROUPS = ("schema", "db")
+PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
 # typer does not name this class, and before 0.26 it was click's.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
@@ -75,21 +79,35 @@ def main() -> None:
     """Run the program and exit."""
     # A command lives for a fraction of a second: what it would collect, the system frees sooner.
     gc.disable()
+    _open_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_streams() -> None:
+    """Stand /dev/null in for streams that the caller closed: else the database's socket would get their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        name, mode = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))[number]
+        setattr(sys, name, open(number, mode))  # noqa: SIM115, PTH123
+    os.close(number)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A codebase may have a name that the locale cannot write.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def run(argv: list[str]) -> int:
     """Run a command line and return its exit code; every error is told in one line or one JSON object."""
     try:
         try:
+            _check_encoding(argv)
             code = get_command(app).main(argv, prog_name="claude-sessions", standalone_mode=False)
-            sys.stdout.flush()
             return code if isinstance(code, int) else 0
         except _UsageError as error:
             if type(error).__name__ == "NoArgsIsHelpError":
                 sys.stdout.write(f"{error}\n")
                 return UsageError.exit_code
-            raise UsageError(error.format_message()) from None  # type: ignore[attr-defined]
+            # A DSN in the wrong place is quoted, password and all.
+            message = PASSWORD.sub(r"\1***", error.format_message())  # type: ignore[attr-defined]
+            raise UsageError(message) from None
         except BrokenPipeError:
             # Whoever read has read enough, and what was asked is done; Python must not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,15 +125,27 @@ def _fail(argv: list[str], error: Exception) -> int:
         error = SessionsError(
             f"unforeseen: {type(error).__name__}: {error}", "see where: set CLAUDE_SESSIONS_DEBUG=1 and run it again"
         )
-    from claude_sessions_cli.render import Output
+    from claude_sessions_cli.render import CannotWrite, Output
 
-    words = argv[: argv.index("--")] if "--" in argv else argv
+    words = _own_words(argv)
     named = [word for word in words if not word.startswith("-")]
     command = next((word for word in named if word in COMMANDS), "")
     if command in GROUPS:
         command = " ".join(named[named.index(command) :][:2])
-    try:
+    # Where not even that can be written, the exit code says it all.
+    with suppress(CannotWrite):
         Output(command, json="--json" in words).failure(error)
-    except OSError:
-        return EXIT_FAILURE
     return error.exit_code
+
+
+def _own_words(argv: list[str]) -> list[str]:
+    return argv[: argv.index("--")] if "--" in argv else argv
+
+
+def _check_encoding(argv: list[str]) -> None:
+    for number, word in enumerate(_own_words(argv), 1):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            # Not shown: it may be a DSN with a password.
+            raise UsageError(f"argument {number} is not UTF-8") from None

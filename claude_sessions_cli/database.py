@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,8 +11,10 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.adapt import Loader
 from psycopg.rows import dict_row
-from psycopg.types.datetime import TimestamptzLoader
+from psycopg.types.datetime import DatetimeDumper, TimestamptzLoader
+from psycopg.types.json import set_json_loads
 
 from claude_sessions_cli import queries
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable, UsageError
@@ -20,6 +23,8 @@ CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 10_000
 ATTEMPTS = 8
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
+EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
+LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -30,14 +35,39 @@ class ClaimConflict(SessionsError):
 
 
 class _AnyTimestamp(TimestamptzLoader):
-    """Load the infinities, which Python's datetime does not have, as its ends."""
+    """Load the infinities, and years that Python's datetime does not have, as its ends."""
 
     def load(self, data: Any) -> datetime:
         try:
             return super().load(data)
         except psycopg.DataError:
-            end = datetime.min if bytes(data).startswith(b"-") else datetime.max
-            return end.replace(tzinfo=timezone.utc)
+            text = bytes(data)
+            return EARLIEST if text.startswith(b"-") or text.endswith(b"BC") else LATEST
+
+
+class _AnyTimestampDumper(DatetimeDumper):
+    """Write those ends as the infinities again, so that a row is found by the time that was read from it."""
+
+    def dump(self, obj: datetime) -> Any:
+        if obj in (EARLIEST, LATEST):
+            return b"infinity" if obj == LATEST else b"-infinity"
+        return super().dump(obj)
+
+
+class _AnyText(Loader):
+    """Load text that a SQL_ASCII database stored unseen: what is no UTF-8 is shown as such."""
+
+    def load(self, data: Any) -> str:
+        return bytes(data).decode("utf-8", "replace")
+
+
+def _load_json(data: str | bytes) -> Any:
+    """Return other programs' JSON as text where Python refuses it: for its depth, or a number's digits."""
+    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 class Transaction:
@@ -143,23 +173,46 @@ def connect(dsn: str, source: str) -> Iterator[Database]:
     try:
         parameters = psycopg.conninfo.conninfo_to_dict(dsn)
         given = psycopg.conninfo.conninfo_to_dict(dsn, **_defaults(parameters))
-    except psycopg.Error:
+        if "://" in dsn and _is_misread(parameters):
+            raise psycopg.ProgrammingError
+    except (psycopg.Error, UnicodeError):
         # libpq's own message would quote the text, password and all.
         raise UsageError(
             f"the DSN from {source} cannot be read",
-            "a DSN is like postgresql://user@host/database or host=... dbname=...",
+            "a DSN is like postgresql://user@host/database or host=... dbname=...; in the first form @ : / ? # in"
+            " a password are written %40 %3A %2F %3F %23",
         ) from None
     try:
-        connection: psycopg.Connection[Row] = psycopg.connect(
-            psycopg.conninfo.make_conninfo("", **given), autocommit=True, row_factory=dict_row, prepare_threshold=None
-        )
+        connection = _open(given)
+        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            # Such a database stores any bytes, and refuses to send as UTF-8 what is none. The encoding goes with the
+            # connection: set afterwards, it would stay in a pool.
+            connection.close()
+            connection = _open({**given, "client_encoding": "SQL_ASCII"})
+            for name in ("text", "name", "varchar"):
+                connection.adapters.register_loader(name, _AnyText)
     except psycopg.Error as error:
         raise Unreachable(
             f"cannot connect to the database from {source}: {_first_line(error, parameters.get('password'))}"
         ) from None
     connection.adapters.register_loader("timestamptz", _AnyTimestamp)
+    connection.adapters.register_dumper(datetime, _AnyTimestampDumper)
+    set_json_loads(_load_json, connection)
     with connection:
         yield Database(connection)
+
+
+def _open(parameters: Mapping[str, Any]) -> psycopg.Connection[Row]:
+    conninfo = psycopg.conninfo.make_conninfo("", **parameters)
+    return psycopg.connect(conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None)
+
+
+def _is_misread(parameters: Mapping[str, Any]) -> bool:
+    """Whether a part of the password of a URL was taken for something else, which errors would then quote."""
+    ports = str(parameters.get("port", "")).split(",")
+    return any("@" in str(parameters.get(name, "")) for name in ("host", "dbname")) or not all(
+        port.isdecimal() or not port for port in ports
+    )
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,18 +228,21 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def translate(error: psycopg.Error) -> SessionsError:
     """Return the tool's error for one of the database's, by SQLSTATE."""
     state, text = error.sqlstate or "", _first_line(error)
-    if state in ("42P01", "42703", "42704", "42883", "42P10", "3F000", "42804"):
+    if state in ("42P01", "3F000"):
+        return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
+    if state in ("42703", "42704", "42883", "42P10", "42804", "42809"):
         return SchemaMismatch(
             f"the table is not as it should be: {text}", "see what differs: claude-sessions schema check"
         )
     if state in ("42501", "25006"):
-        return PermissionDenied(f"the database does not allow it: {text}")
+        return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
     if state in ("57014", "55P03", "25P03", "25P04"):
         return Unreachable(f"the database did not answer in time: {text}")
     if state.startswith(("08", "57P", "53")) or not state:
         return Unreachable(f"the database went away: {text}")
     if state.startswith("23"):
-        return SchemaMismatch(f"the database refused the row: {text}", "see what differs: claude-sessions schema check")
+        hint = error.diag.message_hint or "see what differs: claude-sessions schema check"
+        return SchemaMismatch(f"the database refuses it: {text}", hint)
     return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
 
 

@@ -6,11 +6,12 @@ stdout is data, stderr is talk. Text from the database is stripped of control ch
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from claude_sessions_cli.errors import HeldByAnother, SessionsError
 from claude_sessions_cli.model import (
@@ -49,6 +50,10 @@ LABEL_STYLES = {
 }
 
 
+class CannotWrite(SessionsError):
+    """The answer could not be written, though what was asked is done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """How this invocation answers."""
@@ -61,8 +66,7 @@ class Output:
         """Print the result of a command that succeeded."""
         if self.quiet:
             return
-        sys.stdout.write(self._envelope(data, None) if self.json else clean_lines(text()))
-        sys.stdout.flush()
+        _write(sys.stdout, self._envelope(data, None) if self.json else clean_lines(text()))
 
     def table(self, data: dict[str, Any], rows: Sequence[Sequence[str]], empty: str) -> None:
         """Print a table: with rich on a terminal, aligned lines in a pipe; where it has no rows, say `empty`."""
@@ -78,18 +82,15 @@ class Output:
     def note(self, text: str) -> None:
         """Tell a person something that is not the result."""
         if not self.quiet and not self.json:
-            sys.stderr.write(clean_lines(f"{PROGRAM}: {text}\n"))
-            sys.stderr.flush()
+            _write(sys.stderr, clean_lines(f"{PROGRAM}: {text}\n"))
 
     def failure(self, error: SessionsError) -> None:
         """Print an error: one line on stderr, or the JSON envelope on stdout."""
-        if self.json:
-            sys.stdout.write(self._envelope(error.data, error))
-            sys.stdout.flush()
+        if self.json and not isinstance(error, CannotWrite):
+            _write(sys.stdout, self._envelope(error.data, error))
         else:
             hint = f" ({error.hint})" if error.hint else ""
-            sys.stderr.write(clean(f"{PROGRAM}: {error.message}{hint}") + "\n")
-            sys.stderr.flush()
+            _write(sys.stderr, clean(f"{PROGRAM}: {error.message}{hint}") + "\n")
 
     def _envelope(self, data: dict[str, Any] | None, error: SessionsError | None) -> str:
         envelope: dict[str, Any] = {
@@ -108,6 +109,18 @@ class Output:
                 "holder": session_data(holder),
             }
         return json.dumps(envelope, default=_json_value) + "\n"
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write text at once; a reader that has gone has read enough."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        # What is left in the buffer must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise CannotWrite(f"cannot write the answer: {error.strerror}") from None
 
 
 def clean(text: str) -> str:

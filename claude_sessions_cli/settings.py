@@ -76,7 +76,7 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     path = config_path(environ)
     try:
         text = path.read_bytes().decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if environ.get("CLAUDE_SESSIONS_CONFIG"):
             raise UsageError(f"CLAUDE_SESSIONS_CONFIG names a file that does not exist: {path}") from None
         return {}, path
@@ -89,7 +89,7 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
         import tomli as tomllib
     try:
         config = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number may have too many digits
         raise UsageError(f"{path} is not TOML: {error}") from None
     unknown = [key for key in config if key not in KEYS]
     if unknown:
@@ -115,7 +115,10 @@ def _duration(key: str, environ: Mapping[str, str], config: Mapping[str, Any], p
 def _find_dsn(
     environ: Mapping[str, str], config: Mapping[str, Any], path: Path, given: str | None
 ) -> tuple[str | None, str]:
-    if given:
+    if given is not None:
+        if not given.strip():
+            # Most likely a variable that is not set: falling back would claim in another database.
+            raise UsageError("--dsn is empty", "leave it out to use the configured database")
         return given, "--dsn"
     if environ.get("CLAUDE_SESSIONS_DSN"):
         return environ["CLAUDE_SESSIONS_DSN"], "CLAUDE_SESSIONS_DSN"

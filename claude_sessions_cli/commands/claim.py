@@ -40,7 +40,7 @@ def claim(
         raise UsageError(f"--track is not a track: {track[:40]!r}", f"a track is one of {', '.join(TRACKS)}")
     if force and not (reason and reason.strip()):
         raise UsageError("--force needs --reason TEXT: the holder will be told why it lost its claim")
-    if reason and not force:
+    if reason is not None and not force:
         raise UsageError("--reason goes with --force")
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)

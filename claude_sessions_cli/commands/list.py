@@ -12,6 +12,7 @@ from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import STATUSES, TRACKS
 
 app = options.new_app()
+MAX_LIMIT = 2**31 - 1
 
 
 @app.command("list")
@@ -28,7 +29,9 @@ def list_(
     here: Annotated[bool, typer.Option("--here", help="Only sessions on the host of this command.")] = False,
     codebase: Annotated[str | None, typer.Option("--codebase", metavar="NAME", help="Only this codebase.")] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only this session.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N sessions.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=MAX_LIMIT, metavar="N", help="At most N sessions.")
+    ] = None,
     session: options.SessionId = None,
     stale_after: options.StaleAfter = None,
     dsn: options.Dsn = None,
@@ -49,12 +52,13 @@ def list_(
 
     from claude_sessions_cli import render, sessions
 
+    sd_ids = [sessions.check_work_item(item) for item in sd or ()]
     output = render.Output("list", json, quiet)
     with invocation.open_database(settings, output) as database:
         listing = sessions.list_sessions(
             database,
             caller,
-            sd_ids=[sessions.check_work_item(item) for item in sd or ()],
+            sd_ids=sd_ids,
             all_statuses=all_,
             statuses=status or (),
             tracks=track or (),

@@ -9,6 +9,7 @@ import typer
 from claude_sessions_cli import options
 from claude_sessions_cli.commands import invocation
 from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.identity import check_session_id
 
 app = options.new_app()
 
@@ -39,6 +40,8 @@ def release(
     """
     settings = invocation.load_settings(dsn)
     caller = invocation.find_caller(settings, pid=pid, tty=tty, required=session is None)
+    if session is not None:
+        check_session_id(session, "--session")
 
     from claude_sessions_cli import render, sessions
 

@@ -1,10 +1,13 @@
 -- Open a transaction in one round trip, and tell whether row security hides rows from this role.
 -- Parameters: timeout_ms (integer). Returns: role, may_read, may_write.
 -- READ COMMITTED whatever the database's default is: each statement after a lock must see what the lock protected.
+-- Likewise the form of times: the client reads no other.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = %(timeout_ms)s;
 SET LOCAL lock_timeout = %(timeout_ms)s;
 SET LOCAL idle_in_transaction_session_timeout = %(timeout_ms)s;
+SET LOCAL timezone = 'UTC';
+SET LOCAL datestyle = 'ISO';
 WITH policies AS (
     SELECT
         polcmd, polpermissive,
