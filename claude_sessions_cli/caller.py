@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from claude_sessions_cli.identity import Identity, require
-from claude_sessions_cli.model import JudgedSession, Session
+from claude_sessions_cli.model import Actor, JudgedSession, Session
 from claude_sessions_cli.process import liveness
 from claude_sessions_cli.settings import Settings
 
@@ -25,6 +25,11 @@ class Caller:
     def session_id(self) -> str:
         """The caller's session id; raises NoIdentity without one."""
         return require(self.identity)
+
+    @property
+    def actor(self) -> Actor:
+        """Who the history says did it: the session, where there is one, and the host."""
+        return Actor(self.identity.session_id or "", self.identity.host.hostname)
 
     def judge(self, session: Session) -> JudgedSession:
         """Say how a session stands for this caller."""

@@ -18,7 +18,10 @@ from typer.main import get_command
 from claude_sessions_cli import __version__, options
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
 
-COMMANDS = ("claim", "heartbeat", "release", "list", "reap", "whoami", "schema", "db")
+COMMANDS = (
+    *("claim", "heartbeat", "release", "list", "reap", "check", "park", "unpark", "history", "whoami"),
+    *("schema", "db"),
+)
 GROUPS = ("schema", "db")
 PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
 # typer does not name this class, and before 0.26 it was click's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -18,10 +18,12 @@ from psycopg.types.json import set_json_loads
 
 from claude_sessions_cli import queries
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable, UsageError
+from claude_sessions_cli.model import Actor
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 10_000
 ATTEMPTS = 8
+NOBODY = Actor()
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 LATEST = datetime.max.replace(tzinfo=timezone.utc)
@@ -73,8 +75,9 @@ def _load_json(data: str | bytes) -> Any:
 class Transaction:
     """One open transaction; statements are named by their query files."""
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: psycopg.Connection[Row], has_history: bool = False) -> None:
         self._connection = connection
+        self.has_history = has_history
 
     def all(self, query: str, **parameters: Any) -> list[Row]:
         """Run a query and return its rows."""
@@ -98,19 +101,47 @@ class Database:
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self._connection = connection
+        self._listening = False
 
-    def transact(self, work: Callable[[Transaction], T], *, writes: bool = True) -> T:
-        """Run `work` in a READ COMMITTED transaction and commit it.
+    def transact(self, work: Callable[[Transaction], T], *, writes: bool = True, actor: Actor = NOBODY) -> T:
+        """Run `work` in a READ COMMITTED transaction and commit it; the history says that `actor` did it.
 
         Deadlocks, serialisation failures and lost races for the unique index are tried again. Raises PermissionDenied
         before `work` starts where row security would hide rows from this role: a hidden holder would be a hidden
         conflict. Otherwise raises what `work` does, or the database's errors in the tool's own terms.
         """
-        return self._retry(lambda: self._attempt(work, lambda: self._begin(writes)))
+        return self._retry(lambda: self._attempt(work, lambda: self._begin(writes, actor)))
 
     def transact_schema(self, work: Callable[[Transaction], T]) -> T:
         """Run `work`, which may create the table, in a transaction that waits for its like."""
-        return self._retry(lambda: self._attempt(work, lambda: self._send("begin_schema")))
+        return self._retry(lambda: self._attempt(work, lambda: self._begin_schema()))
+
+    def listen(self) -> None:
+        """Ask to be told when a work item becomes free, if the connection is direct.
+
+        Through a pooler LISTEN would stay on a server connection that is somebody else's next. There, libpq was told of
+        another backend than the one that answers.
+        """
+        with self._translated():
+            row = self._connection.execute(queries.get("compare_backend")).fetchone()
+            self._listening = row is not None and row["pid"] == self._connection.info.backend_pid
+            if self._listening:
+                self._connection.execute("LISTEN claude_sessions")
+
+    def notified(self, words: Collection[str], seconds: float) -> bool:
+        """Wait until a notification carries one of `words`, for `seconds` at most; return whether one did."""
+        if not self._listening:
+            time.sleep(seconds)
+            return False
+        with self._translated():
+            return any(notice.payload in words for notice in self._connection.notifies(timeout=seconds))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise translate(error) from error
 
     def _retry(self, attempt: Callable[[], T]) -> T:
         for number in range(ATTEMPTS):
@@ -127,23 +158,27 @@ class Database:
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
 
-    def _attempt(self, work: Callable[[Transaction], T], begin: Callable[[], object]) -> T:
+    def _attempt(self, work: Callable[[Transaction], T], begin: Callable[[], Transaction]) -> T:
         try:
-            begin()
-            result = work(Transaction(self._connection))
+            result = work(begin())
             self._connection.execute("COMMIT")
             return result
         except BaseException:
             self._roll_back()
             raise
 
-    def _begin(self, writes: bool) -> None:
-        access = self._send("begin", timeout_ms=STATEMENT_TIMEOUT_MS)
+    def _begin_schema(self) -> Transaction:
+        self._send("begin_schema")
+        return Transaction(self._connection)
+
+    def _begin(self, writes: bool, actor: Actor) -> Transaction:
+        access = self._send("begin", timeout_ms=STATEMENT_TIMEOUT_MS, actor=actor.session_id, actor_host=actor.hostname)
         if not access["may_read"] or (writes and not access["may_write"]):
             raise PermissionDenied(
                 f"row security hides rows of claude_sessions from the role {access['role']}",
                 f"let an administrator run: claude-sessions schema apply --grant {access['role']}",
             )
+        return Transaction(self._connection, access["has_history"])
 
     def _send(self, query: str, **parameters: Any) -> Row:
         # Several statements go in one round trip only where the client binds the parameters.

@@ -75,6 +75,14 @@ class Tombstone:
         """Silence alone took the item and nobody has taken it since."""
         return self.reason == SILENT and self.by is None
 
+    @property
+    def story(self) -> str:
+        """Which item was lost, to whom, when and why."""
+        to = f" to {self.by}" if self.by else ""
+        at = f" at {utc(self.at)}" if self.at else ""
+        note = f" ({self.note})" if self.note else ""
+        return f"lost {self.sd_id}{to}{at}: {self.reason}{note}"
+
     def as_metadata(self) -> dict[str, Any]:
         """Return the JSON form that the row keeps."""
         return {
@@ -218,6 +226,67 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Actor:
+    """Who the history says did it; both empty where nobody says so."""
+
+    session_id: str = ""
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One tenure of a work item; `ended_at` is None while it lasts."""
+
+    sd_id: str
+    session_id: str
+    claimed_at: datetime | None
+    track: str | None
+    hostname: str | None
+    tty: str | None
+    pid: int | None
+    codebase: str | None
+    began_at: datetime
+    ended_at: datetime | None
+    reason: str | None
+    note: str | None
+    ended_by: str | None
+    ended_from: str | None
+    actor_program: str | None
+    actor_role: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """Something that happened to a session, and who did it."""
+
+    at: datetime
+    event: str
+    session_id: str
+    sd_id: str | None
+    claimed_at: datetime | None
+    track: str | None
+    hostname: str | None
+    tty: str | None
+    pid: int | None
+    codebase: str | None
+    reason: str | None
+    note: str | None
+    actor_session: str | None
+    actor_host: str | None
+    actor_program: str | None
+    actor_role: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The terms of a work item or session, and a session's events; the latest first."""
+
+    name: str
+    terms: list[Term]
+    events: list[SessionEvent]
+
+
+@dataclass(frozen=True, slots=True)
 class JudgedSession:
     """A session with what this host and this caller know of it."""
 
@@ -298,6 +367,17 @@ def fence_of(claimed_at: datetime | None) -> int | None:
 def time_of(fence: int | None) -> datetime | None:
     """Return the `claimed_at` of a fence."""
     return None if fence is None else EPOCH + timedelta(microseconds=fence)
+
+
+def utc(moment: datetime) -> str:
+    """Return a time in UTC, ISO 8601.
+
+    >>> utc(datetime(2026, 1, 1, tzinfo=timezone.utc))
+    '2026-01-01T00:00:00Z'
+    """
+    if moment.year in (1, 9999):  # the database's infinities, which no zone can shift
+        return moment.replace(tzinfo=None).isoformat() + "Z"
+    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
 
 
 def format_age(seconds: float | None) -> str:

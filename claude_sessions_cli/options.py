@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.model import TRACKS
 from claude_sessions_cli.settings import parse_duration
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -19,6 +20,12 @@ def new_app(help: str | None = None) -> typer.Typer:
     return typer.Typer(
         help=help, context_settings=CONTEXT, add_completion=False, rich_markup_mode=None, no_args_is_help=False
     )
+
+
+def check_track(track: str | None) -> None:
+    """Raise UsageError for a track that there is not."""
+    if track is not None and track not in TRACKS:
+        raise UsageError(f"--track is not a track: {track[:40]!r}", f"a track is one of {', '.join(TRACKS)}")
 
 
 def duration(text: str) -> float:
@@ -55,6 +62,13 @@ StaleAfter = Annotated[
         metavar="DURATION",
         help="Silence after which a claim lapses [15m]. [env: CLAUDE_SESSIONS_STALE_AFTER]",
     ),
+]
+Track = Annotated[
+    str | None, typer.Option("--track", metavar="|".join(TRACKS), help="The track that the work belongs to.")
+]
+Wait = Annotated[
+    float | None,
+    typer.Option("--wait", parser=duration, metavar="DURATION", help="Wait for it, for as long as this."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for results and for errors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on success.")]

@@ -40,7 +40,7 @@ def reap(database: Database, caller: Caller, *, max_age: float | None = None, dr
     changed: list[ReapVerdict] = []
     for start in range(0, len(condemned), BATCH):
         batch = condemned[start : start + BATCH]
-        changed += database.transact(lambda tx, batch=batch: _carry_out(tx, caller, batch))  # type: ignore[misc]
+        changed += database.transact(lambda tx, batch=batch: _carry_out(tx, caller, batch), actor=caller.actor)  # type: ignore[misc]
     return ReapResult(False, changed, kept)
 
 

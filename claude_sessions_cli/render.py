@@ -10,13 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from claude_sessions_cli.errors import HeldByAnother, SessionsError
 from claude_sessions_cli.model import (
     ClaimResult,
     HeartbeatResult,
+    History,
     JudgedSession,
     Label,
     Listing,
@@ -24,8 +25,12 @@ from claude_sessions_cli.model import (
     ReapVerdict,
     ReleaseResult,
     Session,
+    SessionEvent,
+    Term,
     Tombstone,
+    fence_of,
     format_age,
+    utc,
 )
 
 if TYPE_CHECKING:
@@ -205,20 +210,17 @@ def listing_data(listing: Listing) -> dict[str, Any]:
 def listing_rows(listing: Listing) -> list[tuple[str, ...]]:
     """Return the cells of `list`."""
     return [
-        tuple(
-            clean(str(cell)) if cell not in (None, "") else "-"
-            for cell in (
-                seen.label.value,
-                seen.session.sd_id,
-                seen.session.track,
-                seen.session.session_id,
-                seen.session.hostname,
-                (seen.session.tty or "").removeprefix("/dev/"),
-                seen.session.pid,
-                seen.session.codebase,
-                format_age(seen.session.claim_age_s),
-                format_age(seen.session.heartbeat_age_s),
-            )
+        _cells(
+            seen.label.value,
+            seen.session.sd_id,
+            seen.session.track,
+            seen.session.session_id,
+            seen.session.hostname,
+            (seen.session.tty or "").removeprefix("/dev/"),
+            seen.session.pid,
+            seen.session.codebase,
+            format_age(seen.session.claim_age_s),
+            format_age(seen.session.heartbeat_age_s),
         )
         for seen in listing.sessions
     ]
@@ -279,6 +281,55 @@ def whoami_text(identity: Identity, explain: bool) -> str:
         if name not in ("session", "anchor")
     ]
     return _align(rows)
+
+
+def history_data(found: History) -> dict[str, Any]:
+    """Return the JSON of `history`."""
+    return {
+        "name": found.name,
+        "terms": [{**asdict(term), "fence": fence_of(term.claimed_at)} for term in found.terms],
+        "events": [asdict(event) for event in found.events],
+    }
+
+
+def history_text(found: History) -> str:
+    """Return the terms of a work item or a session, and a session's events, as aligned lines."""
+    parts = []
+    if found.terms:
+        rows: list[tuple[str, ...]] = [("SD", "SESSION", "HOST", "FROM", "TO", "ENDED", "BY")]
+        rows += [_term_cells(term) for term in found.terms]
+        parts.append(_align(rows))
+    if found.events:
+        rows = [("AT", "EVENT", "SD", "REASON", "BY")]
+        rows += [_event_cells(event) for event in found.events]
+        parts.append(_align(rows))
+    return "\n".join(parts)
+
+
+def _term_cells(term: Term) -> tuple[str, ...]:
+    ended = f"{term.reason}{f' ({term.note})' if term.note else ''}" if term.ended_at else None
+    by = _actor(term.ended_by, term.ended_from, term.actor_program, term.actor_role) if term.ended_at else None
+    to = _to_second(term.ended_at) if term.ended_at else "now"
+    return _cells(term.sd_id, term.session_id, term.hostname, _to_second(term.began_at), to, ended, by)
+
+
+def _event_cells(event: SessionEvent) -> tuple[str, ...]:
+    by = _actor(event.actor_session, event.actor_host, event.actor_program, event.actor_role)
+    reason = f"{event.reason}{f' ({event.note})' if event.note else ''}" if event.reason else None
+    return _cells(_to_second(event.at), event.event, event.sd_id, reason, by)
+
+
+def _actor(session: str | None, host: str | None, program: str | None, role: str | None) -> str:
+    who = session or " as ".join(part for part in (program, role) if part) or "-"
+    return f"{who} on {host}" if host else who
+
+
+def _to_second(moment: datetime) -> str:
+    return utc(moment.replace(microsecond=0))
+
+
+def _cells(*values: object) -> tuple[str, ...]:
+    return tuple(clean(str(value)) if value not in (None, "") else "-" for value in values)
 
 
 def applied_data(applied: Sequence[AppliedFile]) -> dict[str, Any]:
@@ -361,25 +412,6 @@ def tombstone_data(tombstone: Tombstone | None) -> dict[str, Any] | None:
         "by": tombstone.by,
         "note": tombstone.note,
     }
-
-
-def tombstone_text(tombstone: Tombstone) -> str:
-    """Say what was lost, to whom, when and why."""
-    to = f" to {tombstone.by}" if tombstone.by else ""
-    at = f" at {utc(tombstone.at)}" if tombstone.at else ""
-    note = f" ({tombstone.note})" if tombstone.note else ""
-    return f"lost {tombstone.sd_id}{to}{at}: {tombstone.reason}{note}"
-
-
-def utc(moment: datetime) -> str:
-    """Return a time in UTC, ISO 8601.
-
-    >>> utc(datetime(2026, 1, 1, tzinfo=timezone.utc))
-    '2026-01-01T00:00:00Z'
-    """
-    if moment.year in (1, 9999):  # the database's infinities, which no zone can shift
-        return moment.replace(tzinfo=None).isoformat() + "Z"
-    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
 
 
 def _json_value(value: object) -> object:

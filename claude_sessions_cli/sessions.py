@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from claude_sessions_cli.caller import Caller
@@ -23,6 +24,7 @@ from claude_sessions_cli.model import (
     ReleaseResult,
     Session,
     Tombstone,
+    fence_of,
     format_age,
     time_of,
 )
@@ -56,7 +58,7 @@ def claim(
     """
     check_work_item(sd_id)
     try:
-        return database.transact(lambda tx: _claim(tx, caller, sd_id, track, switch, force_reason))
+        return database.transact(lambda tx: _claim(tx, caller, sd_id, track, switch, force_reason), actor=caller.actor)
     except ClaimConflict as error:
         raise HeldByAnother(f"{sd_id}: {error.message}") from None
 
@@ -101,20 +103,25 @@ def _take(
     tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
 ) -> Session:
     """Give the item, which nobody else holds any more, to the caller, whose row and the others' are locked."""
-    columns = caller.columns(stale_after=caller.settings.stale_after, parked_until=None, tombstone=None)
+    columns = caller.columns(
+        stale_after=caller.settings.stale_after, parked_until=None, tombstone=None, release_reason=None
+    )
     losers = [other for other in others if other.tombstone and other.tombstone.sd_id == sd_id]
     unsucceeded = [loser.session_id for loser in losers if loser.tombstone and loser.tombstone.by is None]
     if unsucceeded:
         tx.run("name_successor", session_ids=unsucceeded, by=caller.session_id, now=caller.now)
     if mine.holds and mine.sd_id == sd_id:
-        return Session(**_expect(tx.one("renew_claim", **columns, sd_id=sd_id, track=track)))
+        return Session(**expect(tx.one("renew_claim", **columns, sd_id=sd_id, track=track)))
     if mine.sd_id is not None:
         # Other programs' triggers must see the old item go before the new one comes.
-        _clear(tx, caller, mine, "idle")
+        _clear(tx, caller, mine, "idle", release_reason="switched")
     fences = [row.fence for row in others if row.sd_id == sd_id]
     fences += [row.tombstone.fence for row in (mine, *losers) if row.tombstone and row.tombstone.sd_id == sd_id]
+    if tx.has_history:
+        latest = tx.one("read_fence_floor", sd_id=sd_id)
+        fences.append(fence_of(latest["claimed_at"]) if latest else None)
     floor = time_of(max((fence for fence in fences if fence is not None), default=None))
-    return Session(**_expect(tx.one("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)))
+    return Session(**expect(tx.one("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)))
 
 
 def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own: Any) -> Session:
@@ -127,7 +134,7 @@ def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own
         own=json.dumps({"parked_until": None, **own}),
         now=caller.now,
     )
-    return Session(**_expect(row))
+    return Session(**expect(row))
 
 
 def _evict(tx: Transaction, caller: Caller, holder: JudgedSession, force_reason: str | None) -> None:
@@ -160,6 +167,13 @@ def held_by(holder: JudgedSession) -> HeldByAnother:
     )
 
 
+def lost_to(tombstone: Tombstone) -> NotHeld:
+    """Return the error of a session whose claim is gone."""
+    return NotHeld(
+        f"this session {tombstone.story}", "claim it again, or acknowledge the loss: claude-sessions release"
+    )
+
+
 def heartbeat(database: Database, caller: Caller, *, register: bool = False) -> HeartbeatResult:
     """Prove that the caller lives, without changing what it holds.
 
@@ -167,7 +181,7 @@ def heartbeat(database: Database, caller: Caller, *, register: bool = False) -> 
     alone, and to nobody since, gets it back under a new fence. Raises NotHeld for a session that is not registered; a
     loss that stands is not an error here but the outcome `lost`, because the heartbeat itself is written.
     """
-    return database.transact(lambda tx: _heartbeat(tx, caller, register))
+    return database.transact(lambda tx: _heartbeat(tx, caller, register), actor=caller.actor)
 
 
 def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResult:
@@ -188,7 +202,7 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResu
                 f"session {caller.session_id} is not registered", "register it: claude-sessions heartbeat --register"
             )
         tx.one("insert_session", **caller.columns())
-        row = _expect(tx.one("read_session", session_id=caller.session_id, now=caller.now))
+        row = expect(tx.one("read_session", session_id=caller.session_id, now=caller.now))
         return HeartbeatResult("registered", caller.judge(Session(**row)))
 
     # The work item is locked before any row, as in claim: the other way round the two would deadlock.
@@ -230,7 +244,7 @@ def _restore(tx: Transaction, caller: Caller, mine: Session, others: Sequence[Se
 
 def _revive(tx: Transaction, caller: Caller, mine: Session, lost: Tombstone | None) -> HeartbeatResult:
     own = {"tombstone": lost.as_metadata()} if lost else {}
-    revived = caller.judge(Session(**_expect(tx.one("revive_session", **caller.columns(**own)))))
+    revived = caller.judge(Session(**expect(tx.one("revive_session", **caller.columns(**own)))))
     if lost:
         return HeartbeatResult("lost", revived, lost)
     return HeartbeatResult("registered" if mine.status == "released" else "renewed", revived)
@@ -251,7 +265,7 @@ def release(
     """
     if sd_id is not None:
         check_work_item(sd_id)
-    return database.transact(lambda tx: _release(tx, caller, sd_id, end, reason))
+    return database.transact(lambda tx: _release(tx, caller, sd_id, end, reason), actor=caller.actor)
 
 
 def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reason: str | None) -> ReleaseResult:
@@ -266,12 +280,12 @@ def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reas
     if mine is None or not (held or lost or (end and mine.status != "released")):
         return ReleaseResult("nothing_held", caller.judge(mine) if mine else None)
 
-    own = {"tombstone": None, **({"release_reason": reason} if reason else {})}
+    own = {"tombstone": None, "release_reason": reason}
     if held or end:
         cleared = _clear(tx, caller, mine, "released" if end else "idle", **own)
         return ReleaseResult("ended" if end else "released", caller.judge(cleared), held, lost)
     acknowledged = Session(
-        **_expect(tx.one("merge_metadata", session_id=mine.session_id, own=json.dumps(own), now=caller.now))
+        **expect(tx.one("merge_metadata", session_id=mine.session_id, own=json.dumps(own), now=caller.now))
     )
     return ReleaseResult("nothing_held", caller.judge(acknowledged), None, lost)
 
@@ -281,10 +295,12 @@ def release_other(
 ) -> ReleaseResult:
     """Give back the claim of the one live session whose id begins with `prefix`, on a person's word.
 
+    Where `prefix` is a whole id, and the caller is in that session's own process, host and directory, it is that
+    session's own release.
     Raises UsageError where several match, NotHeld where none does or it does not hold `sd_id`. It finds a tombstone.
     """
     check_session_id(prefix, "--session")
-    return database.transact(lambda tx: _release_other(tx, caller, prefix, sd_id, end, reason))
+    return database.transact(lambda tx: _release_other(tx, caller, prefix, sd_id, end, reason), actor=caller.actor)
 
 
 def _release_other(
@@ -295,12 +311,15 @@ def _release_other(
     live = exact or [session for session in matches if session.status != "released"] or matches
     if not live:
         raise NotHeld(f"no session's id begins with {prefix}", "see them: claude-sessions list --all")
+    if exact and _is_itself(exact[0], caller):
+        itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
+        return _release(tx, itself, sd_id, end, reason)
     if len(live) > 1:
         raise UsageError(
             f"{prefix} is the beginning of more than one session id: {live[0].session_id}, {live[1].session_id}"
         )
     row = tx.one("lock_session", session_id=live[0].session_id, now=caller.now)
-    session = Session(**_expect(row))
+    session = Session(**expect(row))
     if sd_id is not None and (not session.holds or session.sd_id != sd_id):
         raise NotHeld(f"{session.session_id} does not hold {sd_id}")
     held = session.sd_id if session.holds else None
@@ -310,6 +329,13 @@ def _release_other(
     buried = bury(session, RELEASED_BY_OTHER, note=reason)
     cleared = _clear(tx, caller, session, status, tombstone=buried)
     return ReleaseResult("ended" if end else "released", caller.judge(cleared), held)
+
+
+def _is_itself(session: Session, caller: Caller) -> bool:
+    """Whether a caller that names a session is that session, by all that the row knows of it."""
+    identity, own = caller.identity, session.own
+    recorded = (own.get("process"), session.hostname, own.get("cwd"))
+    return recorded == (identity.process_record, identity.host.hostname, identity.cwd)
 
 
 def list_sessions(
@@ -349,7 +375,8 @@ def _without_total(row: Row) -> Session:
     return Session(**{key: value for key, value in row.items() if key != "total"})
 
 
-def _expect(row: Row | None) -> Row:
+def expect(row: Row | None) -> Row:
+    """Return the row of a statement that cannot have missed: this transaction has locked it."""
     if row is None:
         raise RuntimeError("a row that this transaction has locked is not as it was")
     return row

@@ -126,6 +126,8 @@ def _seed_database(server: Server) -> str:
 def _emptied(dsn: str) -> str:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("TRUNCATE public.claude_sessions")
+        if connection.execute("SELECT to_regclass('public.claude_session_events')").fetchone() != (None,):
+            connection.execute("TRUNCATE public.claude_session_events")
     return dsn
 
 
@@ -225,9 +227,10 @@ def make_caller(
     stale_after: float = 900.0,
     heartbeat_every: float = 60.0,
     tty: str | None = None,
+    cwd: str = "/tmp/codebase",
 ) -> Caller:
     """Return a caller that is `session_id`, as the process `anchor`, at the time `now`."""
-    identity = Identity(session_id, anchor, tty, "codebase", "/tmp/codebase", "main", process.this_host())
+    identity = Identity(session_id, anchor, tty, "codebase", cwd, "main", process.this_host())
     return Caller(identity, Settings(None, "the test", stale_after, heartbeat_every), now)
 
 

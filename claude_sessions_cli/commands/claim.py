@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from claude_sessions_cli import options
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli.commands import invocation, waiting
 from claude_sessions_cli.errors import UsageError
-from claude_sessions_cli.model import TRACKS
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.model import ClaimResult
 
 app = options.new_app()
 
 
 @app.command()
 def claim(
-    sd: Annotated[str, typer.Argument(metavar="SD", help="The work item, such as SD-AUTH-001.")],
-    track: Annotated[
-        str | None, typer.Option("--track", metavar="|".join(TRACKS), help="The track that the work belongs to.")
-    ] = None,
+    sd: Annotated[list[str], typer.Argument(metavar="SD...", help="The work item, such as SD-AUTH-001.")],
+    any_: Annotated[bool, typer.Option("--any", help="Take the first free one of several items.")] = False,
+    track: options.Track = None,
     switch: Annotated[bool, typer.Option("--switch", help="Give back the item held now, and take this one.")] = False,
+    wait: options.Wait = None,
     force: Annotated[bool, typer.Option("--force", help="Take it from a live holder. Needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why it is taken by force.")] = None,
     session: options.SessionId = None,
@@ -36,8 +38,9 @@ def claim(
     The same claim again refreshes it. Exit 3 where a live session holds the item; one that has fallen silent, or whose
     process is gone, loses it.
     """
-    if track is not None and track not in TRACKS:
-        raise UsageError(f"--track is not a track: {track[:40]!r}", f"a track is one of {', '.join(TRACKS)}")
+    options.check_track(track)
+    if len(sd) > 1 and not any_:
+        raise UsageError("several work items need --any: a session holds one at a time")
     if force and not (reason and reason.strip()):
         raise UsageError("--force needs --reason TEXT: the holder will be told why it lost its claim")
     if reason is not None and not force:
@@ -47,10 +50,15 @@ def claim(
 
     from claude_sessions_cli import render, sessions
 
-    sessions.check_work_item(sd)
+    for item in sd:
+        sessions.check_work_item(item)
     output = render.Output("claim", json, quiet)
     with invocation.open_database(settings, output) as database:
-        result = sessions.claim(database, caller, sd, track=track, switch=switch, force_reason=reason)
-    if result.lost_before and result.lost_before.sd_id != sd:
-        output.note(f"before this, the session {render.tombstone_text(result.lost_before)}")
+
+        def claim_one(item: str) -> ClaimResult:
+            return sessions.claim(database, caller, item, track=track, switch=switch, force_reason=reason)
+
+        result = waiting.take(database, caller, sd, wait, claim_one, quiet=quiet or json)
+    if result.lost_before and result.lost_before.sd_id not in sd:
+        output.note(f"before this, the session {result.lost_before.story}")
     output.result(render.claim_data(result), lambda: render.claim_text(result))

@@ -8,7 +8,6 @@ import typer
 
 from claude_sessions_cli import options
 from claude_sessions_cli.commands import invocation
-from claude_sessions_cli.errors import NotHeld
 
 app = options.new_app()
 
@@ -40,9 +39,7 @@ def heartbeat(
     with invocation.open_database(settings, output) as database:
         result = sessions.heartbeat(database, caller, register=register)
     if result.outcome == "lost" and result.tombstone:
-        raise NotHeld(
-            f"this session {render.tombstone_text(result.tombstone)}",
-            "claim it again, or acknowledge the loss: claude-sessions release",
-            render.heartbeat_data(result),
-        )
+        lost = sessions.lost_to(result.tombstone)
+        lost.data = render.heartbeat_data(result)
+        raise lost
     output.result(render.heartbeat_data(result), lambda: render.heartbeat_text(result))

@@ -54,5 +54,5 @@ def release(
         else:
             result = sessions.release_other(database, caller, session, sd, end=end, reason=reason)
     if result.tombstone:
-        raise NotHeld(f"this session {render.tombstone_text(result.tombstone)}", data=render.release_data(result))
+        raise NotHeld(f"this session {result.tombstone.story}", data=render.release_data(result))
     output.result(render.release_data(result), lambda: render.release_text(result))

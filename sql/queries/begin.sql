@@ -1,5 +1,7 @@
--- Open a transaction in one round trip, and tell whether row security hides rows from this role.
--- Parameters: timeout_ms (integer). Returns: role, may_read, may_write.
+-- Open a transaction in one round trip, say who acts in it, and tell whether row security hides rows from this role and
+-- whether there is a history that it may read.
+-- Parameters: timeout_ms (integer), actor (text: a session id or empty), actor_host (text).
+-- Returns: role, may_read, may_write, has_history.
 -- READ COMMITTED whatever the database's default is: each statement after a lock must see what the lock protected.
 -- Likewise the form of times: the client reads no other.
 BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -8,6 +10,8 @@ SET LOCAL lock_timeout = %(timeout_ms)s;
 SET LOCAL idle_in_transaction_session_timeout = %(timeout_ms)s;
 SET LOCAL timezone = 'UTC';
 SET LOCAL datestyle = 'ISO';
+SET LOCAL claude_sessions.actor = %(actor)s;
+SET LOCAL claude_sessions.actor_host = %(actor_host)s;
 WITH policies AS (
     SELECT
         polcmd, polpermissive,
@@ -26,5 +30,6 @@ open_commands AS (
 SELECT
     current_user AS role,
     NOT is_active OR EXISTS (SELECT FROM open_commands WHERE command = 'r') AS may_read,
-    NOT is_active OR (SELECT count(*) FROM open_commands) = 3 AS may_write
+    NOT is_active OR (SELECT count(*) FROM open_commands) = 3 AS may_write,
+    coalesce(has_table_privilege(to_regclass('public.claude_session_events'), 'SELECT'), false) AS has_history
 FROM (SELECT row_security_active('public.claude_sessions') AS is_active) AS row_security;

@@ -185,11 +185,11 @@ class _Interrupted:
     def __init__(self, table: Table, between: Callable[[], object]) -> None:
         self._database, self._between, self._calls = table.database, between, 0
 
-    def transact(self, work: Any, *, writes: bool = True) -> Any:
+    def transact(self, work: Any, **options: Any) -> Any:
         self._calls += 1
         if self._calls == 2:
             self._between()
-        return self._database.transact(work, writes=writes)
+        return self._database.transact(work, **options)
 
 
 def _reap_interrupted(table: Table, minutes: float, between: Callable[[], object]) -> list[str]:

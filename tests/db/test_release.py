@@ -72,12 +72,14 @@ def test_another_session_is_released_by_the_beginning_of_its_id(table: Table) ->
     sessions.claim(table.database, make_caller("agent-1", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
     with pytest.raises(UsageError, match="more than one"):
-        sessions.release_other(table.database, make_caller(None, now=LATER), "agent", None)
+        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent", None)
     with pytest.raises(NotHeld, match="no session"):
-        sessions.release_other(table.database, make_caller(None, now=LATER), "nobody", None)
+        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "nobody", None)
     with pytest.raises(NotHeld, match="does not hold SD-2"):
-        sessions.release_other(table.database, make_caller(None, now=LATER), "agent-1", "SD-2")
-    result = sessions.release_other(table.database, make_caller(None, now=LATER), "agent-1", "SD-1", reason="stuck")
+        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent-1", "SD-2")
+    result = sessions.release_other(
+        table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent-1", "SD-1", reason="stuck"
+    )
     assert (result.outcome, result.sd_id) == ("released", "SD-1")
     assert table.row("agent-1")["status"] == "idle"
     assert table.row("agent-2")["sd_id"] == "SD-2"
@@ -85,21 +87,30 @@ def test_another_session_is_released_by_the_beginning_of_its_id(table: Table) ->
 
 def test_who_was_released_by_another_is_told(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.release_other(table.database, make_caller(None, now=LATER), "a", None, reason="stuck")
+    sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "a", None, reason="stuck")
     result = sessions.heartbeat(table.database, make_caller("a", now=LATER))
     assert result.outcome == "lost"
     assert result.tombstone is not None
     assert (result.tombstone.reason, result.tombstone.note) == ("released by another", "stuck")
 
 
+def test_a_session_that_names_itself_is_not_told_of_a_loss(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    result = sessions.release_other(table.database, make_caller(None, now=LATER), "a", "SD-1")
+    assert (result.outcome, result.sd_id) == ("released", "SD-1")
+    assert sessions.heartbeat(table.database, make_caller("a", now=LATER)).outcome == "renewed"
+
+
 def test_a_live_session_is_meant_before_an_ended_one(table: Table) -> None:
     table.insert("agent-1", status="released", heartbeat_at=NOON)
     sessions.claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
-    result = sessions.release_other(table.database, make_caller(None, now=LATER), "agent", None, end=True)
+    result = sessions.release_other(
+        table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent", None, end=True
+    )
     assert (result.outcome, result.sd_id) == ("ended", "SD-2")
 
 
 def test_a_prefix_is_no_pattern(table: Table) -> None:
     sessions.claim(table.database, make_caller("axb", now=NOON), "SD-1")
     with pytest.raises(NotHeld, match="no session"):
-        sessions.release_other(table.database, make_caller(None, now=LATER), "a_", None)
+        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "a_", None)

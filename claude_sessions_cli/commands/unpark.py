@@ -1,0 +1,29 @@
+"""The command `unpark`."""
+
+from __future__ import annotations
+
+from claude_sessions_cli import options
+from claude_sessions_cli.commands import invocation
+
+app = options.new_app()
+
+
+@app.command()
+def unpark(
+    session: options.SessionId = None,
+    pid: options.Pid = None,
+    tty: options.Tty = None,
+    dsn: options.Dsn = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Take a declared silence back."""
+    settings = invocation.load_settings(dsn)
+    caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
+
+    from claude_sessions_cli import leases, render
+
+    output = render.Output("unpark", json, quiet)
+    with invocation.open_database(settings, output) as database:
+        session_ = leases.unpark(database, caller)
+    output.result({"session": render.session_data(session_)}, lambda: f"unparked {session_.session.sd_id}")

@@ -1,0 +1,55 @@
+"""Claim one of several items, waiting where that is asked, with a count-down on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from claude_sessions_cli.errors import HeldByAnother
+from claude_sessions_cli.model import ClaimResult, format_age
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.caller import Caller
+    from claude_sessions_cli.database import Database
+
+CLEAR_LINE = "\r\x1b[K"
+
+
+def take(
+    database: Database,
+    caller: Caller,
+    sd_ids: Sequence[str],
+    seconds: float | None,
+    claim_one: Callable[[str], ClaimResult],
+    *,
+    quiet: bool,
+) -> ClaimResult:
+    """Claim the first free one of the items; with `seconds`, wait that long for one."""
+    # A plain claim must not pay for what it does not use.
+    if seconds is None and len(sd_ids) == 1:
+        return claim_one(sd_ids[0])
+    from claude_sessions_cli import leases
+
+    def attempt() -> ClaimResult:
+        return leases.claim_any(database, caller, sd_ids, claim_one)
+
+    if seconds is None:
+        return attempt()
+    shown = sys.stderr.isatty() and not quiet
+    try:
+        return leases.wait(database, attempt, sd_ids, seconds, _count_down if shown else _say_nothing)
+    finally:
+        if shown:
+            sys.stderr.write(CLEAR_LINE)
+
+
+def _count_down(left: float, refusal: HeldByAnother) -> None:
+    held = refusal.holder.session if refusal.holder else None
+    by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item"
+    sys.stderr.write(f"{CLEAR_LINE}waiting for {by}: {format_age(left + 0.999)} left (Ctrl-C to give up)")
+    sys.stderr.flush()
+
+
+def _say_nothing(left: float, refusal: HeldByAnother) -> None:
+    pass

@@ -1,0 +1,158 @@
+-- Who held what, from when to when, ended how, by whom, from where; and the wake-up of those who wait.
+-- Filled by triggers, whatever program writes the table; a heartbeat never calls them.
+
+CREATE TABLE IF NOT EXISTS public.claude_session_events (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    event text NOT NULL,
+    session_id text NOT NULL,
+    sd_id text,
+    claimed_at timestamp with time zone,
+    track text,
+    hostname text,
+    tty text,
+    pid integer,
+    codebase text,
+    reason text,
+    note text,
+    actor_session text,
+    actor_host text,
+    actor_program text,
+    actor_role text,
+    CONSTRAINT claude_session_events_pkey PRIMARY KEY (id),
+    CONSTRAINT claude_session_events_event_check CHECK (
+        event IN ('registered', 'claimed', 'unclaimed', 'stale', 'ended', 'reopened', 'deleted')
+    )
+);
+
+DO $$
+BEGIN
+    -- Asked first, because CREATE INDEX IF NOT EXISTS waits for every writer even where the index exists.
+    IF to_regclass('public.idx_claude_session_events_sd') IS NULL THEN
+        CREATE INDEX idx_claude_session_events_sd
+        ON public.claude_session_events USING btree (sd_id, claimed_at) WHERE sd_id IS NOT NULL;
+    END IF;
+    IF to_regclass('public.idx_claude_session_events_session') IS NULL THEN
+        CREATE INDEX idx_claude_session_events_session
+        ON public.claude_session_events USING btree (session_id, id);
+    END IF;
+END
+$$;
+
+-- Append-only: the trigger alone writes here, whatever default privileges the database gives away.
+REVOKE ALL ON public.claude_session_events FROM PUBLIC, anon, authenticated;
+GRANT SELECT ON public.claude_session_events TO authenticated;
+
+-- SECURITY DEFINER with a fixed search_path, so that it works for every role that may write the table and obeys none.
+CREATE OR REPLACE FUNCTION public.claude_sessions_record() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    was public.claude_sessions;
+    becomes public.claude_sessions;
+    held boolean := false;
+    holds boolean := false;
+    same_term boolean := false;
+    own jsonb;
+    tombstone jsonb;
+    lost boolean;
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        was := OLD;
+        held := was.sd_id IS NOT NULL AND was.status IS DISTINCT FROM 'released';
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        becomes := NEW;
+        holds := becomes.sd_id IS NOT NULL AND becomes.status IS DISTINCT FROM 'released';
+        own := CASE WHEN jsonb_typeof(becomes.metadata) = 'object' THEN becomes.metadata -> 'claude_sessions_cli' END;
+        tombstone := own -> 'tombstone';
+    END IF;
+    same_term := held AND holds
+        AND was.sd_id = becomes.sd_id AND was.claimed_at IS NOT DISTINCT FROM becomes.claimed_at;
+
+    IF TG_OP = 'INSERT' THEN
+        PERFORM public.claude_sessions_append('registered', becomes, NULL, NULL, NULL);
+    END IF;
+    IF held AND NOT same_term THEN
+        lost := coalesce(tombstone ->> 'sd_id' = was.sd_id, false);
+        PERFORM public.claude_sessions_append(
+            'unclaimed', was,
+            CASE
+                WHEN TG_OP = 'DELETE' THEN 'deleted'
+                WHEN lost THEN tombstone ->> 'reason'
+                ELSE coalesce(own ->> 'release_reason', 'released')
+            END,
+            CASE WHEN lost THEN tombstone ->> 'note' END,
+            CASE WHEN lost THEN tombstone ->> 'by' END
+        );
+        PERFORM pg_notify('claude_sessions', md5(was.sd_id));
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        PERFORM public.claude_sessions_append('deleted', was, NULL, NULL, NULL);
+        RETURN NULL;
+    END IF;
+    IF TG_OP = 'UPDATE' AND becomes.status IS DISTINCT FROM was.status THEN
+        IF becomes.status = 'released' THEN
+            PERFORM public.claude_sessions_append('ended', becomes, NULL, NULL, NULL);
+        ELSIF becomes.status = 'stale' THEN
+            PERFORM public.claude_sessions_append('stale', becomes, NULL, NULL, NULL);
+        ELSIF was.status = 'released' THEN
+            PERFORM public.claude_sessions_append('reopened', becomes, NULL, NULL, NULL);
+        END IF;
+    END IF;
+    IF holds AND NOT same_term THEN
+        PERFORM public.claude_sessions_append('claimed', becomes, NULL, NULL, NULL);
+    END IF;
+    RETURN NULL;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION public.claude_sessions_append(
+    event text, session public.claude_sessions, reason text, note text, actor text
+) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $function$
+    INSERT INTO public.claude_session_events (
+        event, session_id, sd_id, claimed_at, track, hostname, tty, pid, codebase, reason, note,
+        actor_session, actor_host, actor_program, actor_role
+    )
+    VALUES (
+        event, (session).session_id, (session).sd_id, (session).claimed_at, (session).track, (session).hostname,
+        (session).tty, (session).pid, (session).codebase, reason, note,
+        coalesce(actor, nullif(current_setting('claude_sessions.actor', true), '')),
+        nullif(current_setting('claude_sessions.actor_host', true), ''),
+        nullif(current_setting('application_name', true), ''),
+        session_user
+    );
+$function$;
+
+REVOKE ALL ON FUNCTION public.claude_sessions_append(text, public.claude_sessions, text, text, text)
+FROM PUBLIC, anon, authenticated;
+
+DO $$
+BEGIN
+    -- Replacing a trigger locks the table against writers; one that is there stays.
+    IF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_trigger
+        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_change'
+    ) THEN
+        CREATE TRIGGER claude_sessions_record_insert AFTER INSERT ON public.claude_sessions
+        FOR EACH ROW EXECUTE FUNCTION public.claude_sessions_record();
+        CREATE TRIGGER claude_sessions_record_delete AFTER DELETE ON public.claude_sessions
+        FOR EACH ROW EXECUTE FUNCTION public.claude_sessions_record();
+        CREATE TRIGGER claude_sessions_record_change
+        AFTER UPDATE OF sd_id, claimed_at, status ON public.claude_sessions
+        FOR EACH ROW
+        WHEN (
+            OLD.sd_id IS DISTINCT FROM NEW.sd_id
+            OR OLD.claimed_at IS DISTINCT FROM NEW.claimed_at
+            OR OLD.status IS DISTINCT FROM NEW.status
+        )
+        EXECUTE FUNCTION public.claude_sessions_record();
+        -- Claims that are older than the history begin it, so that their end will be told, and fences stay above them.
+        PERFORM public.claude_sessions_append('claimed', held, NULL, NULL, NULL)
+        FROM public.claude_sessions AS held
+        WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released';
+    END IF;
+END
+$$;

@@ -1,0 +1,22 @@
+-- List the terms of a work item, or of a session: from when to when, ended how and by whom.
+-- Parameters: name (text: a work item or a session id), row_limit (integer). Returns: terms, the latest first; a term
+-- that has not ended has no ended_at.
+SELECT
+    term.sd_id, term.session_id, term.claimed_at, term.track, term.hostname, term.tty, term.pid, term.codebase,
+    term.at AS began_at, finish.at AS ended_at, finish.reason, finish.note,
+    finish.actor_session AS ended_by, finish.actor_host AS ended_from, finish.actor_program, finish.actor_role
+FROM public.claude_session_events AS term
+LEFT JOIN LATERAL (
+    SELECT *
+    FROM public.claude_session_events AS later
+    WHERE later.session_id = term.session_id
+        AND later.id > term.id
+        AND later.event = 'unclaimed'
+        AND later.sd_id = term.sd_id
+        AND later.claimed_at IS NOT DISTINCT FROM term.claimed_at
+    ORDER BY later.id
+    LIMIT 1
+) AS finish ON true
+WHERE term.event = 'claimed' AND (term.sd_id = %(name)s OR term.session_id = %(name)s)
+ORDER BY term.id DESC
+LIMIT %(row_limit)s::integer;

@@ -1,0 +1,170 @@
+"""The history: who held what, ended how and by whom, whatever program wrote the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+import psycopg
+import pytest
+from conftest import Table, make_caller
+
+from claude_sessions_cli import database, history, queries, reaping, sessions
+from claude_sessions_cli.errors import NotHeld, SchemaMismatch
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def _terms(table: Table, name: str) -> list[tuple[str, str, str | None, str | None]]:
+    """Return a name's terms, the earliest first: item, session, how it ended, by whom."""
+    found = history.read(table.database, name).terms
+    return [(term.sd_id, term.session_id, term.reason, term.ended_by) for term in reversed(found)]
+
+
+def test_a_term_begins_with_a_claim_and_ends_with_a_release(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    assert _terms(full_table, "SD-1") == [("SD-1", "a", None, None)]
+    sessions.release(full_table.database, make_caller("a"), reason="completed")
+    assert _terms(full_table, "SD-1") == [("SD-1", "a", "completed", "a")]
+    [term] = history.read(full_table.database, "a").terms
+    assert term.ended_at is not None
+    assert term.began_at <= term.ended_at
+    assert term.ended_from == make_caller("a").identity.host.hostname
+
+
+def test_each_way_to_lose_a_claim_is_told(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
+    sessions.claim(full_table.database, make_caller("c", now=at(17)), "SD-1", force_reason="urgent")
+    sessions.claim(full_table.database, make_caller("c", now=at(18)), "SD-2", switch=True)
+    reaping.reap(full_table.database, make_caller("cron", now=at(60)))
+    sessions.claim(full_table.database, make_caller("d", now=at(61)), "SD-3")
+    sessions.release_other(full_table.database, make_caller("me", cwd="/elsewhere"), "d", None, reason="stuck")
+    assert _terms(full_table, "SD-1") == [
+        ("SD-1", "a", "silent", "b"),
+        ("SD-1", "b", "forced", "c"),
+        ("SD-1", "c", "switched", "c"),
+    ]
+    assert _terms(full_table, "SD-2") == [("SD-2", "c", "silent", "cron")]
+    assert _terms(full_table, "SD-3") == [("SD-3", "d", "released by another", "me")]
+    assert history.read(full_table.database, "SD-1").terms[1].note == "urgent"
+
+
+def test_other_programs_are_recorded_too(full_table: Table) -> None:
+    full_table.execute("SET application_name = 'old-writer'")
+    full_table.insert("old", sd_id="SD-1", status="active", claimed_at=NOON)
+    full_table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2', claimed_at = now()")
+    full_table.execute("UPDATE public.claude_sessions SET status = 'released'")
+    full_table.execute("DELETE FROM public.claude_sessions")
+    full_table.execute("RESET application_name")
+    assert _terms(full_table, "old") == [("SD-1", "old", "released", None), ("SD-2", "old", "released", None)]
+    found = history.read(full_table.database, "old")
+    assert {term.actor_program for term in found.terms} == {"old-writer"}
+    assert [event.event for event in reversed(found.events)] == [
+        *("registered", "claimed", "unclaimed", "claimed", "unclaimed", "ended", "deleted")
+    ]
+
+
+def test_a_deleted_holder_has_an_end(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    full_table.execute("DELETE FROM public.claude_sessions")
+    assert _terms(full_table, "SD-1") == [("SD-1", "a", "deleted", None)]
+
+
+def test_a_heartbeat_never_calls_the_trigger(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    full_table.execute("SELECT pg_stat_reset()")
+    # A trigger that is called fails here, because the function is gone.
+    full_table.execute("ALTER FUNCTION public.claude_sessions_record() RENAME TO hidden")
+    full_table.execute(
+        "CREATE OR REPLACE FUNCTION public.hidden() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN RAISE 'the trigger was called'; END$$"
+    )
+    try:
+        assert sessions.heartbeat(full_table.database, make_caller("a")).outcome == "renewed"
+        with pytest.raises(Exception, match="the trigger was called"):
+            sessions.release(full_table.database, make_caller("a"))
+    finally:
+        full_table.execute("ALTER FUNCTION public.hidden() RENAME TO claude_sessions_record")
+        full_table.execute((queries.directory() / "ddl/003_history.sql").read_text())
+
+
+def test_a_fence_stays_above_the_history_when_the_clock_steps_back(full_table: Table) -> None:
+    first = sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1").session.session.fence
+    sessions.release(full_table.database, make_caller("a", now=at(60)), end=True)
+    full_table.execute("DELETE FROM public.claude_sessions")
+    second = sessions.claim(full_table.database, make_caller("b", now=NOON), "SD-1").session.session.fence
+    assert first is not None
+    assert second == first + 1
+
+
+def test_without_history_claims_work_and_history_says_what_is_missing(seed_dsn: str) -> None:
+    with database.connect(seed_dsn, "the test") as connection:
+        sessions.claim(connection, make_caller("a"), "SD-1")
+        with pytest.raises(SchemaMismatch, match="no history"):
+            history.read(connection, "SD-1")
+
+
+def test_a_name_that_never_was_has_no_history(full_table: Table) -> None:
+    with pytest.raises(NotHeld, match="ever called nobody"):
+        history.read(full_table.database, "nobody")
+
+
+def test_claims_that_are_older_than_the_history_begin_it(fresh_database: Callable[..., str]) -> None:
+    dsn = fresh_database()
+    ddl = queries.directory() / "ddl"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute((ddl / "001_claude_sessions.sql").read_bytes())
+        connection.execute(
+            "INSERT INTO public.claude_sessions (session_id, sd_id, claimed_at) VALUES ('old', 'SD-1', %s)", [at(60)]
+        )
+        connection.execute((ddl / "003_history.sql").read_bytes())
+        connection.execute((ddl / "003_history.sql").read_bytes())
+    with database.connect(dsn, "the test") as opened:
+        taken = sessions.claim(opened, make_caller("a", now=NOON), "SD-1", force_reason="test")
+        assert taken.session.session.claimed_at == at(60) + timedelta(microseconds=1)
+        assert len(history.read(opened, "SD-1").terms) == 2
+
+
+def test_a_claim_notifies_nobody_and_a_release_those_who_wait(full_table: Table) -> None:
+    import hashlib
+
+    with psycopg.connect(full_table.dsn, autocommit=True) as listener:
+        listener.execute("LISTEN claude_sessions")
+        sessions.claim(full_table.database, make_caller("a"), "SD-1")
+        sessions.heartbeat(full_table.database, make_caller("a"))
+        assert list(listener.notifies(timeout=0.1)) == []
+        sessions.release(full_table.database, make_caller("a"))
+        [notice] = listener.notifies(timeout=5, stop_after=1)
+        assert notice.payload == hashlib.md5(b"SD-1").hexdigest()
+
+
+def test_who_may_write_the_table_fills_the_history_and_cannot_write_it(fresh_database: Callable[..., str]) -> None:
+    from claude_sessions_cli import schema
+
+    dsn = fresh_database()
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS cs_writer")
+        admin.execute("CREATE ROLE cs_writer LOGIN")
+        try:
+            with database.connect(dsn, "the test") as opened:
+                schema.apply(opened, grant="cs_writer")
+            with psycopg.connect(dsn, autocommit=True) as writer:
+                writer.execute("SET ROLE cs_writer")
+                writer.execute("INSERT INTO public.claude_sessions (session_id, sd_id) VALUES ('w', 'SD-1')")
+                assert writer.execute("SELECT count(*) FROM public.claude_session_events").fetchone() == (2,)
+                for statement in (
+                    "DELETE FROM public.claude_session_events",
+                    "UPDATE public.claude_session_events SET event = 'ended'",
+                    "INSERT INTO public.claude_session_events (event, session_id) VALUES ('ended', 'w')",
+                    "SELECT public.claude_sessions_append('ended', s, '', '', '') FROM public.claude_sessions AS s",
+                ):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        writer.execute(statement)
+        finally:
+            admin.execute("DROP OWNED BY cs_writer")
+            admin.execute("DROP ROLE cs_writer")

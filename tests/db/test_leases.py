@@ -1,0 +1,207 @@
+"""Proving a claim, parking it, waiting for it, and keeping one very term."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from conftest import Table, make_caller
+
+from claude_sessions_cli import leases, reaping, sessions
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
+from claude_sessions_cli.model import ClaimResult
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def _fence(result: ClaimResult) -> int:
+    assert result.session.session.fence is not None
+    return result.session.session.fence
+
+
+def test_check_knows_the_holder_and_the_fence(table: Table) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
+    assert leases.check(table.database, make_caller("a"), "SD-1", fence=fence).session.fence == fence
+    assert leases.check(table.database, make_caller("a")).session.sd_id == "SD-1"
+    with pytest.raises(NotHeld, match="fence 7 is over"):
+        leases.check(table.database, make_caller("a"), "SD-1", fence=7)
+    with pytest.raises(NotHeld, match="does not hold SD-2"):
+        leases.check(table.database, make_caller("a"), "SD-2")
+    with pytest.raises(NotHeld, match="not registered"):
+        leases.check(table.database, make_caller("b"), "SD-1")
+    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
+
+
+def test_check_tells_of_a_loss(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    with pytest.raises(NotHeld, match=r"lost SD-1 to b .*: silent"):
+        leases.check(table.database, make_caller("a"), "SD-1")
+    with pytest.raises(NotHeld, match="lost SD-1 to b"):
+        leases.check(table.database, make_caller("a"))
+
+
+def test_a_released_row_with_an_old_claim_holds_nothing(table: Table) -> None:
+    table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    with pytest.raises(NotHeld, match="does not hold"):
+        leases.check(table.database, make_caller("a"), "SD-1")
+
+
+def test_a_park_keeps_the_claim_and_is_a_heartbeat(table: Table) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    parked = leases.park(table.database, make_caller("a", now=at(10)), 40 * 60)
+    assert parked.session.fence == fence
+    assert table.row("a")["heartbeat_at"] == at(10)
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(49)), "SD-1")
+    assert reaping.reap(table.database, make_caller(None, now=at(49))).changed == []
+    assert sessions.claim(table.database, make_caller("b", now=at(51)), "SD-1").outcome == "took_over"
+
+
+def test_unpark_takes_the_silence_back(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    leases.park(table.database, make_caller("a", now=NOON), 40 * 60)
+    leases.unpark(table.database, make_caller("a", now=at(1)))
+    assert sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1").outcome == "took_over"
+
+
+def test_a_heartbeat_leaves_a_park_alone(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    leases.park(table.database, make_caller("a", now=NOON), 30 * 60)
+    sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(29)), "SD-1")
+
+
+def test_a_park_ends_with_the_claim(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    leases.park(table.database, make_caller("a", now=NOON), 40 * 60)
+    sessions.release(table.database, make_caller("a", now=NOON))
+    assert "parked_until" not in table.own("a")
+
+
+def test_there_is_nothing_to_park_without_a_claim(table: Table) -> None:
+    with pytest.raises(NotHeld, match="nothing to park"):
+        leases.park(table.database, make_caller("a"), 60)
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    with pytest.raises(UsageError, match="at most 45m"):
+        leases.park(table.database, make_caller("a"), 45 * 60 + 1)
+    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    with pytest.raises(NotHeld, match="lost SD-1"):
+        leases.park(table.database, make_caller("a"), 60)
+
+
+def _claim_any(table: Table, who: str, *items: str) -> ClaimResult:
+    caller = make_caller(who)
+    return leases.claim_any(table.database, caller, items, lambda item: sessions.claim(table.database, caller, item))
+
+
+def test_any_takes_the_first_free_item(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    assert _claim_any(table, "b", "SD-1", "SD-2", "SD-3").session.session.sd_id == "SD-2"
+    again = _claim_any(table, "b", "SD-3", "SD-1", "SD-2")
+    assert (again.outcome, again.session.session.sd_id) == ("already_yours", "SD-2")
+    with pytest.raises(HeldByAnother, match="SD-2 is held by b"):
+        _claim_any(table, "c", "SD-2", "SD-1")
+
+
+def _wait(table: Table, who: str, seconds: float, *items: str) -> ClaimResult:
+    caller, database = make_caller(who), table.another()
+    return leases.wait(
+        database,
+        lambda: leases.claim_any(database, caller, items, lambda item: sessions.claim(database, caller, item)),
+        items,
+        seconds,
+        lambda left, refusal: None,
+    )
+
+
+def test_a_waiter_gets_the_item_when_it_is_free(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    timer = threading.Timer(0.3, lambda: sessions.release(table.another(), make_caller("a")))
+    timer.start()
+    try:
+        assert _wait(table, "b", 20, "SD-1").outcome == "claimed"
+    finally:
+        timer.join()
+
+
+def test_a_notification_ends_the_pause(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "POLL_S", (60.0, 60.0))
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    timer = threading.Timer(0.3, lambda: sessions.release(full_table.another(), make_caller("a")))
+    timer.start()
+    try:
+        assert _wait(full_table, "b", 30, "SD-0", "SD-1").session.session.sd_id == "SD-0"
+        assert _wait(full_table, "c", 30, "SD-1").session.session.sd_id == "SD-1"
+    finally:
+        timer.join()
+
+
+def test_waiting_in_vain_leaves_nothing_behind(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    begun = time.monotonic()
+    with pytest.raises(HeldByAnother, match="waited in vain: SD-1 is held by a"):
+        _wait(table, "b", 0.2, "SD-1")
+    assert time.monotonic() - begun >= 0.2
+    assert table.execute("SELECT FROM public.claude_sessions WHERE session_id = 'b'") == []
+
+
+def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    before = table.row("a")
+    leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", fence)
+    assert table.row("a") == {**before, "heartbeat_at": at(1)}
+    with pytest.raises(NotHeld, match="is over"):
+        leases.renew_term(table.database, make_caller("a", now=at(2)), "SD-1", fence + 1)
+    with pytest.raises(NotHeld, match="does not hold SD-2"):
+        leases.renew_term(table.database, make_caller("a", now=at(2)), "SD-2", fence)
+    assert table.row("a")["heartbeat_at"] == at(1)
+    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    with pytest.raises(NotHeld, match="lost SD-1 to b"):
+        leases.renew_term(table.database, make_caller("a", now=at(18)), "SD-1", fence)
+
+
+def test_an_ended_session_renews_no_term(table: Table) -> None:
+    table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    with pytest.raises(SessionsError):
+        leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", 1767268800000000)
+    assert table.row("a")["heartbeat_at"] == NOON
+
+
+def test_a_term_that_is_over_is_not_released(table: Table) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    sessions.release(table.database, make_caller("a", now=NOON))
+    second = _fence(sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1"))
+    leases.release_term(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+    assert table.row("a")["sd_id"] == "SD-1"
+    leases.release_term(table.database, make_caller("a", now=at(2)), "SD-1", second, reason="completed")
+    assert (table.row("a")["sd_id"], table.row("a")["status"]) == (None, "released")
+
+
+def test_one_command_runs_under_a_claim(table: Table) -> None:
+    from claude_sessions_cli import process
+
+    host, itself = process.this_host(), process.read(1)
+    runner: dict[str, object] = {
+        "pid": itself.pid,
+        "start": itself.start,
+        "boot_id": host.boot_id,
+        "pid_ns": host.pid_ns,
+    }
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    leases.enter_run(table.database, make_caller("a"), runner)
+    with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
+        leases.enter_run(table.database, make_caller("a"), runner)
+    leases.leave_run(table.database, make_caller("a"))
+    leases.enter_run(table.database, make_caller("a"), {**runner, "start": "another time"})
+    leases.enter_run(table.database, make_caller("a"), {**runner, "boot_id": "an earlier boot"})
+    leases.enter_run(table.database, make_caller("a"), runner)
+    assert table.row("a")["sd_id"] == "SD-1"
