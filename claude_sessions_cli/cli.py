@@ -19,7 +19,7 @@ from claude_sessions_cli import __version__, options
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
 
 COMMANDS = (
-    *("claim", "heartbeat", "release", "list", "reap", "check", "park", "unpark", "history", "whoami"),
+    *("claim", "heartbeat", "release", "list", "reap", "run", "check", "park", "unpark", "history", "whoami"),
     *("schema", "db"),
 )
 GROUPS = ("schema", "db")

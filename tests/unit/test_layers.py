@@ -12,7 +12,7 @@ LAYERS = [
     {"process"},
     {"queries"},
     {"settings", "identity"},
-    {"caller", "cluster"},
+    {"caller", "cluster", "running"},
     {"database"},
     {"sessions", "history", "schema", "embedded"},
     {"reaping", "leases"},
