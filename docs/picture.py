@@ -48,7 +48,7 @@ def _run(*argv: str) -> None:
 
 
 def _draw() -> None:
-    from claude_sessions_cli import database, embedded, render, sessions
+    from claude_sessions_cli import database, embedded, render, sessions, views
     from claude_sessions_cli.commands import invocation
 
     caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")
@@ -57,7 +57,7 @@ def _draw() -> None:
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=118, file=nowhere, force_terminal=True)
         console.print("[bold]$[/bold] claude-sessions list")
-        console.print(render.rich_table(render.listing_rows(listing)))
+        console.print(render.rich_table(views.listing_rows(listing)))
     svg = console.export_svg(title="claude-sessions")
     # A picture must not load fonts from elsewhere.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)

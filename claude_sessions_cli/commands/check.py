@@ -27,12 +27,12 @@ def check(
     settings = invocation.load_settings(dsn)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import leases, render
+    from claude_sessions_cli import leases, render, views
 
     output = render.Output("check", json, quiet)
     with invocation.open_database(settings, output) as database:
         held = leases.check(database, caller, sd, fence=fence)
     output.result(
-        {"session": render.session_data(held), "fence": held.session.fence},
+        {"session": views.session_data(held), "fence": held.session.fence},
         lambda: f"{held.session.sd_id} is yours, fence {held.session.fence}",
     )

@@ -48,7 +48,7 @@ def claim(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import render, sessions
+    from claude_sessions_cli import render, sessions, views
 
     for item in sd:
         sessions.check_work_item(item)
@@ -61,4 +61,4 @@ def claim(
         result = waiting.take(database, caller, sd, wait, claim_one, quiet=quiet or json)
     if result.lost_before and result.lost_before.sd_id not in sd:
         output.note(f"before this, the session {result.lost_before.story}")
-    output.result(render.claim_data(result), lambda: render.claim_text(result))
+    output.result(views.claim_data(result), lambda: views.claim_text(result))

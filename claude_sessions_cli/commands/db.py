@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from claude_sessions_cli import embedded, options, render
+from claude_sessions_cli import embedded, options, render, views
 from claude_sessions_cli.commands import invocation
 from claude_sessions_cli.settings import Settings
 
@@ -15,7 +15,7 @@ def start(json: options.Json = False, quiet: options.Quiet = False) -> None:
     output = render.Output("db start", json, quiet)
     with invocation.open_database(_embedded(), output):
         status_ = embedded.status()
-    output.result(render.server_data(status_), lambda: render.server_text(status_))
+    output.result(views.server_data(status_), lambda: views.server_text(status_))
 
 
 @app.command()
@@ -29,7 +29,7 @@ def stop(json: options.Json = False, quiet: options.Quiet = False) -> None:
 def status(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Show whether the server runs, and where its files are."""
     found = embedded.status()
-    render.Output("db status", json, quiet).result(render.server_data(found), lambda: render.server_text(found))
+    render.Output("db status", json, quiet).result(views.server_data(found), lambda: views.server_text(found))
 
 
 @app.command()

@@ -33,13 +33,13 @@ def heartbeat(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import render, sessions
+    from claude_sessions_cli import render, sessions, views
 
     output = render.Output("heartbeat", json, quiet)
     with invocation.open_database(settings, output) as database:
         result = sessions.heartbeat(database, caller, register=register)
     if result.outcome == "lost" and result.tombstone:
         lost = sessions.lost_to(result.tombstone)
-        lost.data = render.heartbeat_data(result)
+        lost.data = views.heartbeat_data(result)
         raise lost
-    output.result(render.heartbeat_data(result), lambda: render.heartbeat_text(result))
+    output.result(views.heartbeat_data(result), lambda: views.heartbeat_text(result))

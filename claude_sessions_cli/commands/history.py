@@ -31,9 +31,9 @@ def history(
         raise UsageError("not the name of a work item or a session")
 
     from claude_sessions_cli import history as operations
-    from claude_sessions_cli import render
+    from claude_sessions_cli import render, views
 
     output = render.Output("history", json, quiet)
     with invocation.open_database(settings, output) as database:
         found = operations.read(database, name, limit=limit)
-    output.result(render.history_data(found), lambda: render.history_text(found))
+    output.result(views.history_data(found), lambda: views.history_text(found))

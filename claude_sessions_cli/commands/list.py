@@ -50,7 +50,7 @@ def list_(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, required=mine)
 
-    from claude_sessions_cli import render, sessions
+    from claude_sessions_cli import render, sessions, views
 
     sd_ids = [sessions.check_work_item(item) for item in sd or ()]
     output = render.Output("list", json, quiet)
@@ -67,7 +67,7 @@ def list_(
             session_id=caller.session_id if mine else None,
             limit=limit,
         )
-    output.table(render.listing_data(listing), render.listing_rows(listing), "no sessions")
+    output.table(views.listing_data(listing), views.listing_rows(listing), "no sessions")
     if listing.total > len(listing.sessions):
         output.note(f"{listing.total - len(listing.sessions)} more")
 

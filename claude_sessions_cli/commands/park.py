@@ -28,7 +28,7 @@ def park(
     settings = invocation.load_settings(dsn)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import leases, render
+    from claude_sessions_cli import leases, render, views
     from claude_sessions_cli.model import utc
 
     output = render.Output("park", json, quiet)
@@ -36,6 +36,6 @@ def park(
         parked = leases.park(database, caller, how_long)
     until = parked.session.parked_until
     output.result(
-        {"session": render.session_data(parked), "parked_until": until},
+        {"session": views.session_data(parked), "parked_until": until},
         lambda: f"parked {parked.session.sd_id} until {utc(until) if until else '-'}",
     )

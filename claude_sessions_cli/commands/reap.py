@@ -38,9 +38,9 @@ def reap(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, required=False)
 
-    from claude_sessions_cli import reaping, render
+    from claude_sessions_cli import reaping, render, views
 
     output = render.Output("reap", json, quiet)
     with invocation.open_database(settings, output) as database:
         result = reaping.reap(database, caller, max_age=max_age, dry_run=dry_run)
-    output.result(render.reap_data(result), lambda: render.reap_text(result, explain))
+    output.result(views.reap_data(result), lambda: views.reap_text(result, explain))

@@ -43,7 +43,7 @@ def release(
     if session is not None:
         check_session_id(session, "--session")
 
-    from claude_sessions_cli import render, sessions
+    from claude_sessions_cli import render, sessions, views
 
     if sd is not None:
         sessions.check_work_item(sd)
@@ -54,5 +54,5 @@ def release(
         else:
             result = sessions.release_other(database, caller, session, sd, end=end, reason=reason)
     if result.tombstone:
-        raise NotHeld(f"this session {result.tombstone.story}", data=render.release_data(result))
-    output.result(render.release_data(result), lambda: render.release_text(result))
+        raise NotHeld(f"this session {result.tombstone.story}", data=views.release_data(result))
+    output.result(views.release_data(result), lambda: views.release_text(result))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options, render
+from claude_sessions_cli import options, render, views
 from claude_sessions_cli.commands import invocation
 from claude_sessions_cli.errors import SchemaMismatch
 
@@ -28,7 +28,7 @@ def apply_(
     output = render.Output("schema apply", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
         applied = schema.apply(database, grant=grant)
-    output.result(render.applied_data(applied), lambda: render.applied_text(applied))
+    output.result(views.applied_data(applied), lambda: views.applied_text(applied))
 
 
 @app.command()
@@ -39,8 +39,8 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
     output = render.Output("schema check", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
         differences = schema.check(database)
-    lines = render.difference_lines(differences)
-    data = render.difference_data(differences)
+    lines = views.difference_lines(differences)
+    data = views.difference_data(differences)
     wrong = sum(found.difference != "extra" for found in differences)
     if wrong:
         if not json:

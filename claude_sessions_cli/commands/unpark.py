@@ -21,9 +21,9 @@ def unpark(
     settings = invocation.load_settings(dsn)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import leases, render
+    from claude_sessions_cli import leases, render, views
 
     output = render.Output("unpark", json, quiet)
     with invocation.open_database(settings, output) as database:
         session_ = leases.unpark(database, caller)
-    output.result({"session": render.session_data(session_)}, lambda: f"unparked {session_.session.sd_id}")
+    output.result({"session": views.session_data(session_)}, lambda: f"unparked {session_.session.sd_id}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import identity, options, render
+from claude_sessions_cli import identity, options, render, views
 from claude_sessions_cli.errors import NoIdentity
 
 app = options.new_app()
@@ -28,8 +28,8 @@ def whoami(
     try:
         identity.require(who)
     except NoIdentity as error:
-        error.data = render.whoami_data(who)
+        error.data = views.whoami_data(who)
         if explain and not json:
-            output.result(error.data, lambda: render.whoami_text(who, explain))
+            output.result(error.data, lambda: views.whoami_text(who, explain))
         raise
-    output.result(render.whoami_data(who), lambda: render.whoami_text(who, explain))
+    output.result(views.whoami_data(who), lambda: views.whoami_text(who, explain))
