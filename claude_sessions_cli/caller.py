@@ -52,6 +52,7 @@ class Caller:
             "pid": self.identity.pid,
             "hostname": self.identity.host.hostname,
             "codebase": self.identity.codebase,
-            "own": json.dumps({**self.identity.own_metadata(), **own}),
+            # Not in ASCII: a database that is not in UTF-8 takes the character, but not its escape.
+            "own": json.dumps({**self.identity.own_metadata(), **own}, ensure_ascii=False),
             "now": self.now,
         }

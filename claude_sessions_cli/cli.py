@@ -52,7 +52,8 @@ class LazyGroup(TyperGroup):
             words = 2 if options.LEADING[name] and not equals else 1
             leading, rest = leading + rest[:words], rest[words:]
         depth = 2 if rest[:1] and rest[0] in GROUPS else 1
-        return super().parse_args(ctx, [*rest[:depth], *leading, *rest[depth:]])
+        # Where no command follows, that is what is to be told.
+        return super().parse_args(ctx, [*rest[:depth], *(leading if len(rest) >= depth else ()), *rest[depth:]])
 
 
 app = typer.Typer(
@@ -103,6 +104,7 @@ def run(argv: list[str]) -> int:
         try:
             _check_encoding(argv)
             code = get_command(app).main(argv, prog_name="claude-sessions", standalone_mode=False)
+            sys.stdout.flush()
             return code if isinstance(code, int) else 0
         except _UsageError as error:
             if type(error).__name__ == "NoArgsIsHelpError":
@@ -111,7 +113,7 @@ def run(argv: list[str]) -> int:
             # A DSN in the wrong place is quoted, password and all.
             message = PASSWORD.sub(r"\1***", error.format_message())  # type: ignore[attr-defined]
             raise UsageError(message) from None
-        except BrokenPipeError:
+        except (BrokenPipeError, SystemExit):  # typer exits on a broken pipe itself
             # Whoever read has read enough, and what was asked is done; Python must not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.adapt import Loader
+from psycopg.adapt import Dumper, Loader
 from psycopg.rows import dict_row
-from psycopg.types.datetime import DatetimeDumper, TimestamptzLoader
+from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import set_json_loads
 
 from claude_sessions_cli import queries
@@ -25,8 +25,7 @@ STATEMENT_TIMEOUT_MS = 10_000
 ATTEMPTS = 8
 NOBODY = Actor()
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
-EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
-LATEST = datetime.max.replace(tzinfo=timezone.utc)
+SEE_WHAT_DIFFERS = "see what differs: claude-sessions schema check"
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -36,24 +35,36 @@ class ClaimConflict(SessionsError):
     """The unique index refused a claim: a program that takes no locks was faster, every time."""
 
 
-class _AnyTimestamp(TimestamptzLoader):
-    """Load the infinities, and years that Python's datetime does not have, as its ends."""
+class _FarTime(datetime):
+    """A time that Python's datetime does not have, such as the infinities: its nearest end, and what it really is."""
 
+    text: bytes
+
+
+class _AnyTimestamp(TimestamptzLoader):
     def load(self, data: Any) -> datetime:
         try:
             return super().load(data)
         except psycopg.DataError:
             text = bytes(data)
-            return EARLIEST if text.startswith(b"-") or text.endswith(b"BC") else LATEST
+            end = datetime.min if text.startswith(b"-") or text.endswith(b"BC") else datetime.max
+            far = _FarTime.combine(end.date(), end.time(), timezone.utc)
+            far.text = text
+            return far
 
 
-class _AnyTimestampDumper(DatetimeDumper):
-    """Write those ends as the infinities again, so that a row is found by the time that was read from it."""
+class _FarTimeDumper(Dumper):
+    """Write what was read, so that a row is found by its time again."""
 
-    def dump(self, obj: datetime) -> Any:
-        if obj in (EARLIEST, LATEST):
-            return b"infinity" if obj == LATEST else b"-infinity"
-        return super().dump(obj)
+    oid = psycopg.postgres.types["timestamptz"].oid
+
+    def dump(self, obj: _FarTime) -> bytes:
+        return obj.text
+
+
+class _ZonelessTime(Loader):
+    def load(self, data: Any) -> datetime:
+        raise SchemaMismatch("the table has a time without time zone", SEE_WHAT_DIFFERS)
 
 
 class _AnyText(Loader):
@@ -208,7 +219,8 @@ def connect(dsn: str, source: str) -> Iterator[Database]:
     try:
         parameters = psycopg.conninfo.conninfo_to_dict(dsn)
         given = psycopg.conninfo.conninfo_to_dict(dsn, **_defaults(parameters))
-        if "://" in dsn and _is_misread(parameters):
+        # libpq would read a text only as far as a NUL.
+        if "\0" in dsn or ("://" in dsn and _is_misread(parameters)):
             raise psycopg.ProgrammingError
     except (psycopg.Error, UnicodeError):
         # libpq's own message would quote the text, password and all.
@@ -231,7 +243,9 @@ def connect(dsn: str, source: str) -> Iterator[Database]:
             f"cannot connect to the database from {source}: {_first_line(error, parameters.get('password'))}"
         ) from None
     connection.adapters.register_loader("timestamptz", _AnyTimestamp)
-    connection.adapters.register_dumper(datetime, _AnyTimestampDumper)
+    connection.adapters.register_dumper(_FarTime, _FarTimeDumper)
+    for name in ("timestamp", "date"):
+        connection.adapters.register_loader(name, _ZonelessTime)
     set_json_loads(_load_json, connection)
     with connection:
         yield Database(connection)
@@ -266,24 +280,22 @@ def translate(error: psycopg.Error) -> SessionsError:
     if state in ("42P01", "3F000"):
         return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
     if state in ("42703", "42704", "42883", "42P10", "42804", "42809"):
-        return SchemaMismatch(
-            f"the table is not as it should be: {text}", "see what differs: claude-sessions schema check"
-        )
+        return SchemaMismatch(f"the table is not as it should be: {text}", SEE_WHAT_DIFFERS)
     if state in ("42501", "25006"):
         return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
     if state in ("57014", "55P03", "25P03", "25P04"):
         return Unreachable(f"the database did not answer in time: {text}")
     if state.startswith(("08", "57P", "53")) or not state:
         return Unreachable(f"the database went away: {text}")
-    if state.startswith("23"):
-        hint = error.diag.message_hint or "see what differs: claude-sessions schema check"
-        return SchemaMismatch(f"the database refuses it: {text}", hint)
+    if state.startswith("23") or state in ("22001", "22P05"):  # too long for the column, not in the encoding
+        return SchemaMismatch(f"the database refuses it: {text}", error.diag.message_hint or SEE_WHAT_DIFFERS)
     return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
 
 
 def _first_line(error: psycopg.Error, password: Any = None) -> str:
     text = error.diag.message_primary or str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # libpq's advice is indented below what went wrong.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
     # Where several hosts were tried, the last line is the last host's answer.
     line = (lines[0] if error.diag.message_primary else lines[-1]) if lines else type(error).__name__
     return line.replace(str(password), "***") if password else line

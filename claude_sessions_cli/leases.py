@@ -185,7 +185,7 @@ def outlive_process(database: Database, caller: Caller) -> None:
 
 def release_term(database: Database, caller: Caller, sd_id: str, fence: int, *, reason: str) -> None:
     """End one very term and the session that it was; nothing happens where that term is over already."""
-    own = json.dumps({"release_reason": reason, "run": None, "parked_until": None})
+    own = json.dumps({"release_reason": reason, "run": None, "parked_until": None}, ensure_ascii=False)
     database.transact(
         lambda tx: tx.one(
             "clear_claim",

@@ -17,6 +17,8 @@ PARK_LIMIT_S = 45 * 60
 # A recorded stale_after above this is not believed: it would hold an item for good.
 STALE_AFTER_LIMIT_S = 7 * 24 * 3600
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# Where other programs wrote a later time, infinity above all, it is no fence that a next term could exceed.
+FENCE_LIMIT = (datetime(9999, 1, 1, tzinfo=timezone.utc) - EPOCH) // timedelta(microseconds=1)
 
 SILENT = "silent"
 PROCESS_GONE = "process gone"
@@ -153,7 +155,7 @@ class Session:
         fence, by, track, note = part.get("fence"), part.get("by"), part.get("track"), part.get("note")
         return Tombstone(
             sd_id=part["sd_id"],
-            fence=fence if isinstance(fence, int) else None,
+            fence=fence if isinstance(fence, int) and 0 <= fence <= FENCE_LIMIT else None,
             at=_timestamp(part.get("at")),
             reason=str(part.get("reason")),
             by=by if isinstance(by, str) else None,
@@ -361,7 +363,10 @@ def fence_of(claimed_at: datetime | None) -> int | None:
     >>> fence_of(datetime(2026, 1, 1, tzinfo=timezone.utc))
     1767225600000000
     """
-    return None if claimed_at is None else (claimed_at - EPOCH) // timedelta(microseconds=1)
+    if claimed_at is None:
+        return None
+    fence = (claimed_at - EPOCH) // timedelta(microseconds=1)
+    return fence if fence <= FENCE_LIMIT else None
 
 
 def time_of(fence: int | None) -> datetime | None:

@@ -99,7 +99,7 @@ def _carry_out(tx: Transaction, caller: Caller, batch: list[ReapVerdict]) -> lis
             id=session.id,
             row_version=session.row_version,
             status=verdict.to,
-            own=json.dumps({"parked_until": None, "tombstone": bury(session, verdict.reason)}),
+            own=json.dumps({"parked_until": None, "tombstone": bury(session, verdict.reason)}, ensure_ascii=False),
             now=caller.now,
         )
         if row:

@@ -131,7 +131,7 @@ def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own
         sd_id=session.sd_id,
         claimed_at=session.claimed_at,
         status=status,
-        own=json.dumps({"parked_until": None, **own}),
+        own=json.dumps({"parked_until": None, **own}, ensure_ascii=False),
         now=caller.now,
     )
     return Session(**expect(row))
@@ -285,7 +285,11 @@ def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reas
         cleared = _clear(tx, caller, mine, "released" if end else "idle", **own)
         return ReleaseResult("ended" if end else "released", caller.judge(cleared), held, lost)
     acknowledged = Session(
-        **expect(tx.one("merge_metadata", session_id=mine.session_id, own=json.dumps(own), now=caller.now))
+        **expect(
+            tx.one(
+                "merge_metadata", session_id=mine.session_id, own=json.dumps(own, ensure_ascii=False), now=caller.now
+            )
+        )
     )
     return ReleaseResult("nothing_held", caller.judge(acknowledged), None, lost)
 

@@ -1,7 +1,9 @@
 -- Open the transaction of one DDL file; two that apply at once take turns.
 -- Parameters: none. Returns: one row, void.
+-- The catalog words names by the search path, which databases set as they like.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = '5min';
 SET LOCAL lock_timeout = '30s';
 SET LOCAL idle_in_transaction_session_timeout = '1min';
+SET LOCAL search_path = pg_catalog;
 SELECT pg_advisory_xact_lock(hashtext('claude_sessions schema'));
