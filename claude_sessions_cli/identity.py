@@ -10,10 +10,10 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from claude_sessions_cli import __version__, process
 from claude_sessions_cli.errors import NoIdentity, UsageError
@@ -22,6 +22,12 @@ from claude_sessions_cli.process import Host, Process
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 TTY = re.compile(r"/dev/[A-Za-z0-9/._-]{1,64}")
+OWN_ID = "CLAUDE_SESSIONS_SESSION_ID"
+AGENT_ID = "CLAUDE_CODE_SESSION_ID"
+ID_VARIABLES = (OWN_ID, AGENT_ID)
+NOT_SET = "not set"
+NOT_GIVEN = "not given"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,8 @@ class Identity:
     session_id: str | None
     anchor: Process | None
     tty: str | None
-    codebase: str
-    cwd: str
+    codebase: str | None
+    cwd: str | None
     branch: str | None
     host: Host
     rules: list[Rule] = field(default_factory=list)
@@ -78,7 +84,7 @@ class Identity:
 
 def check_session_id(value: str, source: str) -> str:
     """Return a well-formed session id, or raise UsageError naming the source."""
-    if value == NIL_UUID:
+    if value.replace("-", "") == NIL_UUID.replace("-", ""):
         raise UsageError(f"{source} is the nil UUID, which is no session")
     if not SESSION_ID.fullmatch(value):
         raise UsageError(
@@ -101,172 +107,193 @@ def detect(
     `session`, `pid` and `tty` are what the command line says; `lineage` are this process and its ancestors, nearest
     first. Raises UsageError where a given value is wrong; an identity that was not found has no `session_id`.
     """
-    if lineage is None:
-        lineage = [process.read(os.getpid()), *process.ancestors(os.getpid())]
-    host = process.this_host()
-    exported = _exported_anchor(environ, lineage, host)
-    anchor, anchor_rules = _find_anchor(environ, lineage, pid, exported)
-    session_id, id_rules = _find_session_id(environ, lineage, session, anchor, host, exported)
     if tty is not None and not TTY.fullmatch(tty):
         raise UsageError(f"--tty is not a terminal: {shorten(tty)}", "a terminal is named like /dev/pts/3")
-    cwd = Path.cwd()
-    codebase, branch = describe_directory(cwd)
+    given = None if pid is None else _given_process(pid)
+    scene = _Scene.look(environ, process.lineage(os.getpid()) if lineage is None else lineage)
+
+    anchors = _anchor_rules(scene, given)
+    anchor = next((rule.found for rule in anchors if rule.found), None)
+    ids = _session_id_rules(scene, session, derive_session_id(anchor, scene.host) if anchor else None)
+    winner = next((rule for rule in ids if rule.found is not None), None)
+    session_id = check_session_id(winner.found, winner.name) if winner and winner.found is not None else None
+
+    cwd = _working_directory()
+    codebase, branch = describe_directory(cwd) if cwd else (None, None)
     return Identity(
         session_id=session_id,
         anchor=anchor,
         tty=tty or (anchor.tty if anchor else None),
         codebase=codebase,
-        cwd=str(cwd),
+        cwd=_text(str(cwd)) if cwd else None,
         branch=branch,
-        host=host,
-        rules=[*id_rules, *anchor_rules],
+        host=scene.host,
+        rules=[
+            *_told("session", ids, str),
+            *_told("anchor", anchors, lambda found: f"{found.program} (pid {found.pid})"),
+        ],
     )
 
 
 def require(identity: Identity) -> str:
-    """Return the session id, or raise NoIdentity that says which rules failed."""
-    if identity.session_id is None:
-        failed = "; ".join(f"{rule.rule}: {rule.why}" for rule in identity.rules if not rule.used and rule.why)
-        raise NoIdentity(
-            f"no session: {failed}",
-            "run it in a terminal, or say which session with --session ID or CLAUDE_SESSIONS_SESSION_ID",
-        )
-    return identity.session_id
+    """Return the session id, or raise NoIdentity that says in one line which rules failed."""
+    if identity.session_id is not None:
+        return identity.session_id
+    why = {rule.rule: rule.why for rule in identity.rules}
+    refused = [f"{name} {why[f'session: {name}']}" for name in ID_VARIABLES if why[f"session: {name}"] != NOT_SET]
+    ids = ", ".join(refused) or "no id is given"
+    raise NoIdentity(
+        f"no session: {ids}, {why['anchor: claude process']}, and {why['anchor: terminal']}",
+        "name it with --session ID or CLAUDE_SESSIONS_SESSION_ID; every rule: claude-sessions whoami --explain",
+    )
+
+
+def export_anchor(anchor: Process, host: Host) -> str:
+    """Return the value of CLAUDE_SESSIONS_ANCHOR that goes with an id which the tool itself exports."""
+    return f"{host.pid_ns} {anchor.pid} {anchor.start}"
 
 
 @dataclass(frozen=True, slots=True)
-class _ExportedAnchor:
+class _Candidate(Generic[T]):
+    """What one rule found, or why it found nothing."""
+
+    name: str
+    found: T | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Exported:
     """What CLAUDE_SESSIONS_ANCHOR says of an id that the tool itself exported."""
 
     counts: bool
     anchor: Process | None
-    why: str = ""
+    why: str
 
 
-def _exported_anchor(environ: Mapping[str, str], lineage: list[Process], host: Host) -> _ExportedAnchor | None:
-    value = environ.get("CLAUDE_SESSIONS_ANCHOR")
-    if not value:
-        return None
-    # The namespace holds a colon itself: pid:[4026531836].
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What the rules look at: the environment, and the place of this command among the processes."""
+
+    environ: Mapping[str, str]
+    host: Host
+    terminal: str | None
+    parents: list[Process]
+    window: list[Process]
+    agent: Process | None
+
+    @classmethod
+    def look(cls, environ: Mapping[str, str], lineage: list[Process]) -> _Scene:
+        parents = lineage[1:]
+        agent = _told_agent(environ, parents) or next((parent for parent in parents if parent.is_claude), None)
+        terminal = lineage[0].tty if lineage else None
+        return cls(environ, process.this_host(), terminal, parents, _window(lineage), agent)
+
+    def variable(self, name: str) -> str | None:
+        return self.environ.get(name) or None
+
+
+def _told_agent(environ: Mapping[str, str], parents: list[Process]) -> Process | None:
+    pid = environ.get("CLAUDE_PID")
+    return next((parent for parent in parents if str(parent.pid) == pid), None)
+
+
+def _window(lineage: list[Process]) -> list[Process]:
+    """Return the ancestors in this command's window.
+
+    sudo and script open a terminal of their own inside the window, so the walk goes on through them; a tmux server or a
+    terminal emulator, even one that was started from another terminal, ends it. A command that left its terminal is
+    still in the window of the first ancestor that has one.
+    """
+    window: list[Process] = []
+    terminal = lineage[0].tty if lineage else None
+    for parent in lineage[1:]:
+        if terminal is None:
+            terminal = parent.tty
+        elif parent.tty != terminal:
+            # Only what is above can have opened the terminal below it.
+            if parent.tty is None or not parent.is_relay:
+                break
+            terminal = parent.tty
+        window.append(parent)
+    return window
+
+
+def _anchor_rules(scene: _Scene, given: Process | None) -> list[_Candidate[Process]]:
+    rules = [_Candidate("--pid", given, NOT_GIVEN)]
+    exported = _exported_anchor(scene)
+    rules.append(_Candidate("CLAUDE_SESSIONS_ANCHOR", exported.anchor, exported.why))
+    rules.append(_Candidate("claude process", scene.agent, "no claude process is above this command"))
+    rules.append(_hooked_shell(scene))
+
+    shells = [parent for parent in scene.window if parent.is_interactive_shell] if scene.terminal else []
+    why = f"no interactive shell runs in {scene.terminal}" if scene.terminal else "it has no terminal"
+    rules.append(_Candidate("terminal", shells[-1] if shells else None, why))
+    return rules
+
+
+def _session_id_rules(scene: _Scene, given: str | None, derived: str | None) -> list[_Candidate[str]]:
+    rules = [_Candidate("--session", given, NOT_GIVEN)]
+
+    own, exported = scene.variable(OWN_ID), _exported_anchor(scene)
+    refused = own is not None and not exported.counts
+    rules.append(_Candidate(OWN_ID, None if refused else own, exported.why if refused else NOT_SET))
+
+    agents = scene.variable(AGENT_ID)
+    refused = agents is not None and scene.terminal is not None and scene.agent is None
+    why = f"does not count in {scene.terminal}, which is not below a claude process"
+    rules.append(_Candidate(AGENT_ID, None if refused else agents, why if refused else NOT_SET))
+
+    rules.append(_Candidate("derived from the anchor", derived, "there is no anchor"))
+    return rules
+
+
+def _exported_anchor(scene: _Scene) -> _Exported:
+    value = scene.variable("CLAUDE_SESSIONS_ANCHOR")
+    if value is None or scene.variable(OWN_ID) is None:
+        return _Exported(True, None, NOT_SET)
+    # The namespace may hold spaces itself, pid and start never do.
     namespace, pid, start = ([*value.rsplit(" ", 2), "", ""])[:3]
-    if namespace != host.pid_ns:
-        return _ExportedAnchor(True, None)
-    for ancestor in lineage[1:]:
-        if (str(ancestor.pid), ancestor.start) == (pid, start):
-            nearest = next((seen for seen in lineage[1:] if seen.is_claude), None)
-            if ancestor.is_claude and nearest is not ancestor:
-                return _ExportedAnchor(False, None, "it belongs to an agent that started this one")
-            return _ExportedAnchor(True, ancestor)
-    return _ExportedAnchor(False, None, "its process (CLAUDE_SESSIONS_ANCHOR) is not an ancestor of this command")
+    if not (namespace and pid.isdecimal() and start):
+        return _Exported(False, None, "does not count: CLAUDE_SESSIONS_ANCHOR is malformed")
+    if namespace != scene.host.pid_ns:
+        return _Exported(True, None, "names a process of another pid namespace")
+    anchor = next((parent for parent in scene.parents if (str(parent.pid), parent.start) == (pid, start)), None)
+    if anchor is None:
+        return _Exported(False, None, "belongs to a process that is not above this command")
+    if anchor.is_claude and scene.agent is not anchor:
+        return _Exported(False, None, "belongs to an agent that started this one")
+    return _Exported(True, anchor, "")
 
 
-def _find_anchor(
-    environ: Mapping[str, str], lineage: list[Process], pid: int | None, exported: _ExportedAnchor | None
-) -> tuple[Process | None, list[Rule]]:
-    parents = lineage[1:]
-    by_pid = {parent.pid: parent for parent in parents}
-    found: list[tuple[str, Process | None, str]] = []
-
-    if pid is not None:
-        found.append(("--pid", _given_process(pid), ""))
-    if exported and environ.get("CLAUDE_SESSIONS_SESSION_ID"):
-        found.append(("CLAUDE_SESSIONS_ANCHOR", exported.anchor, exported.why or "in another pid namespace"))
-
-    agent = next((parent for parent in parents if parent.is_claude), None)
-    claude_pid = environ.get("CLAUDE_PID", "")
-    if claude_pid.isdecimal() and int(claude_pid) in by_pid:
-        agent = by_pid[int(claude_pid)]
-    found.append(("claude process", agent, "no ancestor is a claude process"))
-
-    hook, why = _hooked_shell(environ.get("CLAUDE_SESSIONS_SHELL", ""), by_pid)
-    found.append(("CLAUDE_SESSIONS_SHELL", hook, why))
-
-    shell = _terminal_shell(lineage)
-    why = "this command has no terminal" if lineage[0].tty is None else "no interactive shell runs in this terminal"
-    found.append(("terminal", shell, why))
-
-    winner = next((anchor for _, anchor, _ in found if anchor), None)
-    rules: list[Rule] = []
-    for name, anchor, why in found:
-        value = f"{anchor.program} (pid {anchor.pid})" if anchor else None
-        used = anchor is not None and anchor is winner and not any(rule.used for rule in rules)
-        rules.append(Rule(f"anchor: {name}", value, used, "" if anchor else why))
-    return winner, rules
+def _hooked_shell(scene: _Scene) -> _Candidate[Process]:
+    name = "CLAUDE_SESSIONS_SHELL"
+    value = scene.variable(name)
+    if value is None:
+        return _Candidate(name, None, NOT_SET)
+    _, pid, start = ([*value.split(":", 2), "", ""])[:3]
+    shell = next((parent for parent in scene.window if str(parent.pid) == pid and start in ("", parent.start)), None)
+    return _Candidate(name, shell, "names a shell that is not above this command in this window")
 
 
 def _given_process(pid: int) -> Process:
     try:
         return process.read(pid)
     except ProcessLookupError:
-        raise UsageError(f"--pid {pid}: no such process") from None
+        raise UsageError(f"--pid {shorten(pid)}: no such process") from None
     except PermissionError:
         raise UsageError(f"--pid {pid}: that process is hidden from this user") from None
 
 
-def _hooked_shell(value: str, by_pid: Mapping[int, Process]) -> tuple[Process | None, str]:
-    if not value:
-        return None, "the shell hook is not installed here"
-    _, pid, start = ([*value.split(":", 2), "", ""])[:3]
-    shell = by_pid.get(int(pid)) if pid.isdecimal() else None
-    if shell is None or (start and shell.start != start):
-        return None, "its process is not an ancestor of this command"
-    return shell, ""
-
-
-def _terminal_shell(lineage: list[Process]) -> Process | None:
-    """Return the outermost interactive shell of this window.
-
-    sudo and script open a terminal of their own inside the window, so the walk goes on through them; a tmux server or a
-    terminal emulator, even one that was started from another terminal, ends it.
-    """
-    terminal, outermost = lineage[0].tty, None
-    for index, parent in enumerate(lineage[1:]):
-        if terminal is None:
-            break
-        if parent.tty != terminal:
-            # The parent has another terminal: it, or the child just passed, must be such a relay.
-            if not (parent.is_relay or lineage[index].is_relay):
-                break
-            terminal = parent.tty
-        if parent.is_interactive_shell:
-            outermost = parent
-    return outermost
-
-
-def _find_session_id(
-    environ: Mapping[str, str],
-    lineage: list[Process],
-    given: str | None,
-    anchor: Process | None,
-    host: Host,
-    exported: _ExportedAnchor | None,
-) -> tuple[str | None, list[Rule]]:
-    candidates: list[tuple[str, str | None, str]] = []
-
-    candidates.append(("--session", given, "not given"))
-
-    own, why = environ.get("CLAUDE_SESSIONS_SESSION_ID") or None, "not set"
-    if own and exported and not exported.counts:
-        own, why = None, exported.why
-    candidates.append(("CLAUDE_SESSIONS_SESSION_ID", own, why))
-
-    agent, why = environ.get("CLAUDE_CODE_SESSION_ID") or None, "not set"
-    if agent and lineage[0].tty and not any(parent.is_claude for parent in lineage[1:]):
-        agent, why = None, "set, but this terminal is not below a claude process"
-    candidates.append(("CLAUDE_CODE_SESSION_ID", agent, why))
-
-    derived = derive_session_id(anchor, host) if anchor else None
-    why = "no shell of a terminal" if lineage[0].tty else "no terminal"
-    candidates.append(("derived from the anchor", derived, why))
-
-    winner: str | None = None
-    rules = []
-    for name, value, why in candidates:
-        used = value is not None and winner is None
-        if used and value is not None:
-            winner = check_session_id(value, name)
-        rules.append(Rule(f"session: {name}", value, used, "" if value else why))
-    return winner, rules
+def _told(kind: str, rules: list[_Candidate[T]], show: Callable[[T], str]) -> list[Rule]:
+    """Return rules as `whoami --explain` shows them: the first that found something won."""
+    told: list[Rule] = []
+    for rule in rules:
+        if rule.found is None:
+            told.append(Rule(f"{kind}: {rule.name}", None, False, rule.why))
+        else:
+            told.append(Rule(f"{kind}: {rule.name}", show(rule.found), not any(before.used for before in told)))
+    return told
 
 
 def derive_session_id(anchor: Process, host: Host) -> str:
@@ -275,6 +302,13 @@ def derive_session_id(anchor: Process, host: Host) -> str:
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     tty = re.sub(r"[^A-Za-z0-9]", "", (anchor.tty or "notty").removeprefix("/dev/"))
     return f"session_{digest}_{tty}_{anchor.pid}"
+
+
+def _working_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None  # it was deleted
 
 
 def describe_directory(directory: Path) -> tuple[str, str | None]:
@@ -286,14 +320,14 @@ def describe_directory(directory: Path) -> tuple[str, str | None]:
     for parent in (directory, *directory.parents):
         dot_git = parent / ".git"
         try:
-            if dot_git.is_dir():
-                return parent.name, _branch(dot_git)
+            if dot_git.is_dir() and os.path.lexists(dot_git / "HEAD"):
+                return _name(parent), _branch(dot_git)
             if dot_git.is_file():
-                git_dir = parent / dot_git.read_text().removeprefix("gitdir:").strip()
-                return _worktree_owner(git_dir) or parent.name, _branch(git_dir)
-        except (OSError, UnicodeDecodeError):
+                git_dir = parent / os.fsdecode(dot_git.read_bytes()).removeprefix("gitdir:").strip()
+                return _worktree_owner(git_dir) or _name(parent), _branch(git_dir)
+        except (OSError, RuntimeError, ValueError):
             break
-    return directory.name or "/", None
+    return _name(directory), None
 
 
 def _worktree_owner(git_dir: Path) -> str | None:
@@ -301,17 +335,29 @@ def _worktree_owner(git_dir: Path) -> str | None:
     common = git_dir / "commondir"
     if not common.exists():
         return None
-    owner = (git_dir / common.read_text().strip()).resolve()
-    return owner.parent.name if owner.name == ".git" else owner.name.removesuffix(".git")
+    owner = (git_dir / os.fsdecode(common.read_bytes()).strip()).resolve()
+    # A bare repository is often hidden inside the directory that holds its worktrees.
+    return _name(owner.parent) if owner.name.startswith(".") else _text(owner.name.removesuffix(".git"))
 
 
 def _branch(git_dir: Path) -> str | None:
     head = git_dir / "HEAD"
-    text = head.read_text().strip() if head.exists() else ""
-    return text.removeprefix("ref: refs/heads/") if text.startswith("ref: refs/heads/") else None
+    text = _text(os.fsdecode(head.read_bytes()).strip()) if head.exists() else ""
+    branch = text.removeprefix("ref: refs/heads/")
+    # Git writes the branch .invalid where it keeps its references elsewhere.
+    return None if branch in (text, ".invalid") else branch
 
 
-def shorten(value: str, limit: int = 60) -> str:
+def _name(directory: Path) -> str:
+    return _text(directory.name) or "/"
+
+
+def _text(name: str) -> str:
+    """Return a file's name as text that a database takes: a name may hold bytes that are no UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
+
+
+def shorten(value: object, limit: int = 60) -> str:
     """Return a wrong value fit for one line: control characters escaped, the end cut."""
     text = ascii(value)
-    return text if len(text) <= limit else text[: limit - 4] + "...'"
+    return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"

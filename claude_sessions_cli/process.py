@@ -1,7 +1,7 @@
 """Processes of this host: their ancestry, and whether the one that a row records is alive.
 
-Linux is read from `/proc`; elsewhere from one call of `ps` with a fixed locale and time zone, because a start time
-that changed with the caller's settings would make a live process look like another one.
+Linux is read from `/proc`; elsewhere from `ps` with a fixed locale and time zone, because a start time that changed
+with the caller's settings would make a live process look like another one.
 """
 
 from __future__ import annotations
@@ -9,17 +9,32 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
 from claude_sessions_cli.model import Liveness, Session
 
 PROC = Path("/proc")
+PS = "ps"
 SHELLS = frozenset({"ash", "bash", "csh", "dash", "elvish", "fish", "ksh", "mksh", "nu", "pwsh", "sh", "tcsh", "zsh"})
 # Programs that run their command on a terminal of its own, which is still the same window to the person.
 RELAYS = frozenset({"doas", "pkexec", "runuser", "script", "su", "sudo"})
-_PS_FIELDS = "pid=,ppid=,tty=,stat=,lstart=,command="
+_JAVASCRIPT = frozenset({"bun", "node", "nodejs"})
+# Options of shells that take the next word, which is then no script. Terminals start their shells with some of them.
+_LONG_OPTIONS_WITH_WORD = frozenset({"--rcfile", "--init-file", "--init-command", "--features", "--debug"})
+_SHORT_OPTIONS_WITH_WORD = {"fish": "CdfoD"}
+# One -o for each: POSIX lets a header, an empty one too, swallow the rest of its argument, and the BSDs do so.
+_PS_COLUMNS = ("pid", "ppid", "tty", "stat", "lstart", "ucomm", "command")
+_INITIAL_TIME_NAMESPACE = "time:[4026531834]"
+
+
+class _Source(Enum):
+    PROC = "proc"
+    PS = "ps"
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +57,19 @@ class Process:
     @property
     def is_claude(self) -> bool:
         """Whether this is a Claude Code process, by its name or, where node runs it, by its script."""
-        if self.name == "claude" or self.program == "claude":
+        if "claude" in (self.name, self.program):
             return True
-        script = self.argv[1] if len(self.argv) > 1 else ""
-        return self.program in ("node", "bun") and (
-            script.endswith("/claude") or "/claude-code/" in script or "/@anthropic-ai/" in script
-        )
+        if self.program not in _JAVASCRIPT:
+            return False
+        script = next((word for word in self.argv[1:] if not word.startswith("-")), "")
+        return script.endswith("/claude") or "/@anthropic-ai/claude-" in script
 
     @property
     def is_interactive_shell(self) -> bool:
         """Whether this is a shell that a person types into, not one that runs a command string or a script."""
-        if self.program not in SHELLS:
+        # A login shell may call itself anything: `su -` was long `-su`.
+        shell = self.program if self.program in SHELLS else self.name
+        if shell not in SHELLS:
             return False
         takes_word = False
         for word in self.argv[1:]:
@@ -61,11 +78,13 @@ class Process:
             elif not word.startswith(("-", "+")):
                 return False  # a script
             elif word.startswith("--"):
-                takes_word = word in ("--rcfile", "--init-file")
+                if word.startswith("--command"):
+                    return False
+                takes_word = word in _LONG_OPTIONS_WITH_WORD
             elif "c" in word:
                 return False
             else:
-                takes_word = word[-1] in "oO"
+                takes_word = word[-1] in _SHORT_OPTIONS_WITH_WORD.get(shell, "oO")
         return True
 
     @property
@@ -76,7 +95,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What tells this host, this boot and this pid namespace from any other."""
+    """What tells this host, this boot and this pid namespace from any other; empty where it cannot be known."""
 
     hostname: str
     boot_id: str
@@ -94,7 +113,7 @@ def read(pid: int) -> Process:
 
     Raises ProcessLookupError where no such process exists (ESRCH), PermissionError where it is hidden from this user.
     """
-    found = _read_proc(pid) if has_proc() else _read_ps([pid]).get(pid)
+    found = _look_up(pid)
     if found is not None:
         return found
     if pid > 0:
@@ -110,14 +129,18 @@ def read(pid: int) -> Process:
 
 def ancestors(pid: int) -> list[Process]:
     """Return the ancestors of `pid` that this user may see, its parent first."""
+    return lineage(pid)[1:]
+
+
+def lineage(pid: int) -> list[Process]:
+    """Return `pid` and its ancestors, nearest first, as far as this user may see them."""
+    # ps costs as much for one process as for all.
+    look_up: Callable[[int], Process | None] = _read_ps(None).get if _source() is _Source.PS else _look_up
     chain: list[Process] = []
-    try:
-        current = read(pid)
-        while current.ppid > 0 and all(current.ppid != seen.pid for seen in chain):
-            current = read(current.ppid)
-            chain.append(current)
-    except (ProcessLookupError, PermissionError):
-        pass
+    current = look_up(pid)
+    while current is not None and all(current.pid != seen.pid for seen in chain):
+        chain.append(current)
+        current = look_up(current.ppid) if current.ppid > 0 else None
     return chain
 
 
@@ -128,23 +151,48 @@ def liveness(session: Session, host: Host) -> Liveness:
     the same hostname besides, and a pid that does not exist, started at another time, or is a zombie.
     """
     record = session.process
-    if record is None or (record.boot_id, record.pid_ns) != (host.boot_id, host.pid_ns):
+    if record is None or record.pid <= 0 or not (host.boot_id and host.pid_ns):
         return Liveness.UNKNOWN
-    here = session.hostname == host.hostname
+    if (record.boot_id, record.pid_ns) != (host.boot_id, host.pid_ns):
+        return Liveness.UNKNOWN
+    gone = Liveness.DEAD if session.hostname == host.hostname else Liveness.UNKNOWN
     try:
         found = read(record.pid)
     except ProcessLookupError:
-        return Liveness.DEAD if here else Liveness.UNKNOWN
+        return gone
     except PermissionError:
         return Liveness.UNKNOWN
-    if found.start == record.start and not found.zombie:
+    if found.zombie:
+        return gone
+    if found.start == record.start:
         return Liveness.ALIVE
-    return Liveness.DEAD if here else Liveness.UNKNOWN
+    # A start that is written in another way was not read by the same means: it says nothing about this process.
+    return gone if _shape(found.start) == _shape(record.start) else Liveness.UNKNOWN
 
 
-def has_proc() -> bool:
-    """Whether `/proc` is the source; elsewhere it is `ps`."""
-    return (PROC / "self" / "stat").exists()
+def _shape(start: str) -> tuple[bool, int]:
+    return start.isdecimal(), start.count(":")
+
+
+@lru_cache(maxsize=1)
+def _source() -> _Source:
+    """Return where processes are read.
+
+    A /proc that calls this process by another number belongs to another pid namespace: what it shows under a pid is a
+    stranger.
+    """
+    try:
+        own = (PROC / "self").readlink().name
+    except OSError:
+        return _Source.NOTHING if (PROC / "uptime").exists() else _Source.PS
+    return _Source.PROC if own == str(os.getpid()) else _Source.NOTHING
+
+
+def _look_up(pid: int) -> Process | None:
+    source = _source()
+    if source is _Source.PROC:
+        return _read_proc(pid)
+    return _read_ps(pid).get(pid) if source is _Source.PS else None
 
 
 def _read_proc(pid: int) -> Process | None:
@@ -156,15 +204,17 @@ def _read_proc(pid: int) -> Process | None:
     # The name may hold spaces and brackets: the fields begin after the last one.
     head, _, tail = stat.rpartition(b")")
     fields = tail.split()
-    argv = tuple(word.decode(errors="replace") for word in cmdline.split(b"\0")[:-1])
+    # A process that renamed itself may leave no NUL at the end, or many.
+    words = cmdline.rstrip(b"\0").split(b"\0") if cmdline else []
     return Process(
         pid=pid,
         ppid=int(fields[1]),
         tty=_tty_name(int(fields[4])),
         start=fields[19].decode(),
-        zombie=fields[0] in (b"Z", b"X", b"x"),
+        # A process whose first thread has ended while others run looks like a zombie too.
+        zombie=fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1,
         name=head.partition(b"(")[2].decode(errors="replace"),
-        argv=argv,
+        argv=tuple(word.decode(errors="replace") for word in words),
     )
 
 
@@ -181,37 +231,58 @@ def _tty_name(device: int) -> str | None:
         return None
 
 
-def _read_ps(pids: list[int]) -> dict[int, Process]:
-    command = ["ps", "-o", _PS_FIELDS, "-p", ",".join(map(str, pids))]
-    environment = {"PATH": "/bin:/usr/bin", "LC_ALL": "C", "TZ": "UTC"}
-    output = subprocess.run(command, env=environment, capture_output=True, check=False).stdout
-    found = (_parse_ps(line) for line in output.decode(errors="replace").splitlines())
+def _read_ps(pid: int | None) -> dict[int, Process]:
+    """Return the process `pid`, or all of them for None."""
+    which = ["-A"] if pid is None else ["-p", str(pid)]
+    columns = [word for name in _PS_COLUMNS for word in ("-o", f"{name}=")]
+    # Wide: without a terminal the BSDs cut lines at 79 columns.
+    output = _run([PS, "-ww", *which, *columns], PATH="/bin:/usr/bin", LC_ALL="C", TZ="UTC")
+    found = (_parse_ps(line) for line in output.splitlines())
     return {process.pid: process for process in found if process}
 
 
 def _parse_ps(line: str) -> Process | None:
-    words = line.split(None, 9)
-    if len(words) < 9:
+    words = line.split(None, 10)
+    if len(words) < 10 or not (words[0].isdecimal() and words[1].isdecimal()):
         return None
-    argv = tuple(words[9].split()) if len(words) > 9 else ()
-    tty = None if words[2] in ("?", "??", "-") else "/dev/" + words[2].removeprefix("/dev/")
+    # ps loses where a word of the command ends, which matters to no program that is looked for here.
+    argv = tuple(words[10].split()) if len(words) > 10 else ()
     return Process(
         pid=int(words[0]),
         ppid=int(words[1]),
-        tty=tty,
-        start=" ".join(words[4:9]),
+        tty=None if words[2].strip("?-") == "" else "/dev/" + words[2].removeprefix("/dev/"),
+        start="_".join(words[4:9]),
         zombie=words[3].startswith("Z"),
-        name=argv[0].rsplit("/", 1)[-1] if argv else "",
+        name=words[9],
         argv=argv,
     )
 
 
+def _run(command: list[str], **environment: str) -> str:
+    try:
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
 def _boot_id() -> str:
-    if has_proc():
+    try:
         return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    answer = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=False)
-    return answer.stdout.decode().strip()
+    except OSError:
+        return _run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]).strip()
 
 
 def _pid_namespace() -> str:
-    return str((PROC / "self/ns/pid").readlink()) if has_proc() else "none"
+    if _source() is _Source.PS:
+        return "none"
+    try:
+        namespace = str((PROC / "self/ns/pid").readlink())
+    except OSError:
+        return ""
+    try:
+        clock = str((PROC / "self/ns/time").readlink())
+    except OSError:
+        return namespace
+    # In a time namespace of its own, the same process shows another start.
+    return namespace if clock == _INITIAL_TIME_NAMESPACE else f"{namespace} {clock}"

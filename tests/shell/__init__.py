@@ -1,0 +1,1 @@
+"""The program in real terminals and below real processes."""

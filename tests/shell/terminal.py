@@ -1,0 +1,276 @@
+"""Real terminals for tests: a pseudoterminal with a shell that a test types into, and a tmux server of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 60
+_numbers = count()
+CLI = f"{shlex.quote(sys.executable)} -m claude_sessions_cli"
+WHOAMI = f"{CLI} whoami --json"
+# Interactive, and without anybody's start-up files.
+SHELLS = {
+    "bash": ("bash", "--norc", "--noprofile", "-i"),
+    "zsh": ("zsh", "-f", "-i"),
+    "fish": ("fish", "--no-config", "-i"),
+}
+# A new session takes the terminal on its standard input as its own, and becomes the program.
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Poll until the condition is true and return its value."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.01)
+
+
+def environment(directory: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a small environment that knows nothing of who runs the tests."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {**kept, "HOME": str(directory), "LANG": "C.UTF-8", "TERM": "dumb", "PS1": "$ ", **(more or {})}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data of a JSON answer that succeeded."""
+        assert self.code == 0, self
+        data = json.loads(self.out)["data"]
+        assert isinstance(data, dict)
+        return data
+
+    @property
+    def session(self) -> str:
+        """The session that `whoami --json` told."""
+        return str(self.data["session_id"])
+
+    @property
+    def winners(self) -> list[str]:
+        """The rules that won in `whoami --json`."""
+        return [rule["rule"] for rule in self.data["rules"] if rule["used"]]
+
+
+class Keyboard:
+    """Something that a test types commands into; each command's output, errors and exit code go to files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.status = "$?"
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        raise NotImplementedError
+
+    def seen(self) -> str:
+        """Return what the screen showed."""
+        raise NotImplementedError
+
+    def run(self, text: str = WHOAMI) -> Answer:
+        """Type a command and return its answer; `{out}` in it is the file to write to, else its output goes there."""
+        stem = self.directory / f"answer-{next(_numbers)}"
+        out, err, code = (stem.with_suffix(suffix) for suffix in (".out", ".err", ".code"))
+        text = text.replace("{out}", str(out)) if "{out}" in text else f"{text} >{out}"
+        self.type(f"{text} 2>{err}; echo {self.status} >{code}")
+        written = until(lambda: code.exists() and code.read_text().endswith("\n"), f"{text}\n{self.seen()}")
+        assert written
+        read = [path.read_text() if path.exists() else "" for path in (out, err)]
+        return Answer(int(code.read_text()), *read)
+
+
+class Terminal(Keyboard):
+    """A window: a program on a pseudoterminal of its own, a shell unless another is given."""
+
+    def __init__(
+        self,
+        directory: Path,
+        argv: Sequence[str] = SHELLS["bash"],
+        more: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self._master, slave = os.openpty()
+        self.tty = os.ttyname(slave)
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _TAKE_TERMINAL, *argv],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment(directory, more),
+            cwd=cwd or directory,
+        )
+        os.close(slave)
+        if "fish" in argv[0]:
+            self.status = "$status"
+        self._seen = bytearray()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        # What is typed before a shell has set its terminal up may be lost.
+        until(lambda: self._seen, f"a prompt of {argv[0]}")
+
+    @property
+    def pid(self) -> int:
+        """The pid of the program in the window."""
+        return self.process.pid
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        os.write(self._master, text.encode() + b"\r")
+
+    def seen(self) -> str:
+        """Return what the screen showed."""
+        return self._seen.decode(errors="replace")
+
+    def close(self) -> None:
+        """Hang up, as closing a window does, and wait for its program."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(PATIENCE_S)
+        os.close(self._master)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                read = os.read(self._master, 4096)
+            except OSError:  # the last program on it has gone
+                return
+            if not read:
+                return
+            self._seen += read
+
+
+class Tmux:
+    """A tmux server on a socket of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        # Not below the test's own directory: a socket's path may have 107 bytes.
+        self._home = Path(tempfile.mkdtemp(prefix="cs-"))
+        self.command = ["tmux", "-S", str(self._home / "socket"), "-f", "/dev/null"]
+
+    def call(self, *words: str, more: Mapping[str, str] | None = None) -> str:
+        """Give tmux a command and return its output."""
+        done = subprocess.run(
+            [*self.command, *words],
+            env=environment(self.directory, more),
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    def pane(self, more: Mapping[str, str] | None = None) -> Pane:
+        """Open a window with a shell, which inherits what `more` says besides the server's environment."""
+        inherited = [word for name, value in (more or {}).items() for word in ("-e", f"{name}={value}")]
+        started = subprocess.run([*self.command, "has-session"], env=environment(self.directory), capture_output=True)
+        verb = ["new-session", "-d", "-x", "200", "-y", "50"] if started.returncode else ["new-window", "-d"]
+        name = self.call(*verb, *inherited, "-P", "-F", "#{pane_id}", shlex.join(SHELLS["bash"]))
+        return Pane(self, name)
+
+    def close(self) -> None:
+        """End the server."""
+        subprocess.run([*self.command, "kill-server"], env=environment(self.directory), capture_output=True)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+class Pane(Keyboard):
+    """One pane of a tmux server."""
+
+    def __init__(self, tmux: Tmux, name: str) -> None:
+        super().__init__(tmux.directory)
+        self._tmux, self._name = tmux, name
+        until(self.seen, "a prompt in the pane")
+
+    @property
+    def tty(self) -> str:
+        """The pane's terminal."""
+        return self._tmux.call("display-message", "-p", "-t", self._name, "#{pane_tty}")
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        self._tmux.call("send-keys", "-t", self._name, "-l", text)
+        self._tmux.call("send-keys", "-t", self._name, "Enter")
+
+    def seen(self) -> str:
+        """Return what the pane shows."""
+        return self._tmux.call("capture-pane", "-p", "-t", self._name)
+
+
+class Agent(Keyboard):
+    """A long-lived process that starts each command in a session of its own, without a terminal, as agents do.
+
+    `program` reads commands like a shell does; `argv` is what it calls itself and gets as arguments.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        program: Path,
+        argv: Sequence[str],
+        more: Mapping[str, str] | None = None,
+        on: Keyboard | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self._commands = directory / f"commands-{next(_numbers)}"
+        os.mkfifo(self._commands)
+        words = ["exec", "-a", shlex.quote(argv[0]), shlex.quote(str(program)), *map(shlex.quote, argv[1:])]
+        starter = f"{' '.join(words)} <{self._commands}"
+        variables = environment(directory, more)
+        self._on = on
+        self._process: subprocess.Popen[bytes] | None = None
+        if on is None:
+            self._process = subprocess.Popen(
+                ["bash", "-c", starter], env=variables, cwd=directory, start_new_session=True, stderr=subprocess.DEVNULL
+            )
+        else:
+            exports = [f"{name}={shlex.quote(value)}" for name, value in (more or {}).items()]
+            on.type(f"env {' '.join(exports)} bash -c {shlex.quote(starter)}")
+        # Open for writing as long as the agent shall live.
+        self._pipe = self._commands.open("w")
+        self.pid = int(self.run("echo $PPID").out)
+
+    def type(self, text: str) -> None:
+        """Let the agent run a command."""
+        self._pipe.write(f"setsid -w sh -c {shlex.quote(text)}\n")
+        self._pipe.flush()
+
+    def seen(self) -> str:
+        """Return what the terminal of the agent showed."""
+        return self._on.seen() if self._on else ""
+
+    def close(self) -> None:
+        """End the agent, as its end of input does."""
+        self._pipe.close()
+        if self._process:
+            self._process.wait(PATIENCE_S)
