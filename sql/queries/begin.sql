@@ -15,8 +15,8 @@ SET LOCAL claude_sessions.actor_host = %(actor_host)s;
 WITH policies AS (
     SELECT
         polcmd, polpermissive,
-        coalesce(pg_get_expr(polqual, polrelid), 'true') = 'true'
-        AND coalesce(pg_get_expr(polwithcheck, polrelid), 'true') = 'true' AS lets_all
+        coalesce(pg_get_expr(polqual, polrelid), 'true') = 'true' AS shows_all,
+        coalesce(pg_get_expr(polwithcheck, polrelid), 'true') = 'true' AS takes_all
     FROM pg_catalog.pg_policy
     WHERE polrelid = 'public.claude_sessions'::regclass
         AND (polroles = '{0}' OR EXISTS (SELECT FROM unnest(polroles) AS r WHERE pg_has_role(r, 'USAGE')))
@@ -24,8 +24,15 @@ WITH policies AS (
 open_commands AS (
     SELECT command
     FROM unnest(ARRAY['r', 'a', 'w']) AS command
-    WHERE EXISTS (SELECT FROM policies WHERE polcmd IN ('*', command::"char") AND polpermissive AND lets_all)
-        AND NOT EXISTS (SELECT FROM policies WHERE polcmd IN ('*', command::"char") AND NOT polpermissive AND NOT lets_all)
+    CROSS JOIN LATERAL (
+        SELECT bool_or(polpermissive AND lets_all) AND NOT bool_or(NOT polpermissive AND NOT lets_all) AS is_open
+        FROM (
+            SELECT polpermissive, shows_all AND (takes_all OR command = 'r') AS lets_all
+            FROM policies
+            WHERE polcmd IN ('*', command::"char")
+        ) AS applied
+    ) AS verdict
+    WHERE is_open
 )
 SELECT
     current_user AS role,
