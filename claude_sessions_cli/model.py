@@ -350,11 +350,12 @@ class ReapVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ReapResult:
-    """What `reap` changed and kept."""
+    """What `reap` changed and kept, and how many released sessions it deleted."""
 
     dry_run: bool
     changed: list[ReapVerdict]
     kept: list[ReapVerdict]
+    pruned: int = 0
 
 
 def fence_of(claimed_at: datetime | None) -> int | None:

@@ -24,13 +24,22 @@ from claude_sessions_cli.sessions import bury, list_sessions
 STALE_FOR = timedelta(days=1)
 # Sessions changed in one transaction, so that a million rows neither hold their locks together nor fail together.
 BATCH = 200
+PRUNE_BATCH = 5000
 
 
-def reap(database: Database, caller: Caller, *, max_age: float | None = None, dry_run: bool = False) -> ReapResult:
+def reap(
+    database: Database,
+    caller: Caller,
+    *,
+    max_age: float | None = None,
+    prune: float | None = None,
+    dry_run: bool = False,
+) -> ReapResult:
     """Judge every live session and change those that are over; see `judge` for the rules.
 
     Safe beside other reapers and beside the sessions themselves: a row that was touched after it was judged, or that
-    somebody has locked, is left alone. `max_age` is in seconds.
+    somebody has locked, is left alone. `max_age` and `prune` are in seconds; the latter also deletes the sessions that
+    have been released, and untouched, for so long.
     """
     verdicts = [judge(caller, seen, max_age) for seen in list_sessions(database, caller).sessions]
     condemned = [verdict for verdict in verdicts if verdict.to]
@@ -41,7 +50,19 @@ def reap(database: Database, caller: Caller, *, max_age: float | None = None, dr
     for start in range(0, len(condemned), BATCH):
         batch = condemned[start : start + BATCH]
         changed += database.transact(lambda tx, batch=batch: _carry_out(tx, caller, batch), actor=caller.actor)  # type: ignore[misc]
-    return ReapResult(False, changed, kept)
+    pruned = _prune(database, caller, prune) if prune is not None else 0
+    return ReapResult(False, changed, kept, pruned)
+
+
+def _prune(database: Database, caller: Caller, older_than: float) -> int:
+    def delete(tx: Transaction) -> int:
+        return len(tx.all("prune_sessions", older_than_s=older_than, row_limit=PRUNE_BATCH, now=caller.now))
+
+    total = deleted = database.transact(delete, actor=caller.actor)
+    while deleted == PRUNE_BATCH:
+        deleted = database.transact(delete, actor=caller.actor)
+        total += deleted
+    return total
 
 
 def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVerdict:

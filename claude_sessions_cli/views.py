@@ -140,6 +140,7 @@ def reap_data(result: ReapResult) -> dict[str, Any]:
         "dry_run": result.dry_run,
         "changed": [_verdict_data(verdict) for verdict in result.changed],
         "kept": [_verdict_data(verdict) for verdict in result.kept],
+        "pruned": result.pruned,
     }
 
 
@@ -149,6 +150,8 @@ def reap_text(result: ReapResult, explain: bool) -> str:
     lines = [_verdict_line(verdict, f"{would}{verdict.to}") for verdict in result.changed]
     if explain:
         lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
+    if result.pruned:
+        lines.append(f"deleted {result.pruned} released sessions")
     return "".join(line + "\n" for line in lines)
 
 

@@ -25,6 +25,15 @@ def reap(
             help="Also take claims older than this, unless their process is proven alive.",
         ),
     ] = None,
+    prune: Annotated[
+        float | None,
+        typer.Option(
+            "--prune",
+            parser=options.duration,
+            metavar="DURATION",
+            help="Also delete sessions that have been released for longer than this.",
+        ),
+    ] = None,
     stale_after: options.StaleAfter = None,
     dsn: options.Dsn = None,
     json: options.Json = False,
@@ -42,5 +51,5 @@ def reap(
 
     output = render.Output("reap", json, quiet)
     with invocation.open_database(settings, output) as database:
-        result = reaping.reap(database, caller, max_age=max_age, dry_run=dry_run)
+        result = reaping.reap(database, caller, max_age=max_age, prune=prune, dry_run=dry_run)
     output.result(views.reap_data(result), lambda: views.reap_text(result, explain))

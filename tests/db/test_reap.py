@@ -233,6 +233,26 @@ def test_a_locked_row_is_left_to_the_next_reap(table: Table) -> None:
     assert _reap(table, 16) == {"a": ("stale", "silent")}
 
 
+def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "PRUNE_BATCH", 3)
+    old = {"heartbeat_at": NOON, "updated_at": NOON, "created_at": NOON}
+    for number in range(7):
+        table.insert(f"old-{number}", status="released", **old)
+    table.insert("no-heartbeat", status="released", **{**old, "heartbeat_at": None})
+    table.insert("touched", status="released", **{**old, "updated_at": at(DAY)})
+    table.insert("beating", status="released", **{**old, "heartbeat_at": at(DAY)})
+    table.insert("stale", status="stale", **{**old, "updated_at": at(29 * DAY)})
+    with psycopg.connect(table.dsn) as holder:
+        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'old-6' FOR UPDATE")
+        caller = make_caller(None, now=at(30 * DAY - 1))
+        assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 0
+        caller = make_caller(None, now=at(30 * DAY + 1))
+        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 0
+        assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 7
+    left = table.execute("SELECT session_id FROM public.claude_sessions ORDER BY 1")
+    assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]
+
+
 def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "BATCH", 3)
     for number in range(10):
