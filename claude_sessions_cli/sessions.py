@@ -181,10 +181,13 @@ def heartbeat(database: Database, caller: Caller, *, register: bool = False) -> 
     alone, and to nobody since, gets it back under a new fence. Raises NotHeld for a session that is not registered; a
     loss that stands is not an error here but the outcome `lost`, because the heartbeat itself is written.
     """
-    return database.transact(lambda tx: _heartbeat(tx, caller, register), actor=caller.actor)
+    renewed = database.transact(lambda tx: _renew(tx, caller), actor=caller.actor)
+    # A renewal that waited for the row keeps it locked even where it then does not fit; what follows locks the work
+    # item first, so it is a transaction of its own.
+    return renewed or database.transact(lambda tx: _heartbeat(tx, caller, register), actor=caller.actor)
 
 
-def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResult:
+def _renew(tx: Transaction, caller: Caller) -> HeartbeatResult | None:
     record = caller.identity.process_record
     row = tx.one(
         "renew_heartbeat",
@@ -193,8 +196,10 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResu
         process=json.dumps(record) if record else None,
         now=caller.now,
     )
-    if row:
-        return HeartbeatResult("renewed", caller.judge(Session(**row)))
+    return HeartbeatResult("renewed", caller.judge(Session(**row))) if row else None
+
+
+def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResult:
     row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
     if row is None:
         if not register:

@@ -1,0 +1,70 @@
+"""Short races of real processes: one winner always, no deadlock, no claim lost without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Server
+from faults import pool as racing
+from faults.pool import Pool, Watch
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """Return worker processes that live as long as this module's tests."""
+    with racing.workers() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=racing.SCHEMAS)
+def racing_dsn(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
+    """Return a database of its own, on both kinds of schema."""
+    with racing.racing_database(server.create, "cs_races", racing.SCHEMAS[request.param]) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def watch(racing_dsn: str, pool: Pool) -> Iterator[Watch]:
+    """Return a look at the table, with the workers connected."""
+    with racing.watched(racing_dsn, pool) as seen:
+        yield seen
+
+
+@pytest.mark.parametrize("isolation", racing.ISOLATION)
+def test_one_of_sixteen_wins_whatever_the_databases_isolation(isolation: str, pool: Pool, watch: Watch) -> None:
+    watch.set_isolation(isolation)
+    pool.all("connect", dsn=watch.dsn)
+    racing.race_for_one_item(pool, watch, rounds=10)
+
+
+def test_one_of_sixteen_commands_wins(watch: Watch) -> None:
+    racing.race_of_commands(watch, rounds=1)
+
+
+def test_one_of_sixteen_takes_over_from_who_fell_silent(pool: Pool, watch: Watch) -> None:
+    racing.race_for_lapsed_item(pool, watch, rounds=5, holders=["active"])
+    # Older writers left more than one holder; these statuses the unique index lets stand side by side.
+    racing.race_for_lapsed_item(pool, watch, rounds=5, holders=["idle", "stale", None])
+
+
+def test_sessions_that_switch_to_each_others_item_do_so_in_turn(pool: Pool, watch: Watch) -> None:
+    with watch.sampling():
+        racing.cross_switches(pool, watch, rounds=5)
+
+
+def test_a_heartbeat_that_waited_for_its_reaper_does_not_deadlock_with_a_claim(pool: Pool, watch: Watch) -> None:
+    racing.heartbeat_behind_reaper(pool, watch, rounds=8)
+
+
+def test_claims_switches_heartbeats_releases_and_reaps_cross_without_deadlock_or_loss(pool: Pool, watch: Watch) -> None:
+    counts = racing.churn(pool, watch, count=60)
+    assert counts["claim: took_over"] and counts["heartbeat: lost"], counts
+    assert watch.samples
+
+
+def test_who_believes_to_hold_an_item_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
+    counts = racing.contend(pool, tmp_path / "locks", items=2, attempts=800)
+    assert counts["attempts"] == 800 == counts["held"] + counts["claimed"]
+    assert counts["held"] and counts["claimed"], counts

@@ -1,0 +1,1 @@
+"""Races of real processes, and faults at any statement of theirs."""
