@@ -5,9 +5,11 @@ stdout is data, stderr is talk. Text from the database is stripped of control ch
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -62,6 +64,23 @@ class Output:
         else:
             self.result(data, lambda: align([LIST_COLUMNS, *rows]))
 
+    def watch(self, look: Callable[[], tuple[dict[str, Any], Sequence[Sequence[str]]]], seconds: float) -> None:
+        """Print what `look` returns, every so many `seconds`, until interrupted or unread: a screen, or lines."""
+        gc.enable()  # which the program turns off, because most commands are short
+        if self.json or not sys.stdout.isatty():
+            while True:
+                data, rows = look()
+                text = self._envelope(data, None) if self.json else clean_lines(align([LIST_COLUMNS, *rows]) + "\n")
+                if not _write(sys.stdout, text):
+                    return
+                time.sleep(seconds)
+        from rich.live import Live
+
+        with Live(screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(rich_table(look()[1]), refresh=True)
+                time.sleep(seconds)
+
     def note(self, text: str) -> None:
         """Tell a person something that is not the result."""
         if not self.quiet and not self.json:
@@ -94,8 +113,8 @@ class Output:
         return json.dumps(envelope, default=json_value) + "\n"
 
 
-def _write(stream: TextIO, text: str) -> None:
-    """Write text at once; a reader that has gone has read enough."""
+def _write(stream: TextIO, text: str) -> bool:
+    """Write text at once; return False where the reader has gone, who then has read enough."""
     try:
         stream.write(text)
         stream.flush()
@@ -104,6 +123,8 @@ def _write(stream: TextIO, text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             raise CannotWrite(f"cannot write the answer: {error.strerror}") from None
+        return False
+    return True
 
 
 def rich_table(rows: Sequence[Sequence[str]]) -> Table:

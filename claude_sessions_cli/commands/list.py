@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +11,12 @@ from claude_sessions_cli.commands import invocation
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import STATUSES, TRACKS
 
+if TYPE_CHECKING:
+    from claude_sessions_cli.model import Listing
+
 app = options.new_app()
 MAX_LIMIT = 2**31 - 1
+WATCH_EVERY_S = 2.0
 
 
 @app.command("list")
@@ -31,6 +35,10 @@ def list_(
     mine: Annotated[bool, typer.Option("--mine", help="Only this session.")] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, max=MAX_LIMIT, metavar="N", help="At most N sessions.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float | None, typer.Option("--interval", parser=options.duration, metavar="DURATION", help="How often [2s].")
     ] = None,
     session: options.SessionId = None,
     stale_after: options.StaleAfter = None,
@@ -55,21 +63,34 @@ def list_(
     sd_ids = [sessions.check_work_item(item) for item in sd or ()]
     output = render.Output("list", json, quiet)
     with invocation.open_database(settings, output) as database:
-        listing = sessions.list_sessions(
-            database,
-            caller,
-            sd_ids=sd_ids,
-            all_statuses=all_,
-            statuses=status or (),
-            tracks=track or (),
-            hostname=caller.identity.host.hostname if here else host,
-            codebase=codebase,
-            session_id=caller.session_id if mine else None,
-            limit=limit,
-        )
+
+        def find() -> Listing:
+            return sessions.list_sessions(
+                database,
+                caller,
+                sd_ids=sd_ids,
+                all_statuses=all_,
+                statuses=status or (),
+                tracks=track or (),
+                hostname=caller.identity.host.hostname if here else host,
+                codebase=codebase,
+                session_id=caller.session_id if mine else None,
+                limit=limit,
+            )
+
+        if watch:
+            output.watch(lambda: _cells_of(find()), interval or WATCH_EVERY_S)
+            return
+        listing = find()
     output.table(views.listing_data(listing), views.listing_rows(listing), "no sessions")
     if listing.total > len(listing.sessions):
         output.note(f"{listing.total - len(listing.sessions)} more")
+
+
+def _cells_of(listing: Listing) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+    from claude_sessions_cli import views
+
+    return views.listing_data(listing), views.listing_rows(listing)
 
 
 def _check_words(option: str, given: list[str] | None, allowed: tuple[str, ...]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -147,6 +149,18 @@ def test_list_says_what_the_limit_left_out(run: Run) -> None:
     done = run("list", "--limit", "1")
     assert len(done.stdout.splitlines()) == 2
     assert done.stderr == "claude-sessions: 2 more\n"
+
+
+def test_a_watch_shows_changes_until_nobody_reads(cli: Cli, dsn: str) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    command = [sys.executable, "-m", "claude_sessions_cli", "list", "--watch", "--interval", "0.05s", "--json"]
+    with subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["data"]["total"] == 0
+        cli("claim", "SD-1", env=env)
+        assert any(json.loads(line)["data"]["total"] == 1 for line in watching.stdout)
+        watching.stdout.close()
+        assert watching.wait(timeout=30) == 0
 
 
 def test_reap(run: Run, sleeper: Callable[[], subprocess.Popen[bytes]]) -> None:
