@@ -9,7 +9,7 @@ import re
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
@@ -84,7 +84,17 @@ def main() -> None:
     # A command lives for a fraction of a second: what it would collect, the system frees sooner.
     gc.disable()
     _open_streams()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # That is told already; Python would complain again, and exit with 120.
+        _silence(sys.stdout)
+    sys.exit(code)
+
+
+def _silence(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_streams() -> None:
@@ -115,7 +125,7 @@ def run(argv: list[str]) -> int:
             raise UsageError(message) from None
         except (BrokenPipeError, SystemExit):  # typer exits on a broken pipe itself
             # Whoever read has read enough, and what was asked is done; Python must not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _silence(sys.stdout)
             return 0
         except (KeyboardInterrupt, typer.Abort):
             return EXIT_INTERRUPTED

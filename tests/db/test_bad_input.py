@@ -1001,7 +1001,7 @@ def test_a_directory_whose_name_is_no_utf8_breaks_nothing(cli: Cli, dsn: str, tm
 def _shell(command: str, cli_env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
     tool = f"{shlex.quote(sys.executable)} -m claude_sessions_cli"
     return subprocess.run(
-        ["sh", "-c", command.replace("TOOL", tool)],
+        ["sh", "-c", f"unset PYTHONUNBUFFERED; {command.replace('TOOL', tool)}"],
         env={**os.environ, **cli_env}, cwd=cwd, capture_output=True, text=True, timeout=60, start_new_session=True,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
