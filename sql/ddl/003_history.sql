@@ -1,32 +1,38 @@
 -- Who held what, from when to when, ended how, by whom, from where; and the wake-up of those who wait.
 -- Filled by triggers, whatever program writes the table; a heartbeat never calls them.
 
-CREATE TABLE IF NOT EXISTS public.claude_session_events (
-    id bigint GENERATED ALWAYS AS IDENTITY,
-    at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
-    event text NOT NULL,
-    session_id text NOT NULL,
-    sd_id text,
-    claimed_at timestamp with time zone,
-    track text,
-    hostname text,
-    tty text,
-    pid integer,
-    codebase text,
-    reason text,
-    note text,
-    actor_session text,
-    actor_host text,
-    actor_program text,
-    actor_role text,
-    CONSTRAINT claude_session_events_pkey PRIMARY KEY (id),
-    CONSTRAINT claude_session_events_event_check CHECK (
-        event IN ('registered', 'claimed', 'unclaimed', 'stale', 'ended', 'reopened', 'deleted')
-    )
-);
-
 DO $$
 BEGIN
+    IF to_regclass('public.claude_session_events') IS NULL THEN
+        CREATE TABLE public.claude_session_events (
+            id bigint GENERATED ALWAYS AS IDENTITY,
+            at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+            event text NOT NULL,
+            session_id text NOT NULL,
+            sd_id text,
+            claimed_at timestamp with time zone,
+            track text,
+            hostname text,
+            tty text,
+            pid integer,
+            codebase text,
+            reason text,
+            note text,
+            actor_session text,
+            actor_host text,
+            actor_program text,
+            actor_role text,
+            CONSTRAINT claude_session_events_pkey PRIMARY KEY (id),
+            CONSTRAINT claude_session_events_event_check CHECK (
+                event IN ('registered', 'claimed', 'unclaimed', 'stale', 'ended', 'reopened', 'deleted')
+            )
+        );
+        -- Append-only: the trigger alone writes here, whatever default privileges the database gives away. Who may read
+        -- is the administrator's to change, so it is said once.
+        REVOKE ALL ON public.claude_session_events FROM PUBLIC, anon, authenticated;
+        GRANT SELECT ON public.claude_session_events TO authenticated;
+    END IF;
+
     -- Asked first, because CREATE INDEX IF NOT EXISTS waits for every writer even where the index exists.
     IF to_regclass('public.idx_claude_session_events_sd') IS NULL THEN
         CREATE INDEX idx_claude_session_events_sd
@@ -38,10 +44,6 @@ BEGIN
     END IF;
 END
 $$;
-
--- Append-only: the trigger alone writes here, whatever default privileges the database gives away.
-REVOKE ALL ON public.claude_session_events FROM PUBLIC, anon, authenticated;
-GRANT SELECT ON public.claude_session_events TO authenticated;
 
 -- SECURITY DEFINER with a fixed search_path, so that it works for every role that may write the table and obeys none.
 CREATE OR REPLACE FUNCTION public.claude_sessions_record() RETURNS trigger
@@ -134,12 +136,22 @@ BEGIN
     -- Replacing a trigger locks the table against writers; one that is there stays.
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_trigger
-        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_change'
+        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_insert'
     ) THEN
         CREATE TRIGGER claude_sessions_record_insert AFTER INSERT ON public.claude_sessions
         FOR EACH ROW EXECUTE FUNCTION public.claude_sessions_record();
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_trigger
+        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_delete'
+    ) THEN
         CREATE TRIGGER claude_sessions_record_delete AFTER DELETE ON public.claude_sessions
         FOR EACH ROW EXECUTE FUNCTION public.claude_sessions_record();
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_trigger
+        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_change'
+    ) THEN
         CREATE TRIGGER claude_sessions_record_change
         AFTER UPDATE OF sd_id, claimed_at, status ON public.claude_sessions
         FOR EACH ROW
@@ -149,10 +161,15 @@ BEGIN
             OR OLD.status IS DISTINCT FROM NEW.status
         )
         EXECUTE FUNCTION public.claude_sessions_record();
-        -- Claims that are older than the history begin it, so that their end will be told, and fences stay above them.
+        -- Claims that no trigger saw begin are told too, so that their end will be, and fences stay above them.
         PERFORM public.claude_sessions_append('claimed', held, NULL, NULL, NULL)
         FROM public.claude_sessions AS held
-        WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released';
+        WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released'
+            AND NOT EXISTS (
+                SELECT FROM public.claude_session_events AS known
+                WHERE known.event = 'claimed' AND known.session_id = held.session_id AND known.sd_id = held.sd_id
+                    AND known.claimed_at IS NOT DISTINCT FROM held.claimed_at
+            );
     END IF;
 END
 $$;

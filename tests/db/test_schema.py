@@ -263,6 +263,22 @@ def test_apply_makes_what_is_missing_and_alters_nothing(shipped: str) -> None:
     assert run(shipped, "SELECT *, xmin::text FROM claude_sessions") == before
 
 
+@pytest.mark.parametrize("name", ["insert", "delete", "change"])
+def test_apply_brings_back_a_trigger_that_is_missing(shipped: str, name: str) -> None:
+    run(shipped, "INSERT INTO claude_sessions (session_id, sd_id, claimed_at) VALUES ('a', 'SD-1', now())")
+    run(shipped, f"DROP TRIGGER claude_sessions_record_{name} ON claude_sessions")
+    apply(shipped)
+    assert check(shipped) == set()
+    assert run(shipped, "SELECT count(*) FROM claude_session_events WHERE event = 'claimed'") == [(1,)]
+
+
+def test_apply_leaves_alone_who_may_read_the_history(shipped: str) -> None:
+    run(shipped, "REVOKE SELECT ON claude_session_events FROM authenticated")
+    apply(shipped)
+    may = "SELECT has_table_privilege('authenticated', 'public.claude_session_events', 'SELECT')"
+    assert run(shipped, may) == [(False,)]
+
+
 def test_a_file_that_fails_leaves_nothing_behind(shipped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     good, bad = tmp_path / "1.sql", tmp_path / "2.sql"
     good.write_text("CREATE TABLE public.good ();")
@@ -458,6 +474,31 @@ def _invalid_index(dsn: str) -> None:
             "CREATE TRIGGER more BEFORE UPDATE ON claude_sessions FOR EACH ROW"
             " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
             {("extra", "trigger", "more")},
+        ),
+        (
+            f"{TABLE} DISABLE TRIGGER claude_sessions_record_change",
+            {("changed", "trigger", "claude_sessions_record_change")},
+        ),
+        (
+            "DROP TRIGGER claude_sessions_record_delete ON claude_sessions",
+            {("missing", "trigger", "claude_sessions_record_delete")},
+        ),
+        (
+            "ALTER FUNCTION claude_sessions_record() SECURITY INVOKER",
+            {("changed", "function", "claude_sessions_record")},
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION claude_sessions_record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+            " SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'",
+            {("changed", "function", "claude_sessions_record")},
+        ),
+        (
+            "ALTER TABLE claude_session_events DROP COLUMN note",
+            {("missing", "column", "claude_session_events.note")},
+        ),
+        (
+            "ALTER TABLE claude_session_events ENABLE ROW LEVEL SECURITY",
+            {("extra", "row security", "claude_session_events.enabled")},
         ),
     ],
     ids=lambda value: value.removeprefix(TABLE).strip()[:48] if isinstance(value, str) else "",
