@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from select import select
 from typing import Any
 
 PATIENCE_S = 60
 _numbers = count()
-CLI = f"{shlex.quote(sys.executable)} -m claude_sessions_cli"
+# sudo, env -i and cron keep no variable; where Python needs this one to find the program, it comes with the command.
+_PLACES = f"env PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])} " if "PYTHONPATH" in os.environ else ""
+CLI = f"{_PLACES}{shlex.quote(sys.executable)} -m claude_sessions_cli"
 WHOAMI = f"{CLI} whoami --json"
 # Interactive, and without anybody's start-up files.
 SHELLS = {
@@ -129,9 +132,10 @@ class Terminal(Keyboard):
             cwd=cwd or directory,
         )
         os.close(slave)
-        if "fish" in argv[0]:
-            self.status = "$status"
+        self.shell = self.process.pid
+        self._speak(argv[0])
         self._seen = bytearray()
+        self._closing, self._close = os.pipe()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         # What is typed before a shell has set its terminal up may be lost.
@@ -146,19 +150,44 @@ class Terminal(Keyboard):
         """Type a line."""
         os.write(self._master, text.encode() + b"\r")
 
+    def enter(self, command: str, language: str = "bash") -> int:
+        """Type a command that starts an inner shell, and return that shell's pid once it answers."""
+        answer = self.directory / f"inner-{next(_numbers)}"
+        self._speak(language)
+        self.type(command)
+        pid = "$fish_pid" if language == "fish" else "$$"
+        patience = count()
+
+        def answered() -> int | None:
+            # What is typed before the inner shell has set its terminal up may be lost: again, some time later.
+            if next(patience) % 50 == 0:
+                self.type(f"echo {pid} >{answer}")
+            text = answer.read_text() if answer.exists() else ""
+            return int(text) if text.endswith("\n") and int(text) != self.shell else None
+
+        self.shell = int(until(answered, f"a shell of {command}"))
+        return self.shell
+
     def seen(self) -> str:
         """Return what the screen showed."""
         return self._seen.decode(errors="replace")
 
     def close(self) -> None:
         """Hang up, as closing a window does, and wait for its program."""
+        if self.process.returncode is not None:
+            return
         self.process.kill()
         self.process.wait()
-        self._reader.join(PATIENCE_S)
+        os.close(self._close)
+        self._reader.join()
+        os.close(self._closing)
         os.close(self._master)
 
+    def _speak(self, language: str) -> None:
+        self.status = "$status" if language == "fish" else "$?"
+
     def _read(self) -> None:
-        while True:
+        while self._closing not in select([self._master, self._closing], [], [])[0]:
             try:
                 read = os.read(self._master, 4096)
             except OSError:  # the last program on it has gone

@@ -198,7 +198,7 @@ def test_a_process_is_read_whatever_it_calls_itself(tmp_path: Path, name: str) -
         ended(child)
 
 
-# -- ps, which stands in where there is no /proc ------------------------------------------------------------------
+# -- ps, which stands in where there is no /proc -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_lines_of_other_systems_ps(line: str, expected: Process | None) -> None:
     assert process._parse_ps(line) == expected
 
 
-# -- what kind of program a process is ----------------------------------------------------------------------------
+# -- what kind of program a process is ---------------------------------------------------------------------------------
 
 
 def program(*argv: str, name: str = "x") -> Process:
