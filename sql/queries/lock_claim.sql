@@ -1,8 +1,8 @@
 -- Lock a session's row and those that a claim of a work item concerns: its holders, and the stale or idle sessions that
--- lost it to silence. In the order of id, so that claims that cross each other cannot deadlock. The rows are found before
--- they are locked, as an array: after the wait for a row that is written meanwhile, Postgres looks again whether it fits, and
--- in a join with what finds the rows, it may find none, so that a holder would be missed because its heartbeat came.
+-- lost it to silence. In the order of id, so that claims that cross each other cannot deadlock.
 -- Parameters: session_id (text), sd_id (text or NULL: the session's row alone), now. Returns: sessions.
+-- The ids are gathered as an array first: where a row has changed while its lock was awaited, Postgres tests the new row
+-- against this condition again, and a join with the subquery can then miss it.
 SELECT {session_columns}
 FROM (
     SELECT *

@@ -1,0 +1,52 @@
+"""What a claim sees of rows that change while it waits for their locks."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psycopg
+from conftest import Table, make_caller
+
+from claude_sessions_cli import sessions
+from claude_sessions_cli.database import connect
+
+
+def wait_for_waiters(table: Table, count: int) -> None:
+    """Wait until so many connections wait for a lock."""
+    for _ in range(1000):
+        [row] = table.execute(
+            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        if row["n"] >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits")
+
+
+def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Table) -> None:
+    # Under this plan Postgres has lost the rows before.
+    plan = " ".join(f"-c enable_{kind}=off" for kind in ("hashjoin", "mergejoin", "seqscan", "bitmapscan"))
+    nested = psycopg.conninfo.make_conninfo(table.dsn, options=plan)
+    database = table.stack.enter_context(connect(nested, "the test"))
+    # The ids are random, and it was lost unless it came first.
+    for number in range(8):
+        names = [f"{who}-{number}" for who in "abc"]
+        item, mine = f"SD-{number}", names[0]
+        sessions.heartbeat(table.database, make_caller(mine), register=True)
+        for holder in names[1:]:
+            table.insert(holder, sd_id=item, status="stale", heartbeat_at="2026-01-01")
+        outcomes: list[str] = []
+
+        def claim(mine: str = mine, item: str = item) -> None:
+            outcomes.append(sessions.claim(database, make_caller(mine), item).outcome)  # noqa: B023
+
+        waiting = threading.Thread(target=claim)
+        with psycopg.connect(table.dsn) as other:
+            other.execute("UPDATE public.claude_sessions SET tty = '/dev/pts/1' WHERE session_id = ANY(%s)", [names])
+            waiting.start()
+            wait_for_waiters(table, 1)
+        waiting.join()
+        assert outcomes == ["took_over"]
+        holders = table.execute("SELECT session_id FROM public.claude_sessions WHERE sd_id = %s", item)
+        assert [row["session_id"] for row in holders] == [mine]
