@@ -46,10 +46,7 @@ def reap(
     kept = [verdict for verdict in verdicts if not verdict.to]
     if dry_run:
         return ReapResult(True, condemned, kept)
-    changed: list[ReapVerdict] = []
-    for start in range(0, len(condemned), BATCH):
-        batch = condemned[start : start + BATCH]
-        changed += database.transact(lambda tx, batch=batch: _carry_out(tx, caller, batch), actor=caller.actor)  # type: ignore[misc]
+    changed = carry_out(database, caller, condemned)
     pruned = _prune(database, caller, prune) if prune is not None else 0
     return ReapResult(False, changed, kept, pruned)
 
@@ -109,6 +106,15 @@ def _boot(session: Session, caller: Caller) -> str:
     if session.process is None:
         return "not recorded"
     return "this" if session.process.boot_id == caller.identity.host.boot_id else "another"
+
+
+def carry_out(database: Database, caller: Caller, condemned: list[ReapVerdict]) -> list[ReapVerdict]:
+    """Change the sessions as judged, in batches, and return those that nobody has touched since."""
+    changed: list[ReapVerdict] = []
+    for start in range(0, len(condemned), BATCH):
+        batch = condemned[start : start + BATCH]
+        changed += database.transact(lambda tx, batch=batch: _carry_out(tx, caller, batch), actor=caller.actor)  # type: ignore[misc]
+    return changed
 
 
 def _carry_out(tx: Transaction, caller: Caller, batch: list[ReapVerdict]) -> list[ReapVerdict]:

@@ -174,20 +174,23 @@ def lost_to(tombstone: Tombstone) -> NotHeld:
     )
 
 
-def heartbeat(database: Database, caller: Caller, *, register: bool = False) -> HeartbeatResult:
+def heartbeat(
+    database: Database, caller: Caller, *, register: bool = False, if_older_than: float | None = None
+) -> HeartbeatResult:
     """Prove that the caller lives, without changing what it holds.
 
     With `register` a session that is unknown or has ended is opened as idle. A session that lost its item to silence
     alone, and to nobody since, gets it back under a new fence. Raises NotHeld for a session that is not registered; a
-    loss that stands is not an error here but the outcome `lost`, because the heartbeat itself is written.
+    loss that stands is not an error here but the outcome `lost`, because the heartbeat itself is written. A heartbeat
+    that is younger than `if_older_than` seconds is left alone, where there is nothing to tell or to put right.
     """
-    renewed = database.transact(lambda tx: _renew(tx, caller), actor=caller.actor)
+    renewed = database.transact(lambda tx: _renew(tx, caller, if_older_than), actor=caller.actor)
     # A renewal that waited for the row keeps it locked even where it then does not fit; what follows locks the work
     # item first, so it is a transaction of its own.
-    return renewed or database.transact(lambda tx: _heartbeat(tx, caller, register), actor=caller.actor)
+    return renewed or database.transact(lambda tx: _heartbeat(tx, caller, register, if_older_than), actor=caller.actor)
 
 
-def _renew(tx: Transaction, caller: Caller) -> HeartbeatResult | None:
+def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> HeartbeatResult | None:
     record = caller.identity.process_record
     row = tx.one(
         "renew_heartbeat",
@@ -196,10 +199,11 @@ def _renew(tx: Transaction, caller: Caller) -> HeartbeatResult | None:
         process=json.dumps(record) if record else None,
         now=caller.now,
     )
+        older_than_s=if_older_than,
     return HeartbeatResult("renewed", caller.judge(Session(**row))) if row else None
 
 
-def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResult:
+def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: float | None) -> HeartbeatResult:
     row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
     if row is None:
         if not register:
@@ -211,6 +215,8 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResu
         return HeartbeatResult("registered", caller.judge(Session(**row)))
 
     # The work item is locked before any row, as in claim: the other way round the two would deadlock.
+    if if_older_than is not None and _is_fresh(Session(**row), caller, if_older_than):
+        return HeartbeatResult("fresh", caller.judge(Session(**row)))
     item = _restorable_item(Session(**row))
     if item:
         tx.one("lock_work_item", sd_id=item)
@@ -226,6 +232,15 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool) -> HeartbeatResu
 
 def _restorable_item(session: Session) -> str | None:
     """Return the item that this session may have back if it is free: lost to silence, or still on its stale row."""
+def _is_fresh(session: Session, caller: Caller, seconds: float) -> bool:
+    """Whether a plain heartbeat would do, and the last one is younger than that; one in the future is put right."""
+    record = caller.identity.process_record
+    in_order = session.status not in ("stale", "released") and "tombstone" not in session.own
+    as_recorded = record is None or (session.pid, session.own.get("process")) == (caller.identity.pid, record)
+    age = (session.server_now - session.last_sign).total_seconds()
+    return in_order and as_recorded and session.heartbeat_at is not None and 0 <= age < seconds
+
+
     if session.status == "released":
         return None
     if session.sd_id is not None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli.model import (
+    PROCESS_GONE,
     ClaimResult,
     HeartbeatResult,
     History,
@@ -31,6 +32,7 @@ from claude_sessions_cli.model import (
 if TYPE_CHECKING:
     from claude_sessions_cli.embedded import Status
     from claude_sessions_cli.identity import Identity
+    from claude_sessions_cli.keeping import HereResult
     from claude_sessions_cli.schema import AppliedFile, Difference
 
 NOT_A_COLUMN = ("server_now", "row_version")
@@ -94,6 +96,17 @@ def heartbeat_text(result: HeartbeatResult) -> str:
     if result.outcome == "restored":
         holding = f", {session.sd_id} is yours again, fence {session.fence}"
     return f"{result.outcome} {session.session_id}{holding}\n"
+
+
+def here_data(result: HereResult) -> dict[str, Any]:
+    """Return the JSON of `heartbeat --here`."""
+    return {"renewed": result.renewed, "released": [session_data(released) for released in result.released]}
+
+
+def here_text(result: HereResult) -> str:
+    """Return how many sessions live, and a line for each that does not."""
+    gone = "".join(f"released {released.session.session_id}: {PROCESS_GONE}\n" for released in result.released)
+    return f"renewed {result.renewed} session{'' if result.renewed == 1 else 's'}\n{gone}"
 
 
 def release_data(result: ReleaseResult) -> dict[str, Any]:

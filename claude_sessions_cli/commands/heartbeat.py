@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from claude_sessions_cli import options
 from claude_sessions_cli.commands import invocation
+from claude_sessions_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.settings import Settings
 
 app = options.new_app()
 
@@ -16,6 +20,21 @@ app = options.new_app()
 def heartbeat(
     register: Annotated[
         bool, typer.Option("--register", help="Register the session where it is unknown or has ended.")
+    ] = False,
+    if_older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--if-older-than",
+            parser=options.duration,
+            metavar="DURATION",
+            help="Leave a heartbeat that is younger than this alone.",
+        ),
+    ] = None,
+    here: Annotated[
+        bool,
+        typer.Option(
+            "--here", help="For cron: renew every session of this host that runs, release those whose process is gone."
+        ),
     ] = False,
     session: options.SessionId = None,
     pid: options.Pid = None,
@@ -33,13 +52,29 @@ def heartbeat(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
+    if here:
+        if register or any(option is not None for option in (if_older_than, session, pid, tty)):
+            raise UsageError("--here renews every session of this host: it goes with no option that is about one")
+        _beat_here(settings, json=json, quiet=quiet)
+        return
     from claude_sessions_cli import render, sessions, views
 
     output = render.Output("heartbeat", json, quiet)
     with invocation.open_database(settings, output) as database:
-        result = sessions.heartbeat(database, caller, register=register)
+        result = sessions.heartbeat(database, caller, register=register, if_older_than=if_older_than)
     if result.outcome == "lost" and result.tombstone:
         lost = sessions.lost_to(result.tombstone)
         lost.data = views.heartbeat_data(result)
         raise lost
     output.result(views.heartbeat_data(result), lambda: views.heartbeat_text(result))
+
+
+def _beat_here(settings: Settings, *, json: bool, quiet: bool) -> None:
+    caller = invocation.find_caller(settings, required=False)
+
+    from claude_sessions_cli import keeping, render, views
+
+    output = render.Output("heartbeat", json, quiet)
+    with invocation.open_database(settings, output) as database:
+        result = keeping.heartbeat_here(database, caller)
+    output.result(views.here_data(result), lambda: views.here_text(result))

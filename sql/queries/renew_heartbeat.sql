@@ -1,6 +1,8 @@
 -- Prove life, and write heartbeat_at alone: with more columns the whole row between them would go to the WAL.
--- Parameters: session_id, pid and process (jsonb; NULL where the command cannot see the session's process), now.
--- Returns: the session; nothing if it has to be registered, revived, told of a loss, or shown in another process.
+-- Parameters: session_id, pid and process (jsonb; NULL where the command cannot see the session's process), older_than_s
+-- (float8: leave a younger heartbeat alone, but not one in the future; NULL for none), now.
+-- Returns: the session; nothing if it is fresh, or has to be registered, revived, told of a loss, or shown in another
+-- process.
 UPDATE public.claude_sessions SET
     heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp())
 WHERE session_id = %(session_id)s
@@ -9,4 +11,10 @@ WHERE session_id = %(session_id)s
     AND metadata -> 'claude_sessions_cli' -> 'tombstone' IS NULL
     AND (%(process)s::jsonb IS NULL OR metadata -> 'claude_sessions_cli' -> 'process' = %(process)s::jsonb)
     AND (%(pid)s::integer IS NULL OR pid = %(pid)s)
+    AND (
+        %(older_than_s)s::float8 IS NULL
+        OR heartbeat_at IS NULL
+        OR heartbeat_at > coalesce(%(now)s::timestamptz, clock_timestamp())
+        OR heartbeat_at <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(older_than_s)s)
+    )
 RETURNING {session_columns};

@@ -16,6 +16,7 @@ LAYERS = [
     {"database"},
     {"sessions", "history", "schema", "embedded"},
     {"reaping", "leases"},
+    {"keeping"},
     {"views"},
     {"render"},
     {"options"},

@@ -1,0 +1,51 @@
+"""Heartbeats for every session of this host at once: for cron, where no prompt hook and no agent beats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from claude_sessions_cli import reaping
+from claude_sessions_cli.caller import Caller
+from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.model import PROCESS_GONE, JudgedSession, Liveness, Session
+from claude_sessions_cli.process import liveness
+
+
+@dataclass(frozen=True, slots=True)
+class HereResult:
+    """How many sessions were renewed, and which were released because their process is gone."""
+
+    renewed: int
+    released: list[JudgedSession]
+
+
+def heartbeat_here(database: Database, caller: Caller) -> HereResult:
+    """Renew the sessions of this host whose process is alive, and release those whose process is gone.
+
+    Two statements, however many sessions there are; each release, once in a session's life, is one more, and `reap`'s
+    own. What is neither proven alive nor dead is left alone. A heartbeat keeps the status, a loss and a park: a stale
+    session is kept from being ended, but only its own heartbeat or claim opens it, and brings back what it lost.
+    """
+    renewed, gone = database.transact(lambda tx: _renew(tx, caller), actor=caller.actor)
+    verdicts = [reaping.judge(caller, caller.judge(session), None) for session in gone]
+    released = reaping.carry_out(database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE])
+    return HereResult(renewed, [verdict.session for verdict in released])
+
+
+def _renew(tx: Transaction, caller: Caller) -> tuple[int, list[Session]]:
+    host = caller.identity.host
+    if not (host.boot_id and host.pid_ns):
+        return 0, []
+    here = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, "now": caller.now}
+    alive, gone = [], []
+    for row in tx.all("list_sessions_here", **here):
+        session = Session(**row)
+        known = liveness(session, host)
+        if known is Liveness.ALIVE and session.process:
+            alive.append((session.id, session.process.pid, session.process.start))
+        elif known is Liveness.DEAD:
+            gone.append(session)
+    if not alive:
+        return 0, gone
+    ids, pids, starts = (list(column) for column in zip(*alive, strict=True))
+    return tx.run("renew_heartbeats", ids=ids, pids=pids, starts=starts, **here), gone

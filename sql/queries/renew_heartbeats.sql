@@ -1,0 +1,16 @@
+-- Prove life for many sessions whose process has been seen alive: compare-and-swap on that process, and heartbeat_at alone.
+-- Waits for nobody: a row that somebody has locked is being written, or will be renewed the next time.
+-- Parameters: ids (uuid[]), pids (integer[]) and starts (text[]), in the same order; boot_id, pid_ns (text); now.
+-- Returns: nothing, but the number of rows.
+UPDATE public.claude_sessions SET
+    heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp())
+WHERE id = ANY(ARRAY(
+    SELECT s.id
+    FROM unnest(%(ids)s::uuid[], %(pids)s::integer[], %(starts)s::text[]) AS seen (id, pid, start)
+    INNER JOIN public.claude_sessions AS s ON s.id = seen.id AND s.pid = seen.pid
+    WHERE s.status IS DISTINCT FROM 'released'
+        AND s.metadata -> 'claude_sessions_cli' -> 'process' ->> 'start' = seen.start
+        AND s.metadata -> 'claude_sessions_cli' -> 'process' ->> 'boot_id' = %(boot_id)s
+        AND s.metadata -> 'claude_sessions_cli' -> 'process' ->> 'pid_ns' = %(pid_ns)s
+    FOR UPDATE OF s SKIP LOCKED
+));

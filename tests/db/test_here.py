@@ -1,0 +1,609 @@
+"""`heartbeat --here`: every session of this host at once, judged by its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from subprocess import Popen
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Cli, Table, make_caller
+from psycopg.types.json import Jsonb
+
+from claude_sessions_cli import keeping, process, reaping, sessions
+from claude_sessions_cli.caller import Caller
+from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.errors import HeldByAnother, NotHeld
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+DAY = 24 * 60
+Sleeper = Callable[[], "Popen[bytes]"]
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def _who(name: str, pid: int, minutes: float = 0) -> Caller:
+    return make_caller(name, anchor=process.read(pid), now=at(minutes))
+
+
+def _here(table: Table, minutes: float, database: Any = None) -> tuple[int, list[str]]:
+    result = keeping.heartbeat_here(database or table.database, make_caller(None, now=at(minutes)))
+    return result.renewed, [released.session.session_id for released in result.released]
+
+
+class _Watched:
+    """A database whose statements are noted, and where something happens after one of them."""
+
+    def __init__(self, table: Table, after: str = "", then: Callable[[], object] = lambda: None) -> None:
+        self._database, self._after, self._then = table.database, after, then
+        self.statements: list[str] = []
+
+    def transact(self, work: Any, **options: Any) -> Any:
+        return self._database.transact(lambda tx: work(_Noted(self, tx)), **options)
+
+    def note(self, query: str, result: Any) -> Any:
+        self.statements.append(query)
+        if query == self._after:
+            self._then()
+        return result
+
+
+class _Noted:
+    def __init__(self, watched: _Watched, tx: Transaction) -> None:
+        self._watched, self._tx = watched, tx
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._tx, name)
+        return lambda query, **parameters: self._watched.note(query, method(query, **parameters))
+
+
+def test_a_live_process_renews_heartbeat_at_alone(table: Table, sleeper: Sleeper) -> None:
+    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1", track="A")
+    before = table.row("a")
+    assert _here(table, 10) == (1, [])
+    assert table.row("a") == {**before, "heartbeat_at": at(10)}
+
+
+def test_a_process_that_is_gone_ends_its_session_with_a_tombstone(table: Table, sleeper: Sleeper) -> None:
+    child, other = sleeper(), sleeper()
+    fence = sessions.claim(table.database, _who("a", child.pid), "SD-1", track="A").session.session.fence
+    sessions.heartbeat(table.database, _who("b", other.pid), register=True)
+    child.kill()
+    child.wait()
+    assert _here(table, 1) == (1, ["a"])
+    row, tombstone = table.row("a"), table.own("a")["tombstone"]
+    assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("released", None, None, None)
+    assert (row["heartbeat_at"], row["updated_at"]) == (NOON, at(1))
+    assert (tombstone["sd_id"], tombstone["fence"], tombstone["reason"]) == ("SD-1", fence, "process gone")
+    assert sessions.claim(table.database, make_caller("c", now=at(1)), "SD-1").outcome == "claimed"
+    assert _here(table, 2) == (1, [])
+
+
+def test_a_zombie_is_gone(table: Table, sleeper: Sleeper) -> None:
+    child = sleeper()
+    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    child.kill()
+    _until(lambda: process.read(child.pid).zombie)
+    assert _here(table, 1) == (0, ["a"])
+
+
+def test_a_reused_pid_is_another_process(table: Table, sleeper: Sleeper) -> None:
+    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    table.execute(
+        "UPDATE public.claude_sessions SET"
+        " metadata = jsonb_set(metadata, '{claude_sessions_cli,process,start}', '\"1\"')"
+    )
+    assert _here(table, 1) == (0, ["a"])
+
+
+def test_a_session_that_registers_meanwhile_is_left_alone(table: Table, sleeper: Sleeper) -> None:
+    first, second = sleeper(), sleeper()
+    sessions.heartbeat(table.database, _who("a", first.pid), register=True)
+    arrive = lambda: sessions.claim(table.another(), _who("b", second.pid, 1), "SD-1")  # noqa: E731
+    assert _here(table, 5, _Watched(table, "list_sessions_here", arrive)) == (1, [])
+    row = table.row("b")
+    assert (row["status"], row["sd_id"], row["heartbeat_at"]) == ("active", "SD-1", at(1))
+    assert _here(table, 6) == (2, [])
+
+
+def test_a_session_that_moves_to_another_process_meanwhile_is_not_renewed_for_the_old_one(
+    table: Table, sleeper: Sleeper
+) -> None:
+    first, second = sleeper(), sleeper()
+    sessions.heartbeat(table.database, _who("a", first.pid), register=True)
+    move = lambda: sessions.heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
+    assert _here(table, 5, _Watched(table, "list_sessions_here", move)) == (0, [])
+    assert (table.row("a")["pid"], table.row("a")["heartbeat_at"]) == (second.pid, at(1))
+
+
+def test_a_session_that_comes_back_in_a_new_process_meanwhile_is_not_released(table: Table, sleeper: Sleeper) -> None:
+    child, second = sleeper(), sleeper()
+    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    child.kill()
+    child.wait()
+    back = lambda: sessions.heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
+    assert _here(table, 5, _Watched(table, "list_sessions_here", back)) == (0, [])
+    assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("active", "SD-1")
+
+
+def test_a_session_that_is_released_meanwhile_stays_so(table: Table, sleeper: Sleeper) -> None:
+    caller = _who("a", sleeper().pid)
+    sessions.claim(table.database, caller, "SD-1")
+    end = lambda: sessions.release(table.another(), caller, end=True)  # noqa: E731
+    assert _here(table, 5, _Watched(table, "list_sessions_here", end)) == (0, [])
+    assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == ("released", NOON)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pid_ns": "pid:[1]"},
+        {"boot_id": "another boot"},
+        {"start": 7},
+        {"pid": 1},
+    ],
+    ids=["another pid namespace", "another boot", "not a start", "another pid than the column's"],
+)
+@pytest.mark.parametrize("alive", [True, False])
+def test_what_this_host_did_not_record_is_left_alone(
+    table: Table, sleeper: Sleeper, change: dict[str, Any], alive: bool
+) -> None:
+    child = sleeper()
+    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    table.execute(
+        "UPDATE public.claude_sessions SET"
+        " metadata = jsonb_set(metadata, '{claude_sessions_cli,process}',"
+        " metadata #> '{claude_sessions_cli,process}' || %s)",
+        Jsonb(change),
+    )
+    if not alive:
+        child.kill()
+        child.wait()
+    before = table.row("a")
+    assert _here(table, 5) == (0, [])
+    assert table.row("a") == before
+
+
+def test_the_hostname_may_change_for_a_live_process_and_protects_a_dead_one(table: Table, sleeper: Sleeper) -> None:
+    child, other = sleeper(), sleeper()
+    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    sessions.claim(table.database, _who("b", other.pid), "SD-2")
+    table.execute("UPDATE public.claude_sessions SET hostname = 'elsewhere'")
+    other.kill()
+    other.wait()
+    before = table.row("b")
+    assert _here(table, 5) == (1, [])
+    assert table.row("a")["heartbeat_at"] == at(5)
+    assert table.row("b") == before
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, [1], {}, {"claude_sessions_cli": 7}, {"claude_sessions_cli": {"process": 7}}]
+)
+def test_rows_of_other_programs_are_left_alone(table: Table, sleeper: Sleeper, metadata: Any) -> None:
+    hostname = process.this_host().hostname
+    table.insert(
+        "old", sd_id="SD-1", pid=sleeper().pid, hostname=hostname, heartbeat_at=NOON,
+        metadata=None if metadata is None else Jsonb(metadata),
+    )  # fmt: skip
+    before = table.row("old")
+    assert _here(table, 5) == (0, [])
+    assert table.row("old") == before
+
+
+# -- a heartbeat keeps the status and the loss -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["active", "idle", None])
+def test_a_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) -> None:
+    sessions.heartbeat(table.database, _who("a", sleeper().pid), register=True)
+    table.execute("UPDATE public.claude_sessions SET status = %s", status)
+    assert _here(table, 5) == (1, [])
+    assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == (status, at(5))
+
+
+def _reaped_elsewhere(table: Table, pid: int) -> None:
+    """Let another host, which knows nothing of this one's processes, take the claim of a silent session."""
+    sessions.claim(table.database, _who("a", pid), "SD-1", track="C")
+    caller = make_caller(None, now=at(16))
+    elsewhere = process.Host("elsewhere", "another boot", "another namespace")
+    identity = replace(caller.identity, host=elsewhere)
+    reaping.reap(table.database, replace(caller, identity=identity))
+    assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("stale", None)
+
+
+def test_a_stale_session_stays_stale_and_is_not_ended(table: Table, sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    _reaped_elsewhere(table, pid)
+    before = table.row("a")
+    assert _here(table, 17) == (1, [])
+    assert table.row("a") == {**before, "heartbeat_at": at(17)}
+    # On the day after, no host has a reason to end it.
+    assert _here(table, 2 * DAY) == (1, [])
+    reaping.reap(table.database, make_caller(None, now=at(2 * DAY + 1)))
+    assert table.row("a")["status"] == "stale"
+
+
+def test_what_silence_took_is_brought_back_by_the_sessions_own_heartbeat(table: Table, sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    _reaped_elsewhere(table, pid)
+    assert _here(table, 17) == (1, [])
+    assert table.row("a")["sd_id"] is None
+    assert sessions.heartbeat(table.database, _who("a", pid, 18)).outcome == "restored"
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_a_loss_is_told_still(table: Table, sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    _reaped_elsewhere(table, pid)
+    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    assert sessions.heartbeat(table.database, _who("a", pid, 18)).outcome == "lost"
+    assert _here(table, 19) == (1, [])
+    assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == ("idle", at(19))
+    assert sessions.heartbeat(table.database, _who("a", pid, 20)).outcome == "lost"
+
+
+def test_an_older_writers_stale_claim_is_kept_for_a_live_process(table: Table, sleeper: Sleeper) -> None:
+    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    table.execute("UPDATE public.claude_sessions SET status = 'stale'")
+    before = table.row("a")
+    assert _here(table, 5) == (1, [])
+    assert table.row("a") == {**before, "heartbeat_at": at(5)}
+
+
+def test_a_dead_process_ends_a_stale_session_and_its_earlier_loss_stands(table: Table, sleeper: Sleeper) -> None:
+    child = sleeper()
+    _reaped_elsewhere(table, child.pid)
+    child.kill()
+    child.wait()
+    assert _here(table, 17) == (0, ["a"])
+    assert table.row("a")["status"] == "released"
+    assert table.own("a")["tombstone"]["reason"] == "silent"
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_released_session_stays_so(table: Table, sleeper: Sleeper, alive: bool) -> None:
+    child = sleeper()
+    caller = _who("a", child.pid)
+    sessions.claim(table.database, caller, "SD-1")
+    sessions.release(table.database, caller, end=True)
+    if not alive:
+        child.kill()
+        child.wait()
+    before = table.row("a")
+    assert _here(table, 5) == (0, [])
+    assert table.row("a") == before
+
+
+def test_a_park_is_kept(table: Table, sleeper: Sleeper) -> None:
+    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
+        Jsonb(at(30).isoformat()),
+    )
+    assert _here(table, 5) == (1, [])
+    assert table.own("a")["parked_until"] == at(30).isoformat()
+
+
+def test_a_heartbeat_in_the_future_is_put_right(table: Table, sleeper: Sleeper) -> None:
+    sessions.heartbeat(table.database, _who("a", sleeper().pid, 1000), register=True)
+    assert _here(table, 5) == (1, [])
+    assert table.row("a")["heartbeat_at"] == at(5)
+
+
+# -- beside others -----------------------------------------------------------------------------------------------------
+
+
+def test_a_locked_row_is_left_to_the_next_time(table: Table, sleeper: Sleeper) -> None:
+    child = sleeper()
+    for name in ("a", "b"):
+        sessions.heartbeat(table.database, _who(name, child.pid), register=True)
+    with psycopg.connect(table.dsn) as holder:
+        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'a' FOR UPDATE")
+        assert _here(table, 5) == (1, [])
+        child.kill()
+        child.wait()
+        assert _here(table, 6) == (0, ["b"])
+    assert _here(table, 7) == (0, ["a"])
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_many_sessions_are_two_statements(table: Table, sleeper: Sleeper, count: int) -> None:
+    pid = sleeper().pid
+    for number in range(count):
+        sessions.heartbeat(table.database, _who(f"s-{number}", pid), register=True)
+    watched = _Watched(table)
+    assert _here(table, 5, watched) == (count, [])
+    assert watched.statements == ["list_sessions_here", "renew_heartbeats"]
+    assert table.execute("SELECT DISTINCT heartbeat_at AS at FROM public.claude_sessions") == [{"at": at(5)}]
+
+
+def test_nothing_here_is_one_statement(table: Table) -> None:
+    watched = _Watched(table)
+    assert _here(table, 5, watched) == (0, [])
+    assert watched.statements == ["list_sessions_here"]
+
+
+@pytest.mark.parametrize("others", [0, 2000])
+def test_a_claim_that_waits_for_a_heartbeat_still_sees_the_holder(table: Table, others: int) -> None:
+    for name in ("holder", "me"):
+        sessions.heartbeat(table.database, make_caller(name), register=True)
+    sessions.claim(table.database, make_caller("holder"), "SD-1")
+    # What the planner knows of the table decides how the rows are found.
+    table.execute(
+        "INSERT INTO public.claude_sessions (session_id, status)"
+        " SELECT 's-' || n, 'idle' FROM generate_series(1, %s) AS n",
+        others,
+    )
+    table.execute("ANALYZE public.claude_sessions")
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(table.dsn) as beat, ThreadPoolExecutor(1) as pool:
+        beat.execute("UPDATE public.claude_sessions SET heartbeat_at = now() WHERE session_id = 'holder'")
+        claim = pool.submit(sessions.claim, table.another(), make_caller("me"), "SD-1")
+        _until(lambda: table.execute(waiting))
+        beat.commit()
+        with pytest.raises(HeldByAnother):
+            claim.result()
+
+
+def _deadlocks(table: Table) -> int:
+    [row] = table.execute(
+        "SELECT deadlocks, pg_stat_clear_snapshot() FROM pg_stat_database WHERE datname = current_database()"
+    )
+    return int(row["deadlocks"])
+
+
+def test_two_at_once_beside_claims_and_reaps_never_deadlock_and_lose_nothing(table: Table, sleeper: Sleeper) -> None:
+    living, corpse = [sleeper() for _ in range(3)], sleeper()
+    dead, nobody = process.read(corpse.pid), make_caller(None)
+    corpse.kill()
+    corpse.wait()
+    callers = [make_caller(f"s-{n}", anchor=process.read(living[n % 3].pid)) for n in range(24)]
+    for caller in callers:
+        sessions.heartbeat(table.database, caller, register=True)
+    before, over = _deadlocks(table), threading.Event()
+
+    def beat(database: Database) -> list[str]:
+        released = []
+        while not over.is_set():
+            released += keeping.heartbeat_here(database, nobody).released
+        return [seen.session.session_id for seen in released]
+
+    def reap(database: Database) -> list[str]:
+        changed = []
+        while not over.is_set():
+            changed += reaping.reap(database, nobody).changed
+        return [verdict.session.session.session_id for verdict in changed]
+
+    def work(database: Database, mine: list[Caller], name: str) -> list[str]:
+        for number in range(40):
+            caller = mine[number % len(mine)]
+            with suppress(HeldByAnother):
+                sessions.claim(database, caller, f"SD-{number % 5}", switch=True)
+                sessions.heartbeat(database, caller)
+                sessions.release(database, caller)
+            # Sessions of a dead process come and go among the living.
+            sessions.heartbeat(database, make_caller(name, anchor=dead), register=True)
+        return []
+
+    with ThreadPoolExecutor(8) as pool:
+        loops = [pool.submit(do, table.another()) for do in (beat, beat, reap, reap)]
+        workers = [pool.submit(work, table.another(), callers[n::4], f"d-{n}") for n in range(4)]
+        try:
+            for future in workers:
+                future.result()
+        finally:
+            over.set()
+        ended = [name for loop in loops for name in loop.result()]
+    assert ended and all(name.startswith("d-") for name in ended)
+    # The statistics arrive when the sessions have ended; by now a conflict would also have been retried.
+    assert _deadlocks(table) == before
+    rows = table.execute(
+        "SELECT status, sd_id, metadata FROM public.claude_sessions WHERE starts_with(session_id, 's-')"
+    )
+    assert len(rows) == 24
+    assert {(row["status"], row["sd_id"]) for row in rows} == {("idle", None)}
+    assert not any("tombstone" in row["metadata"]["claude_sessions_cli"] for row in rows)
+
+
+# -- what this process cannot see --------------------------------------------------------------------------------------
+
+# Hides the processes of others from an ordinary user, then beats for the host as that user.
+HIDDEN = """
+import ctypes, json, os, subprocess, sys
+from pathlib import Path
+from claude_sessions_cli import database, keeping, process
+from conftest import make_caller
+with database.connect(sys.argv[1], "the test") as connection:
+    assert ctypes.CDLL(None).unshare(0x20000) == 0
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], check=True)
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    assert not Path(f"/proc/{os.getppid()}").exists()
+    result = keeping.heartbeat_here(connection, make_caller(None))
+    print(json.dumps([result.renewed, [seen.session.session_id for seen in result.released]]))
+"""
+
+
+def _namespaces() -> None:
+    if os.geteuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("namespaces need root and unshare")
+    if subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let root make namespaces")
+
+
+def test_a_process_hidden_from_this_user_is_left_alone(table: Table, sleeper: Sleeper) -> None:
+    _namespaces()
+    hidden, gone = sleeper(), sleeper()
+    visible = subprocess.Popen(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "600"])
+    try:
+        _until(lambda: process.read(visible.pid).name == "sleep")
+        for name, pid in (("hidden", hidden.pid), ("visible", visible.pid), ("gone", gone.pid)):
+            sessions.claim(table.database, make_caller(name, anchor=process.read(pid), now=NOON), f"SD-{name}")
+        gone.kill()
+        gone.wait()
+        before = table.row("hidden")
+        done = subprocess.run(
+            [sys.executable, "-c", HIDDEN, table.dsn],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.stderr, done.returncode) == ("", 0)
+        assert json.loads(done.stdout) == [1, ["gone"]]
+        assert table.row("hidden") == before
+        assert table.row("visible")["heartbeat_at"] > NOON
+    finally:
+        visible.kill()
+        visible.wait()
+
+
+def test_a_containers_sessions_and_the_hosts_are_each_kept_by_their_own(
+    table: Table, sleeper: Sleeper, cli: Cli
+) -> None:
+    _namespaces()
+    child = sleeper()
+    sessions.claim(table.database, make_caller("outside", anchor=process.read(child.pid), now=NOON), "SD-1")
+    child.kill()
+    child.wait()
+    program = f"{shlex.quote(sys.executable)} -m claude_sessions_cli"
+    # Inside, the pids of the two sessions are small numbers that mean other processes outside.
+    script = (
+        f"sleep 600 & {program} claim SD-2 --session lives --pid $! -q;"
+        f" sleep 600 & {program} claim SD-3 --session dies --pid $! -q; kill $!; wait $! 2>/dev/null; echo ready;"
+        f" read _; {program} heartbeat --here --json; kill %1"
+    )
+    inside = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", script],
+        env={**os.environ, "CLAUDE_SESSIONS_DSN": table.dsn},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with inside:
+        assert inside.stdin and inside.stdout
+        assert inside.stdout.readline() == "ready\n"
+        before = [table.row(name) for name in ("lives", "dies")]
+        outside = cli("heartbeat", "--here", "--json", env={"CLAUDE_SESSIONS_DSN": table.dsn})
+        data = json.loads(outside.stdout)["data"]
+        assert (data["renewed"], [seen["session_id"] for seen in data["released"]]) == (0, ["outside"])
+        assert [table.row(name) for name in ("lives", "dies")] == before
+        answer, _ = inside.communicate("go\n", timeout=60)
+        data = json.loads(answer)["data"]
+        assert (data["renewed"], [seen["session_id"] for seen in data["released"]]) == (1, ["dies"])
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
+    child, other = sleeper(), sleeper()
+    sessions.claim(table.database, make_caller("a", anchor=process.read(child.pid)), "SD-1")
+    sessions.claim(table.database, make_caller("b", anchor=process.read(other.pid)), "SD-2")
+    child.kill()
+    child.wait()
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
+    done = cli("heartbeat", "--here", "--json", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["command"], answer["ok"]) == ("heartbeat", True)
+    assert set(answer["data"]) == {"renewed", "released"}
+    assert answer["data"]["renewed"] == 1
+    [released] = answer["data"]["released"]
+    assert (released["session_id"], released["status"], released["label"]) == ("a", "released", "ENDED")
+    other.kill()
+    other.wait()
+    assert cli("heartbeat", "--here", env=env).stdout == "renewed 0 sessions\nreleased b: process gone\n"
+    quiet = cli("heartbeat", "--here", "--quiet", env=env)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "option", [["--register"], ["--session", "a"], ["--pid", "1"], ["--tty", "/dev/pts/1"], ["--if-older-than", "30s"]]
+)
+def test_here_goes_with_no_option_about_one_session(cli: Cli, option: list[str]) -> None:
+    done = cli("heartbeat", "--here", *option, env={"CLAUDE_SESSIONS_DSN": "host=/nonexistent"})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--here" in done.stderr
+
+
+# -- --if-older-than ---------------------------------------------------------------------------------------------------
+
+
+def _beat(table: Table, minutes: float, older_than: float = 30, **options: Any) -> str:
+    caller = options.pop("caller", None) or make_caller("a", now=at(minutes))
+    return sessions.heartbeat(table.database, caller, if_older_than=older_than, **options).outcome
+
+
+def test_a_younger_heartbeat_is_left_alone(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
+    assert _beat(table, 0.4) == "fresh"
+    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
+    assert _beat(table, 0.5) == "renewed"
+    assert table.row("a")["heartbeat_at"] == at(0.5)
+
+
+def test_a_heartbeat_in_the_future_is_not_fresh(table: Table) -> None:
+    table.insert("a", status="idle", heartbeat_at=at(60))
+    assert _beat(table, 1) == "renewed"
+    assert table.row("a")["heartbeat_at"] == at(1)
+
+
+def test_a_session_that_has_to_be_registered_opened_or_told_is_not_fresh(table: Table) -> None:
+    with pytest.raises(NotHeld, match="not registered"):
+        _beat(table, 0)
+    assert _beat(table, 0, register=True) == "registered"
+    assert _beat(table, 0, register=True) == "fresh"
+    table.execute("UPDATE public.claude_sessions SET status = 'stale'")
+    assert _beat(table, 0.1) == "renewed"
+    assert table.row("a")["status"] == "idle"
+    table.execute("UPDATE public.claude_sessions SET status = 'released'")
+    with pytest.raises(NotHeld, match="has ended"):
+        _beat(table, 0.2)
+    assert _beat(table, 0.2, register=True) == "registered"
+    sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    assert _beat(table, 1) == "lost"
+
+
+def test_a_session_in_a_new_process_is_not_fresh(table: Table, sleeper: Sleeper) -> None:
+    first, second = _who("a", sleeper().pid), _who("a", sleeper().pid)
+    assert _beat(table, 0, register=True, caller=first) == "registered"
+    assert _beat(table, 0, caller=first) == "fresh"
+    assert _beat(table, 0, caller=second) == "renewed"
+    assert table.row("a")["pid"] == second.identity.pid
+
+
+def test_the_command_says_fresh_and_succeeds(table: Table, cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
+    assert cli("claim", "SD-1", "--session", "a", env=env).returncode == 0
+    done = cli("heartbeat", "--session", "a", "--if-older-than", "10m", env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fresh a, holding SD-1\n", "")
+    done = cli("heartbeat", "--session", "a", "--if-older-than", "soon", env=env)
+    assert done.returncode == 2 and "not a duration" in done.stderr
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
