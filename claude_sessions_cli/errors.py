@@ -59,6 +59,7 @@ class NotHeld(SessionsError):
 
     code = "not_held"
     exit_code = EXIT_NOT_HELD
+    lost_item: str | None = None
 
 
 class NoIdentity(SessionsError):

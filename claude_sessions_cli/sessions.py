@@ -169,9 +169,11 @@ def held_by(holder: JudgedSession) -> HeldByAnother:
 
 def lost_to(tombstone: Tombstone) -> NotHeld:
     """Return the error of a session whose claim is gone."""
-    return NotHeld(
+    error = NotHeld(
         f"this session {tombstone.story}", "claim it again, or acknowledge the loss: claude-sessions release"
     )
+    error.lost_item = tombstone.sd_id
+    return error
 
 
 def heartbeat(
@@ -197,9 +199,9 @@ def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> Hear
         session_id=caller.session_id,
         pid=caller.identity.pid,
         process=json.dumps(record) if record else None,
+        older_than_s=if_older_than,
         now=caller.now,
     )
-        older_than_s=if_older_than,
     return HeartbeatResult("renewed", caller.judge(Session(**row))) if row else None
 
 
@@ -213,10 +215,10 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: f
         tx.one("insert_session", **caller.columns())
         row = expect(tx.one("read_session", session_id=caller.session_id, now=caller.now))
         return HeartbeatResult("registered", caller.judge(Session(**row)))
-
-    # The work item is locked before any row, as in claim: the other way round the two would deadlock.
     if if_older_than is not None and _is_fresh(Session(**row), caller, if_older_than):
         return HeartbeatResult("fresh", caller.judge(Session(**row)))
+
+    # The work item is locked before any row, as in claim: the other way round the two would deadlock.
     item = _restorable_item(Session(**row))
     if item:
         tx.one("lock_work_item", sd_id=item)
@@ -230,8 +232,6 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: f
     return _revive(tx, caller, mine, mine.tombstone)
 
 
-def _restorable_item(session: Session) -> str | None:
-    """Return the item that this session may have back if it is free: lost to silence, or still on its stale row."""
 def _is_fresh(session: Session, caller: Caller, seconds: float) -> bool:
     """Whether a plain heartbeat would do, and the last one is younger than that; one in the future is put right."""
     record = caller.identity.process_record
@@ -241,6 +241,8 @@ def _is_fresh(session: Session, caller: Caller, seconds: float) -> bool:
     return in_order and as_recorded and session.heartbeat_at is not None and 0 <= age < seconds
 
 
+def _restorable_item(session: Session) -> str | None:
+    """Return the item that this session may have back if it is free: lost to silence, or still on its stale row."""
     if session.status == "released":
         return None
     if session.sd_id is not None:
