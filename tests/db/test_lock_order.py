@@ -45,7 +45,9 @@ def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Tabl
 
         waiting = threading.Thread(target=claim)
         with psycopg.connect(table.dsn) as other:
-            other.execute("UPDATE public.claude_sessions SET tty = '/dev/pts/1' WHERE session_id = ANY(%s)", [names[1:]])
+            # The claimer's own row is left alone, because already registering would wait for it.
+            beat = "UPDATE public.claude_sessions SET heartbeat_at = heartbeat_at WHERE session_id = ANY(%s)"
+            other.execute(beat, [names[1:]])
             waiting.start()
             wait_for_waiters(table, 1)
         waiting.join()
