@@ -36,7 +36,7 @@ def watch(racing_dsn: str, pool: Pool) -> Iterator[Watch]:
 def test_one_of_sixteen_wins_whatever_the_databases_isolation(isolation: str, pool: Pool, watch: Watch) -> None:
     watch.set_isolation(isolation)
     pool.all("connect", dsn=watch.dsn)
-    racing.race_for_one_item(pool, watch, rounds=10)
+    racing.race_for_one_item(pool, watch, rounds=8)
 
 
 def test_one_of_sixteen_commands_wins(watch: Watch) -> None:
@@ -65,6 +65,6 @@ def test_claims_switches_heartbeats_releases_and_reaps_cross_without_deadlock_or
 
 
 def test_who_believes_to_hold_an_item_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
-    counts = racing.contend(pool, tmp_path / "locks", items=2, attempts=800)
-    assert counts["attempts"] == 800 == counts["held"] + counts["claimed"]
+    counts = racing.contend(pool, tmp_path / "locks", items=2, attempts=480)
+    assert counts["attempts"] == 480 == counts["held"] + counts["claimed"]
     assert counts["held"] and counts["claimed"], counts

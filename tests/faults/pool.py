@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,17 @@ class Worker:
     def wait_until_stopped(self, timeout: float = 30) -> None:
         """Wait until the process has stopped itself."""
         wait_for(lambda: _state(self.pid) == "T", f"worker {self.pid} does not stop", timeout)
+
+    def wait_until_stopped_or_answered(self, timeout: float = 30) -> bool:
+        """Wait until the process has stopped itself, or has an answer; tell which."""
+        assert self._process.stdout
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if _state(self.pid) == "T":
+                return True
+            if select.select([self._process.stdout], [], [], 0.005)[0]:
+                return False
+        raise TimeoutError(f"worker {self.pid} neither stops nor answers")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal."""
@@ -247,6 +259,20 @@ class Watch:
         )
         wait_for(lambda: self.count(others) == 0, "connections stay open")
 
+    def wait_for_waiters(self, number: int) -> None:
+        """Wait until that many connections to this database wait for a lock."""
+        waiting = (
+            "SELECT count(*) AS number FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+
+        def all_wait() -> bool:
+            # Inside a transaction the statistics would stand still.
+            self.execute("SELECT pg_stat_clear_snapshot()")
+            return self.count(waiting) == number
+
+        wait_for(all_wait, f"there are not {number} connections that wait for a lock")
+
     def assert_single_holders(self) -> None:
         """Check that no item has two holders now, nor had at any sample."""
         assert self.execute(DOUBLE_HOLDERS) == []
@@ -330,7 +356,6 @@ def race_of_commands(watch: Watch, rounds: int) -> None:
     """Let whole commands claim one free item, held back until every one of them waits for it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
     command = [sys.executable, "-m", "claude_sessions_cli", "claim", "SD-1", "--json", "--dsn", watch.dsn]
-    waiting = "SELECT count(*) AS number FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     for number in range(rounds):
         with watch.connection.transaction():
             watch.execute("SELECT pg_advisory_xact_lock(hashtext('SD-1'))")
@@ -345,7 +370,7 @@ def race_of_commands(watch: Watch, rounds: int) -> None:
                 )
                 for index in range(RACERS)
             ]
-            wait_for(lambda: watch.count(waiting) == RACERS, "the commands do not wait for each other")
+            watch.wait_for_waiters(RACERS)
         answers = []
         for racer in racers:
             stdout, stderr = racer.communicate(timeout=60)
@@ -365,7 +390,6 @@ def heartbeat_behind_reaper(pool: Pool, watch: Watch, rounds: int) -> None:
     Which of the two gets the row first is chance: hence the rounds.
     """
     beating, claiming = pool[:2]
-    waiting = "SELECT count(*) AS number FROM pg_locks WHERE locktype IN ('transactionid', 'tuple') AND NOT granted"
     for number in range(rounds):
         item = f"SD-{number}"
         beating.expect("claim", session=f"w0-{number}", sd=item)
@@ -376,9 +400,9 @@ def heartbeat_behind_reaper(pool: Pool, watch: Watch, rounds: int) -> None:
                 *(json.dumps({"sd_id": item, "fence": 1, "reason": "silent", "by": None}), f"w0-{number}"),
             )
             beating.send("heartbeat", session=f"w0-{number}")
-            wait_for(lambda: watch.count(waiting) == 1, "the heartbeat does not wait")
+            watch.wait_for_waiters(1)
             claiming.send("claim", session=f"w1-{number}", sd=item)
-            wait_for(lambda: watch.count(waiting) == 2, "the claim does not wait")
+            watch.wait_for_waiters(2)
         beaten, claimed = beating.receive(), claiming.receive()
         assert (beaten.get("outcome"), claimed.get("outcome")) == ("lost", "claimed"), (beaten, claimed)
 
@@ -399,6 +423,14 @@ def race_for_lapsed_item(pool: Pool, watch: Watch, rounds: int, holders: Sequenc
         pool[0].expect("release", session=winner)
 
 
+def _let_go(watch: Watch, waiters: int) -> None:
+    watch.wait_for_waiters(waiters)
+    # Who waits for the first row of its pair must not have the second: that is the order that forbids deadlocks.
+    unlocked = "SELECT session_id FROM public.claude_sessions FOR UPDATE SKIP LOCKED"
+    assert len(watch.execute(unlocked)) == waiters
+    watch.execute("COMMIT")
+
+
 def cross_switches(pool: Pool, watch: Watch, rounds: int) -> Counter[str]:
     """Let pairs of sessions switch to each other's item at once: live, one lapsed, both lapsed, forced."""
     pairs = [(f"w{index}", f"w{index + 1}", f"SD-{index}", f"SD-{index + 1}") for index in range(0, len(pool), 2)]
@@ -412,9 +444,15 @@ def cross_switches(pool: Pool, watch: Watch, rounds: int) -> Counter[str]:
             watch.silence(*{"live": (), "forced": (), "both lapsed": (a, b)}.get(kind, (a,)))
         force = kind.startswith("forced")
         wishes = [wish for a, b, x, y in pairs for wish in ((a, y), (b, x))]
-        answers = pool.race(
-            [{"do": "claim", "session": who, "sd": item, "switch": True, "force": force} for who, item in wishes]
-        )
+        commands = [{"do": "claim", "session": who, "sd": item, "switch": True, "force": force} for who, item in wishes]
+        if number // len(kinds) % 2:
+            answers = pool.race(commands)
+        else:
+            watch.execute("BEGIN")
+            ids = {row["session_id"]: row["id"] for row in watch.execute("SELECT * FROM public.claude_sessions")}
+            lowest = [min(a, b, key=ids.__getitem__) for a, b, _, _ in pairs]
+            watch.execute("SELECT id FROM public.claude_sessions WHERE session_id = ANY(%s) FOR UPDATE", lowest)
+            answers = pool.race(commands, meanwhile=partial(_let_go, watch, len(wishes)))
         for (a, b, x, y), first, second in zip(pairs, answers[::2], answers[1::2], strict=True):
             results = tuple(answer.get("outcome") or answer["error"] for answer in (first, second))
             seen[f"{kind}: {' and '.join(sorted(results))}"] += 1

@@ -1,0 +1,73 @@
+"""A real cron daemon runs the installed line, and frees what a killed terminal held."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Table
+from shell.terminal import CLI, Terminal
+from shell.test_timers import PROGRAM, private_cron, private_spool
+
+from claude_sessions_cli import timers
+
+pytestmark = pytest.mark.faults
+TWO_MINUTES_S = 125
+
+
+def _until(condition: Callable[[], object], seconds: float = TWO_MINUTES_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.2)
+
+
+def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table: Table, tmp_path: Path) -> None:
+    run = private_cron(tmp_path)
+    if not shutil.which("cron"):
+        pytest.skip("cron is not installed")
+    config = tmp_path / ".config/claude-sessions/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'dsn = "{full_table.dsn}"\n')
+    state = tmp_path / "100% state"
+    env = {**os.environ, "CLAUDE_SESSIONS_STATE_DIR": str(state)}
+    assert run(*PROGRAM, "install", "cron", "-q", env=env).returncode == 0
+    assert full_table.dsn not in run("crontab", "-l").stdout
+
+    empty, lock = tmp_path / "empty", tmp_path / "crond.pid"
+    empty.mkdir()
+    lock.touch()
+    # Nothing of the machine's own jobs, and beside a daemon that runs already.
+    hide = (
+        f"for f in /etc/crontab /etc/anacrontab; do [ ! -e $f ] || mount --bind /dev/null $f; done;"
+        f" mount --bind {empty} /etc/cron.d; touch /run/crond.pid; mount --bind {lock} /run/crond.pid; exec cron -f"
+    )
+    daemon = subprocess.Popen([*private_spool(tmp_path), "sh", "-c", hide])
+    lives, dies = Terminal(tmp_path), Terminal(tmp_path)
+    try:
+        for window, item in ((lives, "SD-LIVES"), (dies, "SD-DIES")):
+            assert window.run(f"{CLI} claim {item}").code == 0
+        before = {row["sd_id"]: row for row in full_table.execute("SELECT * FROM public.claude_sessions")}
+        os.kill(dies.pid, signal.SIGKILL)
+        name = before["SD-DIES"]["session_id"]
+        _until(lambda: full_table.row(name)["status"] == "released")
+        assert full_table.row(name)["sd_id"] is None
+        assert full_table.own(name)["tombstone"]["reason"] == "process gone"
+        kept = full_table.row(before["SD-LIVES"]["session_id"])
+        assert (kept["sd_id"], kept["status"]) == ("SD-LIVES", "active")
+        assert kept["heartbeat_at"] > before["SD-LIVES"]["heartbeat_at"]
+        _until(lambda: timers.last_run(state), 10)
+        last = timers.last_run(state)
+        assert last is not None and last.error is None
+        assert f"released {name}: process gone" in (state / "upkeep.log").read_text()
+    finally:
+        daemon.terminate()
+        daemon.wait()
+        for window in (lives, dies):
+            window.close()

@@ -1,0 +1,81 @@
+"""The races of tests/db/test_races.py at full length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Server
+
+from faults import pool as racing
+from faults.pool import Pool, Watch
+
+pytestmark = pytest.mark.faults
+# Four fifths of these here, on both kinds of schema; the last fifth goes through PgBouncer.
+CONTENDED = int(os.environ.get("CLAUDE_SESSIONS_TEST_CONTENDED", "100000"))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """Return worker processes that live as long as this module's tests."""
+    with racing.workers() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=racing.SCHEMAS)
+def racing_dsn(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
+    """Return a database of its own, on both kinds of schema."""
+    with racing.racing_database(server.create, "cs_long_races", racing.SCHEMAS[request.param]) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def watch(racing_dsn: str, pool: Pool) -> Iterator[Watch]:
+    """Return a look at the table, with the workers connected."""
+    with racing.watched(racing_dsn, pool) as seen:
+        yield seen
+
+
+@pytest.mark.parametrize("isolation", racing.ISOLATION)
+def test_one_of_sixteen_wins_200_times(isolation: str, pool: Pool, watch: Watch) -> None:
+    watch.set_isolation(isolation)
+    pool.all("connect", dsn=watch.dsn)
+    racing.race_for_one_item(pool, watch, rounds=200)
+
+
+@pytest.mark.parametrize("isolation", racing.ISOLATION)
+def test_one_of_sixteen_commands_wins_ten_times(isolation: str, watch: Watch) -> None:
+    watch.set_isolation(isolation)
+    racing.race_of_commands(watch, rounds=10)
+
+
+def test_one_of_sixteen_takes_over_200_times(pool: Pool, watch: Watch) -> None:
+    racing.race_for_lapsed_item(pool, watch, rounds=100, holders=["active"])
+    racing.race_for_lapsed_item(pool, watch, rounds=100, holders=["idle", "stale", None])
+
+
+def test_sessions_that_switch_to_each_others_item_do_so_in_turn(pool: Pool, watch: Watch) -> None:
+    with watch.sampling():
+        counts = racing.cross_switches(pool, watch, rounds=100)
+    print(f"\n{dict(counts)}, {watch.samples} samples")
+
+
+def test_a_heartbeat_that_waited_for_its_reaper_does_not_deadlock_with_a_claim(pool: Pool, watch: Watch) -> None:
+    racing.heartbeat_behind_reaper(pool, watch, rounds=100)
+
+
+def test_claims_switches_heartbeats_releases_and_reaps_cross_without_deadlock_or_loss(pool: Pool, watch: Watch) -> None:
+    counts = racing.churn(pool, watch, count=1000)
+    print(f"\n{dict(counts)}, {watch.samples} samples")
+    for answer in ("claim: took_over", "switch: switched", "force: forced", "heartbeat: lost", "heartbeat: restored"):
+        assert counts[answer], counts
+
+
+def test_who_believes_to_hold_an_item_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
+    attempts = CONTENDED * 2 // 5 // len(pool) * len(pool)
+    with watch.sampling():
+        counts = racing.contend(pool, tmp_path / "locks", items=3, attempts=attempts)
+    print(f"\n{dict(counts)}, {watch.samples} samples")
+    assert counts["attempts"] == attempts == counts["held"] + counts["claimed"]
