@@ -266,6 +266,8 @@ def test_ps_finds_the_lineage_with_one_call_and_is_asked_for_each_column_by_itse
     assert [found.pid for found in lineage[:2]] == [os.getpid(), os.getppid()]
     [call] = noted.read_text().splitlines()
     # In one argument, the BSDs would take what follows the first = for the header of that column.
+    # Without -ww they would cut each line at 79 columns, away from a terminal.
+    assert "-ww" in call.split()
     assert "-o pid= -o ppid= -o tty= -o stat= -o lstart= -o ucomm= -o command=" in call
 
 
