@@ -7,7 +7,7 @@ import io
 import os
 import re
 import sys
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from importlib import import_module
 from typing import Any, TextIO, cast
 
@@ -15,14 +15,14 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from claude_sessions_cli import __version__, options
+from claude_sessions_cli import __version__, completing, options
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
 
 COMMANDS = (
     *("claim", "heartbeat", "release", "list", "reap", "run", "check", "park", "unpark", "history", "whoami"),
-    *("schema", "db"),
+    *("install", "schema", "db", "upkeep"),
 )
-GROUPS = ("schema", "db")
+GROUPS = ("install", "schema", "db")
 PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
 # typer does not name this class, and before 0.26 it was click's.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -58,7 +58,7 @@ class LazyGroup(TyperGroup):
 
 app = typer.Typer(
     cls=LazyGroup,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     no_args_is_help=True,
     context_settings=options.CONTEXT,
@@ -84,6 +84,11 @@ def main() -> None:
     # A command lives for a fraction of a second: what it would collect, the system frees sooner.
     gc.disable()
     _open_streams()
+    if completing.VARIABLE in os.environ:
+        code = _complete(sys.argv[1:])
+        sys.stdout.flush()
+        # A person waits for it with the Tab key down: Python's own tidying up is time, too.
+        os._exit(code)
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -131,6 +136,18 @@ def run(argv: list[str]) -> int:
             return EXIT_INTERRUPTED
     except Exception as error:
         return _fail(argv, error)
+
+
+def _complete(argv: list[str]) -> int:
+    """Answer a shell that asks for completions: words or nothing, whatever goes wrong."""
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123
+        try:
+            get_command(app).main(argv, prog_name="claude-sessions", standalone_mode=False)
+        except SystemExit as answered:
+            return answered.code if isinstance(answered.code, int) else 0
+        except BaseException:
+            return 1
+    return 0
 
 
 def _fail(argv: list[str], error: Exception) -> int:

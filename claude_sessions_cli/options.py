@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
+from claude_sessions_cli import completing
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import TRACKS
 from claude_sessions_cli.settings import parse_duration
@@ -36,6 +38,26 @@ def duration(text: str) -> float:
         raise typer.BadParameter(f"{error.message} ({error.hint})") from None
 
 
+def complete_held_items(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a work item that is held."""
+    return completing.held_items(os.environ, ctx.params.get("dsn"), incomplete)
+
+
+def complete_known_items(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a work item."""
+    return completing.known_items(os.environ, ctx.params.get("dsn"), incomplete)
+
+
+def complete_session_ids(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a session id."""
+    return completing.session_ids(os.environ, ctx.params.get("dsn"), incomplete)
+
+
+def complete_known_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a work item or a session id."""
+    return completing.known_names(os.environ, ctx.params.get("dsn"), incomplete)
+
+
 Dsn = Annotated[
     str | None,
     typer.Option(
@@ -45,7 +67,10 @@ Dsn = Annotated[
 SessionId = Annotated[
     str | None,
     typer.Option(
-        "--session", metavar="ID", help="Act as this session. [env: CLAUDE_SESSIONS_SESSION_ID, CLAUDE_CODE_SESSION_ID]"
+        "--session",
+        metavar="ID",
+        help="Act as this session. [env: CLAUDE_SESSIONS_SESSION_ID, CLAUDE_CODE_SESSION_ID]",
+        autocompletion=complete_session_ids,
     ),
 ]
 Pid = Annotated[

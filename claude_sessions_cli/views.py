@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.keeping import HereResult
     from claude_sessions_cli.schema import AppliedFile, Difference
+    from claude_sessions_cli.timers import TimerResult
 
 NOT_A_COLUMN = ("server_now", "row_version")
 
@@ -105,8 +106,30 @@ def here_data(result: HereResult) -> dict[str, Any]:
 
 def here_text(result: HereResult) -> str:
     """Return how many sessions live, and a line for each that does not."""
-    gone = "".join(f"released {released.session.session_id}: {PROCESS_GONE}\n" for released in result.released)
-    return f"renewed {result.renewed} session{'' if result.renewed == 1 else 's'}\n{gone}"
+    renewed = f"renewed {result.renewed} session{'' if result.renewed == 1 else 's'}\n"
+    return renewed + here_released_text(result)
+
+
+def here_released_text(result: HereResult) -> str:
+    """Return a line for each session that `heartbeat --here` has released."""
+    return "".join(f"released {released.session.session_id}: {PROCESS_GONE}\n" for released in result.released)
+
+
+def timer_data(result: TimerResult) -> dict[str, Any]:
+    """Return the JSON of `install` of a timer."""
+    return asdict(result)
+
+
+def timer_text(result: TimerResult) -> str:
+    """Return what became of a timer; of a dry run, what it would write."""
+    if not result.dry_run:
+        return f"{result.timer}: {result.outcome.replace('_', ' ')}\n"
+    if result.outcome == "not_installed":
+        return f"{result.timer}: not installed\n"
+    verb = "would take away what is claude-sessions' in" if result.outcome == "removed" else "would write to"
+    if result.outcome == "already_installed":
+        verb = "is already in"
+    return "\n".join(f"{verb} {write.to}{':' if write.text else ''}\n{write.text}" for write in result.writes)
 
 
 def release_data(result: ReleaseResult) -> dict[str, Any]:

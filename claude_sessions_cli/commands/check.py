@@ -14,7 +14,12 @@ app = options.new_app()
 
 @app.command()
 def check(
-    sd: Annotated[str | None, typer.Argument(metavar="[SD]", help="The work item; without it, any.")] = None,
+    sd: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SD]", help="The work item; without it, any.", autocompletion=options.complete_held_items
+        ),
+    ] = None,
     fence: Annotated[int | None, typer.Option("--fence", metavar="N", help="The fence that must be current.")] = None,
     session: options.SessionId = None,
     pid: options.Pid = None,

@@ -18,7 +18,14 @@ app = options.new_app()
 
 @app.command()
 def claim(
-    sd: Annotated[list[str], typer.Argument(metavar="SD...", help="The work item, such as SD-AUTH-001.")],
+    sd: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SD...",
+            help="The work item, such as SD-AUTH-001.",
+            autocompletion=options.complete_known_items,
+        ),
+    ],
     any_: Annotated[bool, typer.Option("--any", help="Take the first free one of several items.")] = False,
     track: options.Track = None,
     switch: Annotated[bool, typer.Option("--switch", help="Give back the item held now, and take this one.")] = False,

@@ -16,7 +16,12 @@ app = options.new_app()
 @app.command()
 def history(
     name: Annotated[
-        str | None, typer.Argument(metavar="[SD|SESSION]", help="A work item or a session; without it, this session.")
+        str | None,
+        typer.Argument(
+            metavar="[SD|SESSION]",
+            help="A work item or a session; without it, this session.",
+            autocompletion=options.complete_known_names,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The latest N only.")] = 100,
     dsn: options.Dsn = None,

@@ -21,7 +21,14 @@ WATCH_EVERY_S = 2.0
 
 @app.command("list")
 def list_(
-    sd: Annotated[list[str] | None, typer.Argument(metavar="[SD]...", help="Only who holds these work items.")] = None,
+    sd: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SD]...",
+            help="Only who holds these work items.",
+            autocompletion=options.complete_held_items,
+        ),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Sessions that have ended too.")] = False,
     status: Annotated[
         list[str] | None, typer.Option("--status", metavar="|".join(STATUSES), help="Only this status; repeatable.")

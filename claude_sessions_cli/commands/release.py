@@ -17,7 +17,12 @@ app = options.new_app()
 @app.command()
 def release(
     sd: Annotated[
-        str | None, typer.Argument(metavar="[SD]", help="The work item; without it, whatever is held.")
+        str | None,
+        typer.Argument(
+            metavar="[SD]",
+            help="The work item; without it, whatever is held.",
+            autocompletion=options.complete_held_items,
+        ),
     ] = None,
     end: Annotated[bool, typer.Option("--end", help="End the session as well.")] = False,
     reason: Annotated[
@@ -25,7 +30,12 @@ def release(
     ] = None,
     session: Annotated[
         str | None,
-        typer.Option("--session", metavar="ID-PREFIX", help="Release this session's claim: its id, or its beginning."),
+        typer.Option(
+            "--session",
+            metavar="ID-PREFIX",
+            help="Release this session's claim: its id, or its beginning.",
+            autocompletion=options.complete_session_ids,
+        ),
     ] = None,
     pid: options.Pid = None,
     tty: options.Tty = None,

@@ -1,0 +1,123 @@
+"""What a shell completes: work items and session ids, from the database within 300 ms, or nothing.
+
+A person waits for it with the Tab key down, so it says nothing of what went wrong, and never starts a server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from claude_sessions_cli import process, settings
+from claude_sessions_cli.errors import UsageError
+
+VARIABLE = "_CLAUDE_SESSIONS_COMPLETE"
+# For a database that is further away.
+BUDGET_VARIABLE = "CLAUDE_SESSIONS_COMPLETION_TIME"
+BUDGET_S = 0.3
+# What it takes to hand the words to the shell and to exit.
+RESERVE_S = 0.04
+ROW_LIMIT = 200
+EVENT_LIMIT = 2000
+# zsh evaluates what it is given, and every shell would split or expand anything else, or take it for an option.
+_HARMLESS = re.compile(r"[\w./:@+,][\w./:@+,-]*")
+
+
+def held_items(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
+    """Return the work items that are held and begin with `prefix`."""
+    return _find(environ, dsn, prefix, ("complete_held_items",))
+
+
+def known_items(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
+    """Return the work items that are held, or were lately, and begin with `prefix`."""
+    return _find(environ, dsn, prefix, ("complete_held_items", "complete_past_items"))
+
+
+def session_ids(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
+    """Return the sessions that are not over and begin with `prefix`."""
+    return _find(environ, dsn, prefix, ("complete_session_ids",))
+
+
+def known_names(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
+    """Return work items and sessions that begin with `prefix`."""
+    return _find(environ, dsn, prefix, ("complete_held_items", "complete_past_items", "complete_session_ids"))
+
+
+def _find(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tuple[str, ...]) -> list[str]:
+    try:
+        budget = settings.parse_duration(environ.get(BUDGET_VARIABLE) or f"{BUDGET_S}s")
+    except UsageError:
+        return []
+    seconds = budget - RESERVE_S - _age()
+    answer = _within(seconds, lambda: "\n".join(_query(environ, dsn, prefix, queries)).encode())
+    names = [name for name in answer.decode(errors="replace").split("\n") if _HARMLESS.fullmatch(name)]
+    if environ.get(VARIABLE, "").endswith("bash"):
+        # There a colon parts words, and what stands before it would be inserted twice.
+        names = [name for name in names if ":" not in name]
+    return sorted(set(names))[:ROW_LIMIT]
+
+
+def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tuple[str, ...]) -> list[str]:
+    found = settings.load(environ, dsn=dsn)
+
+    from claude_sessions_cli import database, embedded
+
+    if found.dsn is None and not embedded.status().running:
+        return []
+    limits = {"prefix": prefix, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
+
+    def read(tx: database.Transaction) -> list[str]:
+        asked = [query for query in queries if tx.has_history or query != "complete_past_items"]
+        return [str(row["name"]) for query in asked for row in tx.all(query, **limits)]
+
+    with database.connect(embedded.dsn() if found.dsn is None else found.dsn, found.dsn_source) as connection:
+        return connection.transact(read, writes=False)
+
+
+def _within(seconds: float, work: Callable[[], bytes]) -> bytes:
+    """Return what `work` does in a child of this process, or nothing where it fails or takes longer.
+
+    Not by a signal: a name server that is waited for in C would not let Python's handler run.
+    """
+    if seconds <= 0:
+        return b""
+    deadline = time.monotonic() + seconds
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(nowhere, number)
+            with os.fdopen(writer, "wb") as pipe:
+                # The end, without which the answer would be half of one.
+                pipe.write(work() + b"\n\n")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    answer = b""
+    while not answer.endswith(b"\n\n") and (left := deadline - time.monotonic()) > 0:
+        if select.select([reader], [], [], left)[0]:
+            read = os.read(reader, 1 << 16)
+            if not read:
+                break
+            answer += read
+    os.close(reader)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return answer if answer.endswith(b"\n\n") else b""
+
+
+def _age() -> float:
+    """Return for how many seconds this process has been running."""
+    try:
+        start = float(process.read(os.getpid()).start) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start)
+    except (AttributeError, OSError, ValueError):
+        return time.process_time()  # little is waited for until here

@@ -1,0 +1,383 @@
+"""Timers that keep this host's sessions each minute: a line in the crontab, a systemd user timer, a launch agent.
+
+Each runs the hidden command `upkeep`, which is `heartbeat --here` and `reap` in one process. What is written to
+a foreign place is a part of its own there: everything else stays byte for byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import plistlib
+import pwd
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from claude_sessions_cli import settings
+from claude_sessions_cli.errors import SessionsError, UsageError
+
+KINDS = ("cron", "systemd", "launchd")
+BEGIN, END = "# >>> claude-sessions >>>", "# <<< claude-sessions <<<"
+UNIT = "claude-sessions"
+LABEL = "claude-sessions.upkeep"
+LOG_LIMIT = 1 << 20
+CRON_LINE_LIMIT = 990
+# What says where things are, without being a secret. A timer is not started from the user's shell.
+KEPT_VARIABLES = (
+    *("CLAUDE_SESSIONS_CONFIG", "CLAUDE_SESSIONS_DATA_DIR", "CLAUDE_SESSIONS_STATE_DIR"),
+    *("CLAUDE_SESSIONS_STALE_AFTER", "CLAUDE_SESSIONS_HEARTBEAT_EVERY"),
+    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What a timer keeps where."""
+
+    to: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimerResult:
+    """What became of a timer: `installed`, `already_installed`, `removed` or `not_installed`; and a note to people."""
+
+    timer: str
+    outcome: str
+    dry_run: bool
+    writes: list[Write]
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """When a timer ran last, and what went wrong."""
+
+    at: datetime
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a timer runs: the words of the command, the variables that it needs, and the state directory."""
+
+    words: tuple[str, ...]
+    variables: Mapping[str, str]
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        """Where what it says goes."""
+        return self.directory / "upkeep.log"
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """Return where the log, the lock and the stamp of the timers are."""
+    if explicit := environ.get("CLAUDE_SESSIONS_STATE_DIR"):
+        return Path(explicit).absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("claude-sessions", appauthor=False))
+
+
+def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
+    """Return the job of a timer; raises UsageError where it would not use the database that this command uses."""
+    variables = {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
+    found = settings.load(environ, dsn=dsn)
+    config = settings.config_path(environ)
+    hint = f'write a line dsn = "..." into {config}; a password belongs in ~/.pgpass'
+    try:
+        alone = settings.load(variables)
+    except UsageError as error:
+        raise UsageError(f"{error.message}: not where a timer starts", hint) from None
+    if alone.dsn != found.dsn:
+        raise UsageError(f"the database is named by {found.dsn_source}, which a timer does not have", hint)
+    if (home := environ.get("HOME")) and home != _home_of_user():
+        variables["HOME"] = home
+    job = Job((*_program(called), "upkeep"), variables, state_directory(environ))
+    for text in (*job.words, *job.variables.values(), str(job.directory)):
+        if not text.isprintable():
+            raise UsageError(f"no timer can run this: {text[:60]!r} has control characters in it")
+    return job
+
+
+def install(kind: str, job: Job, environ: Mapping[str, str], *, dry_run: bool = False) -> TimerResult:
+    """Install a timer, or bring it up to date."""
+    if not dry_run:
+        job.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if kind == "cron":
+        return _change_crontab(_crontab_block(job), dry_run)
+    if kind == "systemd":
+        return _install_files(kind, _systemd_units(job, environ), _start_systemd(), dry_run)
+    agent = _launch_agent(job, environ)
+    return _install_files(kind, [agent], _start_launchd(agent[0]), dry_run)
+
+
+def remove(kind: str, environ: Mapping[str, str], *, dry_run: bool = False) -> TimerResult:
+    """Take a timer away, and leave everything else."""
+    if kind == "cron":
+        return _change_crontab(None, dry_run)
+    paths = _systemd_paths(environ) if kind == "systemd" else [_launch_agent_path(environ)]
+    there = [path for path in paths if os.path.lexists(path)]
+    if there and not dry_run:
+        # What stops it fails where nothing runs; gone it is all the same.
+        _run(_stop_systemd() if kind == "systemd" else _stop_launchd())
+        for path in there:
+            path.unlink()
+        _run([["systemctl", "--user", "daemon-reload"]] if kind == "systemd" else [])
+    writes = [Write(str(path), "") for path in there]
+    return TimerResult(kind, "removed" if there else "not_installed", dry_run, writes)
+
+
+# -- what a running timer does with its state directory ----------------------------------------------------------------
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[bool]:
+    """Whether no other run is still under way."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(directory / "upkeep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        first = True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            first = False
+        yield first
+    finally:
+        os.close(lock)
+
+
+def rotate(directory: Path) -> None:
+    """Set a log that has grown too long aside, in the place of the one before."""
+    log = directory / "upkeep.log"
+    with suppress(OSError):
+        if log.stat().st_size > LOG_LIMIT:
+            log.replace(log.with_name("upkeep.log.1"))
+
+
+def record_run(directory: Path, error: str | None) -> None:
+    """Note that a timer has run now."""
+    stamp = directory / "upkeep.json"
+    text = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "error": error}) + "\n"
+    with suppress(OSError):  # a full disk must not keep sessions from being kept
+        _replace(stamp, text.encode())
+
+
+def last_run(directory: Path) -> LastRun | None:
+    """Return when a timer ran last; None where none has."""
+    try:
+        stamp = json.loads((directory / "upkeep.json").read_text())
+        return LastRun(datetime.fromisoformat(stamp["at"]), stamp["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+# -- cron --------------------------------------------------------------------------------------------------------------
+
+
+def cron_line(job: Job) -> str:
+    """Return the line of the crontab; cron takes a plain percent sign for the end of the command."""
+    words = [f"{name}={shlex.quote(value)}" for name, value in job.variables.items()]
+    words += [*map(shlex.quote, job.words), f">>{shlex.quote(str(job.log))}", "2>&1"]
+    line = f"* * * * * {' '.join(words)}".replace("%", "\\%")
+    if len(os.fsencode(line)) > CRON_LINE_LIMIT:
+        raise UsageError("the paths are too long for a line of cron's", "use another timer: install systemd")
+    return line
+
+
+def _crontab_block(job: Job) -> str:
+    log = str(job.log)
+    return f"{BEGIN}\n# Each minute: heartbeat --here and reap. Log: {log}\n{cron_line(job)}\n{END}\n"
+
+
+def edit_crontab(before: bytes, block: str | None) -> bytes:
+    """Return a crontab with `block` in the place of the earlier one, or without any; foreign lines stay as they are."""
+    lines = before.splitlines(keepends=True)
+    marks = [number for number, line in enumerate(lines) if line.strip() in (BEGIN.encode(), END.encode())]
+    kinds = [lines[number].strip().decode() for number in marks]
+    if kinds != [BEGIN, END] * (len(kinds) // 2):
+        raise SessionsError(
+            "the crontab's claude-sessions markers do not pair, so nothing was changed",
+            "put them in order with crontab -e: what is theirs begins with >>> and ends with <<<",
+        )
+    new = [] if block is None else [os.fsencode(block)]
+    after: list[bytes] = []
+    position = 0
+    for begin, end in zip(marks[::2], marks[1::2], strict=True):
+        after += [*lines[position:begin], *new]
+        new, position = [], end + 1
+    after += lines[position:]
+    if new and after and not after[-1].endswith(b"\n"):
+        after.append(b"\n")
+    return b"".join([*after, *new])
+
+
+def _change_crontab(block: str | None, dry_run: bool) -> TimerResult:
+    before = _read_crontab()
+    after = edit_crontab(before, block)
+    there = BEGIN.encode() in before
+    if block is None:
+        outcome = "removed" if there else "not_installed"
+    else:
+        outcome = "already_installed" if after == before else "installed"
+    if after != before and not dry_run:
+        # An empty crontab is none.
+        _crontab(["-"] if after else ["-r"], after)
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return TimerResult("cron", outcome, dry_run, [Write(f"the crontab of {user}", block or "")])
+
+
+def _read_crontab() -> bytes:
+    done = _crontab(["-l"], check=False)
+    said = done.stderr.decode(errors="replace").strip()
+    if done.returncode == 0:
+        return done.stdout
+    # Anything else might be a crontab that could not be read, and would be lost.
+    if "no crontab for" in said or "No such file" in said:
+        return b""
+    raise SessionsError(f"cannot read the crontab: {said or f'crontab -l exits {done.returncode}'}")
+
+
+def _crontab(words: list[str], text: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("crontab")
+    if program is None:
+        raise SessionsError("there is no crontab program here", "install cron, or use another timer: install systemd")
+    done = subprocess.run([program, *words], input=text, capture_output=True, env={**os.environ, "LC_ALL": "C"})
+    if check and done.returncode != 0:
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        raise SessionsError(f"cannot write the crontab: {said or f'crontab exits {done.returncode}'}")
+    return done
+
+
+# -- systemd -----------------------------------------------------------------------------------------------------------
+
+
+def _systemd_paths(environ: Mapping[str, str]) -> list[Path]:
+    config = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or _home_of_user()) / ".config"
+    place = Path(config) / "systemd" / "user"
+    return [place / f"{UNIT}.service", place / f"{UNIT}.timer"]
+
+
+def _systemd_units(job: Job, environ: Mapping[str, str]) -> list[tuple[Path, bytes]]:
+    program, *rest = job.words
+    # A dollar sign in the program's own path is no variable, in the other words it would be.
+    command = " ".join([_systemd_quote(program), *(_systemd_quote(word).replace("$", "$$") for word in rest)])
+    variables = "".join(f"Environment={_systemd_quote(f'{n}={v}')}\n" for n, v in job.variables.items())
+    service = (
+        "[Unit]\nDescription=Keep the claude-sessions of this host (heartbeat --here and reap)\n\n"
+        f"[Service]\nType=oneshot\n{variables}ExecStart={command}\nTimeoutStartSec=55\n"
+    )
+    timer = (
+        "[Unit]\nDescription=Keep the claude-sessions of this host, each minute\n\n"
+        "[Timer]\nOnCalendar=minutely\nAccuracySec=5s\n\n[Install]\nWantedBy=timers.target\n"
+    )
+    paths = _systemd_paths(environ)
+    return [(paths[0], os.fsencode(service)), (paths[1], os.fsencode(timer))]
+
+
+def _systemd_quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def _start_systemd() -> list[list[str]]:
+    return [["systemctl", "--user", "daemon-reload"], ["systemctl", "--user", "enable", "--now", f"{UNIT}.timer"]]
+
+
+def _stop_systemd() -> list[list[str]]:
+    return [["systemctl", "--user", "disable", "--now", f"{UNIT}.timer"]]
+
+
+# -- launchd -----------------------------------------------------------------------------------------------------------
+
+
+def _launch_agent_path(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or _home_of_user()) / "Library" / "LaunchAgents" / f"{LABEL}.plist"
+
+
+def _launch_agent(job: Job, environ: Mapping[str, str]) -> tuple[Path, bytes]:
+    agent = {
+        "Label": LABEL,
+        "ProgramArguments": list(job.words),
+        "EnvironmentVariables": dict(job.variables),
+        "StartInterval": 60,
+        "RunAtLoad": True,
+        "ProcessType": "Background",
+        "StandardOutPath": str(job.log),
+        "StandardErrorPath": str(job.log),
+    }
+    return _launch_agent_path(environ), plistlib.dumps(agent)
+
+
+def _start_launchd(path: Path) -> list[list[str]]:
+    return [*_stop_launchd(), ["launchctl", "bootstrap", f"gui/{os.getuid()}", str(path)]]
+
+
+def _stop_launchd() -> list[list[str]]:
+    return [["launchctl", "bootout", f"gui/{os.getuid()}/{LABEL}"]]
+
+
+# -- files and programs ------------------------------------------------------------------------------------------------
+
+
+def _install_files(kind: str, files: list[tuple[Path, bytes]], commands: list[list[str]], dry_run: bool) -> TimerResult:
+    changed = [path for path, text in files if not path.is_file() or path.read_bytes() != text]
+    writes = [Write(str(path), text.decode(errors="replace")) for path, text in files]
+    outcome = "installed" if changed else "already_installed"
+    if dry_run:
+        return TimerResult(kind, outcome, True, writes)
+    for path, text in files:
+        if path in changed:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, text, 0o644)
+    failure = _run(commands)
+    note = f"{failure}; it is installed, but runs only after: {shlex.join(commands[-1])}" if failure else None
+    return TimerResult(kind, outcome, False, writes, note)
+
+
+def _run(commands: Sequence[list[str]]) -> str | None:
+    """Run commands, and say what went wrong with the last of them."""
+    failure = None
+    for command in commands:
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+            said = " ".join(done.stderr.split())
+            failure = f"{command[0]}: {said or f'exit {done.returncode}'}" if done.returncode else None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            failure = f"{command[0]}: {error.strerror if isinstance(error, OSError) else 'no answer'}"
+    return failure
+
+
+def _replace(path: Path, text: bytes, mode: int = 0o600) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(number, "wb") as file:
+            file.write(text)
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def _program(called: str) -> tuple[str, ...]:
+    """Return the words that run this very program from any directory."""
+    script = Path(called).absolute()
+    if script.name != "__main__.py" and os.access(script, os.X_OK):
+        return (str(script),)
+    beside = Path(sys.executable).with_name("claude-sessions")
+    return (str(beside),) if os.access(beside, os.X_OK) else (sys.executable, "-m", "claude_sessions_cli")
+
+
+def _home_of_user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_dir

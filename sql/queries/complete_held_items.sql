@@ -1,0 +1,7 @@
+-- Find the work items that are held, for a shell's completion.
+-- Parameters: prefix (text), row_limit (integer). Returns: name.
+SELECT DISTINCT sd_id AS name
+FROM public.claude_sessions
+WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released' AND starts_with(sd_id, %(prefix)s)
+ORDER BY name
+LIMIT %(row_limit)s;

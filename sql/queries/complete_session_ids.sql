@@ -1,0 +1,7 @@
+-- Find the sessions that are not over, for a shell's completion.
+-- Parameters: prefix (text), row_limit (integer). Returns: name.
+SELECT session_id AS name
+FROM public.claude_sessions
+WHERE (status IN ('active', 'idle', 'stale') OR status IS NULL) AND starts_with(session_id, %(prefix)s)
+ORDER BY name
+LIMIT %(row_limit)s;

@@ -1,0 +1,116 @@
+"""Time `heartbeat --here` for 1, 100 and 1,000 sessions as whole processes, and count its statements and its WAL.
+
+Usage: python tests/bench/here.py DSN, a superuser's; makes the database cs_bench_here there and drops it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from conftest import Server, make_caller
+
+from claude_sessions_cli import database, keeping, process, queries, schema, sessions
+
+COUNTS = (1, 100, 1000)
+PROCESSES = 200
+ROUNDS = 15
+MAX_RATIO = 3.0
+DATABASE = "cs_bench_here"
+
+
+def main() -> int:
+    """Print a line for each number of sessions; fail where the bar is missed."""
+    given = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CLAUDE_SESSIONS_TEST_DSN")
+    if not given:
+        print("here: needs a DSN", file=sys.stderr)
+        return 2
+    server = Server(given, "the command line")
+    dsn = server.create(DATABASE)
+    sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(PROCESSES)]
+    try:
+        return _measure(dsn, [sleeper.pid for sleeper in sleepers])
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
+        with psycopg.connect(given, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+def _measure(dsn: str, pids: list[int]) -> int:
+    with database.connect(dsn, "the bench") as connection:
+        schema.apply(connection)
+        median, statements = {}, {}
+        made = 0
+        for count in COUNTS:
+            for number in range(made, count):
+                anchor = process.read(pids[number % len(pids)])
+                sessions.heartbeat(connection, make_caller(f"s-{number}", anchor=anchor), register=True)
+            made = count
+            _vacuum(dsn)
+            median[count] = statistics.median(_run(dsn) for _ in range(ROUNDS))
+            statements[count], wal = _inside(dsn, connection, count)
+            print(
+                f"heartbeat --here, {count:5} sessions: {median[count] * 1000:6.1f} ms,"
+                f" {median[count] / median[1]:4.2f} of one; {statements[count]} statements; {wal:4.0f} B of WAL each"
+            )
+    ratio = median[COUNTS[-1]] / median[1]
+    good = ratio <= MAX_RATIO and set(statements.values()) == {2}
+    print(f"heartbeat --here: {'good' if good else 'MISSED'}: {ratio:.2f} <= {MAX_RATIO}, two statements")
+    return 0 if good else 1
+
+
+def _run(dsn: str) -> float:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "claude_sessions_cli", "heartbeat", "--here", "--quiet"],
+        env={**environment, "CLAUDE_SESSIONS_DSN": dsn},
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    return time.perf_counter() - start
+
+
+def _inside(dsn: str, connection: database.Database, count: int) -> tuple[int, float]:
+    """Return how many statements one call makes, and the WAL it writes for each session."""
+    _vacuum(dsn)
+    keeping.heartbeat_here(connection, make_caller(None))  # once, so that the texts of the queries are read
+    counter = itertools.count()
+    get, queries.get = queries.get, lambda name: (next(counter), get(name))[1]  # type: ignore[assignment]
+    try:
+        with psycopg.connect(dsn, autocommit=True) as watch:
+            before = _position(watch)
+            assert keeping.heartbeat_here(connection, make_caller(None)).renewed == count
+            written = _position(watch) - before
+    finally:
+        queries.get = get
+    return next(counter) - 1, written / count  # less the query that opens the transaction
+
+
+def _position(watch: psycopg.Connection[tuple[float]]) -> float:
+    row = watch.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8").fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _vacuum(dsn: str) -> None:
+    # After a checkpoint the first change of a page writes the whole page: twice, so that pruning is done too.
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        connection.execute("VACUUM ANALYZE public.claude_sessions")
+        connection.execute("UPDATE public.claude_sessions SET heartbeat_at = clock_timestamp()")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

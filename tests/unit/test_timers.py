@@ -1,0 +1,179 @@
+"""What the timers write, without installing anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import plistlib
+import subprocess
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from claude_sessions_cli import timers
+from claude_sessions_cli.errors import SessionsError, UsageError
+from claude_sessions_cli.timers import BEGIN, END, Job
+
+BLOCK = f"{BEGIN}\n* * * * * new\n{END}\n"
+OLD = f"{BEGIN}\n* * * * * old\n{END}\n"
+
+
+def job(tmp_path: Path, *words: str, **variables: str) -> Job:
+    return Job(words or ("/opt/bin/claude-sessions", "upkeep"), variables, tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", BLOCK),
+        ("MAILTO=me\n\n", f"MAILTO=me\n\n{BLOCK}"),
+        ("5 4 * * * no newline at the end", f"5 4 * * * no newline at the end\n{BLOCK}"),
+        (OLD, BLOCK),
+        (f"# a\n{OLD}\t# b \r\n", f"# a\n{BLOCK}\t# b \r\n"),
+        (f"{OLD}# a\n{OLD}", f"{BLOCK}# a\n"),
+        (f"\udcff\udcfe\n{OLD}", f"\udcff\udcfe\n{BLOCK}"),
+    ],
+)
+def test_the_block_stands_once_and_foreign_lines_stay(before: str, after: str) -> None:
+    edited = timers.edit_crontab(os.fsencode(before), BLOCK)
+    assert edited == os.fsencode(after)
+    assert timers.edit_crontab(edited, BLOCK) == edited
+
+
+@pytest.mark.parametrize("before", ["", "MAILTO=me\n", "# a\r\n\n \t# b", "\udcff\n"])
+def test_taking_the_block_away_leaves_the_rest_byte_for_byte(before: str) -> None:
+    text = os.fsencode(before)
+    assert timers.edit_crontab(text, None) == text
+    complete = text if not text or text.endswith(b"\n") else text + b"\n"
+    assert timers.edit_crontab(timers.edit_crontab(text, BLOCK), None) == complete
+
+
+@pytest.mark.parametrize(
+    "before", [f"{BEGIN}\n0 0 * * * mine\n", f"{END}\n0 0 * * * mine\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n{END}\n"]
+)
+@pytest.mark.parametrize("block", [BLOCK, None])
+def test_markers_that_do_not_pair_are_left_to_a_person(before: str, block: str | None) -> None:
+    with pytest.raises(SessionsError, match="do not pair"):
+        timers.edit_crontab(before.encode(), block)
+
+
+def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> None:
+    directory = tmp_path / "100% state's"
+    directory.mkdir()
+    words = ("printf", "%s|%s\\n", "a b%c", 'it\'s "$HOME" `id`')
+    made = Job(words, {"NAME": "50% of $HOME's"}, directory)
+    minute, line = timers.cron_line(made).split(" * * * * ", 1)
+    assert minute == "*"
+    # What cron does before it gives the line to sh: the first bare percent sign would end it.
+    assert "%" not in line.replace("\\%", "")
+    subprocess.run(["sh", "-c", line.replace("\\%", "%")], check=True)
+    assert made.log.read_text() == 'a b%c|it\'s "$HOME" `id`\n'
+
+
+def test_a_line_that_cron_would_cut_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too long"):
+        timers.cron_line(job(tmp_path, "/" + "x" * 1000))
+
+
+def test_a_launch_agent_runs_each_minute_with_its_variables(tmp_path: Path) -> None:
+    result = timers.install("launchd", job(tmp_path, A="b <&> c"), {"HOME": str(tmp_path)}, dry_run=True)
+    [write] = result.writes
+    agent = plistlib.loads(write.text.encode())
+    assert write.to == f"{tmp_path}/Library/LaunchAgents/{timers.LABEL}.plist"
+    assert agent["Label"] == timers.LABEL
+    assert agent["ProgramArguments"] == ["/opt/bin/claude-sessions", "upkeep"]
+    assert agent["EnvironmentVariables"] == {"A": "b <&> c"}
+    assert (agent["StartInterval"], agent["RunAtLoad"]) == (60, True)
+    assert agent["StandardErrorPath"] == str(tmp_path / "state" / "upkeep.log")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- whether the timer would find the same database -------------------------------------------------------------------
+
+PROGRAM = "/nonexistent/claude-sessions"
+
+
+def _environ(tmp_path: Path, config: str | None, **more: str) -> dict[str, str]:
+    path = tmp_path / "config.toml"
+    if config is not None:
+        path.write_text(config)
+        more["CLAUDE_SESSIONS_CONFIG"] = str(path)
+    return {"HOME": str(tmp_path), **more}
+
+
+@pytest.mark.parametrize("secret", ["postgresql://me:s3cret@host/db", "host=db password=s3cret"])
+def test_a_dsn_that_only_the_environment_knows_is_refused_and_not_told(tmp_path: Path, secret: str) -> None:
+    more: dict[str, str]
+    for config, more, dsn in (
+        ("", {"CLAUDE_SESSIONS_DSN": secret}, None),
+        ("", {}, secret),
+        ('dsn = "dbname=other"', {"CLAUDE_SESSIONS_DSN": secret}, None),
+        ('dsn = "env:DATABASE_URL"', {"DATABASE_URL": secret}, None),
+        ("", {"PGHOST": "db"}, None),
+    ):
+        with pytest.raises(UsageError) as caught:
+            timers.plan(_environ(tmp_path, config, **more), PROGRAM, dsn)
+        assert caught.value.hint is not None
+        assert str(tmp_path / "config.toml") in caught.value.hint
+        assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_dsn_in_the_config_file_is_read_there_and_written_nowhere(tmp_path: Path) -> None:
+    secret = "postgresql://me:s3cret@host/db"
+    for environ in (
+        _environ(tmp_path, f'dsn = "{secret}"'),
+        _environ(tmp_path, f'dsn = "{secret}"', CLAUDE_SESSIONS_DSN=secret),
+    ):
+        made = timers.plan(environ, PROGRAM, None)
+        assert made.variables["CLAUDE_SESSIONS_CONFIG"] == str(tmp_path / "config.toml")
+        for kind in ("systemd", "launchd"):
+            written = timers.install(kind, made, environ, dry_run=True).writes
+            assert not any("s3cret" in write.text for write in written)
+        assert "s3cret" not in timers.cron_line(made)
+
+
+def test_the_private_server_needs_no_dsn(tmp_path: Path) -> None:
+    made = timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_DATA_DIR="/srv/d"), PROGRAM, None)
+    assert made.variables == {"CLAUDE_SESSIONS_DATA_DIR": "/srv/d", "HOME": str(tmp_path)}
+    assert Path(made.words[0]).is_absolute()
+
+
+def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="control characters"):
+        timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_STATE_DIR="/a\n* * * * * evil"), PROGRAM, None)
+
+
+# -- what a running timer leaves --------------------------------------------------------------------------------------
+
+
+def test_a_log_that_has_grown_too_long_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    log, old = tmp_path / "upkeep.log", tmp_path / "upkeep.log.1"
+    old.write_text("older")
+    log.write_bytes(b"x" * timers.LOG_LIMIT)
+    timers.rotate(tmp_path)
+    assert old.read_text() == "older"
+    log.write_bytes(b"x" * (timers.LOG_LIMIT + 1))
+    timers.rotate(tmp_path)
+    assert not log.exists() and old.stat().st_size == timers.LOG_LIMIT + 1
+    timers.rotate(tmp_path)
+
+
+def test_the_last_run_is_noted_with_what_went_wrong(tmp_path: Path) -> None:
+    assert timers.last_run(tmp_path) is None
+    timers.record_run(tmp_path, "it broke")
+    run = timers.last_run(tmp_path)
+    assert run is not None and run.error == "it broke"
+    assert datetime.now(timezone.utc) - run.at < timedelta(minutes=1)
+    timers.record_run(tmp_path, None)
+    assert json.loads((tmp_path / "upkeep.json").read_text())["error"] is None
+    assert (tmp_path / "upkeep.json").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "upkeep.json").write_text("{")
+    assert timers.last_run(tmp_path) is None
+
+
+def test_only_one_run_is_under_way(tmp_path: Path) -> None:
+    with timers.only_one(tmp_path / "new") as first, timers.only_one(tmp_path / "new") as second:
+        assert (first, second) == (True, False)
+    with timers.only_one(tmp_path / "new") as again:
+        assert again
