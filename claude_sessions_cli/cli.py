@@ -20,7 +20,7 @@ from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageErr
 
 COMMANDS = (
     *("claim", "heartbeat", "release", "list", "reap", "run", "check", "park", "unpark", "history", "whoami"),
-    *("install", "schema", "db", "upkeep"),
+    *("shell-init", "prompt", "install", "schema", "db", "upkeep"),
 )
 GROUPS = ("install", "schema", "db")
 PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
@@ -39,7 +39,7 @@ class LazyGroup(TyperGroup):
         """Import the module of a command."""
         if cmd_name not in COMMANDS:
             return None
-        command = get_command(import_module(f"claude_sessions_cli.commands.{cmd_name}").app)
+        command = get_command(import_module(f"claude_sessions_cli.commands.{cmd_name.replace('-', '_')}").app)
         command.name = cmd_name
         return command
 

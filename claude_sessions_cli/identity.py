@@ -100,16 +100,18 @@ def detect(
     session: str | None = None,
     pid: int | None = None,
     tty: str | None = None,
+    anchor: Process | None = None,
     lineage: list[Process] | None = None,
 ) -> Identity:
     """Find out which session this command belongs to.
 
-    `session`, `pid` and `tty` are what the command line says; `lineage` are this process and its ancestors, nearest
-    first. Raises UsageError where a given value is wrong; an identity that was not found has no `session_id`.
+    `session`, `pid` and `tty` are what the command line says, `anchor` the process `pid` where it may be gone by now;
+    `lineage` are this process and its ancestors, nearest first. Raises UsageError where a given value is wrong; an
+    identity that was not found has no `session_id`.
     """
     if tty is not None and not TTY.fullmatch(tty):
         raise UsageError(f"--tty is not a terminal: {shorten(tty)}", "a terminal is named like /dev/pts/3")
-    given = None if pid is None else _given_process(pid)
+    given = anchor if anchor or pid is None else _given_process(pid)
     scene = _Scene.look(environ, process.lineage(os.getpid()) if lineage is None else lineage)
 
     anchors = _anchor_rules(scene, given)

@@ -95,5 +95,11 @@ Wait = Annotated[
     float | None,
     typer.Option("--wait", parser=duration, metavar="DURATION", help="Wait for it, for as long as this."),
 ]
+Within = Annotated[
+    float | None,
+    typer.Option(
+        "--within", parser=duration, metavar="DURATION", hidden=True, help="Give up silently after this long, exit 6."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for results and for errors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on success.")]

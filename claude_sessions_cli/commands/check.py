@@ -35,8 +35,9 @@ def check(
     from claude_sessions_cli import leases, render, views
 
     output = render.Output("check", json, quiet)
-    with invocation.open_database(settings, output) as database:
+    with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):
         held = leases.check(database, caller, sd, fence=fence)
+    invocation.remember(caller, held.session)
     output.result(
         {"session": views.session_data(held), "fence": held.session.fence},
         lambda: f"{held.session.sd_id} is yours, fence {held.session.fence}",

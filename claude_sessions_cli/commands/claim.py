@@ -66,6 +66,7 @@ def claim(
             return sessions.claim(database, caller, item, track=track, switch=switch, force_reason=reason)
 
         result = waiting.take(database, caller, sd, wait, claim_one, quiet=quiet or json)
+    invocation.remember(caller, result.session.session)
     if result.lost_before and result.lost_before.sd_id not in sd:
         output.note(f"before this, the session {result.lost_before.story}")
     output.result(views.claim_data(result), lambda: views.claim_text(result))

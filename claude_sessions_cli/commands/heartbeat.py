@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import options
+from claude_sessions_cli import options, state
 from claude_sessions_cli.commands import invocation
 from claude_sessions_cli.errors import UsageError
 
@@ -40,6 +41,7 @@ def heartbeat(
     pid: options.Pid = None,
     tty: options.Tty = None,
     stale_after: options.StaleAfter = None,
+    within: options.Within = None,
     dsn: options.Dsn = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -49,19 +51,23 @@ def heartbeat(
     Exit 4 where the session is not registered, or has lost its claim: to whom, when and why. A session that lost its
     item to silence alone gets it back, under a new fence, while nobody else has taken it.
     """
+    invocation.give_up_after(within)
     settings = invocation.load_settings(dsn, stale_after)
-    caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
-
     if here:
         if register or any(option is not None for option in (if_older_than, session, pid, tty)):
             raise UsageError("--here renews every session of this host: it goes with no option that is about one")
         _beat_here(settings, json=json, quiet=quiet)
         return
+    caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
+
     from claude_sessions_cli import render, sessions, views
 
     output = render.Output("heartbeat", json, quiet)
     with invocation.open_database(settings, output) as database:
         result = sessions.heartbeat(database, caller, register=register, if_older_than=if_older_than)
+    invocation.remember(caller, result.session.session)
+    if result.outcome == "registered":
+        state.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:
         lost = sessions.lost_to(result.tombstone)
         lost.data = views.heartbeat_data(result)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from claude_sessions_cli import __version__, identity, settings
+from claude_sessions_cli import __version__, identity, settings, state
+from claude_sessions_cli.errors import EXIT_UNREACHABLE, NotHeld
+from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
 if TYPE_CHECKING:
     from claude_sessions_cli.caller import Caller
     from claude_sessions_cli.database import Database
+    from claude_sessions_cli.model import Session
     from claude_sessions_cli.render import Output
 
 
@@ -33,9 +37,70 @@ def find_caller(
     return Caller(who, found)
 
 
+def find_ending(found: Settings, pid: int, tty: str | None) -> Caller:
+    """Return the session of a shell that asks for its end, and may be gone before this process has started.
+
+    Its hook says in CLAUDE_SESSIONS_SHELL which process it was; where starts cannot be known without asking, the file
+    of its prompt knows the session.
+    """
+    from claude_sessions_cli.caller import Caller
+
+    terminal, told, start = ([*os.environ.get("CLAUDE_SESSIONS_SHELL", "").split(":", 2), "", ""])[:3]
+    if told != str(pid):
+        return find_caller(found, pid=pid, tty=tty)
+    anchor = Process(pid, 0, tty or terminal or None, start, zombie=False, name="")
+    known = None if start else state.read(os.environ, anchor)
+    if not (start or known):
+        return find_caller(found, pid=pid, tty=tty)
+    who = identity.detect(os.environ, session=known.session_id if known else None, tty=tty, anchor=anchor)
+    return Caller(who, found)
+
+
 def load_settings(dsn: str | None, stale_after: float | None = None) -> Settings:
     """Return the settings of this invocation."""
     return settings.load(os.environ, dsn=dsn, stale_after=stale_after)
+
+
+def give_up_after(seconds: float | None) -> None:
+    """End this process after so many seconds: a background call whose server hangs must not stay for ever."""
+    if seconds is not None:
+        # At once, as if killed: to roll back would wait for the same server.
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_UNREACHABLE))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def remember(caller: Caller, session: Session) -> None:
+    """Tell the prompt of the caller's terminal how its session stands."""
+    anchor = _terminal_of(caller)
+    if session.status == "released":
+        forget(caller)
+    elif anchor is not None:
+        state.write(os.environ, anchor, state.State.of(session))
+
+
+def forget(caller: Caller) -> None:
+    """Leave nothing for the prompt of a terminal whose session is over."""
+    anchor = _terminal_of(caller)
+    if anchor is not None:
+        state.forget(os.environ, anchor)
+
+
+@contextmanager
+def loss_remembered(caller: Caller) -> Iterator[None]:
+    """Tell the prompt of the caller's terminal of a loss that is raised."""
+    try:
+        yield
+    except NotHeld as error:
+        anchor = _terminal_of(caller)
+        if anchor is not None and error.lost_item is not None:
+            state.write(os.environ, anchor, state.State.of_loss(error.lost_item, caller.session_id))
+        raise
+
+
+def _terminal_of(caller: Caller) -> Process | None:
+    """Return the process whose terminal shows the caller's session; a session named for one command is not shown."""
+    named = any(rule.rule == "session: --session" and rule.used for rule in caller.identity.rules)
+    return None if named else caller.identity.anchor
 
 
 @contextmanager

@@ -32,8 +32,9 @@ def park(
     from claude_sessions_cli.model import utc
 
     output = render.Output("park", json, quiet)
-    with invocation.open_database(settings, output) as database:
+    with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):
         parked = leases.park(database, caller, how_long)
+    invocation.remember(caller, parked.session)
     until = parked.session.parked_until
     output.result(
         {"session": views.session_data(parked), "parked_until": until},

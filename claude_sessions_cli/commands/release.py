@@ -39,6 +39,7 @@ def release(
     ] = None,
     pid: options.Pid = None,
     tty: options.Tty = None,
+    within: options.Within = None,
     dsn: options.Dsn = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -48,8 +49,12 @@ def release(
     Nothing held is fine (exit 0); an item that another session holds is exit 4. A session that lost its claim is told
     so once, with exit 4.
     """
+    invocation.give_up_after(within)
     settings = invocation.load_settings(dsn)
-    caller = invocation.find_caller(settings, pid=pid, tty=tty, required=session is None)
+    if end and pid is not None and session is None:
+        caller = invocation.find_ending(settings, pid, tty)
+    else:
+        caller = invocation.find_caller(settings, pid=pid, tty=tty, required=session is None)
     if session is not None:
         check_session_id(session, "--session")
 
@@ -63,6 +68,9 @@ def release(
             result = sessions.release(database, caller, sd, end=end, reason=reason)
         else:
             result = sessions.release_other(database, caller, session, sd, end=end, reason=reason)
+    own = session is None or session == caller.identity.session_id
+    if own and result.session:
+        invocation.remember(caller, result.session.session)
     if result.tombstone:
         raise NotHeld(f"this session {result.tombstone.story}", data=views.release_data(result))
     output.result(views.release_data(result), lambda: views.release_text(result))

@@ -73,9 +73,10 @@ def run(
             output.failure(error)
             raise typer.Exit(conflict_exit_code) from None
     fence = held.session.fence or 0
+    invocation.remember(who, held.session)
 
     def renew() -> None:
-        with invocation.open_database(settings, output) as database:
+        with invocation.open_database(settings, output) as database, invocation.loss_remembered(who):
             leases.renew_term(database, who, sd, fence)
 
     keeper = running.Keeper(renew, settings.heartbeat_every, renewed)
@@ -87,6 +88,8 @@ def run(
         finished = running.Finished(_code_of(error))
         output.failure(SessionsError(f"cannot run {command[0]}: {error.strerror}"))
 
+    if not shared:
+        invocation.forget(who)
     failed = finished.code != 0 or finished.stopped_for is not None
     try:
         with invocation.open_database(settings, output) as database:

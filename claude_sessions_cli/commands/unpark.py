@@ -24,6 +24,7 @@ def unpark(
     from claude_sessions_cli import leases, render, views
 
     output = render.Output("unpark", json, quiet)
-    with invocation.open_database(settings, output) as database:
+    with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):
         session_ = leases.unpark(database, caller)
+    invocation.remember(caller, session_.session)
     output.result({"session": views.session_data(session_)}, lambda: f"unparked {session_.session.sd_id}")

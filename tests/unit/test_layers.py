@@ -11,7 +11,7 @@ LAYERS = [
     {"model", "errors"},
     {"process"},
     {"queries"},
-    {"settings", "identity"},
+    {"settings", "identity", "state"},
     {"caller", "cluster", "running", "timers"},
     {"database"},
     {"sessions", "history", "schema", "embedded"},

@@ -1,0 +1,75 @@
+"""The command `shell-init`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from claude_sessions_cli import options, settings, state
+from claude_sessions_cli.errors import UsageError
+
+SHELLS = ("bash", "zsh", "fish")
+# A heartbeat that finds no answer must be gone before the next one.
+PATIENCE_S = 20
+
+app = options.new_app()
+
+
+@app.command("shell-init")
+def shell_init(
+    shell: Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="The shell that is to run it.")],
+) -> None:
+    """Print the integration of a shell: eval "$(claude-sessions shell-init zsh)".
+
+    The terminal registers itself, beats in the background while a person works in it, and ends with its shell. What it
+    holds is in $CLAUDE_SESSIONS_PROMPT. CLAUDE_SESSIONS_HOOK=0 turns it off; claude_sessions_unhook takes it away.
+    """
+    if shell not in SHELLS:
+        raise UsageError(f"no such shell: {shell[:40]!r}", f"a shell is one of {', '.join(SHELLS)}")
+    sys.stdout.write(render(shell, program(sys.argv[0]), _every()))
+
+
+def render(shell: str, words: list[str], every: float) -> str:
+    """Return the hook file of a shell, which calls the program that is `words` every so many seconds."""
+    quote = _quote_for_fish if shell == "fish" else shlex.quote
+    states = state.directory(os.environ)
+    whole = max(1, int(every))
+    values = {
+        "PROGRAM": " ".join(map(quote, words)),
+        "STATES": quote(str(states) if states else "/nonexistent"),
+        "EVERY": str(whole),
+        "WITHIN": str(min(whole, PATIENCE_S)),
+    }
+    text = (Path(__file__).parents[1] / "shell" / f"hook.{shell}").read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], text)
+
+
+def program(called: str) -> list[str]:
+    """Return the words that run this very program from any directory."""
+    script = Path(called).absolute()
+    if script.name != "__main__.py" and os.access(script, os.X_OK):
+        return [str(script)]
+    beside = Path(sys.executable).with_name("claude-sessions")
+    if os.access(beside, os.X_OK):
+        return [str(beside)]
+    found = shutil.which("claude-sessions")
+    return [str(Path(found).absolute())] if found else [sys.executable, "-m", "claude_sessions_cli"]
+
+
+def _every() -> float:
+    try:
+        return settings.load(os.environ).heartbeat_every
+    except UsageError:
+        # A start-up file is no place to complain of a configuration: every command does.
+        return settings.DEFAULT_HEARTBEAT_EVERY_S
+
+
+def _quote_for_fish(word: str) -> str:
+    return "'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'"

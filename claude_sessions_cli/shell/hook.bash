@@ -1,0 +1,194 @@
+# shellcheck shell=bash
+# claude-sessions in bash, from 3.2 on; printed by `claude-sessions shell-init bash`.
+# Off for a while: CLAUDE_SESSIONS_HOOK=0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
+if [[ $- == *i* ]]; then
+
+    __claude_sessions_program=(@PROGRAM@)
+    __claude_sessions_states=@STATES@
+    __claude_sessions_every=@EVERY@
+    __claude_sessions_within=@WITHIN@
+    # Expanded when they run, so that a shell which inherits the text without the hook runs nothing.
+    # shellcheck disable=SC2016
+    __claude_sessions_at_prompt='${__claude_sessions_prompt-} && :'
+    # shellcheck disable=SC2016
+    __claude_sessions_at_exit='${__claude_sessions_exit-} && :'
+    # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
+    : "${__claude_sessions_role=}" "${__claude_sessions_last=0}" "${__claude_sessions_base=0}"
+
+    # Set name, parent, device and start as the kernel shows the process $1, without a fork.
+    __claude_sessions_look() {
+        local line='' IFS=' '
+        { builtin read -r -d '' line </proc/"$1"/stat; } 2>/dev/null || [[ -n $line ]] || return 1
+        name=${line#*\(}
+        name=${name%)*}
+        # shellcheck disable=SC2086
+        set -- ${line##*) }
+        parent=$2 device=$5 start=${20}
+    }
+
+    # Set tty to the terminal of a device number of proc(5).
+    __claude_sessions_name_tty() {
+        local major=$((($1 >> 8) & 0xfff)) minor=$((($1 & 0xff) | (($1 >> 12) & 0xfff00)))
+        if ((major >= 136 && major <= 143)); then
+            tty=/dev/pts/$(((major - 136) * 256 + minor))
+        elif ((major == 4 && minor < 64)); then
+            tty=/dev/tty$minor
+        else
+            tty=$(command tty 2>/dev/null) || tty=
+        fi
+    }
+
+    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`.
+    __claude_sessions_adopt() {
+        local name='' parent='' device='' start='' tty='' own='' pid=$PPID told='' hooked=${CLAUDE_SESSIONS_SHELL-}
+        __claude_sessions_role=owner __claude_sessions_pid=$$
+        if __claude_sessions_look "$$"; then
+            own=$start
+            __claude_sessions_name_tty "$device"
+        else
+            tty=$(command tty 2>/dev/null) || tty=
+        fi
+        if [[ -z $tty ]]; then
+            __claude_sessions_role=nobody
+            return 0
+        fi
+        [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || told=${CLAUDE_SESSIONS_ANCHOR-}
+        [[ $hooked == "$tty":* ]] || hooked=
+        start=
+        while ((pid > 1)) && __claude_sessions_look "$pid"; do
+            if [[ $name == claude || $pid == "${CLAUDE_PID-}" || $told == *" $pid $start" ]]; then
+                __claude_sessions_role=guest
+            elif [[ $hooked == "$tty:$pid:$start" ]]; then
+                __claude_sessions_role=nested
+            else
+                pid=$parent start=
+                continue
+            fi
+            __claude_sessions_pid=$pid own=$start
+            break
+        done
+        if [[ -z $own && -n $hooked ]]; then
+            # No /proc: a shell of this terminal that still lives is above.
+            hooked=${hooked#"$tty":}
+            hooked=${hooked%%:*}
+            if [[ $hooked != "$$" ]] && builtin kill -0 "$hooked" 2>/dev/null; then
+                __claude_sessions_role=nested __claude_sessions_pid=$hooked
+            fi
+        fi
+        __claude_sessions_tty=$tty
+        __claude_sessions_name=$tty:$__claude_sessions_pid:$own
+        __claude_sessions_state=$__claude_sessions_states/$__claude_sessions_pid${own:+-$own}
+        if [[ $__claude_sessions_role == owner ]]; then
+            export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            # Without a start in its name, this may be of an earlier process with this pid.
+            if [[ -z $own && -s $__claude_sessions_state ]]; then
+                { : >|"$__claude_sessions_state"; } 2>/dev/null || :
+            fi
+        fi
+        export CLAUDE_SESSIONS_PROMPT=
+        if [[ -z ${EPOCHSECONDS-} ]]; then
+            __claude_sessions_base=$(($(command date +%s) - SECONDS))
+        fi
+    }
+
+    # Run the program with these arguments behind the shell's back. A subshell, so that $! and the jobs stay; what it
+    # starts outlives the terminal.
+    __claude_sessions_call() {
+        [[ -x ${__claude_sessions_program[0]} ]] || return 0
+        (
+            set +eu
+            builtin trap '' HUP
+            export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            unset CLAUDE_CODE_SESSION_ID
+            # A session that somebody named may have more terminals than this one.
+            [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
+            "${__claude_sessions_program[@]}" "$@" --quiet --within "$__claude_sessions_within" \
+                --pid "$__claude_sessions_pid" --tty "$__claude_sessions_tty" &
+        ) </dev/null >/dev/null 2>&1 || :
+    }
+
+    # Put the end of the session before whatever is to be done at the shell's exit.
+    __claude_sessions_watch_exit() {
+        local now words
+        now=$(builtin trap -p EXIT) || :
+        [[ $now != *"$__claude_sessions_at_exit"* ]] || return 0
+        # It is printed as a command: trap -- 'text' EXIT.
+        eval "words=($now)"
+        builtin trap -- "$__claude_sessions_at_exit"$'\n'"${words[2]-}" EXIT
+    }
+
+    __claude_sessions_at_each_prompt() {
+        local code=$?
+        if [[ ${CLAUDE_SESSIONS_HOOK-} == 0 ]]; then
+            CLAUDE_SESSIONS_PROMPT=
+            return "$code"
+        fi
+        [[ -n $__claude_sessions_role ]] || __claude_sessions_adopt
+        [[ $__claude_sessions_role != nobody ]] || return "$code"
+        local now=${EPOCHSECONDS-} kind='' since='' item='' rest='' age text=''
+        [[ -n $now ]] || now=$((__claude_sessions_base + SECONDS))
+        if [[ -r $__claude_sessions_state ]]; then
+            IFS=' ' builtin read -r kind since item rest <"$__claude_sessions_state" || :
+        fi
+        case $kind:$since:$item in
+            *[!A-Za-z0-9._:?-]* | *::* | *:0?* | *:) ;;
+            held:*[!0-9]*:*) ;;
+            held:*)
+                age=$((now - since))
+                if ((age < 60)); then
+                    text="$item $((age < 0 ? 0 : age))s"
+                elif ((age < 3600)); then
+                    text="$item $((age / 60))m"
+                elif ((age < 86400)); then
+                    text="$item $((age / 3600))h$((age % 3600 / 60))m"
+                else
+                    text="$item $((age / 86400))d$((age % 86400 / 3600))h"
+                fi
+                ;;
+            lost:*) text="LOST $item" ;;
+        esac
+        CLAUDE_SESSIONS_PROMPT=$text
+        age=$((now - __claude_sessions_last))
+        if ((age < 0 || age >= __claude_sessions_every)) && [[ $__claude_sessions_role != guest ]]; then
+            __claude_sessions_last=$now
+            __claude_sessions_call heartbeat --register
+            [[ $__claude_sessions_role != owner ]] || __claude_sessions_watch_exit
+        fi
+        return "$code"
+    }
+
+    __claude_sessions_at_the_end() {
+        local code=$?
+        if [[ $__claude_sessions_role == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 && ${BASH_SUBSHELL-0} == 0 ]]; then
+            __claude_sessions_call release --end
+        fi
+        return "$code"
+    }
+
+    claude_sessions_unhook() {
+        local now words hook=$__claude_sessions_at_prompt name
+        now=${PROMPT_COMMAND-}
+        now=${now//$'\n'"$hook"/}
+        PROMPT_COMMAND=${now//"$hook"/}
+        now=$(builtin trap -p EXIT) || :
+        if [[ $now == *"$__claude_sessions_at_exit"* ]]; then
+            eval "words=($now)"
+            now=${words[2]#"$__claude_sessions_at_exit"$'\n'}
+            if [[ -n $now ]]; then builtin trap -- "$now" EXIT; else builtin trap - EXIT; fi
+        fi
+        [[ $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
+        unset CLAUDE_SESSIONS_PROMPT
+        for name in "${!__claude_sessions_@}"; do unset "$name"; done
+        for name in look name_tty adopt call watch_exit at_each_prompt at_the_end; do unset -f "__claude_sessions_$name"; done
+        unset -f claude_sessions_unhook
+    }
+
+    __claude_sessions_prompt=__claude_sessions_at_each_prompt
+    __claude_sessions_exit=__claude_sessions_at_the_end
+    # Where this is an array, it is its first element.
+    # shellcheck disable=SC2128,SC2178
+    if [[ "${PROMPT_COMMAND[*]-}" != *"$__claude_sessions_at_prompt"* ]]; then
+        PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}$__claude_sessions_at_prompt
+    fi
+
+fi

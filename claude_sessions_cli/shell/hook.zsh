@@ -1,0 +1,151 @@
+# claude-sessions in zsh; printed by `claude-sessions shell-init zsh`.
+# Off for a while: CLAUDE_SESSIONS_HOOK=0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
+if [[ -o interactive ]]; then
+
+    typeset -ga __claude_sessions_program
+    __claude_sessions_program=(@PROGRAM@)
+    typeset -g __claude_sessions_states=@STATES@
+    typeset -g __claude_sessions_every=@EVERY@
+    typeset -g __claude_sessions_within=@WITHIN@
+    # The clock of the prompt's own escapes: no module to load, no fork.
+    typeset -g __claude_sessions_clock='%D{%s}'
+    # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
+    : ${__claude_sessions_role=} ${__claude_sessions_last=0}
+
+    # Set name, parent, device and start as the kernel shows the process $1, without a fork.
+    __claude_sessions_look() {
+        local line=
+        { builtin read -r -d '' line </proc/$1/stat } 2>/dev/null || [[ -n $line ]] || return 1
+        name=${${line#*\(}%\)*}
+        set -- ${(s: :)line##*\) }
+        parent=$2 device=$5 start=${20}
+    }
+
+    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`.
+    __claude_sessions_adopt() {
+        local name= parent= device= start= own= pid=$PPID told= hooked=${CLAUDE_SESSIONS_SHELL-} terminal=${TTY-}
+        typeset -g __claude_sessions_role=owner __claude_sessions_pid=$$
+        __claude_sessions_look $$ && own=$start
+        if [[ $terminal != /dev/* || $device == 0 ]]; then
+            __claude_sessions_role=nobody
+            return 0
+        fi
+        [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || told=${CLAUDE_SESSIONS_ANCHOR-}
+        [[ $hooked == "$terminal":* ]] || hooked=
+        while (( pid > 1 )) && __claude_sessions_look $pid; do
+            if [[ $name == claude || $pid == "${CLAUDE_PID-}" || $told == *" $pid $start" ]]; then
+                __claude_sessions_role=guest
+            elif [[ $hooked == "$terminal:$pid:$start" ]]; then
+                __claude_sessions_role=nested
+            else
+                pid=$parent
+                continue
+            fi
+            __claude_sessions_pid=$pid own=$start
+            break
+        done
+        if [[ -z $own && -n $hooked ]]; then
+            # No /proc: a shell of this terminal that still lives is above.
+            hooked=${${hooked#"$terminal":}%%:*}
+            if [[ $hooked != $$ ]] && builtin kill -0 $hooked 2>/dev/null; then
+                __claude_sessions_role=nested __claude_sessions_pid=$hooked
+            fi
+        fi
+        typeset -g __claude_sessions_tty=$terminal
+        typeset -g __claude_sessions_name=$terminal:$__claude_sessions_pid:$own
+        typeset -g __claude_sessions_state=$__claude_sessions_states/$__claude_sessions_pid${own:+-$own}
+        if [[ $__claude_sessions_role == owner ]]; then
+            export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            # Without a start in its name, this may be of an earlier process with this pid.
+            if [[ -z $own && -s $__claude_sessions_state ]]; then
+                { : >|$__claude_sessions_state } 2>/dev/null || :
+            fi
+        fi
+        export CLAUDE_SESSIONS_PROMPT=
+    }
+
+    # Run the program with these arguments behind the shell's back. A subshell, so that $! and the jobs stay; what it
+    # starts outlives the terminal.
+    __claude_sessions_call() {
+        [[ -x $__claude_sessions_program[1] ]] || return 0
+        (
+            # As a background process zsh would make it nicer, and complain where it may not.
+            setopt no_bg_nice no_monitor
+            builtin trap '' HUP
+            export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            unset CLAUDE_CODE_SESSION_ID
+            # A session that somebody named may have more terminals than this one.
+            [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
+            $__claude_sessions_program "$@" --quiet --within $__claude_sessions_within \
+                --pid $__claude_sessions_pid --tty $__claude_sessions_tty &
+        ) </dev/null >/dev/null 2>&1 || :
+    }
+
+    __claude_sessions_prompt() {
+        emulate -L zsh
+        setopt no_err_exit no_err_return
+        if [[ ${CLAUDE_SESSIONS_HOOK-} == 0 ]]; then
+            typeset -g CLAUDE_SESSIONS_PROMPT=
+            return 0
+        fi
+        [[ -n $__claude_sessions_role ]] || __claude_sessions_adopt
+        [[ $__claude_sessions_role != nobody ]] || return 0
+        local now=${(%)__claude_sessions_clock} kind= since= item= text= IFS=' '
+        local -i age
+        local -a words
+        if [[ -r $__claude_sessions_state ]]; then
+            # No fork either, and many times faster than zsh's read, which asks for one byte at a time.
+            words=(${=$(<$__claude_sessions_state)})
+            kind=${words[1]-} since=${words[2]-} item=${words[3]-}
+        fi
+        case $kind:$since:$item in
+            (*[^A-Za-z0-9._:?-]*|*::*|*:0?*|*:) ;;
+            (held:*[^0-9]*:*) ;;
+            (held:*)
+                (( age = now - since, age = age < 0 ? 0 : age ))
+                if (( age < 60 )); then
+                    text="$item ${age}s"
+                elif (( age < 3600 )); then
+                    text="$item $(( age / 60 ))m"
+                elif (( age < 86400 )); then
+                    text="$item $(( age / 3600 ))h$(( age % 3600 / 60 ))m"
+                else
+                    text="$item $(( age / 86400 ))d$(( age % 86400 / 3600 ))h"
+                fi
+                ;;
+            (lost:*) text="LOST $item" ;;
+        esac
+        typeset -g CLAUDE_SESSIONS_PROMPT=$text
+        (( age = now - __claude_sessions_last )) || :
+        if (( age < 0 || age >= __claude_sessions_every )) && [[ $__claude_sessions_role != guest ]]; then
+            typeset -g __claude_sessions_last=$now
+            __claude_sessions_call heartbeat --register
+        fi
+        return 0
+    }
+
+    __claude_sessions_exit() {
+        emulate -L zsh
+        setopt no_err_exit no_err_return
+        # This is called in subshells that call exit as well.
+        if [[ $ZSH_SUBSHELL == 0 && $__claude_sessions_role == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 ]]; then
+            __claude_sessions_call release --end
+        fi
+        return 0
+    }
+
+    claude_sessions_unhook() {
+        precmd_functions=(${precmd_functions:#__claude_sessions_prompt})
+        zshexit_functions=(${zshexit_functions:#__claude_sessions_exit})
+        [[ $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
+        unset CLAUDE_SESSIONS_PROMPT
+        unset -m '__claude_sessions_*'
+        unfunction -m '__claude_sessions_*'
+        unfunction claude_sessions_unhook
+    }
+
+    typeset -ga precmd_functions zshexit_functions
+    (( ${precmd_functions[(I)__claude_sessions_prompt]} )) || precmd_functions+=(__claude_sessions_prompt)
+    (( ${zshexit_functions[(I)__claude_sessions_exit]} )) || zshexit_functions+=(__claude_sessions_exit)
+
+fi
