@@ -156,17 +156,20 @@ def test_the_private_server_is_never_started(cli: Cli) -> None:
         assert not data.exists()
 
 
-def test_a_server_that_hangs_costs_300_ms_at_most(cli: Cli, mute: str) -> None:
-    def seconds(dsn: str) -> float:
+@pytest.mark.parametrize("dsn", ["mute", "nobody"])
+def test_a_server_that_hangs_costs_300_ms_at_most(cli: Cli, mute: str, dsn: str) -> None:
+    # Addresses of 192.0.2.0/24 are nobody's, and what is sent there is lost.
+    hanging = mute if dsn == "mute" else "host=192.0.2.1"
+
+    def seconds(line: str, expected: list[str]) -> float:
         begin = time.monotonic()
-        line = "claude-sessions release "
-        assert _words(cli, line, dsn, CLAUDE_SESSIONS_COMPLETION_TIME=None) == []
+        assert _words(cli, line, hanging, CLAUDE_SESSIONS_COMPLETION_TIME=None) == expected
         return time.monotonic() - begin
 
-    # The best of some: what else this machine does is not counted.
-    assert min(seconds(mute) for _ in range(8)) <= 0.3
-    # A name that the resolver keeps waiting for is the same: 192.0.2.0/24 is nobody's.
-    assert min(seconds("host=192.0.2.1") for _ in range(8)) <= 0.3
+    rounds = [(seconds("claude-sessions rel", ["release"]), seconds("claude-sessions release ", [])) for _ in range(8)]
+    without, with_database = (min(times) for times in zip(*rounds, strict=True))
+    # Where this machine is so busy that Python alone takes as long, the database may not add to it.
+    assert with_database <= max(0.3, 1.5 * without), rounds
 
 
 def test_no_process_outlives_a_completion_that_was_given_up(cli: Cli, mute: str) -> None:
