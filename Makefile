@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SHELL_FILES := .ci/run docs/demo.sh
+HOOKS := claude_sessions_cli/shell/hook
+SHELL_FILES := .ci/run docs/demo.sh $(HOOKS).bash
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults check format bench picture clean
@@ -24,7 +25,9 @@ check: $(VENV)/dev ## Lint, types and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_FILES); else echo 'shellcheck is not installed: left out'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_FILES); else echo 'no shellcheck: left out'; fi
+	@if command -v zsh >/dev/null; then zsh -n $(HOOKS).zsh; else echo 'no zsh: left out'; fi
+	@if command -v fish >/dev/null; then fish_indent --check $(HOOKS).fish; else echo 'no fish: left out'; fi
 
 format: $(VENV)/dev ## Format the sources
 	$(BIN)/ruff check --fix .
