@@ -154,12 +154,17 @@ def _may_run(record: object, hostname: str | None, host: Host) -> bool:
     return found.start == record.get("start") and not found.zombie
 
 
-def leave_run(database: Database, caller: Caller) -> None:
-    """Take back what `enter_run` noted; the claim stays."""
-    own = json.dumps({"run": None})
-    database.transact(
-        lambda tx: tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now), actor=caller.actor
-    )
+def leave_run(database: Database, caller: Caller, runner: dict[str, object]) -> None:
+    """Take back what `enter_run` noted of this very `runner`; the claim stays."""
+    database.transact(lambda tx: _leave_run(tx, caller, runner), actor=caller.actor)
+
+
+def _leave_run(tx: Transaction, caller: Caller, runner: dict[str, object]) -> None:
+    row = tx.one("lock_session", session_id=caller.session_id, now=caller.now)
+    # Another one may run under a later term of this session.
+    if row and Session(**row).own.get("run") == runner:
+        own = json.dumps({"run": None})
+        tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now)
 
 
 def renew_term(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
@@ -184,17 +189,15 @@ def outlive_process(database: Database, caller: Caller) -> None:
 
 
 def release_term(database: Database, caller: Caller, sd_id: str, fence: int, *, reason: str) -> None:
-    """End one very term and the session that it was; nothing happens where that term is over already."""
+    """End one very term and the session that it was; where the term is lost, what is left of the session alone.
+
+    Nothing happens where the session holds something else by now.
+    """
     own = json.dumps({"release_reason": reason, "run": None, "parked_until": None}, ensure_ascii=False)
-    database.transact(
-        lambda tx: tx.one(
-            "clear_claim",
-            session_id=caller.session_id,
-            sd_id=sd_id,
-            claimed_at=time_of(fence),
-            status="released",
-            own=own,
-            now=caller.now,
-        ),
-        actor=caller.actor,
-    )
+    over = {"session_id": caller.session_id, "status": "released", "own": own, "now": caller.now}
+
+    def end(tx: Transaction) -> None:
+        if tx.one("clear_claim", **over, sd_id=sd_id, claimed_at=time_of(fence)) is None:
+            tx.one("clear_claim", **over, sd_id=None, claimed_at=None)
+
+    database.transact(end, actor=caller.actor)

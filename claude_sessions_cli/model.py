@@ -138,13 +138,13 @@ class Session:
     @property
     def process(self) -> ProcessRecord | None:
         """The recorded process, if it is whole and still belongs to the `pid` column."""
-        part = self.own.get("process")
-        if not isinstance(part, dict) or self.pid is None or part.get("pid", self.pid) != self.pid:
-            return None
-        start, boot_id, pid_ns = part.get("start"), part.get("boot_id"), part.get("pid_ns")
-        if isinstance(start, str) and isinstance(boot_id, str) and isinstance(pid_ns, str):
-            return ProcessRecord(self.pid, start, boot_id, pid_ns)
-        return None
+        record = _process_record(self.own.get("process"), self.pid)
+        return record if record and record.pid == self.pid else None
+
+    @property
+    def runner(self) -> ProcessRecord | None:
+        """The process that runs a command under the claim, if one does."""
+        return _process_record(self.own.get("run"))
 
     @property
     def tombstone(self) -> Tombstone | None:
@@ -402,6 +402,16 @@ def format_age(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60}m"
     return f"{whole // 86400}d{whole % 86400 // 3600}h"
+
+
+def _process_record(part: object, pid: int | None = None) -> ProcessRecord | None:
+    if not isinstance(part, dict):
+        return None
+    pid, start = part.get("pid", pid), part.get("start")
+    boot_id, pid_ns = part.get("boot_id"), part.get("pid_ns")
+    if isinstance(pid, int) and isinstance(start, str) and isinstance(boot_id, str) and isinstance(pid_ns, str):
+        return ProcessRecord(pid, start, boot_id, pid_ns)
+    return None
 
 
 def _timestamp(value: object) -> datetime | None:

@@ -15,7 +15,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from claude_sessions_cli.model import Liveness, Session
+from claude_sessions_cli.model import Liveness, ProcessRecord, Session
 
 PROC = Path("/proc")
 PS = "ps"
@@ -148,9 +148,15 @@ def liveness(session: Session, host: Host) -> Liveness:
     """Say whether the process that the row records is alive, as far as this host can prove it.
 
     Alive needs the same boot, namespace, pid and start (hostnames change with the network, boot ids do not); dead needs
-    the same hostname besides, and a pid that does not exist, started at another time, or is a zombie.
+    the same hostname besides, and a pid that does not exist, started at another time, or is a zombie. While a command
+    runs under the claim, the session lives, even if its terminal is closed.
     """
-    record = session.process
+    if session.runner and _liveness(session.runner, session, host) is Liveness.ALIVE:
+        return Liveness.ALIVE
+    return _liveness(session.process, session, host)
+
+
+def _liveness(record: ProcessRecord | None, session: Session, host: Host) -> Liveness:
     if record is None or record.pid <= 0 or not (host.boot_id and host.pid_ns):
         return Liveness.UNKNOWN
     if (record.boot_id, record.pid_ns) != (host.boot_id, host.pid_ns):

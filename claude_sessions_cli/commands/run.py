@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,15 +16,28 @@ import typer
 
 from claude_sessions_cli import identity, options, process
 from claude_sessions_cli.commands import invocation, waiting
-from claude_sessions_cli.errors import EXIT_HELD, EXIT_NOT_HELD, HeldByAnother, NotHeld, SessionsError, UsageError
+from claude_sessions_cli.errors import (
+    EXIT_HELD,
+    EXIT_NOT_HELD,
+    HeldByAnother,
+    NoIdentity,
+    NotHeld,
+    SessionsError,
+    UsageError,
+)
+from claude_sessions_cli.model import PROCESS_GONE, SILENT, Liveness
+from claude_sessions_cli.views import clean
 
 if TYPE_CHECKING:
     from claude_sessions_cli.caller import Caller
     from claude_sessions_cli.database import Database
-    from claude_sessions_cli.model import ClaimResult
+    from claude_sessions_cli.model import ClaimResult, Session
+    from claude_sessions_cli.render import Output
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
+GIVE_BACK_S = 5.0
+TELL_S = 0.1
 
 app = options.new_app()
 
@@ -50,84 +67,146 @@ def run(
     """
     from claude_sessions_cli import leases, render, running, sessions
 
+    gc.enable()  # which the program turns off, because most commands are short
     options.check_track(track)
     sessions.check_work_item(sd)
     output = render.Output("run", quiet=quiet)
-    _check_command(command[0])
+    _check_command(command[0], output)
     settings = invocation.load_settings(dsn, stale_after)
     own = invocation.find_caller(settings, session=session, required=False)
-    itself = process.read(os.getpid())
+    itself = _read_itself()
 
     with invocation.open_database(settings, output) as database:
         shared = _holds(database, own, sd)
         who = own if shared else _session_of_its_own(own, itself, session)
+        runner = _record(who, itself)
 
         def claim_one(item: str) -> ClaimResult:
             return sessions.claim(database, who, item, track=track)
 
         try:
-            waiting.take(database, who, [sd], wait, claim_one, quiet=quiet)
-            renewed = running.uptime()
-            held = leases.enter_run(database, who, {**_record(who, itself)})
+            if not shared:
+                waiting.take(database, who, [sd], wait, claim_one, quiet=quiet)
+            begun = running.uptime()
+            held = leases.enter_run(database, who, runner)
+            if shared and track:
+                held = claim_one(sd).session
         except HeldByAnother as error:
             output.failure(error)
             raise typer.Exit(conflict_exit_code) from None
     fence = held.session.fence or 0
     invocation.remember(who, held.session)
 
-    def renew() -> None:
-        with invocation.open_database(settings, output) as database, invocation.loss_remembered(who):
-            leases.renew_term(database, who, sd, fence)
+    def trusted(session: Session) -> float:
+        # What the row says is what others go by.
+        return session.patience_s(0.0) or settings.stale_after
 
-    keeper = running.Keeper(renew, settings.heartbeat_every, renewed)
-    window = running.Window(settings.stale_after)
-    environment = {**os.environ, **_exports(who, sd, fence, dsn)}
+    def renew() -> float:
+        with invocation.open_database(settings, output) as database, invocation.loss_remembered(who):
+            return trusted(leases.renew_term(database, who, sd, fence).session)
+
+    def give_back(keep: bool, reason: str) -> None:
+        with invocation.open_database(settings, output) as database:
+            if shared:
+                leases.leave_run(database, who, runner)
+            elif keep:
+                leases.outlive_process(database, who)
+            else:
+                leases.release_term(database, who, sd, fence, reason=reason)
+
+    keeper = running.Keeper(renew, settings.heartbeat_every, running.Trust(begun, trusted(held.session)))
+    environment = _environment(who, sd, fence, dsn, stale_after)
+    has_started = True
     try:
-        finished = running.run(command, environment, keeper, window, lambda text: output.failure(NotHeld(text)))
+        finished = running.run(command, environment, keeper, _tell)
     except OSError as error:
-        finished = running.Finished(_code_of(error))
-        output.failure(SessionsError(f"cannot run {command[0]}: {error.strerror}"))
+        has_started, finished = False, running.Finished(_code_of(error))
+        _tell(f"cannot run {identity.shorten(command[0])}: {error.strerror}")
 
     if not shared:
         invocation.forget(who)
     failed = finished.code != 0 or finished.stopped_for is not None
-    try:
-        with invocation.open_database(settings, output) as database:
-            if shared:
-                leases.leave_run(database, who)
-            elif failed and keep_on_failure:
-                leases.outlive_process(database, who)
-            else:
-                leases.release_term(database, who, sd, fence, reason="failed" if failed else "completed")
-    except SessionsError as error:
+    keep = keep_on_failure and failed and has_started and keeper.lost is None
+    problem = _within(GIVE_BACK_S, lambda: give_back(keep, "failed" if failed else "completed"))
+    if problem:
         # The command's own answer matters more; the claim lapses by itself, because this process is gone.
-        output.note(f"the claim was not given back: {error.message}")
+        _tell(f"the claim was not given back: {problem}")
+    elif keep and not shared:
+        _tell(f"{sd} is kept until it lapses; give it back: claude-sessions release --session {who.session_id} --end")
+    if finished.stopped_for is None:
+        running.follow(finished)
     raise typer.Exit(EXIT_NOT_HELD if finished.stopped_for else finished.code)
 
 
-def _check_command(program: str) -> None:
+def _check_command(program: str, output: Output) -> None:
     if shutil.which(program) is not None:
         return
-    found = Path(program).exists() if "/" in program else shutil.which(program, os.F_OK) is not None
-    error = UsageError(f"cannot run {identity.shorten(program)}: {'not executable' if found else 'no such command'}")
-    from claude_sessions_cli.render import Output
-
-    Output("run").failure(error)
-    raise typer.Exit(EXIT_NOT_EXECUTABLE if found else EXIT_NOT_FOUND)
+    reason, code = "no such command", EXIT_NOT_FOUND
+    if "/" in program and Path(program).is_dir():
+        reason, code = "it is a directory", EXIT_NOT_EXECUTABLE
+    elif ("/" in program and os.path.lexists(program)) or shutil.which(program, os.F_OK) is not None:
+        reason, code = "it is not executable", EXIT_NOT_EXECUTABLE
+    output.failure(UsageError(f"cannot run {identity.shorten(program)}: {reason}"))
+    raise typer.Exit(code)
 
 
 def _code_of(error: OSError) -> int:
     return EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else EXIT_NOT_EXECUTABLE
 
 
+def _tell(text: str) -> None:
+    """Write a line to stderr, but wait for no reader: the command is to be stopped in time, whoever reads."""
+    line = os.fsencode(f"claude-sessions: {clean(text)}\n")
+
+    def write() -> None:
+        with suppress(OSError):
+            os.write(2, line)
+
+    # Not through sys.stderr: a thread that holds its lock at exit brings the interpreter down.
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(TELL_S)
+
+
+def _within(seconds: float, work: Callable[[], None]) -> str | None:
+    """Do some work in a thread that may hang; return what went wrong."""
+    problems = ["the database did not answer in time"]
+
+    def attempt() -> None:
+        try:
+            work()
+            problems.clear()
+        except SessionsError as error:
+            problems[:] = [error.message]
+        except Exception as error:
+            problems[:] = [f"{type(error).__name__}: {error}"]
+
+    worker = threading.Thread(target=attempt, daemon=True)
+    worker.start()
+    worker.join(seconds)
+    return problems[0] if problems else None
+
+
+def _read_itself() -> process.Process:
+    try:
+        return process.read(os.getpid())
+    except PermissionError:
+        raise NoIdentity("this process cannot see itself in /proc, so it cannot be a session") from None
+
+
 def _holds(database: Database, own: Caller, sd: str) -> bool:
-    from claude_sessions_cli import leases
+    """Whether the caller's session holds the item, and it is not what a killed run of that session left behind."""
+    from claude_sessions_cli import leases, sessions
 
     if own.identity.session_id is None:
         return False
     try:
-        leases.check(database, own, sd)
+        held = leases.check(database, own, sd)
     except NotHeld:
+        return False
+    if own.lapsed(held.session):
+        # What of it may still run must not share a fence with what comes now.
+        sessions.release(database, own, sd, reason=PROCESS_GONE if held.liveness is Liveness.DEAD else SILENT)
         return False
     return True
 
@@ -148,15 +227,18 @@ def _record(who: Caller, itself: process.Process) -> dict[str, object]:
     return {"pid": itself.pid, "start": itself.start, "boot_id": host.boot_id, "pid_ns": host.pid_ns}
 
 
-def _exports(who: Caller, sd: str, fence: int, dsn: str | None) -> dict[str, str]:
+def _environment(who: Caller, sd: str, fence: int, dsn: str | None, stale_after: float | None) -> dict[str, str]:
+    """Return the command's environment, in which the program acts as this session on this database."""
+    anchor = who.identity.anchor
     exports = {
         "CLAUDE_SESSIONS_SESSION_ID": who.session_id,
+        "CLAUDE_SESSIONS_ANCHOR": identity.export_anchor(anchor, who.identity.host) if anchor else None,
         "CLAUDE_SESSIONS_SD": sd,
         "CLAUDE_SESSIONS_FENCE": str(fence),
     }
-    anchor = who.identity.anchor
-    if anchor:
-        exports["CLAUDE_SESSIONS_ANCHOR"] = f"{who.identity.host.pid_ns} {anchor.pid} {anchor.start}"
-    if dsn:  # or the command's own calls would ask another database
+    if dsn:
         exports["CLAUDE_SESSIONS_DSN"] = dsn
-    return exports
+    if stale_after:
+        exports["CLAUDE_SESSIONS_STALE_AFTER"] = f"{stale_after:g}"
+    # An anchor that was inherited belongs to another id.
+    return {name: value for name, value in {**os.environ, **exports}.items() if value is not None}

@@ -200,7 +200,10 @@ def test_one_command_runs_under_a_claim(table: Table) -> None:
     leases.enter_run(table.database, make_caller("a"), runner)
     with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
         leases.enter_run(table.database, make_caller("a"), runner)
-    leases.leave_run(table.database, make_caller("a"))
+    leases.leave_run(table.database, make_caller("a"), {**runner, "start": "another time"})
+    with pytest.raises(HeldByAnother):
+        leases.enter_run(table.database, make_caller("a"), runner)
+    leases.leave_run(table.database, make_caller("a"), runner)
     leases.enter_run(table.database, make_caller("a"), {**runner, "start": "another time"})
     leases.enter_run(table.database, make_caller("a"), {**runner, "boot_id": "an earlier boot"})
     leases.enter_run(table.database, make_caller("a"), runner)
