@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import re
@@ -81,8 +80,6 @@ def _root(
 
 def main() -> None:
     """Run the program and exit."""
-    # A command lives for a fraction of a second: what it would collect, the system frees sooner.
-    gc.disable()
     _open_streams()
     if completing.VARIABLE in os.environ:
         code = _complete(sys.argv[1:])

@@ -6,7 +6,6 @@ show why a session was or was not found. Nothing guesses: a rule holds or it doe
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -300,6 +299,8 @@ def _told(kind: str, rules: list[_Candidate[T]], show: Callable[[T], str]) -> li
 
 def derive_session_id(anchor: Process, host: Host) -> str:
     """Return `session_<8 hex>_<tty>_<pid>`: the same as long as this very process lives, and never again after."""
+    import hashlib  # late: it loads OpenSSL
+
     identity = f"{host.boot_id}\n{host.pid_ns}\n{anchor.pid}\n{anchor.start}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     tty = re.sub(r"[^A-Za-z0-9]", "", (anchor.tty or "notty").removeprefix("/dev/"))

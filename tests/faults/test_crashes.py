@@ -306,13 +306,16 @@ def test_what_was_answered_stands_after_the_server_crashed(schema: str, crash: s
 
 
 def _wait_for_claims(dsn: str) -> None:
-    """Wait until claims are won again."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        row = connection.execute("SELECT clock_timestamp()").fetchone()
+    """Wait until claims are won that begin later than now; the server may be recovering still."""
+    since: list[Any] = []
 
-        def won() -> bool:
-            found = connection.execute("SELECT 1 FROM public.claude_sessions WHERE claimed_at > %s", row).fetchall()
-            return bool(found)
+    def won() -> bool:
+        with suppress(psycopg.OperationalError), psycopg.connect(dsn, autocommit=True) as connection:
+            if not since:
+                since.extend(connection.execute("SELECT clock_timestamp()").fetchall())
+            return bool(
+                connection.execute("SELECT 1 FROM public.claude_sessions WHERE claimed_at > %s", since[0]).fetchall()
+            )
+        return False
 
-        with suppress(psycopg.OperationalError):
-            wait_for(won, "nobody claims any more")
+    wait_for(won, "nobody claims any more")
