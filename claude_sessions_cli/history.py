@@ -2,9 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import NotHeld, SchemaMismatch
-from claude_sessions_cli.model import History, SessionEvent, Term
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One tenure of a work item; `ended_at` is None while it lasts."""
+
+    sd_id: str
+    session_id: str
+    claimed_at: datetime | None
+    track: str | None
+    hostname: str | None
+    tty: str | None
+    pid: int | None
+    codebase: str | None
+    began_at: datetime
+    ended_at: datetime | None
+    reason: str | None
+    note: str | None
+    ended_by: str | None
+    ended_from: str | None
+    actor_program: str | None
+    actor_role: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """Something that happened to a session, and who did it."""
+
+    at: datetime
+    event: str
+    session_id: str
+    sd_id: str | None
+    claimed_at: datetime | None
+    track: str | None
+    hostname: str | None
+    tty: str | None
+    pid: int | None
+    codebase: str | None
+    reason: str | None
+    note: str | None
+    actor_session: str | None
+    actor_host: str | None
+    actor_program: str | None
+    actor_role: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The terms of a work item or session, and a session's events; the latest first."""
+
+    name: str
+    terms: list[Term]
+    events: list[SessionEvent]
 
 
 def read(database: Database, name: str, *, limit: int | None = None) -> History:

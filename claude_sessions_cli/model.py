@@ -236,59 +236,6 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
-    """One tenure of a work item; `ended_at` is None while it lasts."""
-
-    sd_id: str
-    session_id: str
-    claimed_at: datetime | None
-    track: str | None
-    hostname: str | None
-    tty: str | None
-    pid: int | None
-    codebase: str | None
-    began_at: datetime
-    ended_at: datetime | None
-    reason: str | None
-    note: str | None
-    ended_by: str | None
-    ended_from: str | None
-    actor_program: str | None
-    actor_role: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEvent:
-    """Something that happened to a session, and who did it."""
-
-    at: datetime
-    event: str
-    session_id: str
-    sd_id: str | None
-    claimed_at: datetime | None
-    track: str | None
-    hostname: str | None
-    tty: str | None
-    pid: int | None
-    codebase: str | None
-    reason: str | None
-    note: str | None
-    actor_session: str | None
-    actor_host: str | None
-    actor_program: str | None
-    actor_role: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The terms of a work item or session, and a session's events; the latest first."""
-
-    name: str
-    terms: list[Term]
-    events: list[SessionEvent]
-
-
-@dataclass(frozen=True, slots=True)
 class JudgedSession:
     """A session with what this host and this caller know of it."""
 
@@ -336,26 +283,6 @@ class Listing:
 
     sessions: list[JudgedSession]
     total: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReapVerdict:
-    """What `reap` decided on one session; `to` is its new status, None where it is kept."""
-
-    session: JudgedSession
-    to: str | None
-    reason: str
-    evidence: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ReapResult:
-    """What `reap` changed and kept, and how many released sessions it deleted."""
-
-    dry_run: bool
-    changed: list[ReapVerdict]
-    kept: list[ReapVerdict]
-    pruned: int = 0
 
 
 def fence_of(claimed_at: datetime | None) -> int | None:

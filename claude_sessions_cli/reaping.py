@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,8 +15,6 @@ from claude_sessions_cli.model import (
     SILENT,
     JudgedSession,
     Liveness,
-    ReapResult,
-    ReapVerdict,
     Session,
     format_age,
 )
@@ -25,6 +24,26 @@ STALE_FOR = timedelta(days=1)
 # Sessions changed in one transaction, so that a million rows neither hold their locks together nor fail together.
 BATCH = 200
 PRUNE_BATCH = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class ReapVerdict:
+    """What `reap` decided on one session; `to` is its new status, None where it is kept."""
+
+    session: JudgedSession
+    to: str | None
+    reason: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ReapResult:
+    """What `reap` changed and kept, and how many released sessions it deleted."""
+
+    dry_run: bool
+    changed: list[ReapVerdict]
+    kept: list[ReapVerdict]
+    pruned: int = 0
 
 
 def reap(

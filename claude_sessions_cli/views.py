@@ -14,15 +14,10 @@ from claude_sessions_cli.model import (
     PROCESS_GONE,
     ClaimResult,
     HeartbeatResult,
-    History,
     JudgedSession,
     Listing,
-    ReapResult,
-    ReapVerdict,
     ReleaseResult,
     Session,
-    SessionEvent,
-    Term,
     Tombstone,
     fence_of,
     format_age,
@@ -31,8 +26,10 @@ from claude_sessions_cli.model import (
 
 if TYPE_CHECKING:
     from claude_sessions_cli.embedded import Status
+    from claude_sessions_cli.history import History, SessionEvent, Term
     from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.keeping import HereResult
+    from claude_sessions_cli.reaping import ReapResult, ReapVerdict
     from claude_sessions_cli.schema import AppliedFile, Difference
     from claude_sessions_cli.timers import TimerResult
 
