@@ -35,6 +35,7 @@ format: $(VENV)/dev ## Format the sources
 
 bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within one run
 	$(BIN)/python tests/bench/bench.py $(ARGS)
+	$(BIN)/python tests/bench/here.py
 
 picture: $(VENV)/embedded ## Draw the README's picture of `list` anew, from a real run
 	$(BIN)/python docs/picture.py
