@@ -12,7 +12,11 @@ def main() -> None:
     gc.disable()
     from claude_sessions_cli import cli
 
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        # Python collects once more at exit, whatever is disabled: a sixth of a command's time.
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time the commands as whole processes, against a bare script with psycopg and against psql sending the same statements.
+"""Time the commands as whole processes, against a bare script with psycopg and psql that send the same statements.
 
 All of them take turns within one run, so that what else the machine does falls on each alike; the medians are compared.
 Fails where a command misses its bar.
@@ -47,7 +47,7 @@ ROWS, COLUMNS = 50, 200
 class Program:
     """A command line, on a terminal or not, and how long its runs took."""
 
-    argv: Sequence[str]
+    argv: list[str]
     terminal: bool = False
     seconds: list[float] = field(default_factory=list)
 
@@ -64,14 +64,14 @@ class Program:
         return output
 
 
-def _piped(argv: Sequence[str], environment: dict[str, str]) -> bytes:
+def _piped(argv: list[str], environment: dict[str, str]) -> bytes:
     done = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True)
     if done.returncode:
         sys.exit(f"bench: {argv[0]} failed: {done.stderr.decode()}")
     return done.stdout
 
 
-def _on_terminal(argv: Sequence[str], environment: dict[str, str]) -> bytes:
+def _on_terminal(argv: list[str], environment: dict[str, str]) -> bytes:
     pid, master = pty.fork()
     if pid == 0:
         os.execve(argv[0], argv, environment)
@@ -110,7 +110,7 @@ def recorded() -> Iterator[Recording]:
         found.statements.append((isinstance(self, psycopg.ClientCursor), query, params))
         return execute(self, query, params, **options)
 
-    psycopg.connect = recording_connect  # type: ignore[assignment]
+    psycopg.connect = recording_connect
     psycopg.Cursor.execute = recording_execute  # type: ignore[method-assign]
     try:
         yield found
