@@ -1,0 +1,165 @@
+"""How long a renewal may be trusted, and when the next one begins: with chosen times, without a database."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from claude_sessions_cli.errors import NotHeld, SessionsError, Unreachable
+from claude_sessions_cli.running import HANGING_LIMIT, RETRY_S, Keeper, Trust, uptime
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class Renewal:
+    """A renewal that a test lets succeed or fail, and whose every call waits until `let_go`."""
+
+    def __init__(self, outcome: float | Exception, *, hangs: bool = False) -> None:
+        self.outcome = outcome
+        self.calls = 0
+        self._gate = threading.Event()
+        if not hangs:
+            self._gate.set()
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+    def __call__(self) -> float:
+        self.calls += 1
+        outcome = self.outcome
+        assert self._gate.wait(30)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def keeper(renewal: Renewal, *, every: float = 60, stale_after: float = 900, begun: float = 1000) -> Keeper:
+    return Keeper(renewal, every, Trust(begun, stale_after))
+
+
+@pytest.mark.parametrize(("stale_after", "term_at", "kill_at"), [(900, 870, 885), (100, 80, 90), (3, 2.4, 2.7)])
+def test_a_command_is_told_to_end_and_killed_before_the_claim_lapses(
+    stale_after: float, term_at: float, kill_at: float
+) -> None:
+    trust = Trust(0, stale_after)
+    assert trust.term_at == pytest.approx(term_at)
+    assert trust.kill_at(trust.term_at) == pytest.approx(kill_at)
+
+
+def test_whoever_notices_late_gives_a_command_less_time() -> None:
+    trust = Trust(0, 900)
+    assert trust.kill_at(100) == 115
+    assert trust.kill_at(885) == 892.5
+    assert trust.kill_at(5000) == 5000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the time since it started")
+def test_the_clock_counts_the_time_since_the_machine_started() -> None:
+    before = uptime()
+    assert before - 0.02 <= float(Path("/proc/uptime").read_text().split()[0]) <= uptime()
+
+
+def test_a_renewal_begins_when_it_is_due_and_is_trusted_from_its_beginning() -> None:
+    renewal = Renewal(700.0)
+    kept = keeper(renewal)
+    kept.turn(1059.9)
+    assert renewal.calls == 0
+    kept.turn(1060)
+    until(lambda: kept.trust == Trust(1060, 700))
+    assert kept.due == 1120
+    kept.turn(1100)
+    assert renewal.calls == 1
+
+
+def test_a_renewal_that_hangs_does_not_hold_up_the_next() -> None:
+    renewal = Renewal(900.0, hangs=True)
+    kept = keeper(renewal)
+    kept.turn(1060)
+    until(lambda: renewal.calls == 1)
+    kept.turn(1060 + 89)
+    assert renewal.calls == 1
+    kept.turn(1060 + 90)
+    until(lambda: renewal.calls == 2)
+    renewal.let_go()
+    until(lambda: kept.trust.begun == 1150)
+
+
+def test_a_window_holds_a_bounded_number_of_renewals_that_hang() -> None:
+    renewal = Renewal(900.0, hangs=True)
+    kept = keeper(renewal, every=0.5)
+    for now in range(1000, 1901):
+        kept.turn(now)
+    until(lambda: renewal.calls >= HANGING_LIMIT)
+    assert renewal.calls <= HANGING_LIMIT + 1
+    renewal.let_go()
+
+
+def test_a_renewal_that_comes_in_late_does_not_undo_a_later_one() -> None:
+    renewal, threads = Renewal(900.0, hangs=True), threading.active_count()
+    kept = keeper(renewal)
+    kept.begin(1060)
+    kept.trust = Trust(1500, 900)
+    renewal.let_go()
+    until(lambda: threading.active_count() <= threads)
+    assert kept.trust == Trust(1500, 900)
+
+
+def test_a_renewal_that_fails_is_tried_again_soon() -> None:
+    renewal = Renewal(Unreachable("nobody answers"))
+    kept = keeper(renewal)
+    kept.begin(begun := uptime())
+    until(lambda: kept.failure)
+    assert isinstance(kept.failure, Unreachable)
+    assert begun + RETRY_S <= kept.due <= uptime() + RETRY_S
+    assert kept.trust == Trust(1000, 900)
+    assert kept.lost is None
+    renewal.outcome = 900.0
+    kept.begin(kept.due)
+    until(lambda: kept.failure is None)
+
+
+def test_a_renewal_that_fails_in_an_unforeseen_way_is_a_failure_too() -> None:
+    kept = keeper(Renewal(ZeroDivisionError("a bug")))
+    kept.begin(uptime())
+    until(lambda: kept.failure)
+    assert isinstance(kept.failure, SessionsError)
+    assert "a bug" in kept.failure.message
+
+
+def test_a_term_that_is_over_is_not_renewed_again() -> None:
+    renewal = Renewal(NotHeld("lost to b"))
+    kept = keeper(renewal)
+    kept.begin(1060)
+    until(lambda: kept.lost)
+    kept.turn(5000)
+    assert renewal.calls == 1
+
+
+def test_too_many_threads_are_a_failure_that_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    kept = keeper(Renewal(900.0))
+    kept.begin(uptime())
+    assert kept.failure
+    assert kept.failure.message == "can't start new thread"
+
+
+def test_a_window_shorter_than_the_own_setting_is_renewed_three_times() -> None:
+    renewal = Renewal(6.0)
+    kept = keeper(renewal, stale_after=3)
+    assert kept.due == 1001
+    kept.begin(1001)
+    until(lambda: kept.trust == Trust(1001, 6))
+    assert kept.due == 1003

@@ -1,0 +1,222 @@
+"""The small file that a prompt reads: what it says, who may read it, and that no failure of it matters."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from shell import probe
+
+from claude_sessions_cli import state
+from claude_sessions_cli.model import METADATA_KEY, Session
+from claude_sessions_cli.process import Process
+from claude_sessions_cli.state import State
+
+HELD = State("held", 1_767_225_600, "SD-AUTH-001", "session_0a1b2c3d_pts3_4711")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
+
+
+def anchor(pid: int = 4711, start: str = "12345") -> Process:
+    return Process(pid, 1, "/dev/pts/3", start, zombie=False, name="bash")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the files go, which does not exist yet."""
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state" / "terminals"
+
+
+def row(**changes: object) -> Session:
+    session = probe.session(4711, "host", {})
+    values = {name: getattr(session, name) for name in Session.__slots__}
+    return Session(**{**values, **changes})
+
+
+def test_what_is_written_is_read_again(place: Path) -> None:
+    state.write(os.environ, anchor(), HELD)
+    assert state.read(os.environ, anchor()) == HELD
+    assert (place / "4711-12345").read_text() == "held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711\n"
+
+
+def test_only_the_owner_may_read_it_whatever_the_umask(place: Path) -> None:
+    before = os.umask(0)
+    try:
+        state.write(os.environ, anchor(), HELD)
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (place / "4711-12345", place, place.parent)]
+    assert modes == [0o600, 0o700, 0o700]
+
+
+def test_a_reused_pid_is_not_believed(place: Path) -> None:
+    state.write(os.environ, anchor(), HELD)
+    assert state.read(os.environ, anchor(start="99999")) is None
+
+
+def test_a_start_that_shells_cannot_know_is_not_in_the_name(place: Path) -> None:
+    state.write(os.environ, anchor(start="Tue_Nov_24_12:00:00_2026"), HELD)
+    assert [path.name for path in place.iterdir()] == ["4711"]
+
+
+def test_a_reader_never_sees_half_a_file(place: Path) -> None:
+    state.write(os.environ, anchor(), HELD)
+    before = (place / "4711-12345").stat().st_ino
+    with (place / "4711-12345").open() as reader:
+        state.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+        assert reader.read().startswith("held ")
+    assert (place / "4711-12345").stat().st_ino != before
+    assert len(list(place.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "now", "shown"),
+    [
+        (HELD, HELD.since + 42, "SD-AUTH-001 42s"),
+        (HELD, HELD.since + 12 * 60, "SD-AUTH-001 12m"),
+        (HELD, HELD.since + 5400, "SD-AUTH-001 1h30m"),
+        (HELD, HELD.since - 100, "SD-AUTH-001 0s"),
+        (State("lost", 0, "SD-AUTH-001", "s"), 5, "LOST SD-AUTH-001"),
+        (State("none", 0, "-", "s"), 5, ""),
+    ],
+)
+def test_a_segment_says_what_and_since_when(found: State, now: float, shown: str) -> None:
+    assert found.segment(now) == shown
+
+
+def test_a_session_that_holds_is_held_since_its_claim_by_this_hosts_clock() -> None:
+    # The server's clock is months behind: only the age counts.
+    session = row(sd_id="SD-1", claimed_at=probe.NOON - timedelta(minutes=12))
+    found = State.of(session)
+    assert (found.kind, found.item, found.session_id) == ("held", "SD-1", "holder")
+    assert abs(time.time() - found.since - 720) < 30
+
+
+def test_a_session_that_lost_says_so_and_one_that_holds_nothing_says_nothing() -> None:
+    tombstone = {"sd_id": "SD-2", "fence": 1, "reason": "forced"}
+    lost = row(sd_id=None, claimed_at=None, status="idle", metadata={METADATA_KEY: {"tombstone": tombstone}})
+    assert State.of(lost) == State("lost", 0, "SD-2", "holder")
+    assert State.of(row(sd_id=None, claimed_at=None, status="idle")) == State("none", 0, "-", "holder")
+
+
+@given(some.text(min_size=1, max_size=256))
+def test_no_text_of_the_database_can_be_more_than_text_to_a_shell(text: str) -> None:
+    shown = state.harmless(text)
+    assert re.fullmatch(r"[A-Za-z0-9._:?-]+", shown)
+    assert len(shown) == len(text)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "held",
+        "held x SD-1 s\n",
+        "held 5 $(id) s\n",
+        "what 5 SD-1 s\n",
+        "held 5 SD-1 s",
+        "held 05 SD-1 s\n",
+        "\xff\n",
+    ],
+)
+def test_a_file_that_is_not_as_written_is_not_believed(place: Path, content: str) -> None:
+    place.mkdir(parents=True)
+    (place / "4711-12345").write_bytes(content.encode("latin-1"))
+    assert state.read(os.environ, anchor()) is None
+
+
+def test_a_place_that_cannot_be_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    for wrong in (blocker / "below", Path("relative"), Path("/proc/nothing")):
+        monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(wrong))
+        state.write(os.environ, anchor(), HELD)
+        assert state.read(os.environ, anchor()) is None
+        state.forget(os.environ, anchor())
+        state.sweep(os.environ)
+    assert not Path("relative").exists()
+
+
+def test_without_a_home_nothing_is_written_below_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("platformdirs.user_state_dir", lambda *_, **__: "~/.local/state/claude-sessions")
+    state.write(os.environ, anchor(), HELD)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_what_cannot_be_replaced_any_more_stays_silent(place: Path) -> None:
+    state.write(os.environ, anchor(), HELD)
+    place.chmod(0o500)
+    state.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+    place.chmod(0o700)
+    assert state.read(os.environ, anchor()) == HELD
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory on a file system of one page."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=20", "none", str(mount)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+@needs_root
+def test_on_a_full_disk_an_old_truth_goes_rather_than_lies(full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(full_disk))
+    state.write(os.environ, anchor(), HELD)
+    assert state.read(os.environ, anchor()) == HELD
+    state.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+    assert list((full_disk / "terminals").iterdir()) == []
+
+
+@needs_root
+def test_root_makes_no_directory_in_somebodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(home / ".local" / "state"))
+    state.write(os.environ, anchor(), HELD)
+    assert list(home.iterdir()) == []
+
+
+def test_a_session_that_is_over_leaves_no_file(place: Path) -> None:
+    state.write(os.environ, anchor(), HELD)
+    state.forget(os.environ, anchor())
+    assert list(place.iterdir()) == []
+
+
+def test_files_of_shells_that_ended_without_a_word_go_after_a_week(place: Path) -> None:
+    for name in ("1-1", "2-2", ".3-3.77", "4", "foreign"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("")
+        os.utime(place / name, (0, 0))
+    os.utime(place / "2-2", (time.time() - 6 * 86400,) * 2)
+    state.sweep(os.environ)
+    assert sorted(path.name for path in place.iterdir()) == ["2-2", "foreign"]
+
+
+def test_writing_costs_a_command_less_than_a_millisecond(place: Path) -> None:
+    def once() -> float:
+        begin = time.thread_time()
+        state.write(os.environ, anchor(), HELD)
+        return time.thread_time() - begin
+
+    once()
+    assert min(once() for _ in range(20)) < 0.001
