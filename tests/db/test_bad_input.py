@@ -725,7 +725,14 @@ def test_an_interrupt_while_waiting_for_a_lock_changes_nothing(cli: Cli, dsn: st
         with psycopg.connect(dsn) as holder:
             holder.execute("SELECT 1 FROM claude_sessions FOR UPDATE")
             with subprocess.Popen(
-                command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                env=environment,
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                # A shell starts what it runs in the background with interrupts ignored, and this test may be that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             ) as child:
                 _await_lock_waiter(dsn)
                 child.send_signal(signal.SIGINT)
