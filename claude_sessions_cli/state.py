@@ -62,7 +62,7 @@ def harmless(text: str) -> str:
     """Return a text of the database with a question mark for whatever a shell might expand.
 
     >>> harmless("SD-1 $(rm -r ~) %~")
-    'SD-1????rm?-r??????'
+    'SD-1???rm?-r??????'
     """
     return _UNSAFE.sub("?", text) or "?"
 

@@ -127,12 +127,12 @@ if [[ $- == *i* ]]; then
         [[ $__claude_sessions_role != nobody ]] || return "$code"
         local now=${EPOCHSECONDS-} kind='' since='' item='' rest='' age text=''
         [[ -n $now ]] || now=$((__claude_sessions_base + SECONDS))
-        if [[ -r $__claude_sessions_state ]]; then
+        if [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]]; then
             IFS=' ' builtin read -r kind since item rest <"$__claude_sessions_state" || :
         fi
-        case $kind:$since:$item in
-            *[!A-Za-z0-9._:?-]* | *::* | *:0?* | *:) ;;
-            held:*[!0-9]*:*) ;;
+        case $since in '' | *[!0-9]* | 0?*) kind='' ;; esac
+        case $kind:$item in
+            *: | *[!A-Za-z0-9._:?-]*) ;;
             held:*)
                 age=$((now - since))
                 if ((age < 60)); then

@@ -123,7 +123,7 @@ if status is-interactive
         set -l now (math (__claude_sessions_clock) + $__claude_sessions_base)
         set -l text ''
         set -l line ''
-        test -r $__claude_sessions_state; and read line <$__claude_sessions_state
+        test -f $__claude_sessions_state -a -r $__claude_sessions_state; and read line <$__claude_sessions_state
         if set -l words (string match -r -g -- '^(held|lost) (0|[1-9][0-9]{0,11}) ([A-Za-z0-9._:?-]+)( |$)' "$line")
             if test $words[1] = lost
                 set text "LOST $words[3]"

@@ -69,8 +69,8 @@ if [[ -o interactive ]]; then
     __claude_sessions_call() {
         [[ -x $__claude_sessions_program[1] ]] || return 0
         (
-            # As a background process zsh would make it nicer, and complain where it may not.
-            setopt no_bg_nice no_monitor
+            # zsh would make it nicer, and complain where it may not, and would not let it ignore a hang-up.
+            setopt no_bg_nice no_monitor posix_traps
             builtin trap '' HUP
             export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             unset CLAUDE_CODE_SESSION_ID
@@ -93,14 +93,14 @@ if [[ -o interactive ]]; then
         local now=${(%)__claude_sessions_clock} kind= since= item= text= IFS=' '
         local -i age
         local -a words
-        if [[ -r $__claude_sessions_state ]]; then
+        if [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]]; then
             # No fork either, and many times faster than zsh's read, which asks for one byte at a time.
             words=(${=$(<$__claude_sessions_state)})
             kind=${words[1]-} since=${words[2]-} item=${words[3]-}
         fi
-        case $kind:$since:$item in
-            (*[^A-Za-z0-9._:?-]*|*::*|*:0?*|*:) ;;
-            (held:*[^0-9]*:*) ;;
+        case $since in ('' | *[^0-9]* | 0?*) kind= ;; esac
+        case $kind:$item in
+            (*: | *[^A-Za-z0-9._:?-]*) ;;
             (held:*)
                 (( age = now - since, age = age < 0 ? 0 : age ))
                 if (( age < 60 )); then
