@@ -48,7 +48,7 @@ def test_a_live_holder_keeps_its_item(table: Table) -> None:
     assert caught.value.holder is not None
     assert caught.value.holder.session.session_id == "a"
     assert table.row("a") == before
-    assert table.execute("SELECT FROM public.claude_sessions WHERE session_id = 'b'") == []
+    assert table.execute("SELECT session_id FROM public.claude_sessions WHERE session_id = 'b'") == []
 
 
 @pytest.mark.parametrize("status", ["active", "idle", "stale", None])

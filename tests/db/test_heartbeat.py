@@ -30,7 +30,7 @@ def test_a_heartbeat_writes_heartbeat_at_alone(table: Table) -> None:
 def test_a_session_that_is_not_registered_is_told_so(table: Table) -> None:
     with pytest.raises(NotHeld, match="not registered"):
         sessions.heartbeat(table.database, make_caller("a"))
-    assert table.execute("SELECT FROM public.claude_sessions") == []
+    assert table.execute("SELECT session_id FROM public.claude_sessions") == []
 
 
 def test_register_inserts_an_idle_session_without_a_claim(table: Table) -> None:

@@ -151,7 +151,7 @@ def test_waiting_in_vain_leaves_nothing_behind(table: Table) -> None:
     with pytest.raises(HeldByAnother, match="waited in vain: SD-1 is held by a"):
         _wait(table, "b", 0.2, "SD-1")
     assert time.monotonic() - begun >= 0.2
-    assert table.execute("SELECT FROM public.claude_sessions WHERE session_id = 'b'") == []
+    assert table.execute("SELECT session_id FROM public.claude_sessions WHERE session_id = 'b'") == []
 
 
 def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:

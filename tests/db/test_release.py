@@ -41,7 +41,7 @@ def test_an_idle_session_ends_too(table: Table) -> None:
 def test_nothing_held_is_no_error(table: Table, end: bool) -> None:
     assert sessions.release(table.database, make_caller("a"), end=end).outcome == "nothing_held"
     assert sessions.release(table.database, make_caller("a"), "SD-1", end=end).outcome == "nothing_held"
-    assert table.execute("SELECT FROM public.claude_sessions") == []
+    assert table.execute("SELECT session_id FROM public.claude_sessions") == []
 
 
 def test_a_release_twice_is_no_error_and_changes_nothing(table: Table) -> None:
