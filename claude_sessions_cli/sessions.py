@@ -110,18 +110,23 @@ def _take(
     unsucceeded = [loser.session_id for loser in losers if loser.tombstone and loser.tombstone.by is None]
     if unsucceeded:
         tx.run("name_successor", session_ids=unsucceeded, by=caller.session_id, now=caller.now)
-    if mine.holds and mine.sd_id == sd_id:
+    fences = [row.fence for row in (mine, *others) if row.sd_id == sd_id]
+    fences += [row.tombstone.fence for row in (mine, *losers) if row.tombstone and row.tombstone.sd_id == sd_id]
+    # Where other programs gave the item a second holder, the later of the two fences is the one that counts.
+    if mine.holds and mine.sd_id == sd_id and mine.fence is not None and mine.fence == _latest(fences):
         return Session(**expect(tx.one("renew_claim", **columns, sd_id=sd_id, track=track)))
     if mine.sd_id is not None:
         # Other programs' triggers must see the old item go before the new one comes.
-        _clear(tx, caller, mine, "idle", release_reason="switched")
-    fences = [row.fence for row in others if row.sd_id == sd_id]
-    fences += [row.tombstone.fence for row in (mine, *losers) if row.tombstone and row.tombstone.sd_id == sd_id]
-    if tx.has_history:
-        latest = tx.one("read_fence_floor", sd_id=sd_id)
-        fences.append(fence_of(latest["claimed_at"]) if latest else None)
-    floor = time_of(max((fence for fence in fences if fence is not None), default=None))
+        _clear(tx, caller, mine, "idle", release_reason="new fence" if mine.sd_id == sd_id else "switched")
+        track = track if mine.sd_id != sd_id else track or mine.track
+    if tx.has_history and (row := tx.one("read_fence_floor", sd_id=sd_id)):
+        fences.append(fence_of(row["claimed_at"]))
+    floor = time_of(_latest(fences))
     return Session(**expect(tx.one("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)))
+
+
+def _latest(fences: Sequence[int | None]) -> int | None:
+    return max((fence for fence in fences if fence is not None), default=None)
 
 
 def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own: Any) -> Session:
@@ -345,7 +350,9 @@ def _release_other(
             f"{prefix} is the beginning of more than one session id: {live[0].session_id}, {live[1].session_id}"
         )
     row = tx.one("lock_session", session_id=live[0].session_id, now=caller.now)
-    session = Session(**expect(row))
+    if row is None:
+        raise NotHeld(f"session {live[0].session_id} was deleted meanwhile")
+    session = Session(**row)
     if sd_id is not None and (not session.holds or session.sd_id != sd_id):
         raise NotHeld(f"{session.session_id} does not hold {sd_id}")
     held = session.sd_id if session.holds else None

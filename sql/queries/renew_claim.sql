@@ -3,7 +3,6 @@
 -- Returns: the session, or nothing if it does not hold the item.
 UPDATE public.claude_sessions SET
     track = coalesce(%(track)s, track),
-    claimed_at = coalesce(claimed_at, %(now)s::timestamptz, clock_timestamp()),
     status = 'active',
 {seen_columns}
 WHERE session_id = %(session_id)s AND sd_id = %(sd_id)s

@@ -182,6 +182,30 @@ def test_the_fence_grows_though_the_clock_steps_back(table: Table) -> None:
     assert (first.session.session.fence or 0) + 1 == second.session.session.fence
 
 
+@pytest.mark.parametrize("status", ["active", "stale"])
+def test_a_second_holder_that_another_program_made_is_outbid(seed_dsn: str, status: str) -> None:
+    # Without 002 nothing keeps other programs from it.
+    table = Table(seed_dsn)
+    with table.stack:
+        first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+        table.insert("old", sd_id="SD-1", status=status, claimed_at=at(1), heartbeat_at=at(1))
+        again = sessions.claim(table.database, make_caller("a", now=at(30)), "SD-1")
+        fence = again.session.session.fence
+        assert (again.outcome, table.row("old")["sd_id"], table.row("a")["track"]) == ("took_over", None, "A")
+        assert fence is not None
+        assert first.session.session.fence is not None
+        assert fence > (fence_of(at(1)) or 0) > first.session.session.fence
+
+
+def test_a_claim_of_another_program_without_a_time_gets_its_fence_from_the_next_claim(table: Table) -> None:
+    sessions.claim(table.database, make_caller("b", now=at(60)), "SD-1")
+    sessions.release(table.database, make_caller("b", now=at(61)))
+    table.insert("a", sd_id="SD-1", status="active", track="A", heartbeat_at=NOON)
+    claimed = sessions.claim(table.database, make_caller("a", now=at(62)), "SD-1")
+    assert (claimed.outcome, claimed.session.session.fence) == ("already_yours", fence_of(at(62)))
+    assert (table.row("a")["track"], table.row("a")["status"]) == ("A", "active")
+
+
 def test_a_released_session_is_opened_again_by_a_claim(table: Table) -> None:
     table.insert("a", sd_id="SD-OLD", status="released", claimed_at=NOON, heartbeat_at=NOON)
     result = sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")

@@ -9,6 +9,7 @@ import psycopg
 from conftest import Table, make_caller
 
 from claude_sessions_cli import sessions
+from claude_sessions_cli.errors import NotHeld
 
 
 def wait_for_waiters(table: Table, count: int) -> None:
@@ -54,3 +55,22 @@ def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Tabl
         assert outcomes == ["took_over"]
         holders = table.execute("SELECT session_id FROM public.claude_sessions WHERE sd_id = %s", item)
         assert [row["session_id"] for row in holders] == [mine]
+
+
+def test_a_session_that_is_deleted_while_another_releases_it_is_not_held(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    caught: list[str] = []
+
+    def release() -> None:
+        try:
+            sessions.release_other(table.another(), make_caller("b", cwd="/tmp/elsewhere"), "a", None)
+        except NotHeld as error:
+            caught.append(error.message)
+
+    waiting = threading.Thread(target=release)
+    with psycopg.connect(table.dsn) as other:
+        other.execute("DELETE FROM public.claude_sessions WHERE session_id = 'a'")
+        waiting.start()
+        wait_for_waiters(table, 1)
+    waiting.join()
+    assert caught == ["session a was deleted meanwhile"]
