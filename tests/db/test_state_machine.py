@@ -1,0 +1,54 @@
+"""The state machine of tests/faults/machine.py: for a short time in each run, and for long with other faults."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+
+import pytest
+from conftest import Server
+from faults import machine
+from hypothesis import HealthCheck, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from claude_sessions_cli import database
+
+SETTINGS = settings(database=None, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck))
+SHORT = settings(SETTINGS, max_examples=25, stateful_step_count=40, derandomize=True)
+LONG = settings(SETTINGS, max_examples=150, stateful_step_count=60)
+
+
+@pytest.fixture(scope="module", params=machine.SCHEMAS)
+def stage(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[str, bool]]:
+    """Return a database for the machine, and whether it has a history."""
+    with machine.stage_database(server.create, "cs_machine", request.param) as dsn:
+        yield dsn, request.param == "whole schema"
+
+
+def operate(stage: tuple[str, bool], how: settings, number: int) -> None:
+    """Let the machine run, and tell what happened in it."""
+    machine.LeaseMachine.tally.clear()
+    make = seed(number)(functools.partial(machine.LeaseMachine, *stage))
+    run_state_machine_as_test(make, settings=how)  # type: ignore[arg-type]
+    print(
+        f"\nseed {number}:",
+        *(f"{what} {count}" for what, count in sorted(machine.LeaseMachine.tally.items())),
+        sep="\n  ",
+    )
+
+
+@pytest.fixture(autouse=True)
+def patient_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what waits for an operation that has stopped not give up before it goes on."""
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 60_000)
+
+
+def test_no_order_of_events_breaks_the_lease(stage: tuple[str, bool]) -> None:
+    operate(stage, SHORT, 0)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(4))
+def test_no_order_of_many_events_breaks_the_lease(stage: tuple[str, bool], number: int) -> None:
+    operate(stage, LONG, int(os.environ.get("CLAUDE_SESSIONS_TEST_SEED", "0")) + number)

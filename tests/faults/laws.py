@@ -1,0 +1,488 @@
+"""What must hold of every single change of the table, and an independent idea of what each operation answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from faults.stepping import Operation
+
+Row = dict[str, Any]
+KEY = "claude_sessions_cli"
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+DAY, PARK_LIMIT = timedelta(days=1), timedelta(minutes=45)
+SILENT, GONE, MAX_AGE, FORCED, BY_OTHER = "silent", "process gone", "max age", "forced", "released by another"
+# What an operation may end, and as what, where it is not the session's own: reason -> (operations, status after it).
+EVICTIONS = {
+    SILENT: ({"claim", "claim_any", "reap"}, {"stale"}),
+    GONE: ({"claim", "claim_any", "reap", "here"}, {"released"}),
+    MAX_AGE: ({"reap"}, {"stale"}),
+    FORCED: ({"claim"}, {"idle"}),
+    BY_OTHER: ({"release_other"}, {"idle", "stale", "released"}),
+}
+CLAIMS = {"claim", "claim_any"}
+# Operations that end the caller's own claim without a tombstone.
+GIVES_BACK = {"release", "release_term", "release_other", *CLAIMS}
+REGISTERS = {"heartbeat", *CLAIMS}
+
+# Every change as two rows, before and after: whoever makes it, in the order in which row locks let it happen.
+JOURNAL = """
+CREATE TABLE public.journal AS
+SELECT 0::bigint AS entry, 0 AS backend, false AS later, s.* FROM public.claude_sessions AS s WITH NO DATA;
+CREATE SEQUENCE public.journal_entries;
+CREATE FUNCTION public.keep_journal() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    entry bigint := nextval('public.journal_entries');
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        INSERT INTO public.journal SELECT entry, pg_backend_pid(), false, OLD.*;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO public.journal SELECT entry, pg_backend_pid(), true, NEW.*;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER keep_journal AFTER INSERT OR UPDATE OR DELETE ON public.claude_sessions
+FOR EACH ROW EXECUTE FUNCTION public.keep_journal();
+"""
+
+
+def own(row: Row) -> dict[str, Any]:
+    """Return the tool's part of a row's metadata."""
+    part = row["metadata"].get(KEY) if isinstance(row["metadata"], dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def theirs(row: Row) -> Any:
+    """Return the other programs' part."""
+    if row["metadata"] is None:
+        return {}
+    if not isinstance(row["metadata"], dict):
+        return row["metadata"]
+    return {key: value for key, value in row["metadata"].items() if key != KEY}
+
+
+def stone(row: Row) -> dict[str, Any] | None:
+    """Return a row's tombstone."""
+    found = own(row).get("tombstone")
+    return found if isinstance(found, dict) else None
+
+
+def holds(row: Row | None) -> bool:
+    """Whether a row excludes others from its item."""
+    return row is not None and row["sd_id"] is not None and row["status"] != "released"
+
+
+def fence(row: Row) -> int | None:
+    """Return the fence of a row's claim."""
+    return None if row["claimed_at"] is None else (row["claimed_at"] - EPOCH) // timedelta(microseconds=1)
+
+
+def last_sign(row: Row) -> datetime:
+    """Return a row's last sign of life."""
+    sign = row["heartbeat_at"] or row["claimed_at"] or row["created_at"] or EPOCH
+    assert isinstance(sign, datetime)
+    return sign
+
+
+def parked(row: Row, now: datetime) -> bool:
+    """Whether a row is within its declared silence."""
+    until = own(row).get("parked_until")
+    if until is None:
+        return False
+    return now < min(datetime.fromisoformat(until), min(last_sign(row), now) + PARK_LIMIT)
+
+
+def silent(row: Row, stale_after: float, now: datetime) -> bool:
+    """Whether a row has been silent for longer than it and the caller allow."""
+    patience = timedelta(seconds=max(own(row).get("stale_after", 0), stale_after))
+    return not parked(row, now) and now - last_sign(row) > patience
+
+
+class Broken(AssertionError):
+    """A law is broken."""
+
+
+def demand(condition: object, law: str, *about: object) -> None:
+    """Raise Broken unless the law is kept."""
+    if not condition:
+        raise Broken("\n  ".join([law, *(brief(part) if isinstance(part, dict) else str(part) for part in about)]))
+
+
+def brief(row: Row) -> str:
+    """Return what matters of a row in a line."""
+    if "session_id" not in row:
+        return "\n  ".join(brief(part) if isinstance(part, dict) else str(part) for part in row.values())
+    times = {name: row[name] for name in ("claimed_at", "heartbeat_at", "updated_at") if row.get(name)}
+    told = ", ".join(f"{name} {time:%d %H:%M:%S.%f}" for name, time in times.items())
+    return f"{row['session_id']}: {row.get('status')} {row['sd_id']}, {told}, pid {row['pid']}, {row.get('metadata')}"
+
+
+@dataclass
+class Term:
+    """One tenure, and who began it."""
+
+    session: str
+    item: str
+    fence: int | None
+    operation: Operation
+    ended: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.item} held by {self.session} under {self.fence}: {self.operation}"
+
+    def is_that_of(self, row: Row) -> bool:
+        """Whether a row is in this term."""
+        return holds(row) and (row["session_id"], row["sd_id"], fence(row)) == (self.session, self.item, self.fence)
+
+
+@dataclass
+class Change:
+    """One change of one row."""
+
+    operation: Operation
+    was: Row | None
+    becomes: Row | None
+
+    def __str__(self) -> str:
+        rows = [brief(row) if row else "nothing" for row in (self.was, self.becomes)]
+        return f"{self.operation}:\n    {rows[0]}\n    {rows[1]}"
+
+    @property
+    def row(self) -> Row:
+        """The row after it, or the one deleted."""
+        row = self.becomes or self.was
+        assert row is not None
+        return row
+
+    @property
+    def same_term(self) -> bool:
+        """Whether a claim goes on."""
+        was, becomes = self.was, self.becomes
+        return (
+            was is not None
+            and becomes is not None
+            and holds(was)
+            and holds(becomes)
+            and (was["sd_id"], was["claimed_at"]) == (becomes["sd_id"], becomes["claimed_at"])
+        )
+
+    @property
+    def ends(self) -> bool:
+        """Whether a claim ends."""
+        return holds(self.was) and not self.same_term
+
+    @property
+    def begins(self) -> bool:
+        """Whether a claim begins."""
+        return holds(self.becomes) and not self.same_term
+
+
+@dataclass
+class Ledger:
+    """The table as the changes told so far make it, and all terms there were."""
+
+    has_history: bool
+    is_alive: Callable[[Row], bool | None]
+    rows: dict[Any, Row] = field(default_factory=dict)
+    terms: list[Term] = field(default_factory=list)
+    # Tombstones that other programs' writes took out of the tool's hands.
+    disturbed: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def row(self, session: str) -> Row | None:
+        """Return a session's row."""
+        return next((row for row in self.rows.values() if row["session_id"] == session), None)
+
+    def holders(self, item: str) -> list[Row]:
+        """Return who holds an item."""
+        return [row for row in self.rows.values() if holds(row) and row["sd_id"] == item]
+
+    def term_of(self, row: Row) -> Term:
+        """Return the term that a row is in."""
+        return next(term for term in reversed(self.terms) if not term.ended and term.is_that_of(row))
+
+    def tell(self, changes: Iterable[Change]) -> None:
+        """Check changes in their order."""
+        for change in changes:
+            if not change.operation.foreign:
+                self._check_tool(change)
+            self._note_disturbance(change)
+            if change.ends:
+                assert change.was
+                self.term_of(change.was).ended = True
+            if change.begins:
+                assert change.becomes
+                self._begin(change, change.becomes)
+            if change.becomes is None:
+                del self.rows[change.row["id"]]
+            else:
+                self.rows[change.row["id"]] = change.becomes
+
+    def _note_disturbance(self, change: Change) -> None:
+        was, becomes, session = change.was, change.becomes, change.row["session_id"]
+        if change.operation.foreign:
+            reopened = was and was["status"] == "released" and becomes and becomes["status"] != "released"
+            if was and becomes and (reopened or own(was) != own(becomes)):
+                self.disturbed.add(session)
+        elif becomes is None or stone(becomes) is None:
+            self.disturbed.discard(session)
+
+    def _begin(self, change: Change, row: Row) -> None:
+        operation = change.operation
+        if not operation.foreign:
+            self._check_exclusion(change, row)
+            self._check_fence(change, row)
+        self.terms.append(Term(row["session_id"], row["sd_id"], fence(row), operation))
+
+    def _check_exclusion(self, change: Change, row: Row) -> None:
+        for other in self.holders(row["sd_id"]):
+            if other["id"] == row["id"]:
+                continue
+            writer = self.term_of(other).operation
+            # Another program locks nothing: what it writes meanwhile, a claim may miss.
+            excused = writer.foreign and writer in change.operation.overlapped
+            demand(excused, "a claim of an item that has a holder", change, other)
+
+    def _check_fence(self, change: Change, row: Row) -> None:
+        mine = fence(row)
+        demand(mine is not None, "a claim without a fence", change)
+        assert mine is not None
+        now = row["updated_at"]  # the time that this statement was told
+        for term in self.terms:
+            if term.item != row["sd_id"] or term.fence is None:
+                continue
+            if term.operation.foreign and term.operation in change.operation.overlapped:
+                continue
+            # Without history, fences are as monotonic as the clock, but for terms whose trace is still in the rows.
+            if (
+                not self.has_history
+                and EPOCH + timedelta(microseconds=term.fence) >= now
+                and not self._traced(term, row, change.operation)
+            ):
+                continue
+            demand(mine > term.fence, "a fence repeats or falls", change, term)
+
+    def _traced(self, term: Term, row: Row, operation: Operation) -> bool:
+        """Whether an earlier term is still told of: by the row that takes the item, or one that lost it to nobody."""
+        for other in self.rows.values():
+            lost = stone(other)
+            if not lost or (lost["sd_id"], lost.get("fence")) != (term.item, term.fence):
+                continue
+            named_now = other["status"] in ("idle", "stale") and other["updated_at"] in operation.times
+            if named_now or other["id"] == row["id"]:
+                return other["session_id"] not in self.disturbed
+        return False
+
+    def _check_tool(self, change: Change) -> None:
+        operation, was, becomes = change.operation, change.was, change.becomes
+        if was is None:
+            assert becomes
+            demand(operation.kind in REGISTERS, "registered by an operation that does not register", change)
+            demand(becomes["session_id"] == operation.session, "registered another session", change)
+            demand((becomes["sd_id"], becomes["status"]) == (None, "idle"), "not registered idle", change)
+            demand(set(becomes["metadata"]) == {KEY}, "registered with others' metadata", change)
+            return
+        if becomes is None:
+            self._check_prune(operation, was)
+            return
+        self._check_columns(change, was, becomes)
+        if was["session_id"] != operation.session:
+            self._check_foreign_row(change, was, becomes)
+        if change.ends:
+            self._check_end(change, was, becomes)
+        if change.begins:
+            self._check_begin(change, was, becomes)
+
+    def _check_prune(self, operation: Operation, was: Row) -> None:
+        demand(operation.kind == "reap" and operation.facts["prune"], "a row was deleted", operation, was)
+        touched = max(time for time in (was["heartbeat_at"], was["updated_at"], was["created_at"]) if time)
+        old = max(operation.times) - touched > timedelta(seconds=operation.facts["prune"] or 0)
+        demand(was["status"] == "released" and old, "a row was pruned too early", operation, was)
+
+    def _check_columns(self, change: Change, was: Row, becomes: Row) -> None:
+        operation, times = change.operation, change.operation.times
+        differ = {name for name in was if was[name] != becomes[name]}
+        demand(not differ & {"id", "session_id", "created_at"}, "what a row is changed", change)
+        demand(theirs(was) == theirs(becomes), "other programs' metadata changed", change)
+        straight = was["sd_id"] is not None and becomes["sd_id"] not in (None, was["sd_id"])
+        demand(not straight, "moved straight from one item to another", change)
+        if was["sd_id"] is not None and becomes["sd_id"] is None:
+            cleared = becomes["track"] is None and becomes["claimed_at"] is None
+            demand(cleared, "a claim was cleared in part", change)
+        if differ - {"heartbeat_at"}:
+            demand(becomes["updated_at"] in times, "changed without updated_at", change)
+        if "heartbeat_at" in differ:
+            demand(becomes["heartbeat_at"] in times, "a heartbeat at another time than now", change)
+            renews = operation.kind not in ("release", "release_term", "release_other", "check")
+            demand(renews, "a release touched heartbeat_at", change)
+        if operation.kind in ("renew_term", "here", "release_term", "check"):
+            allowed = {"renew_term": {"heartbeat_at"}, "check": set()}.get(operation.kind)
+            demand(allowed is None or differ <= allowed, "more than a heartbeat was written", change)
+        if operation.kind in ("renew_term", "release_term"):
+            term = operation.facts["term"]
+            # The session of a term that was lost ends with it, and takes along what a row that has ended still names.
+            ended = operation.kind == "release_term" and not holds(was)
+            demand(ended or term.is_that_of(was), "a term that is over was written to", change, term)
+
+    def _check_foreign_row(self, change: Change, was: Row, becomes: Row) -> None:
+        """Check what an operation does to the row of another session than the caller's."""
+        operation, differ = change.operation, {name for name in was if was[name] != becomes[name]}
+        mine = {name for name in {*own(was), *own(becomes)} if own(was).get(name) != own(becomes).get(name)}
+        if operation.kind == "here" and differ == {"heartbeat_at"}:
+            return
+        if operation.kind in ("reap", "here") and "heartbeat_at" in differ:
+            demand(was["heartbeat_at"] > becomes["heartbeat_at"], "reap beat for a session", change)
+            differ -= {"heartbeat_at"}
+        demand("heartbeat_at" not in differ, "beat for another session", change)
+        before, after = stone(was) or {}, stone(becomes) or {}
+        if operation.kind in {"heartbeat", *CLAIMS} and mine == {"tombstone"} and not change.ends:
+            named = differ <= {"metadata", "updated_at"} and after == {**before, "by": operation.session}
+            demand(named and before.get("by") is None, "more than a successor was written", change)
+            return
+        ends = operation.kind in {"reap", "here", "release_other"} or (operation.kind in CLAIMS and change.ends)
+        demand(ends, "another session's row changed", change)
+        columns = {"sd_id", "track", "claimed_at", "status", "metadata", "updated_at"}
+        demand(differ <= columns, "columns of another session's row changed", change)
+        known = {"tombstone", "parked_until", "release_reason"}
+        if isinstance(was["metadata"], dict) and isinstance(was["metadata"].get(KEY, {}), dict):
+            demand(mine <= known, "other things of another session's row changed", change)
+        if not change.ends and becomes["status"] != was["status"]:
+            self._check_end_of_idle(operation, was, becomes)
+        if not change.ends:
+            demand(before == after, "a tombstone of another session changed", change)
+
+    def _check_end_of_idle(self, operation: Operation, was: Row, becomes: Row) -> None:
+        """Check why a session that holds nothing was put to stale or released by another."""
+        if operation.kind == "release_other":
+            return
+        alive, now = self.is_alive(was), max(operation.times)
+        demand(alive is not True, "a session whose process lives was reaped", operation, was)
+        if becomes["status"] == "stale":
+            demand(silent(was, operation.facts["stale_after"], now), "reaped before it fell silent", operation, was)
+        elif alive is None:
+            touched = max(last_sign(was), was["updated_at"])
+            demand(was["status"] == "stale" and now - touched > DAY, "released before its day", operation, was)
+
+    def _check_end(self, change: Change, was: Row, becomes: Row) -> None:
+        operation, lost = change.operation, stone(becomes)
+        if was["session_id"] == operation.session:
+            # heartbeat leaves a tombstone in its next statement: that is checked when the operation has ended.
+            allowed = operation.kind in {"heartbeat", "reap", "here", *GIVES_BACK}
+            demand(allowed, "its own operation lost a claim", change)
+            return
+        if not isinstance(was["metadata"], (dict, type(None))):
+            return  # there is no room for a tombstone in what another program left
+        demand(lost, "a claim was lost without a tombstone", change)
+        assert lost
+        told = (lost["sd_id"], lost.get("fence")) == (was["sd_id"], fence(was))
+        demand(told, "a tombstone tells of another claim", change)
+        kinds, statuses = EVICTIONS.get(lost["reason"], (set(), set()))
+        demand(operation.kind in kinds, "lost for a reason that this operation has not", change)
+        demand(becomes["status"] in statuses, "lost with another status than its reason's", change)
+        by = operation.session if operation.kind in CLAIMS else None
+        demand(lost.get("by") == by, "a tombstone names another successor", change)
+        alive, now = self.is_alive(was), max(operation.times)
+        if lost["reason"] in (SILENT, GONE, MAX_AGE):
+            demand(alive is not True, "a session whose process lives lost its claim", change)
+        if lost["reason"] == SILENT:
+            demand(silent(was, operation.facts["stale_after"], now), "lost before it fell silent", change)
+        elif lost["reason"] == GONE:
+            demand(alive is False, "lost as dead without proof", change)
+        elif lost["reason"] == MAX_AGE:
+            limit = operation.facts["max_age"]
+            old = limit is not None and now - (was["claimed_at"] or now) > timedelta(seconds=limit)
+            demand(old, "lost for an age that it had not", change)
+        elif lost["reason"] == FORCED:
+            demand(operation.facts["force"], "forced without being asked to", change)
+
+    def _check_begin(self, change: Change, was: Row, becomes: Row) -> None:
+        operation = change.operation
+        demand(was["session_id"] == operation.session, "claimed for another session", change)
+        demand(operation.kind in REGISTERS, "claimed by an operation that does not claim", change)
+        demand(becomes["status"] == "active", "claimed with another status than active", change)
+        demand(stone(becomes) is None, "claimed with a tombstone left", change)
+        demand(own(becomes).get("parked_until") is None, "claimed with a park left", change)
+        if operation.kind == "heartbeat" and was["sd_id"] is None:
+            lost = stone(was) or {}
+            restored = (lost.get("sd_id"), lost.get("reason"), lost.get("by")) == (becomes["sd_id"], SILENT, None)
+            demand(restored, "a heartbeat claimed", change)
+        if operation.facts.get("process") and isinstance(becomes["metadata"], dict):
+            seen = (becomes["pid"], own(becomes).get("process"))
+            demand(seen == (operation.facts["process"]["pid"], operation.facts["process"]), "not its process", change)
+
+    def check_ended(self, operation: Operation, changes: list[Change]) -> None:
+        """Check what an operation that has ended now left behind."""
+        demand(operation.deadlocks == 0, "a deadlock", operation, *operation.statements)
+        if operation.foreign or operation.crashed:
+            return
+        if operation.error is not None:
+            demand(not changes, "an operation that failed changed something", operation, operation.error, *changes)
+        for change in changes:
+            if operation.kind in ("heartbeat", "reap", "here") and change.ends and change.was:
+                self._check_told(operation, change.was)
+        taken = [
+            change.becomes
+            for change in changes
+            if change.begins and change.was and change.becomes and change.was["sd_id"] is None
+        ]
+        for row in taken:
+            self._check_successor(operation, row)
+        if operation.kind in CLAIMS and operation.error is None:
+            result = operation.result.session.session
+            mine = [change.becomes for change in changes if change.row["session_id"] == operation.session]
+            demand(mine and mine[-1], "a claim that wrote nothing", operation)
+            told = (mine[-1] or {}).get("sd_id"), fence(mine[-1] or {}), result.status
+            demand(
+                told == (result.sd_id, result.fence, "active"), "a claim answers what is not so", operation, mine[-1]
+            )
+            demand(result.sd_id in operation.facts["items"], "a claim took another item", operation, result)
+            self._check_claim(operation, changes, bool(taken))
+
+    def _check_claim(self, operation: Operation, changes: list[Change], began: bool) -> None:
+        """Check that a claim says whether it is a new one, and that its fence is above all that it evicted."""
+        outcome, now_fence = operation.result.outcome, operation.result.session.session.fence
+        ended = {change.row["session_id"]: change.was for change in changes if change.ends and change.was}
+        mine = ended.pop(operation.session or "", None)
+        demand(began or outcome not in ("claimed", "switched"), "a claim that did not begin", operation, outcome)
+        if outcome == "already_yours":
+            demand(not began or (mine and fence(mine) is None), "a claim that was taken twice", operation)
+        demand((outcome in ("took_over", "forced")) == bool(ended), "an eviction that is not told", operation, outcome)
+        for row in ended.values():
+            demand(now_fence > (fence(row) or 0), "a fence below that of an evicted holder", operation, row)
+
+    def _check_told(self, operation: Operation, was: Row) -> None:
+        row = self.rows.get(was["id"])
+        if row is None or not isinstance(was["metadata"], (dict, type(None))) or row["session_id"] in self.disturbed:
+            return
+        lost = stone(row) or {}
+        told = (lost.get("sd_id"), lost.get("fence")) == (was["sd_id"], fence(was))
+        later = {other for other in operation.overlapped if other.session == row["session_id"]}
+        demand(told or later, "a claim was lost without a tombstone", operation, was, row)
+
+    def _check_successor(self, operation: Operation, taken: Row) -> None:
+        """Check that nobody can have back, for mere silence, what somebody else has held since."""
+        for row in self.rows.values():
+            lost = stone(row)
+            if (
+                row["session_id"] in {taken["session_id"], *self.disturbed}
+                or not lost
+                or lost["sd_id"] != taken["sd_id"]
+            ):
+                continue
+            restorable = lost["reason"] == SILENT and lost.get("by") is None and row["status"] != "released"
+            demand(not restorable, "a claim that does not name itself to those who lost the item", operation, row)
+
+    def check_state(self) -> None:
+        """Check what must hold whenever nothing runs."""
+        for term in self.terms:
+            row = self.row(term.session)
+            if term.ended and row is not None and not term.operation.foreign and term.is_that_of(row):
+                current = self.term_of(row)
+                demand(current.operation.foreign, "a fence that was lost is valid again", term, row)
+        for item in {term.item for term in self.terms}:
+            tools = [row for row in self.holders(item) if not self.term_of(row).operation.foreign]
+            demand(len(tools) < 2, "two holders", *tools)
