@@ -1,0 +1,264 @@
+"""Sixteen processes that claim, beat, stall, freeze and die: when each held an item, and when it believed to."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Server
+from psycopg.rows import dict_row
+
+from faults import pool as racing
+
+pytestmark = pytest.mark.faults
+SECONDS = float(os.environ.get("CLAUDE_SESSIONS_TEST_SECONDS", "60"))
+HOLDERS, REAPERS = 16, 2
+ITEMS = [f"SD-{number}" for number in range(6)]
+# Between the clocks of this host and of a server in a container on it.
+SKEW_S = 0.05
+# A run without one of these proves little.
+EVENTS = ("claimed", "took_over", "renewed", "lost", "reaped", "kills", "freezes")
+
+Line = dict[str, Any]
+
+
+@dataclass
+class Life:
+    """One process: a session of its own, killed or not; its times are the host's monotonic clock."""
+
+    session: str
+    anchored: bool
+    log: Path
+    child: subprocess.Popen[bytes]
+    killed: float | None = None
+    lines: list[Line] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Read what it noted; a kill may have cut the last line."""
+        whole = self.log.read_bytes().rpartition(b"\n")[0] if self.log.exists() else b""
+        self.lines = [json.loads(line) for line in whole.splitlines()]
+
+
+@dataclass
+class Interval:
+    """When a session held an item, or believed to, under a fence."""
+
+    item: str
+    session: str
+    fence: int
+    begin: float
+    end: float
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether two sessions had one item at one time."""
+        one = self.item == other.item and self.session != other.session
+        return one and self.begin < other.end and other.begin < self.end
+
+
+class Troupe:
+    """The processes, and what befalls them."""
+
+    def __init__(self, dsn: str, directory: Path, seed: int) -> None:
+        self.dsn, self.directory = dsn, directory
+        self.choose = random.Random(seed)
+        self.lives: list[Life] = []
+        self.counts: Counter[str] = Counter()
+
+    def start(self, place: int, *, reaps: bool = False) -> Life:
+        """Start a process; those at even places are a process that others can find."""
+        session = f"{'reaper' if reaps else 'holder'}-{place}-{len(self.lives)}"
+        log, anchored = self.directory / f"{session}.log", place % 2 == 0 and not reaps
+        arguments = {"dsn": self.dsn, "session": session, "anchored": anchored, "items": ITEMS, "log": str(log)}
+        arguments |= {"reaps": reaps}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "faults.holder", json.dumps(arguments)],
+            env={**environment, "PYTHONPATH": str(racing.TESTS)},
+        )
+        life = Life(session, anchored, log, child)
+        self.lives.append(life)
+        return life
+
+    def perform(self, seconds: float) -> None:
+        """Let them live, freeze and die for so long, or longer until all has happened that can, and end them."""
+        places = [self.start(place) for place in range(HOLDERS)]
+        reapers = [self.start(place, reaps=True) for place in range(REAPERS)]
+        self.wait_until_ready([*places, *reapers])
+        begin, frozen = time.monotonic(), dict[int, float]()
+        while (now := time.monotonic()) < begin + seconds or (now < begin + 5 * seconds and not self.is_complete()):
+            for place in [place for place, until in frozen.items() if until < now]:
+                del frozen[place]
+                places[place].child.send_signal(signal.SIGCONT)
+            place = self.choose.randrange(HOLDERS)
+            if self.choose.random() < 0.25:
+                frozen.pop(place, None)
+                self.kill(places[place])
+                places[place] = self.start(place)
+            elif place not in frozen:
+                self.counts["freezes"] += 1
+                places[place].child.send_signal(signal.SIGSTOP)
+                frozen[place] = now + self.choose.choice([0.5, 2, 4, 6])
+            time.sleep(self.choose.uniform(0.3, 1.2))
+        for place in frozen:
+            places[place].child.send_signal(signal.SIGCONT)
+        self.wait_until_ready([*places, *reapers])
+        for life in [*places, *reapers]:
+            life.child.terminate()
+        for life in [*places, *reapers]:
+            assert life.child.wait(timeout=60) == 0, f"{life.session} failed"
+
+    def wait_until_ready(self, lives: list[Life]) -> None:
+        """Wait until processes have begun."""
+
+        def all_ready() -> bool:
+            self.noted()
+            return all(life.lines for life in lives)
+
+        racing.wait_for(all_ready, "processes do not start", timeout=60)
+
+    def noted(self) -> Counter[str]:
+        """Return how often the processes have noted what."""
+        for life in self.lives:
+            life.read()
+        return Counter(line["event"] for life in self.lives for line in life.lines)
+
+    def is_complete(self) -> bool:
+        """Whether all has happened that must have."""
+        noted = self.noted() + self.counts
+        return all(noted[event] for event in EVENTS)
+
+    def kill(self, life: Life) -> None:
+        """Kill a process; what it believed ends with it."""
+        self.counts["kills"] += 1
+        life.killed = time.monotonic()
+        life.child.kill()
+        life.child.wait()
+
+    def close(self) -> None:
+        """End what still runs."""
+        for life in self.lives:
+            life.child.kill()
+            life.child.wait()
+
+
+@pytest.fixture(params=racing.SCHEMAS)
+def stage(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[str, bool]]:
+    """Return a database of its own, and whether it has a history."""
+    with racing.racing_database(server.create, "cs_intervals", racing.SCHEMAS[request.param]) as dsn:
+        yield dsn, request.param == "whole schema"
+
+
+def believed(life: Life) -> list[Interval]:
+    """Return when a process believed to hold what, as far as it had noted that."""
+    intervals: list[Interval] = []
+    for line in life.lines:
+        if line["event"] in ("released", "lost", "cut off"):
+            for interval in intervals:
+                interval.end = min(interval.end, line["now"])
+        if "until" in line:
+            intervals.append(Interval(line["item"], life.session, line["fence"], line["now"], line["until"]))
+    for interval in intervals:
+        interval.end = min(interval.end, life.killed or interval.end)
+    return intervals
+
+
+def overlaps(intervals: list[Interval]) -> list[tuple[Interval, Interval]]:
+    """Return which of them overlap."""
+    found: list[tuple[Interval, Interval]] = []
+    by_item: defaultdict[str, list[Interval]] = defaultdict(list)
+    for interval in sorted(intervals, key=lambda interval: interval.begin):
+        open_ones = [other for other in by_item[interval.item] if interval.begin < other.end]
+        found += [(other, interval) for other in open_ones if interval.overlaps(other)]
+        by_item[interval.item] = [*open_ones, interval]
+    return found
+
+
+def read_terms(dsn: str, monotonic: float, wall: float) -> list[dict[str, Any]]:
+    """Return the terms of the history in the order in which they began, their times on the host's monotonic clock."""
+    terms: list[dict[str, Any]] = []
+    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+        events = connection.execute(
+            "SELECT *, (extract(epoch FROM claimed_at) * 1000000)::bigint AS fence,"
+            " extract(epoch FROM at)::float8 AS time"
+            " FROM public.claude_session_events WHERE event IN ('claimed', 'unclaimed') ORDER BY id"
+        ).fetchall()
+    for event in events:
+        key = {name: event[name] for name in ("session_id", "sd_id", "fence")}
+        at = event["time"] - wall + monotonic
+        if event["event"] == "claimed":
+            still_open = [term for term in terms if term["sd_id"] == event["sd_id"] and term["end"] is None]
+            terms.append({**key, "begin": at, "end": None, "overlaps": still_open, "reason": None, "by": None})
+        else:
+            [term] = [term for term in terms if term["end"] is None and all(term[name] == key[name] for name in key)]
+            term |= {"end": at, "reason": event["reason"], "by": event["actor_session"]}
+    return terms
+
+
+def test_nobody_holds_or_believes_to_hold_what_another_does(stage: tuple[str, bool], tmp_path: Path) -> None:
+    dsn, has_history = stage
+    seed = int(os.environ.get("CLAUDE_SESSIONS_TEST_SEED", "1"))
+    troupe = Troupe(dsn, tmp_path, seed)
+    try:
+        troupe.perform(SECONDS if has_history else SECONDS / 2)
+    finally:
+        troupe.close()
+    monotonic, wall = time.monotonic(), time.time()
+    counts = troupe.counts
+    counts.update(troupe.noted())
+    for life in troupe.lives:
+        assert [line for line in life.lines if line["event"] == "wrong"] == []
+    wrong = overlaps([interval for life in troupe.lives for interval in believed(life)])
+    counts["overlaps of what was believed"] = len(wrong)
+
+    taken = [
+        (line["item"], line["fence"])
+        for life in troupe.lives
+        for line in life.lines
+        if line["event"] in ("claimed", "took_over", "switched", "restored")
+    ]
+    assert len(set(taken)) == len(taken), "a fence was given twice"
+
+    if has_history:
+        check_terms(troupe, read_terms(dsn, monotonic, wall))
+    print(f"\n{seed=}", *(f"{name}: {number}" for name, number in sorted(counts.items())), sep="\n  ")
+    assert wrong == []
+    assert [event for event in EVENTS if not counts[event]] == []
+
+
+def check_terms(troupe: Troupe, terms: list[dict[str, Any]]) -> None:
+    """Check the history: no terms overlap, none was taken from a living process, and every renewal said the truth."""
+    counts, lives = troupe.counts, {life.session: life for life in troupe.lives}
+    counts["terms"] = len(terms)
+    counts["overlaps of terms"] = sum(len(term["overlaps"]) for term in terms)
+    assert counts["overlaps of terms"] == 0
+    latest: dict[str, int] = {}
+    for term in terms:
+        assert term["fence"] > latest.get(term["sd_id"], 0), f"a fence falls: {term}"
+        latest[term["sd_id"]] = term["fence"]
+    for term in terms:
+        life = lives[term["session_id"]]
+        counts[f"ended: {term['reason']}"] += 1
+        if life.anchored and term["reason"] in ("silent", "process gone", "max age"):
+            dead = life.killed is not None and life.killed <= term["end"] + SKEW_S
+            counts["taken from a living process"] += not dead
+            assert dead, f"taken from a living process: {term}"
+    ends = {(term["session_id"], term["fence"]): term["end"] for term in terms}
+    for life in troupe.lives:
+        for line in life.lines:
+            end = ends.get((life.session, line.get("fence")))
+            if line["event"] == "renewed":
+                assert end is None or line["start"] <= end + SKEW_S, f"renewed what was lost: {life.session} {line}"
+            elif line["event"] == "lost":
+                assert end is not None and end <= line["now"] + SKEW_S, f"lost what was held: {life.session} {line}"
