@@ -16,7 +16,7 @@ demo: $(VENV)/embedded ## Two sessions, a refused claim, a release and a reap, o
 	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
 
 test: $(VENV)/dev ## Run the tests (minutes); needs nothing but Python
-	$(BIN)/python -m pytest -m 'not faults' $(ARGS)
+	$(BIN)/python -m pytest -m 'not faults' -n auto $(ARGS)
 
 test-faults: $(VENV)/dev ## Run the long races and faults
 	$(BIN)/python -m pytest -m faults $(ARGS)

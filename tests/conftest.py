@@ -30,6 +30,12 @@ from claude_sessions_cli.settings import Settings
 FOREIGN = ("CLAUDE", "PG")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many workers share the tests: each makes a server of its own, unless all are given the same one."""
+    # Many tests wait, for a server's start or a process' end, so that more of them than processors fit in.
+    return 0 if os.environ.get("CLAUDE_SESSIONS_TEST_DSN") else 2 * (os.cpu_count() or 1)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Take the developer's own settings away from every test."""
