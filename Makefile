@@ -7,7 +7,7 @@ HOOKS := claude_sessions_cli/shell/hook
 SHELL_FILES := .ci/run docs/demo.sh $(HOOKS).bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check format bench picture clean
+.PHONY: help demo test test-faults check format predicates bench picture clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ check: $(VENV)/dev ## Lint, types and formatting
 format: $(VENV)/dev ## Format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+predicates: $(VENV)/dev ## Take each predicate of the SQL away and see a test go red (an hour)
+	$(BIN)/python tests/predicates.py $(ARGS)
 
 bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within one run
 	$(BIN)/python tests/bench/bench.py $(ARGS)

@@ -50,25 +50,16 @@ CREATE OR REPLACE FUNCTION public.claude_sessions_record() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    was public.claude_sessions;
-    becomes public.claude_sessions;
-    held boolean := false;
-    holds boolean := false;
-    same_term boolean := false;
-    own jsonb;
-    tombstone jsonb;
+    -- Where there is no row, as before an INSERT and after a DELETE, these are null.
+    was public.claude_sessions := OLD;
+    becomes public.claude_sessions := NEW;
+    held boolean := was.sd_id IS NOT NULL AND was.status IS DISTINCT FROM 'released';
+    holds boolean := becomes.sd_id IS NOT NULL AND becomes.status IS DISTINCT FROM 'released';
+    own jsonb := becomes.metadata -> 'claude_sessions_cli';
+    tombstone jsonb := own -> 'tombstone';
+    same_term boolean;
     lost boolean;
 BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        was := OLD;
-        held := was.sd_id IS NOT NULL AND was.status IS DISTINCT FROM 'released';
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        becomes := NEW;
-        holds := becomes.sd_id IS NOT NULL AND becomes.status IS DISTINCT FROM 'released';
-        own := CASE WHEN jsonb_typeof(becomes.metadata) = 'object' THEN becomes.metadata -> 'claude_sessions_cli' END;
-        tombstone := own -> 'tombstone';
-    END IF;
     same_term := held AND holds
         AND was.sd_id = becomes.sd_id AND was.claimed_at IS NOT DISTINCT FROM becomes.claimed_at;
 
@@ -76,7 +67,7 @@ BEGIN
         PERFORM public.claude_sessions_append('registered', becomes, NULL, NULL, NULL);
     END IF;
     IF held AND NOT same_term THEN
-        lost := coalesce(tombstone ->> 'sd_id' = was.sd_id, false);
+        lost := tombstone ->> 'sd_id' = was.sd_id;
         PERFORM public.claude_sessions_append(
             'unclaimed', was,
             CASE

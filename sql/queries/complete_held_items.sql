@@ -2,6 +2,6 @@
 -- Parameters: prefix (text), row_limit (integer). Returns: name.
 SELECT DISTINCT sd_id AS name
 FROM public.claude_sessions
-WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released' AND starts_with(sd_id, %(prefix)s)
+WHERE status IS DISTINCT FROM 'released' AND starts_with(sd_id, %(prefix)s)
 ORDER BY name
 LIMIT %(row_limit)s;

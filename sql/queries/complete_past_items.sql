@@ -2,6 +2,6 @@
 -- Parameters: prefix (text), event_limit (integer), row_limit (integer). Returns: name.
 SELECT DISTINCT sd_id AS name
 FROM (SELECT sd_id FROM public.claude_session_events ORDER BY id DESC LIMIT %(event_limit)s) AS latest
-WHERE sd_id IS NOT NULL AND starts_with(sd_id, %(prefix)s)
+WHERE starts_with(sd_id, %(prefix)s)
 ORDER BY name
 LIMIT %(row_limit)s;

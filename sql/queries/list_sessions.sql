@@ -10,5 +10,5 @@ WHERE (%(all_statuses)s::boolean OR status IN ('active', 'idle', 'stale') OR sta
     AND (%(hostname)s::text IS NULL OR hostname = %(hostname)s)
     AND (%(codebase)s::text IS NULL OR codebase = %(codebase)s)
     AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s)
-ORDER BY sd_id NULLS LAST, heartbeat_at DESC NULLS LAST, session_id
+ORDER BY sd_id, heartbeat_at DESC NULLS LAST, session_id
 LIMIT %(row_limit)s::integer;

@@ -3,6 +3,5 @@
 SELECT {session_columns}, xmin::text AS row_version
 FROM public.claude_sessions
 WHERE (status IN ('active', 'idle', 'stale') OR status IS NULL)
-    AND pid IS NOT NULL
     AND metadata -> 'claude_sessions_cli' -> 'process' ->> 'boot_id' = %(boot_id)s
     AND metadata -> 'claude_sessions_cli' -> 'process' ->> 'pid_ns' = %(pid_ns)s;

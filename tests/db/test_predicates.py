@@ -11,12 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Table, make_caller
+from conftest import Server, Table, make_caller
 from psycopg.types.json import Jsonb
 
-from claude_sessions_cli import database, leases, schema, sessions
-from claude_sessions_cli.database import Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable
+from claude_sessions_cli import database, history, leases, queries, reaping, schema, sessions
+from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, Unreachable
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 FIRST, SECOND, LAST = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "0af")
@@ -61,11 +61,11 @@ def test_a_claim_sees_who_was_faster_whatever_the_databases_isolation(seed_dsn: 
             claiming.result()
 
 
-def test_a_claim_waits_for_another_claim_of_its_item(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 50)
+def test_a_claim_waits_for_another_claim_of_its_item(table: Table) -> None:
     with psycopg.connect(table.dsn) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('SD-1'))")
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unreachable), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
             sessions.claim(table.database, make_caller("a"), "SD-1")
         assert sessions.claim(table.database, make_caller("a"), "SD-2").outcome == "claimed"
 
@@ -104,6 +104,93 @@ def test_an_apply_waits_for_another_and_sees_what_it_made(fresh_database: Callab
         assert [file.created for file in applying.result()] == [[] for _ in schema.ddl_files()]
 
 
+# Row security.
+
+OPEN, NARROW = "USING (true)", "USING (session_id = 'b')"
+READ, ADD, CHANGE = "FOR SELECT USING (true)", "FOR INSERT WITH CHECK (true)", "FOR UPDATE USING (true)"
+
+
+@pytest.fixture(scope="module")
+def guarded(server: Server) -> Iterator[tuple[str, Database]]:
+    """Return a DSN, and the same database as a role sees it that is a member of cs_members."""
+    dsn = server.create("cs_guarded")
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute((queries.directory() / "ddl/001_claude_sessions.sql").read_bytes())
+        admin.execute("CREATE TABLE other (LIKE claude_sessions)")
+        for role in ("cs_members", "cs_strangers", "cs_member"):
+            admin.execute(f"DROP ROLE IF EXISTS {role}")
+            admin.execute(f"CREATE ROLE {role} NOLOGIN")
+        admin.execute("GRANT cs_members TO cs_member")
+    try:
+        with database.connect(psycopg.conninfo.make_conninfo(dsn, options="-c role=cs_member"), "the test") as opened:
+            yield dsn, opened
+    finally:
+        with psycopg.connect(server.dsn, autocommit=True) as admin:
+            admin.execute("DROP DATABASE cs_guarded WITH (FORCE)")
+            admin.execute("DROP ROLE cs_members, cs_strangers, cs_member")
+
+
+def _may(opened: Database) -> str:
+    """Return what row security lets a role do: nothing, read, or write."""
+    try:
+        opened.transact(lambda tx: None, writes=False)
+    except PermissionDenied:
+        return "nothing"
+    try:
+        opened.transact(lambda tx: None)
+    except PermissionDenied:
+        return "read"
+    return "write"
+
+
+@pytest.mark.parametrize(
+    ("policies", "may"),
+    [
+        ([], "nothing"),
+        ([OPEN], "write"),
+        ([f"TO cs_members {OPEN}"], "write"),
+        ([f"TO cs_strangers {OPEN}"], "nothing"),
+        ([NARROW], "nothing"),
+        ([OPEN, NARROW], "write"),
+        ([f"{OPEN} WITH CHECK (session_id = 'b')"], "read"),
+        ([READ, ADD, CHANGE], "write"),
+        ([READ, ADD], "read"),
+        ([READ, CHANGE], "read"),
+        ([READ], "read"),
+        ([ADD, CHANGE], "nothing"),
+        ([READ, "FOR INSERT WITH CHECK (session_id = 'b')", CHANGE], "read"),
+        ([READ, ADD, "FOR UPDATE USING (session_id = 'b')"], "read"),
+        ([READ, ADD, "FOR UPDATE USING (true) WITH CHECK (session_id = 'b')"], "read"),
+        ([f"AS RESTRICTIVE {OPEN}"], "nothing"),
+        ([OPEN, f"AS RESTRICTIVE {OPEN}"], "write"),
+        ([OPEN, f"AS RESTRICTIVE {NARROW}"], "nothing"),
+        ([OPEN, f"AS RESTRICTIVE TO cs_strangers {NARROW}"], "write"),
+        ([OPEN, f"AS RESTRICTIVE FOR SELECT {NARROW}"], "nothing"),
+        ([OPEN, f"AS RESTRICTIVE FOR UPDATE {NARROW}"], "read"),
+        ([OPEN, f"AS RESTRICTIVE FOR DELETE {NARROW}"], "write"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "none",
+)
+def test_policies_decide_what_a_role_may_do(guarded: tuple[str, Database], policies: list[str], may: str) -> None:
+    dsn, opened = guarded
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        for (name,) in admin.execute("SELECT polname FROM pg_policy").fetchall():
+            admin.execute(f'DROP POLICY IF EXISTS "{name}" ON claude_sessions')
+        for number, policy in enumerate(policies):
+            admin.execute(f"CREATE POLICY p{number} ON claude_sessions {policy}")
+        assert _may(opened) == may
+        # Another table's policies say nothing, and row security that is off hides nothing.
+        admin.execute(f"CREATE POLICY another ON other {OPEN}")
+        admin.execute(f"CREATE POLICY narrow ON other AS RESTRICTIVE {NARROW}")
+        try:
+            assert _may(opened) == may
+            admin.execute("ALTER TABLE claude_sessions DISABLE ROW LEVEL SECURITY")
+            assert _may(opened) == "write"
+        finally:
+            admin.execute("ALTER TABLE claude_sessions ENABLE ROW LEVEL SECURITY")
+            admin.execute("DROP POLICY another ON other; DROP POLICY narrow ON other")
+
+
 # Claims.
 
 
@@ -121,8 +208,12 @@ def test_rows_are_locked_in_the_order_of_their_ids(table: Table) -> None:
 
 
 def test_the_latest_of_several_holders_is_the_one_that_is_told(table: Table) -> None:
-    rows = [("c", FIRST, at(1)), ("d", LAST, None), ("b", LAST[:-1] + "1", at(2)), ("a", SECOND, at(2))]
-    for name, key, begun in rows:
+    for name, key, begun in [
+        ("c", FIRST, at(1)),
+        ("d", LAST, None),
+        ("b", LAST[:-1] + "1", at(2)),
+        ("a", SECOND, at(2)),
+    ]:
         table.insert(name, id=key, sd_id="SD-1", status="stale", claimed_at=begun, heartbeat_at=NOON)
     with pytest.raises(HeldByAnother, match="SD-1 is held by a"):
         sessions.claim(table.database, make_caller("me", now=at(3)), "SD-1")
@@ -146,7 +237,7 @@ def test_the_latest_of_several_holders_is_the_one_that_is_told(table: Table) -> 
 def test_a_claim_waits_for_nobody_whom_it_does_not_concern(
     table: Table, status: str, item: str | None, lost: str | None, by: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 200)
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 3000)
     tombstone = {"sd_id": lost, "fence": 1, "reason": "silent", "by": by} if lost else None
     table.insert("b", status=status, sd_id=item, metadata=Jsonb({"claude_sessions_cli": {"tombstone": tombstone}}))
     with psycopg.connect(table.dsn) as other:
@@ -174,3 +265,349 @@ def test_a_term_of_another_item_is_neither_renewed_nor_released(table: Table) ->
         leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence)
     leases.release_term(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence, reason="completed")
     assert table.row("a") == before
+
+
+# The schema.
+
+
+def test_a_role_that_may_create_no_roles_applies_where_they_are_there(
+    dsn: str, fresh_database: Callable[..., str]
+) -> None:
+    made = fresh_database()
+    with psycopg.connect(made, autocommit=True) as admin:
+        admin.execute("CREATE ROLE cs_owner NOLOGIN")
+        try:
+            admin.execute("ALTER SCHEMA public OWNER TO cs_owner")
+            with database.connect(
+                psycopg.conninfo.make_conninfo(made, options="-c role=cs_owner"), "the test"
+            ) as opened:
+                schema.apply(opened)
+                assert sessions.claim(opened, make_caller("a"), "SD-1").outcome == "claimed"
+        finally:
+            admin.execute("DROP OWNED BY cs_owner")
+            admin.execute("DROP ROLE cs_owner")
+
+
+def test_a_role_that_appears_just_before_it_is_made_is_kept(server: Server, fresh_database: Callable[..., str]) -> None:
+    dsn = fresh_database()
+    text = (queries.directory() / "ddl/001_claude_sessions.sql").read_text().replace("'anon'", "'cs_sudden'", 1)
+    with psycopg.connect(dsn) as late, psycopg.connect(server.dsn, autocommit=True) as early:
+        # What this transaction sees is as old as its first look.
+        late.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        late.execute("SELECT 1")
+        early.execute("CREATE ROLE cs_sudden NOLOGIN")
+        try:
+            late.execute(text.encode())
+        finally:
+            late.rollback()
+            early.execute("DROP ROLE cs_sudden")
+
+
+# The history.
+
+
+def _events(table: Table, session_id: str) -> list[str]:
+    """Return what happened to a session, the earliest first."""
+    return [event.event for event in reversed(history.read(table.database, session_id).events)]
+
+
+@pytest.mark.parametrize(
+    ("statements", "events"),
+    [
+        ([], []),
+        (["UPDATE claude_sessions SET track = 'A', heartbeat_at = now(), metadata = '{}'"], []),
+        (["UPDATE claude_sessions SET sd_id = sd_id, claimed_at = claimed_at, status = status"], []),
+        (["UPDATE claude_sessions SET claimed_at = '2026-01-02'"], ["unclaimed", "claimed"]),
+        (["UPDATE claude_sessions SET claimed_at = NULL"], ["unclaimed", "claimed"]),
+        (["UPDATE claude_sessions SET sd_id = 'SD-2'"], ["unclaimed", "claimed"]),
+        (["UPDATE claude_sessions SET status = 'idle'"], []),
+        (["UPDATE claude_sessions SET status = 'stale'"], ["stale"]),
+        (
+            ["UPDATE claude_sessions SET status = 'stale'", "UPDATE claude_sessions SET sd_id = NULL"],
+            ["stale", "unclaimed"],
+        ),
+        (["UPDATE claude_sessions SET status = 'released'"], ["unclaimed", "ended"]),
+        (
+            ["UPDATE claude_sessions SET status = 'released'", "UPDATE claude_sessions SET status = 'active'"],
+            ["unclaimed", "ended", "reopened", "claimed"],
+        ),
+        (
+            ["UPDATE claude_sessions SET status = 'released'", "DELETE FROM claude_sessions"],
+            ["unclaimed", "ended", "deleted"],
+        ),
+        (["DELETE FROM claude_sessions"], ["unclaimed", "deleted"]),
+    ],
+    ids=lambda value: "; ".join(value).replace("claude_sessions", "").replace("UPDATE  SET ", "") or "nothing",
+)
+def test_the_history_tells_what_happened_and_nothing_else(
+    full_table: Table, statements: list[str], events: list[str]
+) -> None:
+    full_table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON)
+    for statement in statements:
+        full_table.execute(statement)
+    assert _events(full_table, "a") == ["registered", "claimed", *events]
+
+
+@pytest.mark.parametrize("status", ["idle", "stale", "released"])
+@pytest.mark.parametrize("item", [None, "SD-1"])
+def test_a_row_that_another_program_inserts_begins_as_it_is(full_table: Table, status: str, item: str | None) -> None:
+    full_table.insert("a", sd_id=item, status=status)
+    assert _events(full_table, "a") == ["registered", *(["claimed"] if item and status != "released" else [])]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, "text", ["claude_sessions_cli"], {"claude_sessions_cli": "text"}, {"claude_sessions_cli": {"tombstone": 7}}],
+)
+def test_metadata_of_any_shape_end_a_term(full_table: Table, metadata: Any) -> None:
+    full_table.insert("a", sd_id="SD-1", metadata=Jsonb(metadata))
+    full_table.execute("UPDATE claude_sessions SET sd_id = NULL")
+    [term] = history.read(full_table.database, "SD-1").terms
+    assert term.reason == "released"
+
+
+def test_an_earlier_loss_is_not_the_reason_of_a_later_release(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
+    full_table.execute("UPDATE claude_sessions SET sd_id = 'SD-2', claimed_at = now() WHERE session_id = 'a'")
+    full_table.execute("UPDATE claude_sessions SET sd_id = NULL WHERE session_id = 'a'")
+    [term] = history.read(full_table.database, "SD-2").terms
+    assert (term.reason, term.note, term.ended_by) == ("released", None, None)
+
+
+def test_who_acts_is_told_only_where_it_is_known(full_table: Table) -> None:
+    nameless = psycopg.conninfo.make_conninfo(full_table.dsn, application_name="")
+    with psycopg.connect(nameless, autocommit=True) as other:
+        # Postgres keeps a setting that a transaction made as an empty text.
+        other.execute(
+            "BEGIN; SET LOCAL claude_sessions.actor = 'x'; SET LOCAL claude_sessions.actor_host = 'x'; COMMIT"
+        )
+        other.execute("INSERT INTO public.claude_sessions (session_id) VALUES ('a')")
+    [event] = history.read(full_table.database, "a").events
+    assert (event.actor_session, event.actor_host, event.actor_program) == (None, None, None)
+    assert event.actor_role == full_table.execute("SELECT session_user AS name")[0]["name"]
+
+
+def test_a_history_that_begins_late_begins_with_the_claims_that_it_does_not_know(
+    fresh_database: Callable[..., str],
+) -> None:
+    dsn = fresh_database()
+    with database.connect(dsn, "the test") as opened:
+        schema.apply(opened)
+        with psycopg.connect(dsn, autocommit=True) as other:
+            add = "INSERT INTO claude_sessions (session_id, sd_id, status, claimed_at) VALUES (%s, %s, %s, %s)"
+            rows: list[tuple[str, str | None, str, datetime | None]] = [
+                ("known", "SD-1", "active", NOON),
+                ("renewed", "SD-2", "active", NOON),
+                ("moved", "SD-3", "active", None),
+            ]
+            other.cursor().executemany(add, rows)
+            other.execute("DROP TRIGGER claude_sessions_record_change ON claude_sessions")
+            other.execute("ALTER TABLE claude_sessions DISABLE TRIGGER claude_sessions_record_insert")
+            other.execute("UPDATE claude_sessions SET claimed_at = '2026-02-01' WHERE session_id = 'renewed'")
+            other.execute("UPDATE claude_sessions SET sd_id = 'SD-4' WHERE session_id = 'moved'")
+            rows = [("new", "SD-5", "active", NOON), ("over", "SD-6", "released", NOON), ("idle", None, "idle", None)]
+            other.cursor().executemany(add, rows)
+            other.execute(
+                "INSERT INTO claude_session_events (event, session_id, sd_id, claimed_at)"
+                " VALUES ('unclaimed', 'new', 'SD-5', %s), ('claimed', 'another', 'SD-5', %s)",
+                [NOON, NOON],
+            )
+            other.execute("CREATE TEMPORARY TABLE before AS SELECT id FROM claude_session_events")
+            schema.apply(opened)
+            added = (
+                "SELECT event, session_id, sd_id FROM claude_session_events WHERE id NOT IN (TABLE before) ORDER BY 2"
+            )
+            assert other.execute(added).fetchall() == [
+                ("claimed", "moved", "SD-4"),
+                ("claimed", "new", "SD-5"),
+                ("claimed", "renewed", "SD-2"),
+            ]
+            schema.apply(opened)
+            assert len(other.execute(added).fetchall()) == 3
+
+
+def test_a_limit_shows_the_latest_of_the_history(full_table: Table) -> None:
+    for number in range(3):
+        sessions.claim(full_table.database, make_caller("a", now=at(number)), f"SD-{number}")
+        sessions.release(full_table.database, make_caller("a", now=at(number)))
+    found = history.read(full_table.database, "a", limit=2)
+    assert [term.sd_id for term in found.terms] == ["SD-2", "SD-1"]
+    assert [event.event for event in found.events] == ["unclaimed", "claimed"]
+
+
+def test_each_term_has_its_own_end(full_table: Table) -> None:
+    # One session holds an item twice, another in between; the second term has not ended.
+    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.release(full_table.database, make_caller("a", now=at(1)), reason="first")
+    sessions.claim(full_table.database, make_caller("b", now=at(2)), "SD-1")
+    sessions.release(full_table.database, make_caller("b", now=at(3)), reason="second")
+    sessions.claim(full_table.database, make_caller("a", now=at(4)), "SD-2")
+    sessions.release(full_table.database, make_caller("a", now=at(5)), reason="third")
+    sessions.claim(full_table.database, make_caller("a", now=at(6)), "SD-1")
+    told = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
+    assert told == [("a", "SD-1", None), ("b", "SD-1", "second"), ("a", "SD-1", "first")]
+    told = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "a").terms]
+    assert told == [("a", "SD-1", None), ("a", "SD-2", "third"), ("a", "SD-1", "first")]
+
+
+def test_a_term_whose_end_nobody_saw_has_none(full_table: Table) -> None:
+    add = "INSERT INTO claude_session_events (event, session_id, sd_id, claimed_at, reason) VALUES (%s, %s, %s, %s, %s)"
+    for event in [
+        ("claimed", "a", "SD-1", at(1), None),  # No trigger saw its end.
+        ("claimed", "b", "SD-1", at(1), None),
+        ("unclaimed", "b", "SD-1", at(1), "of b"),
+        ("unclaimed", "a", "SD-2", at(1), "of SD-2"),
+        ("stale", "a", "SD-1", at(1), "no end"),
+        ("claimed", "a", "SD-1", at(2), None),
+        ("unclaimed", "a", "SD-1", at(2), "of the second"),
+        ("claimed", "a", "SD-1", None, None),  # Older writers tell no time.
+        ("unclaimed", "a", "SD-1", None, "of the third"),
+        ("claimed", "a", "SD-1", None, None),
+        ("unclaimed", "a", "SD-1", None, "of the fourth"),
+    ]:
+        full_table.execute(add, *event)
+    # So that the order in the table is not that of the events.
+    full_table.execute("UPDATE claude_session_events SET note = 'moved' WHERE reason = 'of the third'")
+    told = [(term.session_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
+    ends = ["of the fourth", "of the third", "of the second"]
+    assert told == [*(("a", end) for end in ends), ("b", "of b"), ("a", None)]
+
+
+# What is found.
+
+
+def _offered(table: Table, query: str, prefix: str, **limits: int) -> list[str]:
+    limits = {"row_limit": 99, "event_limit": 99, **limits}
+    return [row["name"] for row in table.database.transact(lambda tx: tx.all(query, prefix=prefix, **limits))]
+
+
+def test_a_completion_offers_the_first_names_of_many(full_table: Table) -> None:
+    for number in (5, 3, 1, 2, 4):
+        full_table.insert(f"a{number}", sd_id=f"SD-{number}", status="active")
+    full_table.insert("b", sd_id="SD-0", status="released")
+    full_table.insert("c", sd_id="SD-6", status="stale")
+    full_table.insert("d", sd_id="OTHER", status=None)
+    assert _offered(full_table, "complete_held_items", "SD-") == ["SD-1", "SD-2", "SD-3", "SD-4", "SD-5", "SD-6"]
+    assert _offered(full_table, "complete_held_items", "SD-", row_limit=2) == ["SD-1", "SD-2"]
+    assert _offered(full_table, "complete_held_items", "") == ["OTHER", *(f"SD-{number}" for number in range(1, 7))]
+    assert _offered(full_table, "complete_past_items", "SD-", row_limit=2) == ["SD-0", "SD-1"]
+    assert _offered(full_table, "complete_past_items", "SD-", event_limit=5) == ["SD-0", "SD-6"]
+    assert _offered(full_table, "complete_past_items", "O") == ["OTHER"]
+    assert _offered(full_table, "complete_session_ids", "") == ["a1", "a2", "a3", "a4", "a5", "c", "d"]
+    assert _offered(full_table, "complete_session_ids", "a", row_limit=2) == ["a1", "a2"]
+
+
+def test_an_end_ends_one_session_alone(table: Table) -> None:
+    for name in ("a", "b"):
+        sessions.heartbeat(table.database, make_caller(name, now=NOON), register=True)
+    before = table.row("b")
+    assert sessions.release(table.database, make_caller("a", now=at(1)), end=True).outcome == "ended"
+    assert table.row("b") == before
+
+
+def test_the_session_that_is_meant_is_among_the_few_that_are_found(table: Table) -> None:
+    for name, status in [
+        ("ab-2", "released"),
+        ("ab-1", "released"),
+        ("ab-4", None),
+        ("ab-3", "idle"),
+        ("ab", "released"),
+    ]:
+        table.insert(name, status=status)
+    rows = table.database.transact(lambda tx: tx.all("find_sessions", prefix="ab", now=None))
+    assert [row["session_id"] for row in rows] == ["ab", "ab-3", "ab-4"]
+
+
+def _listed(table: Table, **filters: Any) -> list[str]:
+    found = sessions.list_sessions(table.database, make_caller(None), **filters).sessions
+    return [seen.session.session_id for seen in found]
+
+
+def test_a_filter_needs_no_other(table: Table) -> None:
+    for name in ("a", "b"):
+        table.insert(name, sd_id=f"SD-{name}", track=name.upper(), hostname=name, codebase=name, status="active")
+    filters: list[dict[str, Any]] = [{"hostname": "a"}, {"codebase": "a"}, {"session_id": "a"}, {"tracks": ["A"]}]
+    for only in (*filters, {"sd_ids": ["SD-a"]}):
+        assert _listed(table, **only) == ["a"], only
+
+
+def test_the_latest_to_show_life_is_listed_first(table: Table) -> None:
+    for name, beat in [("c", None), ("e", NOON), ("d", NOON), ("b", at(1)), ("a", at(-1))]:
+        table.insert(name, sd_id="SD-1", status="stale", heartbeat_at=beat)
+    assert _listed(table) == ["b", "d", "e", "a", "c"]
+
+
+def test_only_this_boots_and_namespaces_sessions_are_fetched_to_be_kept(table: Table) -> None:
+    here = {"boot_id": "boot", "pid_ns": "1"}
+    for name, process in [("a", here), ("b", {**here, "boot_id": "other"}), ("c", {**here, "pid_ns": "2"}), ("d", {})]:
+        table.insert(name, status="idle", metadata=Jsonb({"claude_sessions_cli": {"process": process}}))
+    rows = table.database.transact(lambda tx: tx.all("list_sessions_here", **here, now=None))
+    assert [row["session_id"] for row in rows] == ["a"]
+
+
+# Times.
+
+
+def test_what_is_written_carries_the_servers_time(table: Table) -> None:
+    caller = make_caller("a")
+
+    def writes(work: Callable[[], Any], *columns: str, of: str = "a") -> Any:
+        table.execute("UPDATE claude_sessions SET updated_at = %s, heartbeat_at = %s", NOON, NOON)
+        [begin] = table.execute("SELECT clock_timestamp() AS now")
+        result = work()
+        [row] = table.execute("SELECT *, clock_timestamp() AS now FROM claude_sessions WHERE session_id = %s", of)
+        times = {name: row[name] for name in ("created_at", "heartbeat_at", "updated_at", "claimed_at")}
+        later = {name for name, value in times.items() if value and begin["now"] <= value <= row["now"]}
+        assert later == set(columns)
+        return result
+
+    writes(
+        lambda: sessions.heartbeat(table.database, caller, register=True), "created_at", "heartbeat_at", "updated_at"
+    )
+    writes(lambda: sessions.heartbeat(table.database, caller), "heartbeat_at")
+    claimed = writes(
+        lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at"
+    ).session.session
+    writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at")
+    writes(lambda: leases.renew_term(table.database, caller, "SD-1", claimed.fence), "heartbeat_at")
+    writes(lambda: leases.park(table.database, caller, 60), "heartbeat_at", "updated_at")
+    writes(lambda: leases.outlive_process(table.database, caller), "updated_at")
+    writes(lambda: sessions.release(table.database, caller), "updated_at")
+    table.execute("UPDATE claude_sessions SET sd_id = 'SD-1', claimed_at = NULL")
+    writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at")
+    writes(lambda: reaping.reap(table.database, make_caller(None)), "updated_at")
+    table.execute("UPDATE claude_sessions SET heartbeat_at = NULL")
+    writes(lambda: sessions.claim(table.database, make_caller("b"), "SD-1"), "updated_at")
+
+
+def test_what_is_old_is_told_by_the_servers_time(table: Table) -> None:
+    table.insert("a", status="active", sd_id="SD-1", claimed_at=NOON)
+    table.execute("UPDATE claude_sessions SET heartbeat_at = now() + interval '1 day'")
+    reaping.reap(table.database, make_caller(None), max_age=60)
+    assert table.execute("SELECT status, heartbeat_at <= now() AS past FROM claude_sessions") == [
+        {"status": "stale", "past": True}
+    ]
+    old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
+    for name, columns in [
+        ("a", {}),
+        ("beating", {"heartbeat_at": None}),
+        ("touched", {"updated_at": None}),
+        ("made", {"created_at": None}),
+    ]:
+        table.execute("DELETE FROM claude_sessions WHERE session_id = %s", name)
+        table.insert(name, status="released", **{**old, **columns})
+        for column in columns:
+            table.execute(f"UPDATE claude_sessions SET {column} = now() WHERE session_id = %s", name)
+    assert reaping.reap(table.database, make_caller(None), prune=3600).pruned == 1
+
+
+def test_a_heartbeat_from_the_future_is_put_right_and_a_fresh_one_left_alone(table: Table) -> None:
+    sessions.heartbeat(table.database, make_caller("a"), register=True)
+    for age, written in [("1 second", False), ("2 minutes", True), ("-1 hour", True)]:
+        table.execute(f"UPDATE claude_sessions SET heartbeat_at = now() - interval '{age}'")
+        before = table.row("a")
+        sessions.heartbeat(table.database, make_caller("a"), if_older_than=60)
+        assert (table.row("a")["heartbeat_at"] != before["heartbeat_at"]) is written
+        # The whole row would go to the log.
+        assert {**table.row("a"), "heartbeat_at": None} == {**before, "heartbeat_at": None}

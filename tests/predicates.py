@@ -1,0 +1,489 @@
+"""Remove each predicate of each SQL statement, one at a time, and see that a test goes red for it.
+
+A mutant is a copy of the checkout in which one condition has no effect, or one guard (a lock, an order, a level) is
+gone. Each is shown to the tests until one fails; one that passes them all survived: it needs a test, or is superfluous.
+Run as `make predicates`; with words as arguments, only for the mutants whose name contains one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 2
+GIVE_UP_S = 600
+
+# What no test can see, and why it stays. By the mutant's name.
+EQUIVALENT: dict[str, str] = {}
+
+# The tests to show a mutant to, those that are likeliest to see it first, by the file that it changes.
+SECURITY = (
+    "bad_input::test_a_role_that_row_security_blinds_is_denied",
+    "bad_input::test_a_role_that_row_security_lets_only_read_lists_and_writes_nothing",
+    "bad_input::test_a_condition_beside_an_open_policy_hides_nothing",
+)
+DEFAULTS = (
+    "bad_input::test_a_lock_that_is_held_too_long_is_a_timeout",
+    "bad_input::test_the_defaults_of_a_database_change_nothing",
+)
+ODD_ROWS = (
+    "bad_input::test_a_row_of_another_program_breaks_no_command",
+    "bad_input::test_rows_of_other_programs_are_listed_and_reaped",
+)
+CATALOG = (
+    "schema::test_the_shipped_catalog_is_what_the_files_make",
+    "schema::test_check_finds_what_differs",
+    "schema::test_check_without_a_table_names_the_command_that_makes_it",
+    "schema::test_apply_makes_what_is_missing_and_alters_nothing",
+)
+COMPLETION = (
+    "shell/completion::test_what_stands_there_decides_what_is_offered",
+    "shell/completion::test_a_table_without_history_offers_what_is_held",
+    "shell/completion::test_no_name_is_offered_that_a_shell_would_take_for_more",
+)
+LOCKS = ("predicates", "claim", "heartbeat", "release", "leases", "lock_order")
+TESTS = {
+    "begin": ("predicates", "history", "leases", *SECURITY, *DEFAULTS),
+    "begin_schema": ("predicates", "schema"),
+    "complete_held_items": COMPLETION,
+    "complete_past_items": COMPLETION,
+    "complete_session_ids": COMPLETION,
+    "clear_claim": ("release", "claim", "leases"),
+    "find_sessions": ("release",),
+    "grant_access": ("schema",),
+    "list_sessions": ("list", "reap", *ODD_ROWS),
+    "list_sessions_here": ("here",),
+    "list_session_events": ("history", "predicates"),
+    "list_terms": ("history", "predicates"),
+    "insert_session": ("heartbeat", "claim"),
+    "renew_claim": ("claim", "leases"),
+    "take_claim": ("claim", "heartbeat", "history"),
+    "read_session": ("heartbeat", "leases"),
+    "seen_columns": ("claim", "heartbeat"),
+    "session_columns": ("claim",),
+    "lock_claim": LOCKS,
+    "lock_session": LOCKS,
+    "lock_work_item": LOCKS,
+    "merge_metadata": ("release", "leases"),
+    "merged_metadata": ("claim", "heartbeat", "release", *ODD_ROWS),
+    "name_successor": ("heartbeat", "claim"),
+    "prune_sessions": ("reap",),
+    "read_catalog": CATALOG,
+    "read_fence_floor": ("history", "claim", *ODD_ROWS),
+    "reap_session": ("reap", *ODD_ROWS),
+    "renew_heartbeat": ("heartbeat", "here", "leases"),
+    "renew_heartbeats": ("here",),
+    "renew_term": ("leases",),
+    "revive_session": ("heartbeat", "leases"),
+    "role_exists": ("schema",),
+    "001_claude_sessions": ("schema",),
+    "002_exclusive_claims": ("schema",),
+    "003_history": ("predicates", "history", "leases", "claim", "heartbeat", "schema"),
+}
+# The history's functions and triggers are told by the catalog's text as well, which any change makes red.
+TOLD_BY_TEXT = (
+    "test_the_shipped_catalog_is_what_the_files_make",
+    "test_check_finds_what_differs",
+    "test_check_says_the_same_in_json",
+    "test_apply_brings_back_a_trigger_that_is_missing",
+    "test_every_file_runs_twice_under_plain_psql",
+    "test_what_print_prints_runs_under_plain_psql",
+)
+# Slow, and about other things than SQL.
+LEFT_OUT = ("deadlock", "container", "hidden", "at_once")
+# A mutant that Postgres cannot even read proves nothing.
+BROKEN = re.compile(
+    r"syntax error|SyntaxError|IndeterminateDatatype|AmbiguousParameter|DatatypeMismatch|CannotCoerce"
+    r"|could not determine data type|must be type boolean|UndefinedFunction|InvalidColumnReference"
+)
+
+TOKEN = re.compile(
+    r"""(?P<space>\s+|--[^\n]*|\$\w*\$)  # The text of a function is read like the rest of its file.
+    |(?P<string>'(?:[^']|'')*')
+    |(?P<name>"[^"]*"|%\(\w+\)s|\{\w+\}|[A-Za-z_]\w*)
+    |(?P<number>\d+)
+    |(?P<mark>:=|::|->>|->|=>|<>|<=|>=|\|\||[-+*/=<>.,;()\[\]:@!])""",
+    re.VERBOSE,
+)
+COMPARES = {"=", "<>", "<", ">", "<=", ">=", "IS", "IN", "EXISTS", "AND", "OR", "NOT"}
+CLAUSE_ENDS = {
+    *("GROUP", "ORDER", "LIMIT", "FOR", "RETURNING", "HAVING", "UNION", "INTO", "THEN", "WHERE", "FROM", "LOOP", ";"),
+    *("JOIN", "LEFT", "INNER", "CROSS", "EXECUTE"),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file: what stands between two places gives way to something else."""
+
+    path: Path
+    start: int
+    end: int
+    instead: str
+    name: str
+
+    def text(self) -> str:
+        """Return the file with the change."""
+        whole = self.path.read_text(encoding="utf-8")
+        return whole[: self.start] + self.instead + whole[self.end :]
+
+
+class Source:
+    """The tokens of an SQL file, and the mutants that can be made of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.text = path.read_text(encoding="utf-8")
+        self.found: dict[tuple[int, int, str], str] = {}
+        self.tokens: list[str] = []
+        self.places: list[tuple[int, int]] = []
+        at = 0
+        while at < len(self.text):
+            match = TOKEN.match(self.text, at)
+            if match is None:
+                raise ValueError(f"{path}: cannot read {self.text[at : at + 20]!r}")
+            at = match.end()
+            if match.lastgroup != "space":
+                self.tokens.append(match.group())
+                self.places.append(match.span())
+        self.closing = self._pair()
+
+    def _pair(self) -> dict[int, int]:
+        """Return where each parenthesis and each CASE closes."""
+        open_ones: list[int] = []
+        closing = {}
+        for i, token in enumerate(self.tokens):
+            if token in ("(", "[", "CASE"):
+                open_ones.append(i)
+            elif token in (")", "]") or (token == "END" and open_ones and self.tokens[open_ones[-1]] == "CASE"):
+                closing[open_ones.pop()] = i
+        return closing
+
+    def top(self, start: int, end: int) -> Iterator[int]:
+        """Yield the tokens between two places that stand in no parentheses of their own."""
+        i = start
+        while i < end:
+            yield i
+            i = self.closing.get(i, i) + 1
+
+    def until(self, start: int, ends: set[str], limit: int | None = None) -> int:
+        """Return where a clause ends: at one of those words, or with what encloses it."""
+        for i in self.top(start, limit or len(self.tokens)):
+            # IS DISTINCT FROM does not end a condition.
+            if self.tokens[i] == "FROM" and self.tokens[i - 1] == "DISTINCT":
+                continue
+            if self.tokens[i] in ends or self.tokens[i] in (")", "]", "END"):
+                return i
+        return limit or len(self.tokens)
+
+    def split(self, start: int, end: int, word: str) -> list[tuple[int, int]]:
+        """Return the parts between those words."""
+        cuts = [i for i in self.top(start, end) if self.tokens[i] == word]
+        return list(zip([start, *(cut + 1 for cut in cuts)], [*cuts, end], strict=True))
+
+    def compares(self, start: int, end: int) -> bool:
+        """Whether this is a condition, and no other value."""
+        # NOT NULL by itself is a column's.
+        return any(
+            self.tokens[i] in COMPARES and self.tokens[i : i + 2] != ["NOT", "NULL"] for i in self.top(start, end)
+        )
+
+    def change(self, start: int, end: int, instead: str) -> None:
+        """Note a mutant in which some tokens give way to a text."""
+        place = (self.places[start][0], self.places[end - 1][1])
+        self.found.setdefault((*place, instead), self.text[slice(*place)])
+
+    def condition(self, start: int, end: int, neutral: tuple[str, ...]) -> None:
+        """Take each predicate of a condition away; `neutral` is what stands for the condition as a whole."""
+        joints = {self.tokens[i] for i in self.top(start, end)}
+        for word in neutral:
+            # What a conjunction is good for shows when one of its parts goes.
+            if "AND" not in joints and ("OR" not in joints or word == "TRUE"):
+                self.change(start, end, word)
+        for joint, without in (("OR", "FALSE"), ("AND", "TRUE")):
+            parts = self.split(start, end, joint)
+            if len(parts) > 1:
+                for part in parts:
+                    self.condition(*part, (without,))
+                return
+        if self.tokens[start] == "NOT":
+            start += 1
+        if self.tokens[start] == "(" and self.closing[start] == end - 1 and self.tokens[start + 1] != "SELECT":
+            self.condition(start + 1, end - 1, ())
+
+    def mutants(self) -> list[Mutant]:
+        """Return every mutant, in the order of the file."""
+        for i, token in enumerate(self.tokens):
+            self._conditions(i, token)
+            self._values(i, token)
+            self._guards(i, token)
+        made: list[Mutant] = []
+        names: dict[str, int] = {}
+        for (start, end, instead), was in sorted(self.found.items()):
+            words = " ".join(re.sub(r"--[^\n]*", "", was).split())
+            words = words if len(words) < 70 else f"{words[:45]} ... {words[-20:]}"
+            name = f"{self.path.stem}: {words} -> {instead or '-'}"
+            names[name] = names.get(name, 0) + 1
+            made.append(Mutant(self.path, start, end, instead, name + (f" #{names[name]}" if names[name] > 1 else "")))
+        return made
+
+    def _conditions(self, i: int, token: str) -> None:
+        before = self.tokens[i - 1] if i else ""
+        start = i + 1
+        if token in ("WHERE", "HAVING"):
+            end = self.until(start, CLAUSE_ENDS)
+            self.condition(start, end, ("TRUE",))
+        elif token == "ON" and self.path.parent.name == "queries" and self.tokens[start] not in ("CONFLICT", "true"):
+            end = self.until(start, CLAUSE_ENDS)
+            if self.compares(start, end):
+                self.condition(start, end, ("TRUE",))
+        elif token in ("IF", "ELSIF") and before not in ("END", "TABLE"):
+            self.condition(start, self.until(start, {"THEN"}), ("TRUE", "FALSE"))
+        elif token == ":=":
+            end = self.until(start, {";"})
+            if self.compares(start, end):
+                self.condition(start, end, ("TRUE", "FALSE"))
+        elif token == "WHEN":
+            self._when(i)
+        elif token == "SELECT":
+            for item in self.split(start, self.until(start, CLAUSE_ENDS), ","):
+                end = self.until(item[0], {"AS"}, item[1])
+                if self.compares(item[0], end):
+                    self.condition(item[0], end, ("TRUE", "FALSE"))
+        elif token == "(" and before not in COMPARES | {"WHERE", "WHEN", "IF"} and self.tokens[start] != "SELECT":
+            for item in self.split(start, self.closing[i], ","):
+                if item[0] < item[1] and self.compares(*item):
+                    self.condition(*item, ("TRUE", "FALSE"))
+
+    def _when(self, i: int) -> None:
+        start, end = i + 1, self.until(i + 1, {"THEN", "EXECUTE"})
+        inside = next((at for at, close in self.closing.items() if self.tokens[at] == "CASE" and at < i < close), None)
+        if "EXCEPTION" in self.tokens[i - 4 : i]:
+            for name in self.split(start, end, "OR"):
+                self.change(*name, "division_by_zero")
+        elif self.tokens[start] == "(":
+            self.condition(start + 1, self.closing[start], ("TRUE",))
+        elif self.compares(start, end) or (inside is not None and self.tokens[inside + 1] == "WHEN"):
+            self.condition(start, end, ("TRUE", "FALSE"))
+        else:
+            self.change(start, end, "NULL")
+
+    def _values(self, i: int, token: str) -> None:
+        if token not in ("greatest", "coalesce", "nullif") or self.tokens[i + 1] != "(":
+            return
+        parts = self.split(i + 2, self.closing[i + 1], ",")
+        for number in range(len(parts)):
+            if token == "nullif" and number == 0:
+                continue
+            if self.tokens[parts[number][0]] == "%(now)s":
+                continue  # The tests' own clock.
+            rest = [self._words(*part) for other, part in enumerate(parts) if other != number]
+            name = "greatest" if token == "greatest" else "coalesce"
+            self.change(i, self.closing[i + 1] + 1, f"{name}({', '.join(rest)})")
+
+    def _words(self, start: int, end: int) -> str:
+        return self.text[self.places[start][0] : self.places[end - 1][1]]
+
+    def _guards(self, i: int, token: str) -> None:
+        def follows(*words: str) -> bool:
+            return self.tokens[i : i + len(words)] == list(words)
+
+        if follows("FOR", "UPDATE"):
+            self.change(i, self.until(i + 1, CLAUSE_ENDS), "")
+        elif follows("SKIP", "LOCKED"):
+            self.change(i, i + 2, "")
+        elif follows("ORDER", "BY"):
+            end = self.until(i + 1, CLAUSE_ENDS)
+            self.change(i, end, "")
+            items = self.split(i + 2, end, ",")
+            for number, item in enumerate(items):
+                if len(items) > 1:
+                    last = number == len(items) - 1
+                    self.change(item[0] - last, item[1] + (not last), "")
+        elif token == "DESC" or follows("NULLS", "LAST"):
+            self.change(i, i + (1 if token == "DESC" else 2), "")
+        elif token == "LIMIT":
+            self.change(i, self.until(i + 1, CLAUSE_ENDS), "")
+        elif follows("ISOLATION", "LEVEL"):
+            self.change(i, i + 4, "")
+        elif follows("SET", "LOCAL") or token in ("PERFORM", "REVOKE", "GRANT"):
+            # Not the CASE's end, but the statement's.
+            self.change(i, self.until(i, {";"}), "NULL" if token == "PERFORM" else "")
+        elif follows("ON", "CONFLICT"):
+            self.change(i, self.until(i + 1, {"RETURNING"}), "")
+        elif token == "pg_advisory_xact_lock":
+            self.change(i, self.closing[i + 1] + 1, "NULL")
+        elif follows("IF", "NOT", "EXISTS") and self.tokens[i - 1] == "TABLE":
+            self.change(i, i + 3, "")
+        elif follows("SECURITY", "DEFINER"):
+            self.change(i, i + 2, "")
+        elif follows("UNION", "ALL") and self.tokens[i + 2] == "SELECT" and self.path.stem == "lock_claim":
+            self.change(i, self.until(i + 2, {"UNION"}), "")
+
+
+@dataclass
+class Worker:
+    """A copy of the checkout, and a server of its own for its tests."""
+
+    checkout: Path
+    dsn: str
+
+    def judge(self, mutant: Mutant | None) -> str:
+        """Show a mutant to the tests and return the first that is red, or an empty text."""
+        if mutant is None:
+            return self._show(sorted({name for names in TESTS.values() for name in names}), LEFT_OUT)
+        target = self.checkout / mutant.path.relative_to(ROOT)
+        before = target.read_bytes()
+        target.write_text(mutant.text(), encoding="utf-8")
+        try:
+            left_out = (*LEFT_OUT, *TOLD_BY_TEXT) if mutant.path.stem == "003_history" else LEFT_OUT
+            return self._show([*TESTS.get(mutant.path.stem, ()), "predicates"], left_out)
+        finally:
+            target.write_bytes(before)
+
+    def _show(self, names: list[str], left_out: tuple[str, ...]) -> str:
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line"]
+        command += ["-k", " and ".join(f"not {word}" for word in left_out)]
+        for name in dict.fromkeys(names):
+            file, _, test = name.partition("::")
+            directory, _, stem = f"db/{file}".rpartition("/")
+            command.append(f"tests/{directory.removeprefix('db/')}/test_{stem}.py" + (f"::{test}" if test else ""))
+        self._forget()
+        env = {"PYTHONPATH": str(self.checkout), "PYTHONDONTWRITEBYTECODE": "1", "CLAUDE_SESSIONS_TEST_DSN": self.dsn}
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.checkout,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=GIVE_UP_S,
+            )
+        except subprocess.TimeoutExpired:
+            return "the tests never ended"
+        if done.returncode == 0:
+            return ""
+        red = re.search(r"^(?:FAILED|ERROR) tests/(.*?)(?: - |$)", done.stdout, re.MULTILINE)
+        if done.returncode != 1 or red is None:
+            return f"BROKEN: pytest ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return ("BROKEN: " if BROKEN.search(done.stdout) else "") + red.group(1)
+
+    def _forget(self) -> None:
+        """Take away what a red test left on the server, so that the next is not red for it."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            made = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> current_database()"
+            for (name,) in connection.execute(made).fetchall():
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            roles = "SELECT rolname FROM pg_roles WHERE rolname LIKE 'cs%' OR rolname IN ('anon', 'authenticated')"
+            for (name,) in connection.execute(roles).fetchall():
+                connection.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@contextmanager
+def hired() -> Iterator[Worker]:
+    """Make a worker."""
+    from claude_sessions_cli import embedded
+
+    with tempfile.TemporaryDirectory(prefix="claude-sessions-predicates-") as directory:
+        # As root the server runs as another account, which must be able to reach its directory.
+        Path(directory).chmod(0o755)
+        checkout = Path(directory) / "checkout"
+        for name in ("claude_sessions_cli", "sql", "tests"):
+            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", checkout)
+        os.environ["CLAUDE_SESSIONS_DATA_DIR"] = f"{directory}/data"
+        dsn = embedded.ensure(lambda _: None)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            # Its data are worth nothing, and it makes some databases for every mutant.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        try:
+            yield Worker(checkout, dsn)
+        finally:
+            os.environ["CLAUDE_SESSIONS_DATA_DIR"] = f"{directory}/data"
+            embedded.stop()
+            del os.environ["CLAUDE_SESSIONS_DATA_DIR"]
+
+
+def judge_all(mutants: list[Mutant | None], tell: Callable[[Mutant | None, str], None]) -> None:
+    """Show every mutant to the tests, several at a time."""
+    waiting: queue.SimpleQueue[Mutant | None] = queue.SimpleQueue()
+    for mutant in mutants:
+        waiting.put(mutant)
+
+    def work(worker: Worker) -> None:
+        while True:
+            try:
+                mutant = waiting.get_nowait()
+            except queue.Empty:
+                return
+            tell(mutant, worker.judge(mutant))
+
+    with ExitStack() as stack:
+        workers = [stack.enter_context(hired()) for _ in range(WORKERS)]
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(work, workers))
+
+
+def main() -> int:
+    """Judge every mutant, print the table, and fail if one survived that is not known to be equivalent."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only the mutants whose name contains one of these")
+    parser.add_argument("--list", action="store_true", help="print the mutants and judge none")
+    parser.add_argument("--equivalent", action="store_true", help="judge those that are known to be equivalent as well")
+    options = parser.parse_args()
+    paths = sorted((ROOT / "sql").glob("ddl/*.sql")) + sorted((ROOT / "sql").glob("queries/*.sql"))
+    every = [mutant for path in paths for mutant in Source(path).mutants()]
+    chosen = [one for one in every if not options.words or any(word in one.name for word in options.words)]
+    if unknown := set(EQUIVALENT) - {mutant.name for mutant in every}:
+        print("no such mutants any more:", *sorted(unknown), sep="\n  ")
+        return 1
+    if options.list:
+        print(*(mutant.name for mutant in chosen), sep="\n")
+        return 0
+    known = [] if options.equivalent else [mutant for mutant in chosen if mutant.name in EQUIVALENT]
+    begin = time.monotonic()
+    counts = {"killed": 0, "survived": 0, "broken": 0}
+    lock = threading.Lock()
+
+    def tell(mutant: Mutant | None, red: str) -> None:
+        with lock:
+            if mutant is None:
+                print(f"{'nothing changed':90}  {'GREEN' if not red else f'RED: {red}'}", flush=True)
+                counts["broken"] += bool(red)
+                return
+            verdict = "broken" if red.startswith("BROKEN") else "killed" if red else "survived"
+            counts[verdict] += 1
+            print(f"{mutant.name:90}  {red or 'SURVIVED'}", flush=True)
+
+    # What is red without a change proves nothing, so that is tried too.
+    unchanged: list[Mutant | None] = [] if options.words else [None]
+    judge_all(unchanged + [mutant for mutant in chosen if mutant not in known], tell)
+    for mutant in known:
+        print(f"{mutant.name:90}  known to be equivalent: {EQUIVALENT[mutant.name]}")
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    print(f"{len(chosen)} mutants: {summary}, {len(known)} known; {time.monotonic() - begin:.0f} s")
+    return 1 if counts["survived"] or counts["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
