@@ -36,6 +36,34 @@ def pytest_xdist_auto_num_workers() -> int:
     return 0 if os.environ.get("CLAUDE_SESSIONS_TEST_DSN") else 2 * (os.cpu_count() or 1)
 
 
+SOURCES = pytest.StashKey[set[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to note which servers are used."""
+    config.stash[SOURCES] = set[str]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note which server a worker used."""
+    node.config.stash[SOURCES].update(node.workeroutput["postgres"])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that shares the tests out which server this worker used."""
+    if hasattr(session.config, "workeroutput"):
+        sources = session.config.stash[SOURCES]
+        session.config.workeroutput["postgres"] = [*sources]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell on which Postgres all of it was tested."""
+    for source in terminalreporter.config.stash[SOURCES]:
+        terminalreporter.line(f"Postgres: {source}")
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Take the developer's own settings away from every test."""
@@ -67,12 +95,12 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Return the server that this run uses."""
     with ExitStack() as stack:
         given = os.environ.get("CLAUDE_SESSIONS_TEST_DSN")
         found = Server(given, "CLAUDE_SESSIONS_TEST_DSN") if given else _container(stack) or _embedded(stack)
-        print(f"\nPostgres: {found.source}")
+        request.config.stash[SOURCES].add(found.source)
         yield found
 
 
