@@ -47,7 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Note which server a worker used."""
-    node.config.stash[SOURCES].update(node.workeroutput["postgres"])
+    # One that crashed tells nothing.
+    node.config.stash[SOURCES].update(getattr(node, "workeroutput", {}).get("postgres", []))
 
 
 @pytest.hookimpl(trylast=True)
