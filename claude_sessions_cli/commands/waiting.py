@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli.errors import HeldByAnother
-from claude_sessions_cli.model import ClaimResult, format_age
+from claude_sessions_cli.model import ClaimResult
 
 if TYPE_CHECKING:
     from claude_sessions_cli.caller import Caller
@@ -47,7 +48,9 @@ def take(
 def _count_down(left: float, refusal: HeldByAnother) -> None:
     held = refusal.holder.session if refusal.holder else None
     by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item"
-    sys.stderr.write(f"{CLEAR_LINE}waiting for {by}: {format_age(left + 0.999)} left (Ctrl-C to give up)")
+    minutes, seconds = divmod(math.ceil(left), 60)
+    time = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
+    sys.stderr.write(f"{CLEAR_LINE}waiting for {by}: {time} left (Ctrl-C to give up)")
     sys.stderr.flush()
 
 
