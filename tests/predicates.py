@@ -324,8 +324,9 @@ class Source:
         elif follows("ISOLATION", "LEVEL"):
             self.change(i, i + 4, "")
         elif follows("SET", "LOCAL") or token in ("PERFORM", "REVOKE", "GRANT"):
-            # Not the CASE's end, but the statement's.
-            self.change(i, self.until(i, {";"}), "NULL" if token == "PERFORM" else "")
+            # Not the CASE's end, but the statement's. In a block's body no statement may be empty.
+            in_block = self.text.count("$$", 0, self.places[i][0]) % 2
+            self.change(i, self.until(i, {";"}), "NULL" if token == "PERFORM" or in_block else "")
         elif follows("ON", "CONFLICT"):
             self.change(i, self.until(i + 1, {"RETURNING"}), "")
         elif token == "pg_advisory_xact_lock":

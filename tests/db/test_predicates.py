@@ -21,6 +21,8 @@ from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied,
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 FIRST, SECOND, LAST = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "0af")
 
+SECOND_DDL = "002_exclusive_claims.sql"
+
 
 def at(minutes: float) -> datetime:
     return NOON + timedelta(minutes=minutes)
@@ -301,6 +303,58 @@ def test_a_role_that_appears_just_before_it_is_made_is_kept(server: Server, fres
         finally:
             late.rollback()
             early.execute("DROP ROLE cs_sudden")
+
+
+def test_what_other_tables_have_is_not_taken_for_this_ones(fresh_database: Callable[..., str]) -> None:
+    dsn = fresh_database()
+    triggers = [f"claude_sessions_record_{name}" for name in ("insert", "delete", "change")]
+    with psycopg.connect(dsn, autocommit=True) as admin, database.connect(dsn, "the test") as opened:
+        admin.execute("CREATE TABLE other (id integer); CREATE POLICY other ON other USING (true)")
+        for name in triggers:
+            made = f"CREATE TRIGGER {name} BEFORE INSERT ON other EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+            admin.execute(made)
+        schema.apply(opened)
+        has = "SELECT {0}name FROM pg_{1} WHERE {0}relid = 'claude_sessions'::regclass ORDER BY 1"
+        policies = admin.execute(has.format("pol", "policy")).fetchall()
+        assert policies == [("Allow all for anon",), ("Allow all for authenticated",)]
+        assert admin.execute(has.format("tg", "trigger")).fetchall() == [(name,) for name in sorted(triggers)]
+        for name in triggers:
+            admin.execute(f"DROP TRIGGER {name} ON claude_sessions")
+            schema.apply(opened)
+            assert admin.execute(has.format("tg", "trigger")).fetchall() == [(name,) for name in sorted(triggers)]
+
+
+def test_002_names_double_claims_in_order_and_counts_no_session_without_an_item(
+    fresh_database: Callable[..., str],
+) -> None:
+    dsn = fresh_database()
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        first, second = (
+            (queries.directory() / "ddl" / name).read_bytes() for name in ("001_claude_sessions.sql", SECOND_DDL)
+        )
+        admin.execute(first)
+        add = "INSERT INTO claude_sessions (session_id, sd_id, claimed_at) VALUES (%s, %s, %s)"
+        admin.cursor().executemany(add, [("idle-1", None, None), ("idle-2", None, None)])
+        rows = [
+            ("d", "SD-2", at(1)),
+            ("c", "SD-2", at(1)),
+            ("a", "SD-2", at(2)),
+            ("b", "SD-1", None),
+            ("e", "SD-1", at(9)),
+        ]
+        admin.cursor().executemany(add, rows)
+        with pytest.raises(psycopg.errors.UniqueViolation, match="holder: SD-1 held by e, b; SD-2 held by c, d, a\n"):
+            admin.execute(second)
+        admin.execute("DELETE FROM claude_sessions WHERE sd_id IS NOT NULL")
+        admin.execute(second)
+
+
+def test_nobody_but_the_trigger_appends_to_the_history(dsn: str) -> None:
+    append = "claude_sessions_append(text, claude_sessions, text, text, text)"
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        for role in ("anon", "authenticated", "public"):
+            asked = admin.execute("SELECT has_function_privilege(%s, %s, 'EXECUTE')", [role, append]).fetchone()
+            assert asked == (False,)
 
 
 # The history.
