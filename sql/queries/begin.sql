@@ -1,7 +1,7 @@
 -- Open a transaction in one round trip, say who acts in it, and tell whether row security hides rows from this role and
 -- whether there is a history that it may read.
 -- Parameters: timeout_ms (integer), actor (text: a session id or empty), actor_host (text).
--- Returns: role, may_read, may_write, has_history.
+-- Returns: role, may_read, may_write, has_history (NULL where there is none).
 -- READ COMMITTED whatever the database's default is: each statement after a lock must see what the lock protected.
 -- Likewise the form of times: the client reads no other.
 BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -38,5 +38,5 @@ SELECT
     current_user AS role,
     NOT is_active OR EXISTS (SELECT FROM open_commands WHERE command = 'r') AS may_read,
     NOT is_active OR (SELECT count(*) FROM open_commands) = 3 AS may_write,
-    coalesce(has_table_privilege(to_regclass('public.claude_session_events'), 'SELECT'), false) AS has_history
+    has_table_privilege(to_regclass('public.claude_session_events'), 'SELECT') AS has_history
 FROM (SELECT row_security_active('public.claude_sessions') AS is_active) AS row_security;
