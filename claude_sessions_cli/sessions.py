@@ -114,7 +114,7 @@ def _take(
     fences += [row.tombstone.fence for row in (mine, *losers) if row.tombstone and row.tombstone.sd_id == sd_id]
     # Where other programs gave the item a second holder, the later of the two fences is the one that counts.
     if mine.holds and mine.sd_id == sd_id and mine.fence is not None and mine.fence == _latest(fences):
-        return Session(**expect(tx.one("renew_claim", **columns, sd_id=sd_id, track=track)))
+        return Session(**expect(tx.one("renew_claim", **columns, track=track)))
     if mine.sd_id is not None:
         # Other programs' triggers must see the old item go before the new one comes.
         _clear(tx, caller, mine, "idle", release_reason="new fence" if mine.sd_id == sd_id else "switched")

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from subprocess import Popen
 from typing import Any
 
 import psycopg
@@ -14,7 +16,7 @@ import pytest
 from conftest import Server, Table, make_caller
 from psycopg.types.json import Jsonb
 
-from claude_sessions_cli import database, history, leases, queries, reaping, schema, sessions
+from claude_sessions_cli import database, history, leases, process, queries, reaping, schema, sessions
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, Unreachable
 
@@ -357,6 +359,36 @@ def test_nobody_but_the_trigger_appends_to_the_history(dsn: str) -> None:
             assert asked == (False,)
 
 
+def test_check_looks_at_nothing_but_the_tools_own_objects_and_tells_more_in_order(dsn: str) -> None:
+    with psycopg.connect(dsn) as admin, database.connect(dsn, "the test") as opened:
+        assert schema.check(opened) == []
+        admin.execute(
+            "CREATE SCHEMA elsewhere"
+            " CREATE TABLE claude_sessions (id integer)"
+            " CREATE TABLE referring (id uuid REFERENCES public.claude_sessions (id));"
+            "CREATE POLICY elsewhere ON elsewhere.claude_sessions USING (true);"
+            "CREATE FUNCTION elsewhere.claude_sessions_record() RETURNS integer LANGUAGE sql AS 'SELECT 1';"
+            "CREATE FUNCTION public.somebodys() RETURNS integer LANGUAGE sql AS 'SELECT 1';"
+        )
+        admin.commit()
+        try:
+            assert schema.check(opened) == []
+            admin.execute(
+                "ALTER TABLE claude_sessions FORCE ROW LEVEL SECURITY, ADD COLUMN b text, ADD COLUMN a text;"
+                "CREATE POLICY more ON claude_sessions USING (true)"
+            )
+            admin.commit()
+            extra = [(found.kind, found.name) for found in schema.check(opened)]
+            assert extra == [("column", "a"), ("column", "b"), ("policy", "more"), ("row security", "forced")]
+        finally:
+            admin.rollback()
+            admin.execute(
+                "DROP SCHEMA elsewhere CASCADE; DROP FUNCTION somebodys; DROP POLICY IF EXISTS more ON claude_sessions;"
+                "ALTER TABLE claude_sessions NO FORCE ROW LEVEL SECURITY,"
+                " DROP COLUMN IF EXISTS a, DROP COLUMN IF EXISTS b"
+            )
+
+
 # The history.
 
 
@@ -485,6 +517,7 @@ def test_a_limit_shows_the_latest_of_the_history(full_table: Table) -> None:
     for number in range(3):
         sessions.claim(full_table.database, make_caller("a", now=at(number)), f"SD-{number}")
         sessions.release(full_table.database, make_caller("a", now=at(number)))
+    sessions.claim(full_table.database, make_caller("b", now=at(3)), "SD-3")
     found = history.read(full_table.database, "a", limit=2)
     assert [term.sd_id for term in found.terms] == ["SD-2", "SD-1"]
     assert [event.event for event in found.events] == ["unclaimed", "claimed"]
@@ -550,6 +583,85 @@ def test_a_completion_offers_the_first_names_of_many(full_table: Table) -> None:
     assert _offered(full_table, "complete_past_items", "O") == ["OTHER"]
     assert _offered(full_table, "complete_session_ids", "") == ["a1", "a2", "a3", "a4", "a5", "c", "d"]
     assert _offered(full_table, "complete_session_ids", "a", row_limit=2) == ["a1", "a2"]
+    assert _offered(full_table, "complete_session_ids", "c") == ["c"]
+
+
+def test_what_is_noted_of_one_session_is_noted_of_no_other(table: Table) -> None:
+    for name in ("a", "b"):
+        sessions.heartbeat(table.database, make_caller(name, now=NOON), register=True)
+    before = table.row("b")
+    leases.outlive_process(table.database, make_caller("a", now=at(1)))
+    assert (table.row("a")["updated_at"], table.row("b")) == (at(1), before)
+
+
+def test_a_successor_is_told_to_those_alone_whom_it_succeeds(table: Table) -> None:
+    for name in ("a", "b"):
+        sessions.claim(table.database, make_caller(name, now=NOON), f"SD-{name}")
+    reaping.reap(table.database, make_caller(None, now=at(20)))
+    before = table.row("b")
+    sessions.claim(table.database, make_caller("c", now=at(21)), "SD-a")
+    assert (table.own("a")["tombstone"]["by"], table.row("b")) == ("c", before)
+
+
+def test_one_of_two_rows_that_were_written_at_once_is_reaped(table: Table) -> None:
+    table.execute(
+        "INSERT INTO public.claude_sessions (session_id, sd_id, status, heartbeat_at)"
+        " VALUES ('a', 'SD-1', 'active', %s), ('b', 'SD-2', 'active', %s)",
+        *(NOON, at(20)),
+    )
+    reaped = reaping.reap(table.database, make_caller(None, now=at(20)))
+    assert [verdict.session.session.session_id for verdict in reaped.changed] == ["a"]
+    assert table.row("b")["sd_id"] == "SD-2"
+
+
+def test_a_session_that_has_not_ended_is_never_pruned(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+    caller = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
+    sessions.heartbeat(table.database, caller, register=True)
+    assert reaping.reap(table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 0
+    assert table.row("a")["status"] == "idle"
+
+
+def test_each_batch_is_pruned_in_a_transaction_of_its_own(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "PRUNE_BATCH", 2)
+    old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
+    for number in range(5):
+        full_table.insert(f"s{number}", status="released", **old)
+    assert reaping.reap(full_table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 5
+    deletions = "SELECT count(*) AS n FROM claude_session_events WHERE event = 'deleted' GROUP BY xmin::text ORDER BY 1"
+    assert [row["n"] for row in full_table.execute(deletions)] == [1, 2, 2]
+
+
+def test_a_claim_again_may_change_the_track_and_touches_no_other_session(table: Table) -> None:
+    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2", track="C")
+    before = table.row("b")
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1", track="B")
+    assert (table.row("a")["track"], table.row("b")) == ("B", before)
+
+
+def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1")
+    full_table.insert("old", sd_id="SD-2", status="active", claimed_at="infinity")
+    full_table.execute("DELETE FROM claude_sessions WHERE session_id = 'old'")
+    claimed = sessions.claim(full_table.database, make_caller("b", now=NOON), "SD-2")
+    assert claimed.session.session.claimed_at == NOON
+
+
+@pytest.mark.parametrize("if_older_than", [None, 60.0])
+def test_a_heartbeat_by_the_process_that_is_recorded_writes_nothing_else(
+    table: Table, sleeper: Callable[[], Popen[bytes]], if_older_than: float | None
+) -> None:
+    anchor = process.read(sleeper().pid)
+    sessions.claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
+    if if_older_than:
+        table.execute("UPDATE public.claude_sessions SET heartbeat_at = NULL")
+    before = table.row("a")
+    sessions.heartbeat(table.database, make_caller("a", now=at(5), anchor=anchor), if_older_than=if_older_than)
+    assert table.row("a") == {**before, "heartbeat_at": at(5)}
+    # A pid can be reused: then the session is another process, which is recorded.
+    reused = replace(anchor, start=f"{anchor.start}0")
+    sessions.heartbeat(table.database, make_caller("a", now=at(6), anchor=reused), if_older_than=if_older_than)
+    assert (table.own("a")["process"]["start"], table.row("a")["updated_at"]) == (reused.start, at(6))
 
 
 def test_an_end_ends_one_session_alone(table: Table) -> None:
@@ -564,6 +676,7 @@ def test_the_session_that_is_meant_is_among_the_few_that_are_found(table: Table)
     for name, status in [
         ("ab-2", "released"),
         ("ab-1", "released"),
+        *((f"ab-{number}", "idle") for number in (9, 8, 7, 6, 5)),
         ("ab-4", None),
         ("ab-3", "idle"),
         ("ab", "released"),
@@ -594,10 +707,24 @@ def test_the_latest_to_show_life_is_listed_first(table: Table) -> None:
 
 def test_only_this_boots_and_namespaces_sessions_are_fetched_to_be_kept(table: Table) -> None:
     here = {"boot_id": "boot", "pid_ns": "1"}
-    for name, process in [("a", here), ("b", {**here, "boot_id": "other"}), ("c", {**here, "pid_ns": "2"}), ("d", {})]:
-        table.insert(name, status="idle", metadata=Jsonb({"claude_sessions_cli": {"process": process}}))
+    for name, record in [("a", here), ("b", {**here, "boot_id": "other"}), ("c", {**here, "pid_ns": "2"}), ("d", {})]:
+        table.insert(name, status="idle", metadata=Jsonb({"claude_sessions_cli": {"process": record}}))
     rows = table.database.transact(lambda tx: tx.all("list_sessions_here", **here, now=None))
     assert [row["session_id"] for row in rows] == ["a"]
+
+
+def test_only_the_process_that_was_seen_alive_is_renewed(table: Table) -> None:
+    record = {"boot_id": "boot", "pid_ns": "1", "start": "7"}
+    for name, other in [("a", {}), ("b", {"start": "8"}), ("c", {"boot_id": "2"}), ("d", {"pid_ns": "2"}), ("e", {})]:
+        metadata = Jsonb({"claude_sessions_cli": {"process": {**record, **other}}})
+        table.insert(name, status="idle", pid=9, heartbeat_at=NOON, metadata=metadata)
+    ids = [table.row(name)["id"] for name in "abcd"]
+    seen = {"ids": ids, "pids": [9] * 4, "starts": ["7"] * 4, "boot_id": "boot", "pid_ns": "1"}
+    assert table.database.transact(lambda tx: tx.run("renew_heartbeats", **seen, now=at(1))) == 1
+    assert [table.row(name)["heartbeat_at"] == at(1) for name in "abcde"] == [True, False, False, False, False]
+    [begin] = table.execute("SELECT clock_timestamp() AS now")
+    table.database.transact(lambda tx: tx.run("renew_heartbeats", **seen, now=None))
+    assert table.row("a")["heartbeat_at"] > begin["now"]
 
 
 # Times.
