@@ -639,6 +639,32 @@ def test_a_claim_again_may_change_the_track_and_touches_no_other_session(table: 
     assert (table.row("a")["track"], table.row("b")) == ("B", before)
 
 
+def test_parking_keeps_the_claim_as_it_is_and_touches_no_other_session(table: Table) -> None:
+    for name, track in [("a", "A"), ("b", "B")]:
+        sessions.claim(table.database, make_caller(name, now=NOON), f"SD-{name}", track=track)
+    before, other = table.row("a"), table.row("b")
+    leases.park(table.database, make_caller("a", now=at(1)), 60)
+    kept = ("sd_id", "track", "claimed_at", "status")
+    assert [table.row("a")[name] for name in kept] == [before[name] for name in kept]
+    assert table.row("b") == other
+
+
+def test_a_renewal_of_a_term_leaves_a_row_of_the_same_item_and_time_alone(seed_dsn: str) -> None:
+    # Without 002 two sessions may even hold it.
+    table = Table(seed_dsn)
+    with table.stack:
+        claimed = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
+        table.insert("b", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
+        leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence or 0)
+        assert (table.row("a")["heartbeat_at"], table.row("b")["heartbeat_at"]) == (at(1), NOON)
+
+
+def test_a_session_is_shown_where_it_was_seen_last(table: Table) -> None:
+    for tty, shown in [("/dev/pts/1", "/dev/pts/1"), ("/dev/pts/2", "/dev/pts/2"), (None, "/dev/pts/2")]:
+        sessions.claim(table.database, make_caller("a", tty=tty), "SD-1")
+        assert table.row("a")["tty"] == shown
+
+
 def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1")
     full_table.insert("old", sd_id="SD-2", status="active", claimed_at="infinity")
