@@ -665,6 +665,19 @@ def test_a_session_is_shown_where_it_was_seen_last(table: Table) -> None:
         assert table.row("a")["tty"] == shown
 
 
+def test_the_host_is_that_of_the_process_or_the_first_that_is_known(
+    table: Table, sleeper: Callable[[], Popen[bytes]]
+) -> None:
+    here = make_caller("a").identity.host.hostname
+    table.insert("a", status="idle", hostname=None)
+    table.insert("b", status="idle", hostname="elsewhere")
+    for name, shown in [("a", here), ("b", "elsewhere")]:
+        sessions.claim(table.database, make_caller(name), f"SD-{name}")
+        assert table.row(name)["hostname"] == shown
+    sessions.claim(table.database, make_caller("b", anchor=process.read(sleeper().pid)), "SD-b")
+    assert table.row("b")["hostname"] == here
+
+
 def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1")
     full_table.insert("old", sd_id="SD-2", status="active", claimed_at="infinity")
