@@ -663,6 +663,11 @@ def test_a_session_is_shown_where_it_was_seen_last(table: Table) -> None:
     for tty, shown in [("/dev/pts/1", "/dev/pts/1"), ("/dev/pts/2", "/dev/pts/2"), (None, "/dev/pts/2")]:
         sessions.claim(table.database, make_caller("a", tty=tty), "SD-1")
         assert table.row("a")["tty"] == shown
+    caller = make_caller("a")
+    for codebase, shown in [("web", "web"), ("api", "api"), (None, "api")]:
+        elsewhere = replace(caller, identity=replace(caller.identity, codebase=codebase))
+        sessions.claim(table.database, elsewhere, "SD-1")
+        assert table.row("a")["codebase"] == shown
 
 
 def test_the_host_is_that_of_the_process_or_the_first_that_is_known(
