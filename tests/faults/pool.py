@@ -71,7 +71,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**environment, "PYTHONPATH": str(TESTS)},
+            # Whatever made the package importable here makes it so there.
+            env={**environment, "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])},
             start_new_session=True,
         )
         self._received = b""

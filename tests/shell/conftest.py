@@ -1,0 +1,26 @@
+"""What several files of tests about `run` start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Table
+
+from shell.runs import Bench, Proxy
+
+
+@pytest.fixture
+def bench(tmp_path: Path, full_table: Table) -> Iterator[Bench]:
+    """Return a bench on the whole schema."""
+    with Bench(tmp_path, full_table) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(dsn: str) -> Iterator[Proxy]:
+    """Return a proxy before the database."""
+    made = Proxy(dsn)
+    yield made
+    made.close()

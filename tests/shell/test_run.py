@@ -1,0 +1,330 @@
+"""`run` without a terminal: the claim around a command, and what cannot be run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from conftest import Table, make_caller
+
+from claude_sessions_cli import process, reaping, sessions
+from shell.runs import (
+    FAST,
+    PROGRAM,
+    RUN,
+    WAIT,
+    Bench,
+    is_alive,
+    only_linux,
+    read_pid,
+    try_claim,
+    words,
+)
+from shell.terminal import until
+
+# The claim
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -KILL $$", 137), ("kill -TERM $$", 143)],
+)
+def test_the_commands_exit_code_is_passed_on_and_the_claim_given_back(
+    tmp_path: Path, table: Table, command: str, code: int
+) -> None:
+    with Bench(tmp_path, table) as bench:
+        done = bench.call("SD-1", "--track", "B", "--", "sh", "-c", command)
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+        bench.assert_ended(reason="failed" if code else "completed")
+
+
+def test_a_command_runs_under_a_session_of_its_own_that_proves_to_be_alive(bench: Bench) -> None:
+    ready = bench.file()
+    started = bench.start("SD-1", "--track", "B", "--", *words(WAIT, ready), env=FAST)
+    read_pid(ready)
+    first = bench.holder()
+    assert (first["status"], first["track"], first["pid"], first["tty"]) == ("active", "B", started.pid, None)
+    own = first["metadata"]["claude_sessions_cli"]
+    assert own["process"]["start"] == own["run"]["start"] == process.read(started.pid).start
+    assert own["stale_after"] == 3
+    until(lambda: bench.holder()["heartbeat_at"] > first["heartbeat_at"], "a heartbeat")
+    assert bench.holder()["claimed_at"] == first["claimed_at"]
+    started.terminate()
+    assert started.wait(30) == 143
+    bench.assert_ended(reason="failed")
+
+
+def test_the_program_acts_as_the_runs_session_inside(bench: Bench) -> None:
+    check = f'{shlex.join(PROGRAM)} check "$CLAUDE_SESSIONS_SD" --fence "$CLAUDE_SESSIONS_FENCE" --json'
+    whoami = f"{shlex.join(PROGRAM)} whoami --json"
+    done = bench.call("SD-1", "--", "sh", "-c", f"{check} && {whoami} && env")
+    assert done.returncode == 0, done.stderr
+    checked, who, *variables = done.stdout.splitlines()
+    held = json.loads(checked)["data"]["session"]
+    exported = dict(line.split("=", 1) for line in variables if line.startswith("CLAUDE_SESSIONS_"))
+    assert exported["CLAUDE_SESSIONS_SD"] == held["sd_id"] == "SD-1"
+    assert exported["CLAUDE_SESSIONS_SESSION_ID"] == held["session_id"] == json.loads(who)["data"]["session_id"]
+    assert exported["CLAUDE_SESSIONS_FENCE"] == str(held["fence"])
+    namespace, pid, start = exported["CLAUDE_SESSIONS_ANCHOR"].rsplit(" ", 2)
+    recorded = held["metadata"]["claude_sessions_cli"]["process"]
+    assert (namespace, int(pid), start) == (recorded["pid_ns"], recorded["pid"], recorded["start"])
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh -c {0}", "setsid -w /bin/sh -c {0} <&- >&- 2>&-"], ids=["cron", "daemon"])
+def test_a_run_without_a_terminal_and_with_an_empty_environment_is_a_session(bench: Bench, shell: str) -> None:
+    answer = bench.file()
+    inside = f"{shlex.join(PROGRAM)} whoami --json >{answer}"
+    line = f"{RUN} SD-1 --dsn {shlex.quote(bench.table.dsn)} -- sh -c {shlex.quote(inside)}"
+    # What cron gives a job, and what this machine needs to find the program.
+    kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    bare = {"HOME": str(bench.directory), "LOGNAME": "root", "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", **kept}
+    done = bench.start_any(
+        "env", "-i", *(f"{name}={value}" for name, value in bare.items()), *shlex.split(shell.format(shlex.quote(line)))
+    )
+    assert done.communicate(timeout=30) == ("", "")
+    assert done.returncode == 0
+    row = bench.assert_ended(reason="completed")
+    assert json.loads(answer.read_text())["data"]["session_id"] == row["session_id"]
+    assert row["tty"] is None
+    assert row["pid"] is not None
+
+
+def test_options_reach_the_program_inside(bench: Bench) -> None:
+    inside = f'{shlex.join(PROGRAM)} claim "$CLAUDE_SESSIONS_SD" --json'
+    options = ["--dsn", bench.table.dsn, "--stale-after", "40m"]
+    done = bench.call("SD-1", *options, "--", "sh", "-c", inside, env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+    assert done.returncode == 0, done.stderr
+    claimed = json.loads(done.stdout)["data"]
+    assert claimed["outcome"] == "already_yours"
+    assert claimed["session"]["metadata"]["claude_sessions_cli"]["stale_after"] == 2400
+
+
+def test_only_the_first_double_dash_is_runs_own(bench: Bench) -> None:
+    assert bench.call("SD-1", "--", "printf", "%s,", "-a", "--", "b").stdout == "-a,--,b,"
+
+
+@pytest.mark.parametrize("options", [[], ["--wait", "0.2s"]], ids=["at once", "in vain"])
+@pytest.mark.parametrize("code", [None, 0, 75])
+def test_an_item_that_another_holds_is_not_run(bench: Bench, options: list[str], code: int | None) -> None:
+    sessions.claim(bench.table.database, make_caller("a"), "SD-1")
+    before = bench.rows()
+    wanted = [] if code is None else ["--conflict-exit-code", str(code)]
+    done = bench.call("SD-1", *options, *wanted, "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (3 if code is None else code, "")
+    assert "SD-1 is held by a" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert bench.rows() == before
+
+
+def test_a_waiting_run_begins_when_the_item_is_free(bench: Bench) -> None:
+    ready = bench.file()
+    first = bench.start("SD-1", "--", *words(WAIT, ready))
+    read_pid(ready)
+    second = bench.start("SD-1", "--wait", "1m", "--", "echo", "ran")
+    time.sleep(1)
+    assert second.poll() is None
+    first.terminate()
+    assert second.communicate(timeout=30)[0] == "ran\n"
+    assert second.returncode == 0
+    assert first.wait(30) == 143
+
+
+def test_a_term_that_the_caller_holds_is_renewed_and_left_held(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("mine", stale_after=3, heartbeat_every=1), "SD-1", track="A")
+    before = bench.table.row("mine")
+    ready = bench.file()
+    mine = {**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"}
+    started = bench.start("SD-1", "--track", "C", "--", *words(WAIT, ready), env=mine)
+    read_pid(ready)
+    assert bench.table.own("mine")["run"]["pid"] == started.pid
+    begun = bench.table.row("mine")["heartbeat_at"]
+    until(lambda: bench.table.row("mine")["heartbeat_at"] > begun, "a heartbeat")
+    started.terminate()
+    assert started.wait(30) == 143
+    [after] = bench.rows()
+    assert (after["sd_id"], after["claimed_at"], after["status"]) == ("SD-1", before["claimed_at"], "active")
+    assert after["track"] == "C"
+    assert "run" not in bench.table.own("mine") or bench.table.own("mine")["run"] is None
+
+
+def test_a_second_run_of_an_item_in_one_session_is_refused_and_changes_nothing(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    ready, mine = bench.file(), {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
+    first = bench.start("SD-1", "--", *words(WAIT, ready), env=mine)
+    read_pid(ready)
+    before = bench.table.row("mine")
+    second = bench.call("SD-1", "--conflict-exit-code", "9", "--", "echo", "ran", env=mine)
+    assert (second.returncode, second.stdout) == (9, "")
+    assert second.stderr == "claude-sessions: a command runs under SD-1 in this session already\n"
+    assert bench.table.row("mine") == before
+    first.terminate()
+    first.wait(30)
+    assert bench.call("SD-1", "--", "echo", "ran", env=mine).stdout == "ran\n"
+
+
+def test_runs_of_different_items_in_one_session_are_sessions_of_their_own(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    files = [bench.file(), bench.file()]
+    mine = {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
+    both = [bench.start(f"SD-{n}", "--", *words(WAIT, file), env=mine) for n, file in enumerate(files, 2)]
+    for file in files:
+        read_pid(file)
+    holders = [bench.holder(f"SD-{n}")["session_id"] for n in (1, 2, 3)]
+    assert holders[0] == "mine"
+    assert len(set(holders)) == 3
+    for started in both:
+        started.terminate()
+        assert started.wait(30) == 143
+    assert bench.holder("SD-1")["session_id"] == "mine"
+
+
+@pytest.mark.parametrize(("inner", "code"), [("SD-1", 3), ("SD-2", 0)], ids=["the same item", "another item"])
+def test_a_run_inside_a_run(bench: Bench, inner: str, code: int) -> None:
+    done = bench.call("SD-1", "--", "sh", "-c", f"{RUN} {inner} -- echo ran; echo $?")
+    assert done.returncode == 0
+    assert done.stdout.split() == (["ran", "0"] if code == 0 else ["3"])
+    assert {row["status"] for row in bench.rows()} == {"released"}
+    assert len(bench.rows()) == (2 if code == 0 else 1)
+
+
+def test_a_named_run_ends_with_its_session_and_may_come_again(bench: Bench) -> None:
+    for _ in range(2):
+        assert bench.call("SD-1", "--session", "nightly", "--", "true").returncode == 0
+        assert bench.assert_ended(reason="completed")["session_id"] == "nightly"
+
+
+@only_linux
+def test_a_named_run_that_was_killed_is_followed_under_a_new_fence(bench: Bench) -> None:
+    ready = bench.file()
+    started = bench.start("SD-1", "--session", "nightly", "--", *words(WAIT, ready))
+    child = read_pid(ready)
+    first = bench.holder()["claimed_at"]
+    started.kill()
+    started.wait()
+    until(lambda: not is_alive(child), "the command dies with its wrapper")
+    fence = 'echo "$CLAUDE_SESSIONS_FENCE"'
+    done = bench.call("SD-1", "--session", "nightly", "--", "sh", "-c", fence)
+    assert int(done.stdout) > first.timestamp() * 1e6
+    bench.assert_ended(reason="completed")
+
+
+@pytest.mark.parametrize("code", [0, 5])
+def test_a_failed_command_may_keep_its_claim_until_silence_ends_it(bench: Bench, code: int) -> None:
+    done = bench.call("SD-1", "--keep-on-failure", "--", "sh", "-c", f"exit {code}", env=FAST)
+    assert done.returncode == code
+    if code == 0:
+        assert done.stderr == ""
+        bench.assert_ended(reason="completed")
+        return
+    [row] = bench.rows()
+    assert (row["sd_id"], row["status"]) == ("SD-1", "active")
+    assert row["session_id"] in done.stderr
+    assert done.stderr.count("\n") == 1
+    # Neither its end nor this host's knowledge of it gives the claim away.
+    later = make_caller("b", stale_after=3, heartbeat_every=1, now=row["heartbeat_at"] + timedelta(seconds=2.9))
+    assert not try_claim(bench.table, later)
+    assert try_claim(bench.table, replace(later, now=row["heartbeat_at"] + timedelta(seconds=3.1)))
+
+
+def test_a_claim_that_is_kept_is_given_back_as_the_note_says(bench: Bench) -> None:
+    done = bench.call("SD-1", "--keep-on-failure", "--", "false")
+    command = done.stderr.partition("give it back: claude-sessions ")[2].split()
+    given = bench.start_any(*PROGRAM, *command)
+    assert given.wait(30) == 0
+    bench.assert_ended()
+
+
+def test_a_session_lives_while_its_command_runs_even_if_its_terminal_is_closed(
+    bench: Bench, sleeper: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    shell = sleeper()
+    mine = make_caller("mine", anchor=process.read(shell.pid))
+    sessions.claim(bench.table.database, mine, "SD-1")
+    ready = bench.file()
+    started = bench.start("SD-1", "--", *words(WAIT, ready), env={"CLAUDE_SESSIONS_SESSION_ID": "mine"})
+    read_pid(ready)
+    shell.kill()
+    shell.wait()
+    other = make_caller("b")
+    assert not try_claim(bench.table, other)
+    assert reaping.reap(bench.table.database, other).changed == []
+    started.terminate()
+    started.wait(30)
+    assert try_claim(bench.table, other)
+
+
+# What cannot be run
+
+
+def _make(path: Path, text: str, mode: int) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ([], 2, "Missing argument"),
+        (["no-such-command"], 127, "cannot run 'no-such-command': no such command"),
+        (["./no-such-file"], 127, "no such command"),
+        ([""], 127, "cannot run '': no such command"),
+        (["./plain"], 126, "not executable"),
+        (["plain"], 126, "not executable"),
+        (["./directory"], 126, "it is a directory"),
+        (["/"], 126, "it is a directory"),
+        (["./plain/x"], 127, "no such command"),
+        (["./dangling"], 126, "not executable"),
+        (["a\x1b[31mb"], 127, r"'a\x1b[31mb'"),
+        (["x" * 5000], 127, "no such command"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_line_and_claims_nothing(
+    bench: Bench, command: list[str], code: int, message: str
+) -> None:
+    _make(bench.directory / "plain", "", 0o644)
+    (bench.directory / "directory").mkdir()
+    (bench.directory / "dangling").symlink_to("nowhere")
+    path = {"PATH": f"{os.environ['PATH']}:{bench.directory}"}
+    done = bench.call("SD-1", "--", *command, env=path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 200
+    assert bench.rows() == []
+
+
+def test_no_double_dash_and_no_command_is_wrong_usage(bench: Bench) -> None:
+    for argv in (["SD-1"], ["--", "true"], []):
+        done = bench.call(*argv)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+    assert bench.rows() == []
+
+
+def test_what_fails_to_start_gives_its_claim_back(bench: Bench) -> None:
+    _make(bench.directory / "script", "#!/no/such/interpreter\n", 0o755)
+    done = bench.call("SD-1", "--keep-on-failure", "--", "./script")
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr == "claude-sessions: cannot run './script': No such file or directory\n"
+    bench.assert_ended(reason="failed")
+
+
+def test_a_script_that_names_no_interpreter_is_run_by_sh(bench: Bench) -> None:
+    _make(bench.directory / "script", 'echo "$0 $1"\n', 0o755)
+    done = bench.call("SD-1", "--", "./script", "a b")
+    assert (done.returncode, done.stdout) == (0, "./script a b\n")
+
+
+def test_an_unreachable_database_runs_nothing(bench: Bench) -> None:
+    done = bench.call("SD-1", "--", "echo", "ran", env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr.count("\n") == 1

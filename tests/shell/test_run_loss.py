@@ -1,0 +1,304 @@
+"""`run` without a terminal: its command is dead before another can have the item; and what it costs meanwhile."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import make_caller
+
+from claude_sessions_cli import sessions
+from shell.runs import (
+    FAST,
+    IGNORE_TERM,
+    WAIT,
+    Bench,
+    Proxy,
+    elsewhere,
+    force,
+    is_alive,
+    only_linux,
+    read_pid,
+    try_claim,
+    words,
+)
+from shell.terminal import until
+
+# Of what a database may do, the others take longer.
+FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]
+
+
+def test_a_forced_take_over_stops_the_whole_group(bench: Bench) -> None:
+    files = [bench.file() for _ in range(3)]
+    inner = "exec 2>/dev/null; trap 'echo told >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
+    command = f"({inner}) & echo $$ >{{0}}; wait"
+    started = bench.start("SD-1", "--", *words(command, *files), env=FAST)
+    pids = [read_pid(file) for file in files[:2]]
+    force(bench.table)
+    _, err = started.communicate(timeout=30)
+    assert started.returncode == 4
+    assert err.startswith("claude-sessions: this session lost SD-1 to thief")
+    assert err.endswith("; stopping the command\n")
+    assert err.count("\n") == 1
+    assert files[2].read_text() == "told\n"
+    assert not any(is_alive(pid) for pid in pids)
+    statuses = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
+    assert statuses.pop("thief") == ("active", "SD-1")
+    assert list(statuses.values()) == [("released", None)]
+
+
+def test_a_command_that_ignores_term_is_killed_with_its_group(bench: Bench) -> None:
+    ready, other = bench.file(), bench.file()
+    command = "trap '' TERM; sh -c 'echo $$ >{1}; sleep 600' & " + IGNORE_TERM
+    started = bench.start("SD-1", "--", *words(command, ready, other), env=FAST)
+    pids = [read_pid(ready), read_pid(other)]
+    force(bench.table)
+    assert started.wait(30) == 4
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_the_rest_of_the_group_has_its_time_after_the_leader_ended(bench: Bench) -> None:
+    files = [bench.file(), bench.file()]
+    tidy = "trap 'sleep 0.2; echo tidy >{1}; exit' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
+    longer = {"CLAUDE_SESSIONS_STALE_AFTER": "10", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
+    started = bench.start("SD-1", "--", *words(f"({tidy}) & wait", *files), env=longer)
+    read_pid(files[0])
+    force(bench.table)
+    assert started.wait(30) == 4
+    assert files[1].read_text() == "tidy\n"
+
+
+@only_linux
+def test_what_left_the_group_is_not_stopped(bench: Bench) -> None:
+    files = [bench.file(), bench.file()]
+    command = f"setsid sh -c 'echo $$ >{{1}}; exec sleep 600' & {WAIT}"
+    started = bench.start("SD-1", "--", *words(command, *files), env=FAST)
+    child, away = read_pid(files[0]), read_pid(files[1])
+    force(bench.table)
+    assert started.wait(30) == 4
+    assert not is_alive(child)
+    assert is_alive(away)
+    os.kill(away, signal.SIGKILL)
+    until(lambda: not is_alive(away), "it ends")
+
+
+def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    ready = bench.file()
+    started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
+    read_pid(ready)
+    sessions.release(bench.table.database, make_caller("mine"))
+    # Claimed again, it is another term, with another fence.
+    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    assert started.wait(30) == 4
+    assert bench.table.row("mine")["sd_id"] == "SD-1"
+    assert bench.table.own("mine").get("run") is None
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_command_is_dead_before_anybody_else_can_have_its_item(bench: Bench, proxy: Proxy, fault: str) -> None:
+    ready = bench.file()
+    started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env={**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn})
+    child = read_pid(ready)
+    getattr(proxy, fault)()
+    rival = elsewhere("rival")
+    until(lambda: try_claim(bench.table, rival), "silence gives the item away")
+    assert not is_alive(child)
+    _, err = started.communicate(timeout=30)
+    assert started.returncode == 4
+    assert "the claim could not be renewed in time" in err
+    assert "the claim was not given back" in err
+    assert err.count("\n") == 2
+
+
+@pytest.mark.faults
+def test_a_window_that_the_holders_row_makes_longer_is_used(bench: Bench, proxy: Proxy) -> None:
+    sessions.claim(bench.table.database, make_caller("mine", stale_after=900), "SD-1")
+    ready = bench.file()
+    mine = {**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn, "CLAUDE_SESSIONS_SESSION_ID": "mine"}
+    started = bench.start("SD-1", "--", *words(WAIT, ready), env=mine)
+    child = read_pid(ready)
+    proxy.refuse()
+    time.sleep(4)
+    assert is_alive(child)
+    proxy.listen()
+    before = bench.table.row("mine")["heartbeat_at"]
+    until(lambda: bench.table.row("mine")["heartbeat_at"] > before, "a heartbeat")
+    started.terminate()
+    assert started.wait(30) == 143
+
+
+@pytest.mark.parametrize("fault", ["refuse", "stall", pytest.param("hang", marks=pytest.mark.faults)])
+def test_a_database_that_comes_back_in_time_costs_nothing(bench: Bench, proxy: Proxy, fault: str) -> None:
+    longer = {"CLAUDE_SESSIONS_STALE_AFTER": "8", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
+    ready, go = bench.file(), bench.file()
+    command = "echo $$ >{0}; while ! [ -e {1} ]; do sleep 0.02; done; exit 5"
+    variables = {**longer, "CLAUDE_SESSIONS_DSN": proxy.dsn}
+    started = bench.start("SD-1", "--", *words(command, ready, go), env=variables)
+    read_pid(ready)
+    getattr(proxy, fault)()
+    time.sleep(1)
+    proxy.listen() if fault == "refuse" else proxy.resume()
+    before = bench.holder()["heartbeat_at"]
+    until(lambda: bench.holder()["heartbeat_at"] > before, "a heartbeat")
+    go.touch()
+    assert started.communicate(timeout=30)[1] == ""
+    assert started.returncode == 5
+    bench.assert_ended(reason="failed")
+
+
+@pytest.mark.faults
+def test_one_connection_that_hangs_for_good_costs_nothing(bench: Bench, proxy: Proxy) -> None:
+    ready = bench.file()
+    started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn})
+    read_pid(ready)
+    first = bench.holder()["heartbeat_at"]
+    proxy.hang_next = 1
+    until(lambda: (bench.holder()["heartbeat_at"] - first).total_seconds() > 4, "heartbeats go on")
+    started.terminate()
+    assert started.wait(30) == 143
+    bench.assert_ended(reason="failed")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["hang", "stall"])
+def test_a_hanging_database_delays_neither_signals_nor_the_end(bench: Bench, proxy: Proxy, fault: str) -> None:
+    longer = {"CLAUDE_SESSIONS_STALE_AFTER": "60", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.2"}
+    ready, told = bench.file(), bench.file()
+    command = "exec 2>/dev/null; trap 'echo >{1}; exit 6' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
+    variables = {**longer, "CLAUDE_SESSIONS_DSN": proxy.dsn}
+    started = bench.start("SD-1", "--", *words(command, ready, told), env=variables)
+    read_pid(ready)
+    getattr(proxy, fault)()
+    accepted = proxy.accepted
+    until(lambda: proxy.accepted > accepted, "a renewal hangs")
+    begun = time.monotonic()
+    started.terminate()
+    until(told.exists, "the command is told")
+    assert time.monotonic() - begun < 3
+    _, err = started.communicate(timeout=30)
+    assert time.monotonic() - begun < 15
+    assert started.returncode == 6
+    assert err.startswith("claude-sessions: the claim was not given back: ")
+    assert err.count("\n") == 1
+    # Nobody needs to wait for the silence of a process that is gone.
+    assert try_claim(bench.table, make_caller("b"))
+
+
+def test_a_reader_of_errors_who_reads_nothing_does_not_save_the_command(bench: Bench) -> None:
+    ready = bench.file()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    command = words(IGNORE_TERM, ready)
+    started = bench.start("SD-1", "--", *command, env=FAST, stderr=writer, stdout=subprocess.DEVNULL)
+    child = read_pid(ready)
+    force(bench.table)
+    assert started.wait(30) == 4
+    assert not is_alive(child)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.faults
+@only_linux
+def test_a_wrapper_that_was_stopped_while_another_took_the_item_ends_the_command_at_once(bench: Bench) -> None:
+    ready = bench.file()
+    started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env=FAST)
+    child = read_pid(ready)
+    os.kill(started.pid, signal.SIGSTOP)
+    until(lambda: try_claim(bench.table, elsewhere("rival")), "silence gives the item away")
+    begun = time.monotonic()
+    os.kill(started.pid, signal.SIGCONT)
+    until(lambda: not is_alive(child), "the command ends")
+    assert time.monotonic() - begun < 3
+    assert started.wait(30) == 4
+    assert bench.holder()["session_id"] == "rival"
+
+
+@only_linux
+def test_a_wrapper_that_is_killed_takes_the_command_with_it_but_not_what_that_started(bench: Bench) -> None:
+    files = [bench.file(), bench.file()]
+    command = "sh -c 'echo $$ >{1}; exec sleep 600' & " + IGNORE_TERM
+    started = bench.start("SD-1", "--", *words(command, *files))
+    child, grandchild = (read_pid(file) for file in files)
+    assert not try_claim(bench.table, make_caller("b"))
+    started.kill()
+    started.wait()
+    until(lambda: not is_alive(child), "the command dies with its wrapper")
+    assert try_claim(bench.table, make_caller("b"))
+    assert is_alive(grandchild)
+    os.kill(grandchild, signal.SIGKILL)
+    until(lambda: not is_alive(grandchild), "it ends")
+
+
+# Cost
+
+
+@pytest.mark.faults
+@only_linux
+def test_an_idle_run_costs_next_to_nothing(bench: Bench) -> None:
+    ready = bench.file()
+    started = bench.start("SD-1", "--", *words(WAIT, ready))
+    read_pid(ready)
+
+    def spent() -> tuple[float, int]:
+        fields = (Path("/proc") / str(started.pid) / "stat").read_text().rpartition(")")[2].split()
+        status = (Path("/proc") / str(started.pid) / "status").read_text()
+        switches = status.partition("\nvoluntary_ctxt_switches:")[2].split()[0]
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(switches)
+
+    time.sleep(0.5)
+    cpu, switches = spent()
+    time.sleep(5)
+    later_cpu, later_switches = spent()
+    assert later_cpu - cpu <= 0.05
+    assert later_switches - switches <= 8
+    started.terminate()
+    started.wait(30)
+
+
+@pytest.mark.faults
+@only_linux
+def test_a_long_run_does_not_grow(bench: Bench, proxy: Proxy) -> None:
+    ready = bench.file()
+    often = {"CLAUDE_SESSIONS_STALE_AFTER": "10m", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.01"}
+    started = bench.start("SD-1", "--", *words(WAIT, ready), env={**often, "CLAUDE_SESSIONS_DSN": proxy.dsn})
+    read_pid(ready)
+
+    def wake() -> None:
+        # By a signal, sooner than once a second.
+        started.send_signal(signal.SIGWINCH)
+        time.sleep(0.015)
+
+    def resident() -> int:
+        text = (Path("/proc") / str(started.pid) / "statm").read_text()
+        return int(text.split()[1]) * resource.getpagesize()
+
+    def after_renewals(number: int) -> int:
+        wanted = proxy.accepted + number
+        while proxy.accepted < wanted:
+            wake()
+        return resident()
+
+    def after_failures(number: int) -> int:
+        for _ in range(number):
+            wake()
+        return resident()
+
+    settled = after_renewals(60)
+    assert after_renewals(150) - settled < 1_000_000
+    proxy.refuse()
+    settled = after_failures(100)
+    assert after_failures(400) - settled < 2_000_000
+    started.terminate()
+    started.wait(30)
