@@ -39,6 +39,7 @@ predicates: $(VENV)/dev ## Take each predicate of the SQL away and see a test go
 bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within one run
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 	$(BIN)/python tests/bench/here.py
+	$(BIN)/python tests/bench/prompt.py
 
 picture: $(VENV)/embedded ## Draw the README's picture of `list` anew, from a real run
 	$(BIN)/python docs/picture.py

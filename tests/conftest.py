@@ -131,6 +131,10 @@ def _embedded(stack: ExitStack) -> Server:
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("CLAUDE_SESSIONS_DATA_DIR", directory)
     dsn = embedded.ensure(lambda _: None)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        # What it holds is worth nothing after a crash, and it makes many databases.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
     version = embedded.status().version
 
     def stop() -> None:

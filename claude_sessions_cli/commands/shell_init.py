@@ -72,4 +72,7 @@ def _every() -> float:
 
 
 def _quote_for_fish(word: str) -> str:
+    # As fish_indent has it, which takes quotes away that are not needed.
+    if re.fullmatch(r"[\w./+-]+", word, re.ASCII):
+        return word
     return "'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -14,6 +14,7 @@ if [[ $- == *i* ]]; then
     __claude_sessions_at_exit='${__claude_sessions_exit-} && :'
     # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
     : "${__claude_sessions_role=}" "${__claude_sessions_last=0}" "${__claude_sessions_base=0}"
+    : "${__claude_sessions_line=}" "${__claude_sessions_since=}" "${__claude_sessions_item=}"
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
@@ -117,6 +118,20 @@ if [[ $- == *i* ]]; then
         builtin trap -- "$__claude_sessions_at_exit"$'\n'"${words[2]-}" EXIT
     }
 
+    # Take the line of the state file apart: it seldom changes from one prompt to the next.
+    __claude_sessions_parse() {
+        local kind=${line%% *} rest=${line#* } since item
+        since=${rest%% *} rest=${rest#* }
+        item=${rest%% *}
+        __claude_sessions_line=$line __claude_sessions_since='' __claude_sessions_item=''
+        case $since in '' | *[!0-9]* | 0?*) return 0 ;; esac
+        case $item in '' | *[!A-Za-z0-9._:?-]*) return 0 ;; esac
+        case $kind in
+            held) __claude_sessions_since=$since __claude_sessions_item=$item ;;
+            lost) __claude_sessions_item="LOST $item" ;;
+        esac
+    }
+
     __claude_sessions_at_each_prompt() {
         local code=$?
         if [[ ${CLAUDE_SESSIONS_HOOK-} == 0 ]]; then
@@ -125,29 +140,26 @@ if [[ $- == *i* ]]; then
         fi
         [[ -n $__claude_sessions_role ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return "$code"
-        local now=${EPOCHSECONDS-} kind='' since='' item='' rest='' age text=''
+        local now=${EPOCHSECONDS-} line='' age
         [[ -n $now ]] || now=$((__claude_sessions_base + SECONDS))
         if [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]]; then
-            IFS=' ' builtin read -r kind since item rest <"$__claude_sessions_state" || :
+            builtin read -r line <"$__claude_sessions_state" || :
         fi
-        case $since in '' | *[!0-9]* | 0?*) kind='' ;; esac
-        case $kind:$item in
-            *: | *[!A-Za-z0-9._:?-]*) ;;
-            held:*)
-                age=$((now - since))
-                if ((age < 60)); then
-                    text="$item $((age < 0 ? 0 : age))s"
-                elif ((age < 3600)); then
-                    text="$item $((age / 60))m"
-                elif ((age < 86400)); then
-                    text="$item $((age / 3600))h$((age % 3600 / 60))m"
-                else
-                    text="$item $((age / 86400))d$((age % 86400 / 3600))h"
-                fi
-                ;;
-            lost:*) text="LOST $item" ;;
-        esac
-        CLAUDE_SESSIONS_PROMPT=$text
+        [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
+        if [[ -n $__claude_sessions_since ]]; then
+            age=$((now - __claude_sessions_since))
+            if ((age < 60)); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age < 0 ? 0 : age))s"
+            elif ((age < 3600)); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age / 60))m"
+            elif ((age < 86400)); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age / 3600))h$((age % 3600 / 60))m"
+            else
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age / 86400))d$((age % 86400 / 3600))h"
+            fi
+        else
+            CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item
+        fi
         age=$((now - __claude_sessions_last))
         if ((age < 0 || age >= __claude_sessions_every)) && [[ $__claude_sessions_role != guest ]]; then
             __claude_sessions_last=$now
@@ -179,7 +191,7 @@ if [[ $- == *i* ]]; then
         [[ $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
         unset CLAUDE_SESSIONS_PROMPT
         for name in "${!__claude_sessions_@}"; do unset "$name"; done
-        for name in look name_tty adopt call watch_exit at_each_prompt at_the_end; do unset -f "__claude_sessions_$name"; done
+        for name in look name_tty adopt call watch_exit parse at_each_prompt at_the_end; do unset -f "__claude_sessions_$name"; done
         unset -f claude_sessions_unhook
     }
 

@@ -1,4 +1,4 @@
-# claude-sessions in fish, from 3.1 on; printed by `claude-sessions shell-init fish`.
+# claude-sessions in fish, from 3.4 on; printed by `claude-sessions shell-init fish`.
 # Off for a while: set -g CLAUDE_SESSIONS_HOOK 0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
 if status is-interactive
 
@@ -9,6 +9,8 @@ if status is-interactive
     # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
     set -q __claude_sessions_role; or set -g __claude_sessions_role ''
     set -q __claude_sessions_last; or set -g __claude_sessions_last 0
+    set -q __claude_sessions_next; or set -g __claude_sessions_next 0
+    set -q __claude_sessions_line; or set -g __claude_sessions_line ''
 
     # Print name, parent, device and start of a process as the kernel shows it, a line each, without a fork.
     function __claude_sessions_look
@@ -28,16 +30,6 @@ if status is-interactive
             echo /dev/tty$minor
         else
             command tty 2>/dev/null
-        end
-    end
-
-    # Print the seconds of a clock that needs no fork where there is /proc.
-    function __claude_sessions_clock
-        if test -r /proc/uptime
-            read -l up </proc/uptime
-            string match -r '^\d+' -- $up
-        else
-            command date +%s
         end
     end
 
@@ -97,7 +89,11 @@ if status is-interactive
             end
         end
         set -gx CLAUDE_SESSIONS_PROMPT ''
-        set -g __claude_sessions_base (math (command date +%s) - (__claude_sessions_clock))
+        set -g __claude_sessions_epoch 0
+        if test -r /proc/uptime
+            read -d . -l up rest </proc/uptime
+            set -g __claude_sessions_epoch (math (command date +%s) - $up)
+        end
     end
 
     # Run the program with these arguments behind the shell's back, outliving the terminal. Not as a job of fish, which
@@ -113,6 +109,21 @@ if status is-interactive
             sh $argv[1] $__claude_sessions_program $argv $more </dev/null >/dev/null 2>/dev/null
     end
 
+    # Take the line of the state file apart: it seldom changes from one prompt to the next.
+    function __claude_sessions_parse
+        set -g __claude_sessions_line $argv[1]
+        set -g __claude_sessions_since ''
+        set -g __claude_sessions_item ''
+        set -l words (string match -r -g -- '^(held|lost) (0|[1-9][0-9]{0,11}) ([A-Za-z0-9._:?-]+)( |$)' "$argv[1]"); or return 0
+        if test $words[1] = lost
+            set -g __claude_sessions_item "LOST $words[3]"
+        else
+            # From here on by the clock of the prompt: that of this boot, which takes no fork, where there is /proc.
+            set -g __claude_sessions_since (math $words[2] - $__claude_sessions_epoch)
+            set -g __claude_sessions_item $words[3]
+        end
+    end
+
     function __claude_sessions_prompt --on-event fish_prompt
         if test "$CLAUDE_SESSIONS_HOOK" = 0
             set -g CLAUDE_SESSIONS_PROMPT ''
@@ -120,30 +131,34 @@ if status is-interactive
         end
         test -n "$__claude_sessions_role"; or __claude_sessions_adopt
         test $__claude_sessions_role = nobody; and return
-        set -l now (math (__claude_sessions_clock) + $__claude_sessions_base)
-        set -l text ''
+        set -l now
+        if test -r /proc/uptime
+            read -d . -l up rest </proc/uptime
+            set now $up
+        else
+            set now (command date +%s)
+        end
         set -l line ''
         test -f $__claude_sessions_state -a -r $__claude_sessions_state; and read line <$__claude_sessions_state
-        if set -l words (string match -r -g -- '^(held|lost) (0|[1-9][0-9]{0,11}) ([A-Za-z0-9._:?-]+)( |$)' "$line")
-            if test $words[1] = lost
-                set text "LOST $words[3]"
+        test "$line" = "$__claude_sessions_line"; or __claude_sessions_parse $line
+        if test -n "$__claude_sessions_since"
+            set -l age (math "max(0, $now - $__claude_sessions_since)")
+            if test $age -lt 60
+                set age {$age}s
+            else if test $age -lt 3600
+                set age (math "floor($age / 60)")m
+            else if test $age -lt 86400
+                set age (math "floor($age / 3600)")h(math "floor($age % 3600 / 60)")m
             else
-                set -l age (math "max(0, $now - $words[2])")
-                if test $age -lt 60
-                    set text $words[3] {$age}s
-                else if test $age -lt 3600
-                    set text $words[3] (math "floor($age / 60)")m
-                else if test $age -lt 86400
-                    set text $words[3] (math "floor($age / 3600)")h(math "floor($age % 3600 / 60)")m
-                else
-                    set text $words[3] (math "floor($age / 86400)")d(math "floor($age % 86400 / 3600)")h
-                end
+                set age (math "floor($age / 86400)")d(math "floor($age % 86400 / 3600)")h
             end
+            set -gx CLAUDE_SESSIONS_PROMPT "$__claude_sessions_item $age"
+        else
+            set -gx CLAUDE_SESSIONS_PROMPT "$__claude_sessions_item"
         end
-        set -gx CLAUDE_SESSIONS_PROMPT "$text"
-        set -l age (math $now - $__claude_sessions_last)
-        if test $age -lt 0 -o $age -ge $__claude_sessions_every; and test $__claude_sessions_role != guest
+        if test $now -lt $__claude_sessions_last -o $now -ge $__claude_sessions_next; and test $__claude_sessions_role != guest
             set -g __claude_sessions_last $now
+            set -g __claude_sessions_next (math $now + $__claude_sessions_every)
             __claude_sessions_call heartbeat --register
         end
     end

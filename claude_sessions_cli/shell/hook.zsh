@@ -11,6 +11,7 @@ if [[ -o interactive ]]; then
     typeset -g __claude_sessions_clock='%D{%s}'
     # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
     : ${__claude_sessions_role=} ${__claude_sessions_last=0}
+    : ${__claude_sessions_line=} ${__claude_sessions_since=} ${__claude_sessions_item=}
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
@@ -81,6 +82,20 @@ if [[ -o interactive ]]; then
         ) </dev/null >/dev/null 2>&1 || :
     }
 
+    # Take the line of the state file apart: it seldom changes from one prompt to the next.
+    __claude_sessions_parse() {
+        local kind=${line%% *} rest=${line#* } since item
+        since=${rest%% *} rest=${rest#* }
+        item=${rest%% *}
+        typeset -g __claude_sessions_line=$line __claude_sessions_since= __claude_sessions_item=
+        [[ $since == <-> && $since != 0?* ]] || return 0
+        [[ -n $item && $item != *[^A-Za-z0-9._:?-]* ]] || return 0
+        case $kind in
+            (held) __claude_sessions_since=$since __claude_sessions_item=$item ;;
+            (lost) __claude_sessions_item="LOST $item" ;;
+        esac
+    }
+
     __claude_sessions_prompt() {
         emulate -L zsh
         setopt no_err_exit no_err_return
@@ -90,32 +105,25 @@ if [[ -o interactive ]]; then
         fi
         [[ -n $__claude_sessions_role ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return 0
-        local now=${(%)__claude_sessions_clock} kind= since= item= text= IFS=' '
+        local now=${(%)__claude_sessions_clock} line=
         local -i age
-        local -a words
-        if [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]]; then
-            # No fork either, and many times faster than zsh's read, which asks for one byte at a time.
-            words=(${=$(<$__claude_sessions_state)})
-            kind=${words[1]-} since=${words[2]-} item=${words[3]-}
+        # No fork either, and many times faster than zsh's read, which asks for one byte at a time.
+        [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]] && line=$(<$__claude_sessions_state)
+        [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
+        if [[ -n $__claude_sessions_since ]]; then
+            (( age = now - __claude_sessions_since, age = age < 0 ? 0 : age ))
+            if (( age < 60 )); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item ${age}s"
+            elif (( age < 3600 )); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 60 ))m"
+            elif (( age < 86400 )); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 3600 ))h$(( age % 3600 / 60 ))m"
+            else
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 86400 ))d$(( age % 86400 / 3600 ))h"
+            fi
+        else
+            CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item
         fi
-        case $since in ('' | *[^0-9]* | 0?*) kind= ;; esac
-        case $kind:$item in
-            (*: | *[^A-Za-z0-9._:?-]*) ;;
-            (held:*)
-                (( age = now - since, age = age < 0 ? 0 : age ))
-                if (( age < 60 )); then
-                    text="$item ${age}s"
-                elif (( age < 3600 )); then
-                    text="$item $(( age / 60 ))m"
-                elif (( age < 86400 )); then
-                    text="$item $(( age / 3600 ))h$(( age % 3600 / 60 ))m"
-                else
-                    text="$item $(( age / 86400 ))d$(( age % 86400 / 3600 ))h"
-                fi
-                ;;
-            (lost:*) text="LOST $item" ;;
-        esac
-        typeset -g CLAUDE_SESSIONS_PROMPT=$text
         (( age = now - __claude_sessions_last )) || :
         if (( age < 0 || age >= __claude_sessions_every )) && [[ $__claude_sessions_role != guest ]]; then
             typeset -g __claude_sessions_last=$now

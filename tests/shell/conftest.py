@@ -1,13 +1,15 @@
-"""What several files of tests about `run` start from."""
+"""What several files of tests in real shells start from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from conftest import Table
 
+from shell.hooks import NEVER, REAL, Calls, Open, Window, hook
 from shell.runs import Bench, Proxy
 
 
@@ -24,3 +26,54 @@ def proxy(dsn: str) -> Iterator[Proxy]:
     made = Proxy(dsn)
     yield made
     made.close()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close in the end whatever a test has opened."""
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Calls:
+    """Return a program that writes down its calls."""
+    return Calls(tmp_path)
+
+
+@pytest.fixture
+def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the terminals' files are."""
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
+    place = tmp_path / "state" / "terminals"
+    place.mkdir(parents=True, mode=0o700)
+    return place
+
+
+@pytest.fixture
+def window(stack: ExitStack, tmp_path: Path, states: Path, calls: Calls) -> Open:
+    """Return a function that opens a window whose shell is hooked to `calls`."""
+
+    def start(
+        name: str, before: str = "", after: str = "", every: float = NEVER, more: dict[str, str] | None = None
+    ) -> Window:
+        lines = f"{before}\n{hook(tmp_path, name, calls.program, every)}\n{after}"
+        made = Window(tmp_path, name, lines, more)
+        stack.callback(made.close)
+        return made
+
+    return start
+
+
+@pytest.fixture
+def real(stack: ExitStack, tmp_path: Path, states: Path) -> Open:
+    """Return a function that opens a window whose shell is hooked to the real program on the database of `dsn`."""
+
+    def start(name: str, dsn: str, every: float = 1, before: str = "", more: dict[str, str] | None = None) -> Window:
+        variables = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_STATE_DIR": str(states.parent), **(more or {})}
+        line = hook(tmp_path, name, REAL, every)
+        made = Window(tmp_path, name, f"{before}\n{line}", variables)
+        stack.callback(made.close)
+        return made
+
+    return start

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import termios
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def start(window: Window, text: str, ready: Path) -> int:
 def reads(ready: Path, file: Path, then: str = "") -> str:
     """Return a command that writes what it reads from its standard input into a file."""
     return command('echo $$ >{0}; read -r line; echo "$line" >{1}; ' + then, ready, file)
+
+
+def _has_terminal(window: Window, child: int) -> bool:
+    return window.foreground == child
 
 
 def text_of(file: Path) -> str:
@@ -331,7 +336,7 @@ def test_the_next_program_gets_the_terminal_however_soon_it_asks_after_the_comma
         # Asks at about the time of the end of the command, sooner and later.
         then = command(f"read -r line; i=0; while [ $i -lt {delay * 50} ]; do i=$((i + 1)); done; {READ_KEY}", second)
         child = start(window, f"{RUN} SD-1 -- {asks} | {then}", ready)
-        until(lambda child=child: window.foreground == child, "the command has the terminal")
+        until(partial(_has_terminal, window, child), "the command has the terminal")
         window.type("password")
         window.type("key")
         assert text_of(second) == "key\n"

@@ -1,0 +1,203 @@
+"""Time what the hooks add to a prompt, beside a bare shell's prompt, in real shells on a pseudoterminal.
+
+A shell times itself, in bursts: the fastest burst is what the work costs, the rest is what else the machine did. Forks
+are counted with strace, where it is installed. Fails where bash or zsh miss a bar; fish is shown beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from claude_sessions_cli.commands import shell_init
+
+BURSTS, PROMPTS, DUE_BURSTS = 300, 20, 60
+NOT_DUE_BAR_US, DUE_BAR_US = 50, 3000
+FORKS = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(?:clone3?|v?fork)\(", re.MULTILINE)
+STATE = "held 1700000000 SD-AUTH-001 session_0a1b2c3d_pts3_4711"
+SHELLS = {
+    "bash": ("bash", "--norc", "--noprofile", "-i"),
+    "zsh": ("zsh", "-f", "-i"),
+    "fish": ("fish", "--no-config", "-i"),
+}
+# What each does at a prompt, as the shell does it: bash evaluates a text, zsh calls functions, fish fires an event.
+BODIES = {
+    "bash": r"""
+best() {
+    local A B n q least=999999999
+    for ((n = 0; n < $1; n++)); do
+        [[ $3 != due ]] || __claude_sessions_last=0
+        A=$EPOCHREALTIME
+        for ((q = 0; q < $2; q++)); do eval "$PROMPT_COMMAND"; done
+        B=$EPOCHREALTIME
+        A=$((${B/./} - ${A/./}))
+        ((A >= least)) || least=$A
+        [[ $3 != due ]] || wait_a_little
+    done
+    echo "$3 $((least * 1000 / $2))"
+}
+wait_a_little() { read -t 0.02 -r </dev/null || command sleep 0.02; }
+PROMPT_COMMAND=:
+best BURSTS PROMPTS bare
+PROMPT_COMMAND=
+source HOOK
+eval "$PROMPT_COMMAND"
+echo STATE >"$__claude_sessions_state"
+best BURSTS PROMPTS hooked
+best DUE 1 due
+exit 0
+""",
+    "zsh": r"""
+zmodload zsh/datetime
+best() {
+    local -F A least=999999999
+    local n q f
+    for ((n = 0; n < $1; n++)); do
+        [[ $3 != due ]] || __claude_sessions_last=0
+        A=$EPOCHREALTIME
+        for ((q = 0; q < $2; q++)); do for f in $precmd_functions; do $f; done; done
+        ((A = (EPOCHREALTIME - A) * 1e9 / $2))
+        ((A >= least)) || least=$A
+        [[ $3 != due ]] || command sleep 0.02
+    done
+    echo $3 ${least%.*}
+}
+bare() { : }
+precmd_functions=(bare)
+best BURSTS PROMPTS bare
+precmd_functions=()
+source HOOK
+$precmd_functions
+echo STATE >$__claude_sessions_state
+best BURSTS PROMPTS hooked
+best DUE 1 due
+exit 0
+""",
+    "fish": r"""
+function best
+    set -l least 999999999999
+    for n in (seq $argv[1])
+        test $argv[3] = due; and set -g __claude_sessions_next 0
+        set -l a (date +%s%N)
+        for q in (seq $argv[2]); $argv[4]; end
+        set -l b (date +%s%N)
+        set -l took (math "($b - $a) / $argv[2]")
+        test $took -lt $least; and set least $took
+        test $argv[3] = due; and command sleep 0.02
+    end
+    echo $argv[3] (math "floor($least)")
+end
+function bare; true; end
+best BURSTS PROMPTS bare bare
+source HOOK
+__claude_sessions_prompt
+echo STATE >$__claude_sessions_state
+best BURSTS PROMPTS hooked __claude_sessions_prompt
+best DUE 1 due __claude_sessions_prompt
+exit 0
+""",
+}
+# Two numbers of prompts: what differs between their forks is what the prompts fork.
+FORKING = {
+    "bash": 'source HOOK; eval "$PROMPT_COMMAND"; echo STATE >"$__claude_sessions_state"\n'
+    'for ((q = 0; q < COUNT; q++)); do eval "$PROMPT_COMMAND"; done; kill -9 $$',
+    "zsh": "source HOOK; $precmd_functions; echo STATE >$__claude_sessions_state\n"
+    "for ((q = 0; q < COUNT; q++)); do $precmd_functions; done; kill -9 $$",
+    "fish": "source HOOK; __claude_sessions_prompt; echo STATE >$__claude_sessions_state\n"
+    "for q in (seq COUNT); __claude_sessions_prompt; end; kill -9 $fish_pid",
+}
+
+
+def on_terminal(argv: Sequence[str]) -> str:
+    """Run a program on a terminal of its own and return what it showed."""
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execvp(argv[0], list(argv))
+    output = b""
+    with contextlib.suppress(OSError):
+        while data := os.read(master, 1 << 16):
+            output += data
+    os.waitpid(pid, 0)
+    os.close(master)
+    return output.decode(errors="replace")
+
+
+def measure(shell: str, directory: Path, hook: Path) -> dict[str, float]:
+    """Return the microseconds of a bare prompt, of a hooked one, and of one that beats."""
+    body = BODIES[shell].replace("HOOK", str(hook)).replace("STATE", STATE)
+    bursts = {"bash": BURSTS, "zsh": BURSTS, "fish": 20}[shell]
+    body = body.replace("BURSTS", str(bursts)).replace("PROMPTS", str(PROMPTS)).replace("DUE", str(DUE_BURSTS))
+    script = directory / f"time.{shell}"
+    script.write_text(body)
+    shown = on_terminal([*SHELLS[shell], str(script)])
+    found = {name: int(text) / 1000 for name, text in re.findall(r"^(bare|hooked|due) (\d+)\r?$", shown, re.MULTILINE)}
+    if len(found) != 3:
+        sys.exit(f"bench: {shell} did not answer: {shown}")
+    return found
+
+
+def count_forks(shell: str, directory: Path, hook: Path) -> int | None:
+    """Return how many processes 100 prompts start that are not due; None where strace cannot tell."""
+    if shutil.which("strace") is None:
+        return None
+    forks = []
+    for number in (0, 100):
+        text = FORKING[shell].replace("HOOK", str(hook)).replace("STATE", STATE).replace("COUNT", str(number))
+        script, trace = directory / f"forks.{shell}", directory / f"trace-{shell}-{number}"
+        script.write_text(text)
+        on_terminal(
+            [
+                "strace",
+                "-f",
+                "-qq",
+                "-e",
+                "trace=clone,clone3,fork,vfork",
+                "-o",
+                str(trace),
+                *SHELLS[shell],
+                str(script),
+            ]
+        )
+        if not trace.exists() or not trace.stat().st_size:
+            return None
+        # A thread is no process.
+        lines = [line for line in trace.read_text().splitlines() if "CLONE_THREAD" not in line]
+        forks.append(len(FORKS.findall("\n".join(lines))))
+    return forks[1] - forks[0]
+
+
+def main() -> None:
+    """Print a table, and fail where a bar is missed."""
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="claude-sessions-bench-") as name:
+        directory = Path(name)
+        os.environ["CLAUDE_SESSIONS_STATE_DIR"] = name
+        (directory / "terminals").mkdir()
+        print(f"{'prompt':8}{'bare':>10}{'not due':>12}{'added':>12}{'due':>12}{'forks of 100 not due':>24}")
+        for shell in SHELLS:
+            if shutil.which(shell) is None:
+                print(f"{shell:8}is not installed: left out")
+                continue
+            hook = directory / f"hook.{shell}"
+            hook.write_text(shell_init.render(shell, [shutil.which("true") or "/bin/true"], 86400))
+            took, forks = measure(shell, directory, hook), count_forks(shell, directory, hook)
+            added, due = took["hooked"] - took["bare"], took["due"] - took["bare"]
+            counted = "no strace" if forks is None else str(forks)
+            times = f"{took['bare']:>7.1f} us{took['hooked']:>9.1f} us{added:>9.1f} us{due / 1000:>9.2f} ms"
+            print(f"{shell:8}{times}{counted:>24}")
+            if shell != "fish":
+                failed |= took["hooked"] > NOT_DUE_BAR_US or due > DUE_BAR_US or bool(forks)
+    print(f"bars, bash and zsh: {NOT_DUE_BAR_US} us not due, {DUE_BAR_US / 1000:g} ms due, no fork")
+    if failed:
+        sys.exit("bench: a prompt misses its bar")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Hooked shells for tests: real shells on pseudoterminals, and a program that writes down how it is called."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from claude_sessions_cli import process
+from claude_sessions_cli.commands import shell_init
+from shell.terminal import PATIENCE_S, Terminal, until
+
+_windows = count()
+NEVER = 3600
+STARTED_WITH = {
+    "bash": ("bash", "--noprofile", "--rcfile", "{rc}", "-i"),
+    "zsh": ("zsh", "-d", "-i"),
+    "fish": ("fish", "--no-config", "--init-command", "source {rc}", "-i"),
+}
+PLAIN_PROMPT = {
+    "bash": "PS1='ready> '",
+    "zsh": "PROMPT='ready> '; unsetopt prompt_cr prompt_sp",
+    "fish": "function fish_prompt; echo -n 'ready> '; end; function fish_greeting; end",
+}
+# Says what it was called with, and in what state a background process of a shell finds itself.
+RECORDER = """#!/bin/sh
+exec 2>/dev/null
+read -r _ ignored <<END
+$(grep SigIgn /proc/$$/status)
+END
+printf '%s|%s|%s|%s|%s\\n' "$*" "$(readlink /proc/$$/fd/0)" "$(readlink /proc/$$/fd/1)" "$ignored" \\
+    "${CLAUDE_SESSIONS_SESSION_ID-}/${CLAUDE_CODE_SESSION_ID-}/$CLAUDE_SESSIONS_SHELL" >>LOG
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the program by a hook."""
+
+    words: str
+    stdin: str
+    stdout: str
+    ignored_signals: str
+    environment: str
+
+    @property
+    def kind(self) -> str:
+        """What was called for: `beat` or `end`."""
+        first = self.words.split(" --quiet")[0]
+        return {"heartbeat --register": "beat", "release --end": "end"}.get(first, first)
+
+    def option(self, name: str) -> str:
+        """Return the value of an option."""
+        words = self.words.split()
+        return words[words.index(name) + 1]
+
+
+class Calls:
+    """A program that only writes down how it was called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.program = directory / "recorder with 'a quote"
+        self._log = directory / "calls"
+        self.program.write_text(RECORDER.replace("LOG", shlex.quote(str(self._log))))
+        self.program.chmod(0o755)
+
+    def all(self) -> list[Call]:
+        """Return the calls until now."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return [Call(*line.split("|")) for line in lines]
+
+    def kinds(self) -> list[str]:
+        """Return what the calls were for."""
+        return [call.kind for call in self.all()]
+
+    def wait(self, number: int) -> list[Call]:
+        """Wait for so many calls and return them."""
+        until(lambda: len(self.all()) >= number, f"call number {number}")
+        return self.all()
+
+
+class Window(Terminal):
+    """A window whose shell reads the lines of `start` first; `gone` tells when nothing that it started is left."""
+
+    def __init__(
+        self,
+        directory: Path,
+        shell: str,
+        start: str = "",
+        more: Mapping[str, str] | None = None,
+        argv: Sequence[str] | None = None,
+    ) -> None:
+        place = directory / f"window-{next(_windows)}"
+        place.mkdir()
+        rc = place / (".zshrc" if shell == "zsh" else "rc")
+        rc.write_text(f"{PLAIN_PROMPT[shell]}\n{start}\n")
+        alive = place / "alive"
+        os.mkfifo(alive)
+        self._alive = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+        words = argv or [word.format(rc=rc) for word in STARTED_WITH[shell]]
+        # Everything that the shell starts has the pipe open, and the last one closes it.
+        starter = ("sh", "-c", 'exec 9>"$0"; exec "$@"', str(alive), *words)
+        self._is_closed = False
+        super().__init__(place, starter, {"ZDOTDIR": str(place), **(more or {})})
+        self._speak(shell)
+        self.do("true")
+
+    def do(self, line: str) -> None:
+        """Type a line and wait until the shell has come back to its prompt."""
+        self.type(line)
+        self.run("true")
+
+    def at_prompt(self, line: str = ".code") -> None:
+        """Wait for the prompt after the line that was typed last, which ends a `do` unless another is given."""
+        pattern = re.compile(rf"{re.escape(line)}.*ready> (\x1b\[\S+)?$", re.DOTALL)
+        until(lambda: pattern.search(self.seen()), f"a prompt\n{self.seen()!r}")
+
+    def leave(self, language: str) -> None:
+        """Leave an inner shell, for one that speaks another language."""
+        inner, self.shell = self.shell, self.pid
+        self.type("exit")
+        until(lambda: not _lives(inner), "the end of the inner shell")
+        self._speak(language)
+        self.do("true")
+
+    def ask(self, text: str) -> str:
+        """Return what the shell makes of a text in double quotes."""
+        return self.run(f'echo "{text}"').out.rstrip("\n")
+
+    def wait(self) -> None:
+        """Wait until the shell has ended, and all that it started as well."""
+        self.process.wait(PATIENCE_S)
+        until(self._is_gone, f"the end of what the shell started\n{self.seen()}")
+
+    def hang_up(self) -> None:
+        """Close the terminal's other side, as a terminal emulator that is closed does."""
+        os.close(self._close)
+        self._reader.join()
+        os.close(self._closing)
+        os.close(self._master)
+        self._is_closed = True
+
+    def close(self) -> None:
+        """End the shell, however it stands, and everything that hangs on it."""
+        self.process.kill()
+        self.process.wait()
+        if not self._is_closed:
+            self.hang_up()
+        os.close(self._alive)
+
+    def _is_gone(self) -> bool:
+        readable, _, _ = select.select([self._alive], [], [], 0)
+        return bool(readable) and os.read(self._alive, 1) == b""
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return not process.read(pid).zombie
+    except ProcessLookupError:
+        return False
+
+
+def hook(directory: Path, shell: str, program: Path | Sequence[str], every: float = NEVER) -> str:
+    """Write the hook of a shell and return the line that reads it."""
+    words = [str(program)] if isinstance(program, Path) else list(program)
+    rendered = directory / f"hook-{every:g}.{shell}"
+    if not rendered.exists():
+        rendered.write_text(shell_init.render(shell, words, every))
+    return f"source {shlex.quote(str(rendered))}"
+
+
+def mode(path: Path) -> int:
+    """Return a file's permissions."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+REAL = (sys.executable, "-m", "claude_sessions_cli")
+HOOKS = Path(shell_init.__file__).parents[1] / "shell"
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+def each(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in names])
+
+
+each_shell = each("bash", "zsh", "fish")
+# Where the shell matters little: in bash always, in the others with the long tests.
+each_shell_at_length = pytest.mark.parametrize(
+    "name", ["bash", *(pytest.param(name, marks=[needs(name), pytest.mark.faults]) for name in ("zsh", "fish"))]
+)
+each_posix_shell = each("bash", "zsh")
+only_bash, only_zsh, only_fish = each("bash"), each("zsh"), each("fish")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
+
+Open = Callable[..., Window]
+
+
+def rows(dsn: str) -> list[tuple[str, str | None, str, int | None]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(
+            "SELECT session_id, sd_id, status, pid FROM public.claude_sessions ORDER BY created_at"
+        ).fetchall()
+
+
+def type_exit(window: Window) -> None:
+    window.type("exit")
+
+
+def type_end_of_input(window: Window) -> None:
+    os.write(window._master, b"\x04")
+
+
+def send_hangup(window: Window) -> None:
+    window.process.send_signal(signal.SIGHUP)
+
+
+def close_terminal(window: Window) -> None:
+    window.hang_up()
+
+
+def kill_shell(window: Window) -> None:
+    window.process.kill()
+
+
+def exec_true(window: Window) -> None:
+    window.type("exec true")
+
+
+def nested_line(opened: Window, tmp_path: Path, calls: Calls, shell: str) -> str:
+    """Return a command that starts a hooked shell inside another."""
+    place = opened.directory / "nested"
+    place.mkdir()
+    rc = place / (".zshrc" if shell == "zsh" else "rc")
+    rc.write_text(f"{PLAIN_PROMPT[shell]}\n{hook(tmp_path, shell, calls.program)}\n")
+    return {
+        "bash": f"bash --noprofile --rcfile {rc} -i",
+        "zsh": f"env ZDOTDIR={place} zsh -d -i",
+        "fish": f"fish --no-config --init-command 'source {rc}' -i",
+    }[shell]

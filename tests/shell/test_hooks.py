@@ -1,0 +1,644 @@
+"""The shell integration in real shells on pseudoterminals: exactly the right calls, no output, an unharmed prompt."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from claude_sessions_cli import process
+from shell.hooks import (
+    NEVER,
+    PLAIN_PROMPT,
+    Calls,
+    Open,
+    Window,
+    close_terminal,
+    each_posix_shell,
+    each_shell,
+    exec_true,
+    hook,
+    kill_shell,
+    needs,
+    nested_line,
+    only_bash,
+    only_fish,
+    only_zsh,
+    send_hangup,
+    type_end_of_input,
+    type_exit,
+)
+from shell.terminal import WHOAMI, Tmux, until
+
+
+def state_of(states: Path, window: Window) -> Path:
+    """Return the file of a window's session."""
+    return states / f"{window.pid}-{process.read(window.pid).start}"
+
+
+# -- how a shell begins and ends -------------------------------------------------------------------------------------
+
+
+ENDINGS = {
+    "exit": (type_exit, ["beat", "end"]),
+    "end of input": (type_end_of_input, ["beat", "end"]),
+    "SIGHUP": (send_hangup, ["beat", "end"]),
+    "closed terminal": (close_terminal, ["beat", "end"]),
+    # What nobody can notice from inside is left to `reap`.
+    "SIGKILL": (kill_shell, ["beat"]),
+    "exec": (exec_true, ["beat"]),
+}
+VARIANTS = [
+    *((name, options) for name in ("bash", "zsh") for options in ("", "set -u", "set -eu", "set -eu -o pipefail")),
+    ("fish", ""),
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(("name", "options"), [pytest.param(*variant, marks=needs(variant[0])) for variant in VARIANTS])
+def test_a_terminal_registers_once_and_ends_with_its_shell(
+    window: Open, calls: Calls, name: str, options: str, ending: str
+) -> None:
+    end, expected = ENDINGS[ending]
+    opened = window(name, before=options)
+    tty, pid, start = opened.tty, opened.pid, process.read(opened.pid).start
+    calls.wait(1)
+    # Some work, in subshells that end in their own ways and with commands that fail.
+    for line in (
+        "sh -c 'exit 7' || true",
+        "true",
+        "echo (false)" if name == "fish" else "(exit 7) || echo $(exit 3)x",
+    ):
+        opened.do(line)
+    end(opened)
+    opened.wait()
+    assert calls.kinds() == expected
+    for call in calls.all():
+        assert (call.option("--pid"), call.option("--tty"), call.option("--within")) == (str(pid), tty, "20")
+        assert (call.stdin, call.stdout) == ("/dev/null", "/dev/null")
+        assert int(call.ignored_signals, 16) & 1, "a hang-up would end it"
+        assert call.environment == f"//{tty}:{pid}:{start}"
+
+
+@each_shell
+def test_sourced_twice_it_still_calls_once(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
+    again = hook(tmp_path, name, calls.program)
+    opened = window(name, after=again)
+    opened.do(again)
+    opened.do("true")
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "end"]
+
+
+@each_shell
+def test_a_shell_that_becomes_another_is_still_the_session(
+    window: Open, calls: Calls, tmp_path: Path, name: str
+) -> None:
+    opened = window(name)
+    calls.wait(1)
+    rc = opened.directory / "again"
+    rc.write_text(f"{PLAIN_PROMPT['bash']}\n{hook(tmp_path, 'bash', calls.program)}\n")
+    opened.type(f"exec bash --noprofile --rcfile {rc} -i")
+    calls.wait(2)
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "beat", "end"]
+    assert len({call.environment for call in calls.all()}) == 1
+
+
+@each_shell
+def test_it_beats_again_when_a_beat_is_due(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name, every=1)
+    calls.wait(1)
+
+    def beats_at_a_prompt() -> bool:
+        opened.do("true")
+        return len(calls.all()) >= 3
+
+    until(beats_at_a_prompt, "two more beats")
+    assert set(calls.kinds()) == {"beat"}
+    assert calls.all()[0].option("--within") == "1"
+
+
+@each_shell
+def test_two_prompts_in_one_interval_beat_once(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name)
+    for _ in range(5):
+        opened.do("true")
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "end"]
+
+
+@only_bash
+def test_a_bash_without_a_clock_variable_keeps_time_all_the_same(
+    window: Open, calls: Calls, states: Path, name: str
+) -> None:
+    opened = window(name, before="unset EPOCHSECONDS", every=1)
+    state_of(states, opened).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
+
+    def beats_at_a_prompt() -> bool:
+        opened.do("true")
+        return len(calls.all()) >= 2
+
+    until(beats_at_a_prompt, "another beat")
+
+
+@each_shell
+def test_a_program_that_has_gone_is_not_missed(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name)
+    calls.wait(1)
+    calls.program.unlink()
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat"]
+    assert "recorder" not in opened.seen()
+
+
+# -- what must stay as it was ----------------------------------------------------------------------------------------
+
+
+def transcript(opened: Window, lines: list[str]) -> str:
+    """Type lines, each at a prompt of its own, and return what the screen showed."""
+    opened.at_prompt()
+    begin = len(opened.seen())
+    for line in lines:
+        opened.type(line)
+        opened.at_prompt(line)
+    opened.type("exit")
+    opened.wait()
+    opened._reader.join()
+    return re.sub(r"\[1\] \d+|\d{3,}", "N", opened.seen()[begin:])
+
+
+@each_posix_shell
+@pytest.mark.parametrize("options", ["", "set -eu"])
+def test_nothing_is_ever_printed(stack: ExitStack, tmp_path: Path, window: Open, name: str, options: str) -> None:
+    """Two shells that are typed into alike look alike, though one is hooked."""
+    lines = ["sleep 100 &", "true | false || true", "(exit 7) || true", "kill %1; wait || true", "jobs", "echo $-"]
+    bare = Window(tmp_path, name, options)
+    stack.callback(bare.close)
+    expected = transcript(bare, lines)
+    hooked = window(name, before=options, every=1)
+    assert transcript(hooked, lines) == expected
+
+
+@only_fish
+def test_nothing_is_ever_printed_in_fish(window: Open, calls: Calls, name: str) -> None:
+    """fish draws its line anew whenever it finds the time, so no two screens are the same: they have the same words."""
+    opened = window(name, every=1)
+    opened.do("echo hello")
+    calls.wait(1)
+    opened.do("false")
+    opened.type("exit")
+    opened.wait()
+    opened._reader.join()
+    seen = re.sub(r"\x1b(\[[0-9;?>]*[A-Za-z]|[()=>].?)", "", opened.seen())
+    lines = {line.strip(" \u23ce") for line in re.split(r"[\r\n]+", seen)}
+    typed = re.compile(r"(ready> )*(true|false|echo hello|hello|exit|ready>)?( .*)?( *ready> .*)?")
+    assert not [line for line in lines if not typed.fullmatch(line)]
+
+
+@each_shell
+@pytest.mark.parametrize("every", [NEVER, 1])
+def test_the_last_commands_status_stays(window: Open, name: str, every: float) -> None:
+    opened = window(name, every=every)
+    status = "$status" if name == "fish" else "$?"
+    for code in (0, 1, 7, 130):
+        opened.do(f"sh -c 'exit {code}'") if code == 0 else opened.type(f"sh -c 'exit {code}'")
+        assert opened.ask(status) == str(code)
+
+
+@each_posix_shell
+@pytest.mark.parametrize("every", [NEVER, 1])
+def test_last_words_pids_and_pipes_stay(window: Open, calls: Calls, name: str, every: float) -> None:
+    opened = window(name, every=every)
+    calls.wait(1)
+    opened.type("sleep 600 &")
+    opened.type("before=$!")
+    opened.type("true last-word")
+    opened.type('echo "$_" >kept')
+    opened.type("true | false | true")
+    opened.type('echo "${PIPESTATUS[*]-}${pipestatus-}" >pipes' if name == "bash" else 'echo "$pipestatus" >pipes')
+    opened.do("true")
+    opened.do("true")
+    assert opened.ask("$(( $! == before ))") == "1"
+    assert opened.run("jobs").out.count("sleep") == 1
+    assert (opened.directory / "kept").read_text() == "last-word\n"
+    assert (opened.directory / "pipes").read_text() == "0 1 0\n"
+    opened.type("kill $!")
+
+
+@only_bash
+@pytest.mark.parametrize(
+    ("before", "shown"),
+    [
+        ("PROMPT_COMMAND='echo \"first $? $_\" >>said'", "first 7 word"),
+        ("PROMPT_COMMAND='echo \"first $? $_\" >>said; '", "first 7 word"),
+        ("PROMPT_COMMAND='echo \"first $? $_\" >>said # why'", "first 7 word"),
+        ("PROMPT_COMMAND=('true' 'echo \"first $? $_\" >>said')", "first 7 word"),
+        ("PROMPT_COMMAND=(); PROMPT_COMMAND[3]='echo \"first $? $_\" >>said'", "first 7 word"),
+    ],
+)
+def test_other_prompt_commands_of_bash_run_and_see_the_status(
+    window: Open, calls: Calls, before: str, shown: str, name: str
+) -> None:
+    if "(" in before.split("'")[0] and _bash_version() < (5, 1):
+        pytest.skip("this bash has no array of prompt commands")
+    opened = window(name, before=f"seven() {{ return 7; }}\n{before}", every=1)
+    said = opened.directory / "said"
+    opened.do("true")
+    said.unlink()
+    opened.type("seven word")
+    opened.do("true")
+    assert said.read_text().splitlines()[0] == shown
+    opened.type("exit")
+    opened.wait()
+    assert {"beat", "end"} <= set(calls.kinds())
+
+
+@only_bash
+def test_prompt_commands_that_come_later_see_the_status_too(window: Open, name: str) -> None:
+    later = 'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>said"'
+    opened = window(name, after=later, every=1)
+    opened.do("true")
+    opened.type("sh -c 'exit 7'")
+    opened.do("true")
+    assert "later 7" in (opened.directory / "said").read_text().splitlines()
+
+
+def _bash_version() -> tuple[int, ...]:
+    text = subprocess.run(["bash", "-c", "echo $BASH_VERSION"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, text.split(".")[:2]))
+
+
+@only_bash
+def test_a_shell_that_inherits_the_prompt_command_without_the_hook_runs_nothing(window: Open, name: str) -> None:
+    opened = window(name, after="export PROMPT_COMMAND")
+    opened.type("PS1='inner> ' bash --norc --noprofile -i")
+    opened.do("true")
+    assert "not found" not in opened.seen()
+
+
+@only_bash
+def test_an_error_trap_is_not_called_by_the_hook(window: Open, name: str) -> None:
+    opened = window(name, before="set -o errtrace; trap 'echo failed >>errors' ERR", every=1)
+    for _ in range(3):
+        opened.type("sh -c 'exit 7'")
+    opened.do("true")
+    assert (opened.directory / "errors").read_text() == "failed\n" * 3
+
+
+@only_zsh
+def test_other_functions_of_zsh_run_and_see_the_status(window: Open, calls: Calls, name: str) -> None:
+    before = (
+        "other() { echo first $? >>said }; last() { echo last $? >>said }\n"
+        "precmd_functions=(other); zshexit_functions=(last); TRAPEXIT() { echo trap >>said }"
+    )
+    opened = window(name, before=before, after="precmd_functions+=(other)", every=1)
+    opened.do("true")
+    (opened.directory / "said").unlink()
+    opened.type("sh -c 'exit 7'")
+    opened.do("true")
+    said = (opened.directory / "said").read_text().splitlines()
+    assert said[:2] == ["first 7", "first 7"]
+    opened.type("exit 5")
+    opened.wait()
+    assert opened.process.returncode == 5
+    said = (opened.directory / "said").read_text().splitlines()
+    assert [line for line in said if not line.startswith("first")] == ["trap", "last 5"]
+    assert calls.kinds()[-1] == "end"
+
+
+@only_fish
+def test_other_handlers_of_fish_run_and_see_the_status(window: Open, calls: Calls, name: str) -> None:
+    before = (
+        "function other --on-event fish_prompt; echo first $status >>said; end\n"
+        "function last --on-event fish_exit; echo last >>said; end"
+    )
+    opened = window(name, before=before, every=1)
+    opened.do("true")
+    (opened.directory / "said").unlink()
+    opened.type("sh -c 'exit 7'")
+    opened.do("true")
+    assert (opened.directory / "said").read_text().splitlines()[0] == "first 7"
+    opened.type("exit")
+    opened.wait()
+    assert (opened.directory / "said").read_text().splitlines()[-1] == "last"
+    assert calls.kinds()[-1] == "end"
+
+
+@each_posix_shell
+@pytest.mark.parametrize("options", ["", "set -eu"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_exit_trap_runs_once_with_the_shells_status(
+    window: Open, calls: Calls, name: str, options: str, when: str
+) -> None:
+    trap = "trap 'echo \"trap $?\" >>said; echo \"it'\\''s over\" >>said' EXIT"
+    opened = window(name, **{"before": options, when: f"{options}\n{trap}"})
+    calls.wait(1)
+    opened.type("(exit 5) || exit 5")
+    opened.wait()
+    assert (opened.directory / "said").read_text() == "trap 5\nit's over\n"
+    assert opened.process.returncode == 5
+    assert calls.kinds() == ["beat", "end"]
+
+
+@only_bash
+def test_an_exit_trap_that_is_set_later_runs_too(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name, every=1)
+    calls.wait(1)
+    opened.do("trap 'echo \"later $?\" >>said' EXIT")
+
+    def has_both() -> bool:
+        opened.do("true")
+        return "claude_sessions" in opened.run("trap -p EXIT").out
+
+    until(has_both, "the next beat")
+    opened.type("exit 5")
+    opened.wait()
+    assert (opened.directory / "said").read_text() == "later 5\n"
+    assert calls.kinds()[-1] == "end"
+    assert calls.kinds().count("end") == 1
+
+
+@only_bash
+def test_an_exit_trap_that_is_set_just_before_the_end_runs_alone(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name)
+    calls.wait(1)
+    opened.do("trap 'echo later >>said' EXIT")
+    opened.type("exit")
+    opened.wait()
+    assert (opened.directory / "said").read_text() == "later\n"
+    assert calls.kinds() == ["beat"]
+
+
+@each_posix_shell
+def test_subshells_end_nothing(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name)
+    calls.wait(1)
+    for line in ("(exit 7)", "echo $(exit 3)", "(exit 2) | (exit 1)", "{ exit 4; } &", "wait", ": <(exit 5)"):
+        opened.do(line)
+    assert calls.kinds() == ["beat"]
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "end"]
+
+
+# -- off, undone, and where it is not wanted -------------------------------------------------------------------------
+
+
+@each_shell
+def test_it_can_be_turned_off_and_on_at_any_time(window: Open, calls: Calls, states: Path, name: str) -> None:
+    opened = window(name, every=1)
+    calls.wait(1)
+    state_of(states, opened).write_text(f"held {int(time.time())} SD-1 s\n")
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
+    opened.do("set -g CLAUDE_SESSIONS_HOOK 0" if name == "fish" else "CLAUDE_SESSIONS_HOOK=0")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
+    before = len(calls.all())
+    deadline = time.time() + 2.5
+    while time.time() < deadline:
+        opened.do("true")
+    assert len(calls.all()) == before
+    opened.do("set -e CLAUDE_SESSIONS_HOOK" if name == "fish" else "unset CLAUDE_SESSIONS_HOOK")
+    calls.wait(before + 1)
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
+
+
+@each_shell
+def test_turned_off_from_the_start_it_does_nothing_at_all(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name, more={"CLAUDE_SESSIONS_HOOK": "0"})
+    opened.do("true")
+    shell = "$CLAUDE_SESSIONS_SHELL" if name == "fish" else "${CLAUDE_SESSIONS_SHELL-}"
+    assert opened.ask(shell) == ""
+    opened.type("exit")
+    opened.wait()
+    assert calls.all() == []
+
+
+@each_shell
+def test_it_can_be_undone_without_a_trace(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
+    if name == "fish":
+        look = (
+            "set -n | string match '*claude_sessions*'; functions -a -n | string match -r '[^, ]*claude_sessions[^, ]*'"
+        )
+        look += "; set -n | string match 'CLAUDE*'"
+        before = ""
+    elif name == "zsh":
+        look = "set | grep -a claude_sess; functions | grep -a claude_sess; echo $precmd_functions $zshexit_functions"
+        look += "; env | grep '^CLAUDE_SESSIONS_[PS][RH]'"
+        before = "f() { true }; precmd_functions=(f)"
+    else:
+        look = "set | grep -a claude_sess; trap -p; echo \"$PROMPT_COMMAND\"; env | grep '^CLAUDE_SESSIONS_[PS][RH]'"
+        before = "PROMPT_COMMAND='true;'; trap 'echo over' EXIT"
+    bare = Window(tmp_path, name, before)
+    expected = bare.run(f"begin; {look}; end" if name == "fish" else f"{{ {look}; }}").out
+    bare.close()
+    opened = window(name, before=before)
+    calls.wait(1)
+    opened.do("claude_sessions_unhook")
+    assert opened.run(f"begin; {look}; end" if name == "fish" else f"{{ {look}; }}").out == expected
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat"]
+
+
+@each_shell
+def test_in_a_shell_that_is_not_interactive_it_does_nothing(
+    tmp_path: Path, calls: Calls, states: Path, name: str
+) -> None:
+    line = hook(tmp_path, name, calls.program)
+    quiet = "set -n; functions -n -a" if name == "fish" else "set; typeset -f"
+    flags = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[name]
+    done = subprocess.run([name, *flags, "-c", f"{line}; {quiet}"], capture_output=True, text=True, check=True)
+    assert "claude_sessions_" not in done.stdout
+    assert done.stderr == ""
+    # In a function or a file that is read it must not end more than itself.
+    done = subprocess.run([name, *flags, "-c", f"{line}; echo on"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("on\n", "")
+    assert calls.all() == []
+
+
+# -- whose session it is ---------------------------------------------------------------------------------------------
+
+
+@each_shell
+@pytest.mark.parametrize("inner", [pytest.param(shell, marks=needs(shell)) for shell in ("bash", "zsh", "fish")])
+def test_a_nested_shell_beats_for_the_outer_one_and_ends_nothing(
+    window: Open, calls: Calls, tmp_path: Path, name: str, inner: str
+) -> None:
+    opened = window(name)
+    calls.wait(1)
+    opened.enter(nested_line(opened, tmp_path, calls, inner), inner)
+    calls.wait(2)
+    assert opened.run(WHOAMI).data["pid"] == opened.pid
+    opened.leave(name)
+    assert calls.kinds() == ["beat", "beat"]
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "beat", "end"]
+    assert {call.option("--pid") for call in calls.all()} == {str(opened.pid)}
+
+
+@each_shell
+def test_what_the_prompt_beats_is_what_a_typed_command_is(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name)
+    [beat] = calls.wait(1)
+    data = opened.run(WHOAMI).data
+    assert (str(data["pid"]), data["tty"]) == (beat.option("--pid"), beat.option("--tty"))
+    by_options = opened.run(f"setsid -w {WHOAMI} --pid {beat.option('--pid')} --tty {beat.option('--tty')}").data
+    assert by_options["session_id"] == data["session_id"]
+
+
+@needs("tmux")
+@only_bash
+def test_a_pane_that_inherits_the_variable_is_a_session_of_its_own(
+    stack: ExitStack, window: Open, calls: Calls, tmp_path: Path, name: str
+) -> None:
+    opened = window(name)
+    calls.wait(1)
+    tmux = Tmux(tmp_path)
+    stack.callback(tmux.close)
+    inherited = opened.ask("$CLAUDE_SESSIONS_SHELL")
+    pane = tmux.pane({"CLAUDE_SESSIONS_SHELL": inherited, "CLAUDE_SESSIONS_STATE_DIR": str(tmp_path / "state")})
+    pane.type(hook(tmp_path, name, calls.program))
+    pane.run("true")
+    beat = calls.wait(2)[1]
+    data = pane.run(WHOAMI).data
+    assert (beat.option("--pid"), beat.option("--tty")) == (str(data["pid"]), pane.tty)
+    assert data["tty"] != opened.tty
+
+
+def _sudo_asks_nothing() -> bool:
+    return bool(shutil.which("sudo")) and not subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode
+
+
+@pytest.mark.skipif(not _sudo_asks_nothing(), reason="sudo is not installed, or asks for a password")
+@each_shell
+@pytest.mark.parametrize("hooked", [False, True])
+def test_under_sudo_prompt_and_commands_agree(
+    window: Open, calls: Calls, tmp_path: Path, name: str, hooked: bool
+) -> None:
+    opened = window(name)
+    [outer] = calls.wait(1)
+    opened.enter("sudo -n -i bash --norc --noprofile -i")
+    if hooked:
+        opened.type(hook(tmp_path, "bash", calls.program))
+    data = opened.run(f"cd / && env PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))} {WHOAMI}").data
+    last = calls.wait(2 if hooked else 1)[-1]
+    assert str(data["pid"]) == last.option("--pid")
+    assert hooked or last is not outer
+    assert data["tty"] == last.option("--tty") or not hooked
+    opened.type("exit")
+
+
+@each_shell
+def test_a_shell_below_an_agent_leaves_the_beats_to_the_agent(
+    window: Open, calls: Calls, states: Path, tmp_path: Path, name: str
+) -> None:
+    agent = tmp_path / "claude"
+    shutil.copy(str(shutil.which("bash")), agent)
+    opened = window("bash")
+    calls.wait(1)
+    line = nested_line(opened, tmp_path, calls, name)
+    opened.enter(f"{agent} --norc --noprofile -c {shlex.quote(line + '; true')}", name)
+    data = opened.run(WHOAMI).data
+    assert data["anchor"]["program"] == "claude"
+    path = states / f"{data['pid']}-{process.read(data['pid']).start}"
+    path.write_text(f"held {int(time.time()) - 65} SD-AGENT s\n")
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-AGENT 1m"
+    opened.leave("bash")
+    assert calls.kinds() == ["beat"]
+
+
+@each_shell
+def test_an_id_that_a_person_gave_is_beaten_and_never_ended(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name, more={"CLAUDE_SESSIONS_SESSION_ID": "by-hand", "CLAUDE_CODE_SESSION_ID": "left-over"})
+    calls.wait(1)
+    opened.type("exit")
+    opened.wait()
+    told = [call.environment.rsplit("/", 4)[0] for call in calls.all()]
+    assert [text.split("/")[0:2] for text in told] == [["by-hand", ""], ["", ""]]
+
+
+# -- the prompt's segment --------------------------------------------------------------------------------------------
+
+
+@each_shell
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),
+        ("held {725} SD-AUTH-001 s", "SD-AUTH-001 12m"),
+        ("held {5430} SD-AUTH-001 s", "SD-AUTH-001 1h30m"),
+        ("held {187230} SD-AUTH-001 s", "SD-AUTH-001 2d4h"),
+        ("held {-500} SD-AUTH-001 s", "SD-AUTH-001 0s"),
+        ("held {725} SD?1.x:y_z s", r"SD\?1\.x:y_z 12m"),
+        ("lost 0 SD-AUTH-001 s", "LOST SD-AUTH-001"),
+        ("none 0 - s", ""),
+        ("", ""),
+        ("held", ""),
+        ("held x SD-1 s", ""),
+        ("held 08 SD-1 s", ""),
+        ("held a[$(touch_owned)] SD-1 s", ""),
+        ("held 5 $(touch_owned) s", ""),
+        ("held 5 `touch_owned` s", ""),
+        ("lost 0 %n\\u s", ""),
+        ("wrong 5 SD-1 s", ""),
+    ],
+)
+def test_the_prompt_shows_what_the_file_says(window: Open, states: Path, line: str, shown: str, name: str) -> None:
+    opened = window(name)
+    text = re.sub(r"\{(-?\d+)\}", lambda found: str(int(time.time()) - int(found[1])), line)
+    state_of(states, opened).write_text(f"{text.replace('touch_owned', 'touch owned')}\n")
+    opened.do("true")
+    assert re.fullmatch(shown, opened.ask("$CLAUDE_SESSIONS_PROMPT"))
+    assert not (opened.directory / "owned").exists()
+    state_of(states, opened).unlink()
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
+
+
+@each_shell
+def test_a_hostile_file_is_no_more_than_text(window: Open, states: Path, name: str) -> None:
+    opened = window(name)
+    path = state_of(states, opened)
+    for content in (b"\0\xff\x1b]0;x\a\n" * 1000, b"held " * 100_000, b"held 99999999999999999999 SD-1 s\n", b"\n\n\n"):
+        path.write_bytes(content)
+        opened.do("true")
+        assert re.fullmatch(r"(SD-1 \d+[smhd]\S*)?", opened.ask("$CLAUDE_SESSIONS_PROMPT"))
+    path.unlink()
+    path.mkdir()
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
+    assert "directory" not in opened.seen()
+
+
+EXAMPLES = {
+    "bash": "PS1='${CLAUDE_SESSIONS_PROMPT:+[$CLAUDE_SESSIONS_PROMPT] }ready> '",
+    "zsh": "setopt prompt_subst; PROMPT='${CLAUDE_SESSIONS_PROMPT:+[$CLAUDE_SESSIONS_PROMPT] }ready> '",
+    "fish": 'function fish_prompt; test -n "$CLAUDE_SESSIONS_PROMPT"; '
+    'and echo -n "[$CLAUDE_SESSIONS_PROMPT] "; echo -n "ready> "; end',
+}
+
+
+@each_shell
+def test_the_examples_of_the_manual_show_it_at_the_very_next_prompt(window: Open, states: Path, name: str) -> None:
+    opened = window(name, after=EXAMPLES[name])
+    path = state_of(states, opened)
+    opened.type(f"echo held 1 SD-AUTH-001 s >{path}")
+    until(lambda: "[SD-AUTH-001 " in opened.seen(), "the segment in the prompt")
+    assert "] ready> " in opened.seen()

@@ -1,0 +1,276 @@
+"""The shell integration with the real program: on a database, and on databases and disks that fail."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from shell.hooks import (
+    NEVER,
+    Calls,
+    Open,
+    Window,
+    close_terminal,
+    each_shell,
+    each_shell_at_length,
+    needs_proc,
+    nested_line,
+    rows,
+    send_hangup,
+    type_exit,
+)
+from shell.terminal import CLI, WHOAMI, until
+
+# -- with the real program -------------------------------------------------------------------------------------------
+
+
+def shows(opened: Window, pattern: str) -> bool:
+    opened.do("true")
+    return re.fullmatch(pattern, opened.ask("$CLAUDE_SESSIONS_PROMPT")) is not None
+
+
+@each_shell
+def test_a_terminals_life_on_a_real_database(
+    real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
+) -> None:
+    opened = real(name, dsn)
+    until(lambda: rows(dsn), "the terminal's row")
+    session = opened.run(WHOAMI).session
+    assert rows(dsn) == [(session, None, "idle", opened.pid)]
+
+    assert opened.run(f"{CLI} claim SD-AUTH-001").code == 0
+    assert re.fullmatch(r"SD-AUTH-001 \d+s", opened.ask("$CLAUDE_SESSIONS_PROMPT"))
+    assert re.fullmatch(r"SD-AUTH-001 \d+s\n", opened.run(f"{CLI} prompt").out)
+    assert rows(dsn) == [(session, "SD-AUTH-001", "active", opened.pid)]
+
+    thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
+    assert cli("claim", "SD-AUTH-001", "--force", "--reason", "urgent", env=thief).returncode == 0
+    until(lambda: shows(opened, "LOST SD-AUTH-001"), "the loss in the prompt")
+    assert opened.run(f"{CLI} prompt").out == "LOST SD-AUTH-001\n"
+
+    opened.run(f"{CLI} release")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
+    opened.type("exit")
+    opened.wait()
+    assert [row[2] for row in rows(dsn) if row[0] == session] == ["released"]
+
+
+@each_shell
+@pytest.mark.parametrize("ending", [type_exit, send_hangup, close_terminal])
+def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
+    real: Open, dsn: str, states: Path, name: str, ending: Callable[[Window], None]
+) -> None:
+    opened = real(name, dsn, every=NEVER)
+    until(lambda: rows(dsn), "the terminal's row")
+    assert opened.run(f"{CLI} claim SD-1").code == 0
+    assert list(states.iterdir())
+    ending(opened)
+    opened.wait()
+    [(_, sd_id, status, _)] = rows(dsn)
+    assert (sd_id, status) == (None, "released")
+    assert list(states.iterdir()) == []
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute(
+            "SELECT metadata->'claude_sessions_cli'->'tombstone' FROM claude_sessions"
+        ).fetchone()
+    assert found in ((None,), ("null",)), "its own end is no loss"
+
+
+@each_shell_at_length
+def test_commands_that_find_a_loss_tell_the_prompt_at_once(
+    real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
+) -> None:
+    opened = real(name, dsn, every=NEVER)
+    thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
+    for command in ("check", "park 10m", "unpark", "heartbeat"):
+        opened.run(f"{CLI} release")
+        assert opened.run(f"{CLI} claim SD-1 --force --reason again").code == 0
+        assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
+        assert cli("claim", "SD-1", "--force", "--reason", "urgent", env=thief).returncode == 0
+        assert opened.run(f"{CLI} {command}").code == 4
+        assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "LOST SD-1", command
+
+
+@each_shell_at_length
+def test_a_session_named_for_one_command_is_not_the_terminals(real: Open, dsn: str, name: str) -> None:
+    opened = real(name, dsn, every=NEVER)
+    assert opened.run(f"{CLI} claim SD-1").code == 0
+    assert opened.run(f"{CLI} claim SD-2 --session another").code == 0
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
+    assert opened.run(f"{CLI} heartbeat --session nobody").code == 4
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
+
+
+@each_shell
+def test_a_shell_under_run_shows_its_item_and_leaves_the_beats_to_run(
+    real: Open, dsn: str, states: Path, tmp_path: Path, calls: Calls, name: str
+) -> None:
+    opened = real("bash", dsn, every=NEVER)
+    until(lambda: rows(dsn), "the terminal's row")
+    line = nested_line(opened, tmp_path, calls, name)
+    opened.enter(f"{CLI} run SD-RUN -- {line}", name)
+    assert opened.run(f"{CLI} check SD-RUN").code == 0
+    opened.do("true")
+    assert re.fullmatch(r"SD-RUN \d+s", opened.ask("$CLAUDE_SESSIONS_PROMPT"))
+    opened.leave("bash")
+    assert calls.all() == []
+    assert len(list(states.iterdir())) <= 1
+    assert [row[2] for row in rows(dsn)] == ["idle", "released"]
+
+
+def test_a_late_beat_does_not_register_a_shell_that_has_gone(
+    real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    environ = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SHELL": f"/dev/pts/99:{gone.pid}:123"}
+    done = cli("heartbeat", "--register", "--pid", str(gone.pid), "--tty", "/dev/pts/99", env=environ)
+    assert done.returncode == 2
+    assert rows(dsn) == []
+
+
+@needs_proc
+def test_where_starts_are_unknown_the_file_of_the_prompt_knows_whose_end_it_is(
+    dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    environ = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_STATE_DIR": str(states.parent)}
+    assert cli("claim", "SD-1", env={**environ, "CLAUDE_SESSIONS_SESSION_ID": "of-a-mac"}).returncode == 0
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (states / str(gone.pid)).write_text("held 5 SD-1 of-a-mac\n")
+    environ["CLAUDE_SESSIONS_SHELL"] = f"/dev/ttys003:{gone.pid}:"
+    done = cli("release", "--end", "--pid", str(gone.pid), "--tty", "/dev/ttys003", env=environ)
+    assert done.returncode == 0, done.stderr
+    assert [row[:3] for row in rows(dsn)] == [("of-a-mac", None, "released")]
+
+
+# -- databases and disks that fail -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """Return the DSN of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"host=127.0.0.1 port={listener.getsockname()[1]} dbname=x user=x"
+
+
+@pytest.fixture
+def bad_dsn(request: pytest.FixtureRequest, dsn: str, hanging: str) -> str:
+    """Return the DSN of a database that is down, refuses, hangs, or is none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        free = listener.getsockname()[1]
+    kinds = {
+        "down": f"host=127.0.0.1 port={free} dbname=x",
+        "refuses": psycopg.conninfo.make_conninfo(dsn, dbname="no_such_database"),
+        "hangs": hanging,
+        "is none": "postgresql://[",
+    }
+    return kinds[request.param]
+
+
+@each_shell
+@pytest.mark.parametrize(
+    "bad_dsn",
+    ["hangs", *(pytest.param(kind, marks=pytest.mark.faults) for kind in ("down", "refuses", "is none"))],
+    indirect=True,
+)
+def test_whatever_the_database_does_the_prompt_comes_at_once_and_nothing_is_said(
+    real: Open, bad_dsn: str, name: str
+) -> None:
+    opened = real(name, bad_dsn)
+    begin = time.monotonic()
+    prompts = 0
+    while time.monotonic() < begin + 2.5:
+        opened.do("true")
+        prompts += 1
+    assert prompts >= 5, "prompts wait for the database"
+    opened.type("exit")
+    opened.process.wait(10)
+    # All that it started ends by itself.
+    opened.wait()
+    assert not re.search("error|cannot|Traceback|refused|claude-sessions:", opened.seen(), re.I)
+
+
+@pytest.mark.faults
+@needs_proc
+@each_shell
+def test_beats_do_not_pile_up_where_a_server_hangs(real: Open, hanging: str, name: str) -> None:
+    opened = real(name, hanging, every=4, more={"PGCONNECT_TIMEOUT": "600"})
+    begin = time.monotonic()
+    most = 0
+    while time.monotonic() < begin + 13:
+        opened.do("true")
+        most = max(most, len(running_beats(opened)))
+    # The last one is on its way out, on a busy machine, when the next one comes.
+    assert 1 <= most <= 2
+    opened.type("exit")
+    opened.wait()
+
+
+def running_beats(opened: Window) -> list[int]:
+    """Return the processes of the program that beat for a window."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"heartbeat" in words and str(opened.pid).encode() in words:
+            found.append(int(entry.parent.name))
+    return found
+
+
+@needs_proc
+def test_a_beat_gives_up_where_the_server_stops_answering(
+    hanging: str, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    for command in (["heartbeat", "--register"], ["release", "--end"]):
+        begin = time.monotonic()
+        environ = {"CLAUDE_SESSIONS_SESSION_ID": "a", "PGCONNECT_TIMEOUT": "600"}
+        done = cli(*command, "--within", "1s", "--dsn", hanging, env=environ)
+        assert (done.returncode, done.stdout, done.stderr) == (6, "", "")
+        assert time.monotonic() - begin < 30
+
+
+@each_shell
+@pytest.mark.parametrize("kind", ["full", "read-only", "missing home"])
+def test_a_disk_that_takes_no_file_is_no_matter(
+    real: Open, dsn: str, tmp_path: Path, states: Path, name: str, kind: str
+) -> None:
+    more: dict[str, str] = {}
+    mount = tmp_path / "mounted"
+    if kind == "missing home":
+        more = {"HOME": str(tmp_path / "nowhere" / "x")}
+        if os.geteuid() != 0:
+            (tmp_path / "nowhere").mkdir(mode=0o500)
+    else:
+        mount.mkdir()
+        option = "size=4k,nr_inodes=4" if kind == "full" else "ro"
+        command = ["mount", "-t", "tmpfs", "-o", option, "none", str(mount)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no file system can be mounted here")
+        more = {"CLAUDE_SESSIONS_STATE_DIR": str(mount)}
+        if kind == "full":
+            (mount / "filler").write_bytes(b"x" * 4096)
+    try:
+        opened = real(name, dsn, more=more)
+        until(lambda: rows(dsn), "the terminal's row")
+        done = opened.run(f"{CLI} claim SD-1")
+        assert (done.code, done.err) == (0, "")
+        opened.do("true")
+        opened.type("exit")
+        opened.wait()
+        assert [row[2] for row in rows(dsn)] == ["released"]
+        assert not re.search("error|cannot|space|read-only|denied", opened.seen(), re.I)
+    finally:
+        if kind != "missing home":
+            subprocess.run(["umount", "-l", str(mount)], check=True)
