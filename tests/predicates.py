@@ -35,6 +35,8 @@ EQUIVALENT = {
     "complete_held_items: ORDER BY name -> -": "the distinct items are found by sorting today, which nothing promises",
     "complete_past_items: ORDER BY name -> -": "likewise",
     "list_terms: ORDER BY later.id -> -": "the index that finds them has this order, which nothing promises",
+    "002_exclusive_claims: ORDER BY sd_id -> -": "the groups are found by sorting today, which nothing promises",
+    "find_sessions: , session_id -> -": "the index that finds them has this order, which nothing promises",
     "lock_claim: , id -> -": "they come in this order already, and a sort of few keeps it, which nothing promises",
 }
 

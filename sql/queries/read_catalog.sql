@@ -49,5 +49,5 @@ SELECT 'function', proname,
     concat_ws(' ', pg_get_function_identity_arguments(oid), CASE WHEN prosecdef THEN 'SECURITY DEFINER' END,
         array_to_string(proconfig, ' '), md5(prosrc))
 FROM pg_proc
-WHERE pronamespace = to_regnamespace('public') AND proname IN ('claude_sessions_record', 'claude_sessions_append')
+WHERE oid IN (to_regproc('public.claude_sessions_record'), to_regproc('public.claude_sessions_append'))
 ORDER BY kind, name;

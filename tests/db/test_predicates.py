@@ -351,9 +351,17 @@ def test_002_names_double_claims_in_order_and_counts_no_session_without_an_item(
         admin.execute(second)
 
 
-def test_nobody_but_the_trigger_appends_to_the_history(dsn: str) -> None:
+def test_nobody_but_the_trigger_appends_to_the_history(fresh_database: Callable[..., str]) -> None:
     append = "claude_sessions_append(text, claude_sessions, text, text, text)"
+    dsn = fresh_database()
     with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO PUBLIC")
+        for path in schema.ddl_files():
+            admin.execute(path.read_bytes())
+        for role in ("anon", "authenticated"):
+            may = "has_table_privilege(%s, 'claude_session_events', '{}')"
+            asked = admin.execute(f"SELECT {may.format('INSERT')}, {may.format('SELECT')}", [role, role]).fetchone()
+            assert asked == (False, role == "authenticated")
         for role in ("anon", "authenticated", "public"):
             asked = admin.execute("SELECT has_function_privilege(%s, %s, 'EXECUTE')", [role, append]).fetchone()
             assert asked == (False,)
@@ -603,7 +611,7 @@ def test_a_successor_is_told_to_those_alone_whom_it_succeeds(table: Table) -> No
     assert (table.own("a")["tombstone"]["by"], table.row("b")) == ("c", before)
 
 
-def test_one_of_two_rows_that_were_written_at_once_is_reaped(table: Table) -> None:
+def test_one_of_two_rows_that_were_written_together_is_reaped(table: Table) -> None:
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, sd_id, status, heartbeat_at)"
         " VALUES ('a', 'SD-1', 'active', %s), ('b', 'SD-2', 'active', %s)",
@@ -689,6 +697,13 @@ def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Ta
     full_table.execute("DELETE FROM claude_sessions WHERE session_id = 'old'")
     claimed = sessions.claim(full_table.database, make_caller("b", now=NOON), "SD-2")
     assert claimed.session.session.claimed_at == NOON
+    # Nor does it hide one that is.
+    claimed = sessions.claim(full_table.database, make_caller("c", now=at(-60)), "SD-2", force_reason="again")
+    assert claimed.session.session.claimed_at == NOON + timedelta(microseconds=1)
+    sessions.release(full_table.database, make_caller("c", now=at(-60)))
+    full_table.execute("DELETE FROM claude_sessions")
+    claimed = sessions.claim(full_table.database, make_caller("d", now=at(-60)), "SD-2")
+    assert claimed.session.session.claimed_at == NOON + timedelta(microseconds=2)
 
 
 @pytest.mark.parametrize("if_older_than", [None, 60.0])
