@@ -1,6 +1,6 @@
--- Give a work item to a session that holds none, under a fence above that of every earlier term.
+-- Give a work item to a session, whose row is locked and holds none, under a fence above that of every earlier term.
 -- Parameters: session_id, sd_id, track, tty, pid, hostname, codebase, own (jsonb), floor (timestamptz or NULL: the latest
--- earlier term), now. Returns: the session, or nothing if it does hold one.
+-- earlier term), now. Returns: the session.
 UPDATE public.claude_sessions SET
     sd_id = %(sd_id)s,
     track = %(track)s,
@@ -9,5 +9,5 @@ UPDATE public.claude_sessions SET
     ),
     status = 'active',
 {seen_columns}
-WHERE session_id = %(session_id)s AND sd_id IS NULL
+WHERE session_id = %(session_id)s
 RETURNING {session_columns};
