@@ -184,6 +184,9 @@ class _Runner:
             status = self._watch(reader)
             had_terminal = self._handed
             self._take_back(restore_modes=status < 0)
+            if signal.SIGTTIN in self._pending:
+                # The next program of a pipeline asked just as the command ended: nobody else would continue it.
+                os.killpg(os.getpgrp(), signal.SIGCONT)
             if self._stopped_for:
                 self._end_group()
             interrupt = signal.Signals(-status) if -status in (signal.SIGINT, signal.SIGQUIT) else None
