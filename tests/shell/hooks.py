@@ -9,8 +9,10 @@ import shlex
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -223,7 +225,12 @@ def type_exit(window: Window) -> None:
 
 
 def type_end_of_input(window: Window) -> None:
-    os.write(window._master, b"\x04")
+    # A shell that changes the terminal's modes at that moment may miss the key, and a person presses it again.
+    while window.process.poll() is None:
+        with suppress(OSError):
+            os.write(window._master, b"\x04")
+        with suppress(subprocess.TimeoutExpired):
+            window.process.wait(2)
 
 
 def send_hangup(window: Window) -> None:
