@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -106,6 +107,20 @@ class Host:
 def this_host() -> Host:
     """Return where this process runs."""
     return Host(socket.gethostname(), _boot_id(), _pid_namespace())
+
+
+def this_program(called: str) -> list[str]:
+    """Return the words that run this very program from any directory; `called` is what it was called as (argv[0])."""
+    import shutil  # slow to import, and seldom needed
+
+    script = Path(called).absolute()
+    if script.name != "__main__.py" and os.access(script, os.X_OK):
+        return [str(script)]
+    beside = Path(sys.executable).with_name("claude-sessions")
+    if os.access(beside, os.X_OK):
+        return [str(beside)]
+    found = shutil.which("claude-sessions")
+    return [str(Path(found).absolute())] if found else [sys.executable, "-m", "claude_sessions_cli"]
 
 
 def read(pid: int) -> Process:

@@ -14,14 +14,13 @@ import pwd
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from claude_sessions_cli import settings
+from claude_sessions_cli import process, settings
 from claude_sessions_cli.errors import SessionsError, UsageError
 
 KINDS = ("cron", "systemd", "launchd")
@@ -102,7 +101,7 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
         raise UsageError(f"the database is named by {found.dsn_source}, which a timer does not have", hint)
     if (home := environ.get("HOME")) and home != _home_of_user():
         variables["HOME"] = home
-    job = Job((*_program(called), "upkeep"), variables, state_directory(environ))
+    job = Job((*process.this_program(called), "upkeep"), variables, state_directory(environ))
     for text in (*job.words, *job.variables.values(), str(job.directory)):
         if not text.isprintable():
             raise UsageError(f"no timer can run this: {text[:60]!r} has control characters in it")
@@ -368,15 +367,6 @@ def _replace(path: Path, text: bytes, mode: int = 0o600) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
-
-
-def _program(called: str) -> tuple[str, ...]:
-    """Return the words that run this very program from any directory."""
-    script = Path(called).absolute()
-    if script.name != "__main__.py" and os.access(script, os.X_OK):
-        return (str(script),)
-    beside = Path(sys.executable).with_name("claude-sessions")
-    return (str(beside),) if os.access(beside, os.X_OK) else (sys.executable, "-m", "claude_sessions_cli")
 
 
 def _home_of_user() -> str:

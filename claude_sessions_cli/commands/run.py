@@ -44,7 +44,9 @@ app = options.new_app()
 
 @app.command()
 def run(
-    sd: Annotated[str, typer.Argument(metavar="SD", help="The work item.")],
+    sd: Annotated[
+        str, typer.Argument(metavar="SD", help="The work item.", autocompletion=options.complete_known_items)
+    ],
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
     track: options.Track = None,
     wait: options.Wait = None,

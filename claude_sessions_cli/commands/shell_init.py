@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options, settings, state
+from claude_sessions_cli import options, process, settings, state
 from claude_sessions_cli.errors import UsageError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -33,7 +32,7 @@ def shell_init(
     """
     if shell not in SHELLS:
         raise UsageError(f"no such shell: {shell[:40]!r}", f"a shell is one of {', '.join(SHELLS)}")
-    sys.stdout.write(render(shell, program(sys.argv[0]), _every()))
+    sys.stdout.write(render(shell, process.this_program(sys.argv[0]), _every()))
 
 
 def render(shell: str, words: list[str], every: float) -> str:
@@ -49,18 +48,6 @@ def render(shell: str, words: list[str], every: float) -> str:
     }
     text = (Path(__file__).parents[1] / "shell" / f"hook.{shell}").read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], text)
-
-
-def program(called: str) -> list[str]:
-    """Return the words that run this very program from any directory."""
-    script = Path(called).absolute()
-    if script.name != "__main__.py" and os.access(script, os.X_OK):
-        return [str(script)]
-    beside = Path(sys.executable).with_name("claude-sessions")
-    if os.access(beside, os.X_OK):
-        return [str(beside)]
-    found = shutil.which("claude-sessions")
-    return [str(Path(found).absolute())] if found else [sys.executable, "-m", "claude_sessions_cli"]
 
 
 def _every() -> float:

@@ -57,6 +57,7 @@ def _words(cli: Cli, line: str, dsn: str | None, **env: str | None) -> list[str]
         ("claude-sessions schema ap", ["apply"]),
         ("claude-sessions claim SD-", ["SD-AUTH-001", "SD-AUTH-002", "SD-PAST"]),
         ("claude-sessions claim SD-P", ["SD-PAST"]),
+        ("claude-sessions run SD-P", ["SD-PAST"]),
         ("claude-sessions claim --any SD-AUTH-001 SD-P", ["SD-PAST"]),
         ("claude-sessions release ", ["SD-AUTH-001", "SD-AUTH-002"]),
         ("claude-sessions --quiet check SD-AUTH-001", ["SD-AUTH-001"]),

@@ -113,8 +113,8 @@ def test_the_program_is_found_again_from_any_directory(tmp_path: Path, monkeypat
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    assert shell_init.program("bin/claude-sessions") == [str(script)]
-    [found] = shell_init.program("/somewhere/__main__.py")[:1]
+    assert process.this_program("bin/claude-sessions") == [str(script)]
+    [found] = process.this_program("/somewhere/__main__.py")[:1]
     assert Path(found).is_absolute()
 
 
