@@ -16,7 +16,7 @@ from claude_sessions_cli import database
 
 SETTINGS = settings(database=None, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck))
 SHORT = settings(SETTINGS, max_examples=15, stateful_step_count=40, derandomize=True)
-LONG = settings(SETTINGS, max_examples=150, stateful_step_count=60)
+LONG = settings(SETTINGS, max_examples=60, stateful_step_count=60)
 
 
 @pytest.fixture(scope="module", params=machine.SCHEMAS)
@@ -49,6 +49,6 @@ def test_no_order_of_events_breaks_the_lease(stage: tuple[str, bool]) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(2))
 def test_no_order_of_many_events_breaks_the_lease(stage: tuple[str, bool], number: int) -> None:
     operate(stage, LONG, int(os.environ.get("CLAUDE_SESSIONS_TEST_SEED", "0")) + number)

@@ -409,7 +409,9 @@ class Ledger:
         if operation.kind == "heartbeat" and was["sd_id"] is None:
             lost = stone(was) or {}
             restored = (lost.get("sd_id"), lost.get("reason"), lost.get("by")) == (becomes["sd_id"], SILENT, None)
-            demand(restored, "a heartbeat claimed", change)
+            # Or it still had it, from a program that tells no time of a claim.
+            renumbered = own(was).get("release_reason") == "new fence"
+            demand(restored or renumbered, "a heartbeat claimed", change)
         if operation.facts.get("process") and isinstance(becomes["metadata"], dict):
             seen = (becomes["pid"], own(becomes).get("process"))
             demand(seen == (operation.facts["process"]["pid"], operation.facts["process"]), "not its process", change)
