@@ -1,0 +1,79 @@
+"""`claim --wait` as people and scripts use it: in a terminal, with a key that ends it, and twenty at once."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+
+import pytest
+from conftest import make_caller
+
+from claude_sessions_cli import sessions
+from shell.runs import PROGRAM, Bench
+from shell.terminal import CLI, until
+
+CLAIM = f"{CLI} claim SD-1 --wait"
+
+
+def test_a_terminal_sees_the_seconds_count_down_and_nothing_of_it_afterwards(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    window = bench.window("bash")
+    window.type(f"{CLAIM} 90s")
+    until(lambda: "waiting for SD-1, held by holder: 1m30s left" in window.seen(), "the whole time")
+    until(lambda: re.search(r"held by holder: 1m2[0-9]s left", window.seen()), "less of it")
+    sessions.release(bench.table.database, make_caller("holder"))
+    assert window.answers() == "0"
+    last = window.seen().rpartition("\x1b[K")[2]
+    assert "claimed SD-1" in last
+    assert "left" not in last
+
+
+@pytest.mark.parametrize(("key", "code"), [("\x03", "130"), ("\x1c", "131")])
+def test_a_key_ends_the_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: str) -> None:
+    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    window = bench.window("bash")
+    window.type(f"ulimit -c 0; {CLAIM} 5m")
+    until(lambda: "4m59s left" in window.seen(), "it waits")
+    window.press(key)
+    assert window.answers() == code
+    assert "Traceback" not in window.seen()
+    assert [row["session_id"] for row in bench.rows()] == ["holder"]
+
+
+def test_a_signal_ends_the_wait_of_a_script_and_leaves_nothing_behind(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    connected = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle%'"
+    before = bench.table.execute(connected)[0]["n"]
+    waiting = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", "w")
+    until(lambda: bench.table.execute(connected)[0]["n"] > before, "it waits")
+    waiting.send_signal(signal.SIGTERM)
+    assert waiting.wait(timeout=30) in (-signal.SIGTERM, 143)
+    assert [row["session_id"] for row in bench.rows()] == ["holder"]
+
+
+def test_what_one_holds_already_is_not_waited_for(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("w"), "SD-1")
+    begin = time.monotonic()
+    done = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "10m", "--session", "w")
+    out, err = done.communicate(timeout=60)
+    assert (done.returncode, err) == (0, "")
+    assert "SD-1" in out
+    assert time.monotonic() - begin < 60
+
+
+@pytest.mark.faults
+def test_none_of_twenty_who_wait_starves(bench: Bench) -> None:
+    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    waiting = {
+        f"w{number}": bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", f"w{number}", "--quiet")
+        for number in range(20)
+    }
+    had: list[str] = []
+    holder = "holder"
+    while len(had) < 20:
+        sessions.release(bench.table.database, make_caller(holder), end=True)
+        holder = str(bench.holder()["session_id"])
+        assert waiting[holder].wait(timeout=60) == 0
+        had.append(holder)
+    assert sorted(had) == sorted(waiting)
