@@ -107,7 +107,10 @@ def _take(
         stale_after=caller.settings.stale_after, parked_until=None, tombstone=None, release_reason=None
     )
     losers = [other for other in others if other.tombstone and other.tombstone.sd_id == sd_id]
-    unsucceeded = [loser.session_id for loser in losers if loser.tombstone and loser.tombstone.by is None]
+    # One that held it until now has been told already.
+    unsucceeded = [
+        loser.session_id for loser in losers if loser.sd_id != sd_id and loser.tombstone and loser.tombstone.by is None
+    ]
     if unsucceeded:
         tx.run("name_successor", session_ids=unsucceeded, by=caller.session_id, now=caller.now)
     fences = [row.fence for row in (mine, *others) if row.sd_id == sd_id]
