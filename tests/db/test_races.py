@@ -32,7 +32,8 @@ def watch(racing_dsn: str, pool: Pool) -> Iterator[Watch]:
         yield seen
 
 
-@pytest.mark.parametrize("isolation", racing.ISOLATION)
+# The long races take all of them.
+@pytest.mark.parametrize("isolation", ["repeatable read"])
 def test_one_of_sixteen_wins_whatever_the_databases_isolation(isolation: str, pool: Pool, watch: Watch) -> None:
     watch.set_isolation(isolation)
     pool.all("connect", dsn=watch.dsn)

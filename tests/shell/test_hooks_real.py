@@ -64,7 +64,7 @@ def test_a_terminals_life_on_a_real_database(
     assert [row[2] for row in rows(dsn) if row[0] == session] == ["released"]
 
 
-@each_shell
+@each_shell_at_length
 @pytest.mark.parametrize("ending", [type_exit, send_hangup, close_terminal])
 def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
     real: Open, dsn: str, states: Path, name: str, ending: Callable[[Window], None]
@@ -241,7 +241,7 @@ def test_a_beat_gives_up_where_the_server_stops_answering(
         assert time.monotonic() - begin < 30
 
 
-@each_shell
+@each_shell_at_length
 @pytest.mark.parametrize("kind", ["full", "read-only", "missing home"])
 def test_a_disk_that_takes_no_file_is_no_matter(
     real: Open, dsn: str, tmp_path: Path, states: Path, name: str, kind: str
