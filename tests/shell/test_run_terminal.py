@@ -6,8 +6,8 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 import termios
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,8 +33,36 @@ from shell.runs import (
 from shell.terminal import until
 
 pytestmark = only_linux
-READ_KEY = 'read -r line </dev/tty; echo "$line" >{0}'
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
+# The kernel stops the group of who reads a terminal that is not its own: here, once the command has ended and before
+# the wrapper has taken the terminal back, which is too short a time to hit from outside.
+ASKS_AT_THE_END = """
+import os, pathlib, signal, subprocess, sys, time
+from claude_sessions_cli import running
+
+reader = subprocess.Popen(["sleep", "600"])
+
+def state():
+    return pathlib.Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+class Runner(running._Runner):
+    def _reap(self):
+        status = super()._reap()
+        if status is not None:
+            os.killpg(0, signal.SIGTTIN)
+            while state() != "T":
+                time.sleep(0.01)
+        return status
+
+keeper = running.Keeper(lambda: 900.0, 60.0, running.Trust(running.uptime(), 900.0))
+code = Runner(["true"], os.environ, keeper, print).run().code
+deadline = time.monotonic() + 2
+while state() == "T" and time.monotonic() < deadline:
+    time.sleep(0.01)
+pathlib.Path(sys.argv[1]).write_text(state() + "\\n")
+reader.kill()
+sys.exit(code)
+"""
 both_shells = pytest.mark.parametrize("shell", ["bash", "zsh"])
 # Where what takes long is not the shell's doing.
 both_shells_at_length = pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.faults)])
@@ -57,10 +85,6 @@ def start(window: Window, text: str, ready: Path) -> int:
 def reads(ready: Path, file: Path, then: str = "") -> str:
     """Return a command that writes what it reads from its standard input into a file."""
     return command('echo $$ >{0}; read -r line; echo "$line" >{1}; ' + then, ready, file)
-
-
-def _has_terminal(window: Window, child: int) -> bool:
-    return window.foreground == child
 
 
 def text_of(file: Path) -> str:
@@ -324,23 +348,13 @@ def test_two_programs_of_a_pipeline_ask_for_the_terminal_in_turn(bench: Bench, s
     bench.assert_ended(reason="completed")
 
 
-@pytest.mark.faults
-@both_shells
-def test_the_next_program_gets_the_terminal_however_soon_it_asks_after_the_command_ended(
-    bench: Bench, shell: str
-) -> None:
-    window = bench.window(shell)
-    for delay in range(30):
-        ready, second = bench.file(), bench.file()
-        asks = command('echo $$ >{0}; read -r line </dev/tty; echo "$line"', ready)
-        # Asks at about the time of the end of the command, sooner and later.
-        then = command(f"read -r line; i=0; while [ $i -lt {delay * 50} ]; do i=$((i + 1)); done; {READ_KEY}", second)
-        child = start(window, f"{RUN} SD-1 -- {asks} | {then}", ready)
-        until(partial(_has_terminal, window, child), "the command has the terminal")
-        window.type("password")
-        window.type("key")
-        assert text_of(second) == "key\n"
-        window.answers()
+def test_a_reader_that_asks_for_the_terminal_just_as_the_command_ends_goes_on(bench: Bench) -> None:
+    window, file, program = bench.window("bash"), bench.file(), bench.directory / "program.py"
+    program.write_text(ASKS_AT_THE_END)
+    window.type(f"{sys.executable} {program} {file}")
+    # Stopped, it is one that the kernel told with the whole group, and nobody continued.
+    assert text_of(file) == "S\n"
+    assert window.answers() == "0"
 
 
 @both_shells
