@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,12 +19,14 @@ from claude_sessions_cli.model import (
     Session,
     format_age,
 )
-from claude_sessions_cli.sessions import bury, list_sessions
+from claude_sessions_cli.sessions import bury
 
 STALE_FOR = timedelta(days=1)
 # Sessions changed in one transaction, so that a million rows neither hold their locks together nor fail together.
 BATCH = 200
 PRUNE_BATCH = 5000
+# Sessions read in one statement.
+PAGE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def reap(
     somebody has locked, is left alone. `max_age` and `prune` are in seconds; the latter also deletes the sessions that
     have been released, and untouched, for so long.
     """
-    verdicts = [judge(caller, seen, max_age) for seen in list_sessions(database, caller).sessions]
+    verdicts = sorted((judge(caller, seen, max_age) for seen in _live(database, caller)), key=_by_item)
     condemned = [verdict for verdict in verdicts if verdict.to]
     kept = [verdict for verdict in verdicts if not verdict.to]
     if dry_run:
@@ -68,6 +71,25 @@ def reap(
     changed = carry_out(database, caller, condemned)
     pruned = _prune(database, caller, prune) if prune is not None else 0
     return ReapResult(False, changed, kept, pruned)
+
+
+def _live(database: Database, caller: Caller) -> Iterator[JudgedSession]:
+    after = None
+    while True:
+        rows = database.transact(
+            lambda tx, after=after: tx.all("list_live_sessions", after=after, row_limit=PAGE, now=caller.now),  # type: ignore[misc]
+            writes=False,
+        )
+        for row in rows:
+            yield caller.judge(Session(**row))
+        if len(rows) < PAGE:
+            return
+        after = rows[-1]["id"]
+
+
+def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
+    session = verdict.session.session
+    return session.sd_id is None, session.sd_id or "", session.session_id
 
 
 def _prune(database: Database, caller: Caller, older_than: float) -> int:

@@ -1,7 +1,7 @@
 -- List sessions, holders first.
 -- Parameters: all_statuses (boolean), and each NULL for any: sd_ids, statuses, tracks (text[]), hostname, codebase,
--- session_id (text), row_limit (integer); now. Returns: sessions with row_version, and total without the limit.
-SELECT {session_columns}, xmin::text AS row_version, count(*) OVER () AS total
+-- session_id (text), row_limit (integer); now. Returns: sessions, and total without the limit.
+SELECT {session_columns}, count(*) OVER () AS total
 FROM public.claude_sessions
 WHERE (%(all_statuses)s::boolean OR status IN ('active', 'idle', 'stale') OR status IS NULL)
     AND (%(sd_ids)s::text[] IS NULL OR sd_id = ANY(%(sd_ids)s))

@@ -253,6 +253,17 @@ def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch
     assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]
 
 
+def test_every_session_of_many_pages_is_judged_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "PAGE", 2)
+    for number in range(5):
+        table.insert(f"s{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
+    table.insert("ended", status="released", heartbeat_at=NOON)
+    result = reaping.reap(table.database, make_caller(None, now=NOON), dry_run=True)
+    assert [verdict.session.session.session_id for verdict in result.kept] == [f"s{number}" for number in range(5)]
+    page = table.database.transact(lambda tx: tx.all("list_live_sessions", after=None, row_limit=2, now=NOON))
+    assert len(page) == 2
+
+
 def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "BATCH", 3)
     for number in range(10):
