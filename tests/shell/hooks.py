@@ -235,6 +235,12 @@ def type_end_of_input(window: Window) -> None:
 
 def send_hangup(window: Window) -> None:
     window.process.send_signal(signal.SIGHUP)
+    # A shell that had just looked for signals, and reads its next key, ends with that.
+    with suppress(subprocess.TimeoutExpired):
+        window.process.wait(5)
+    if window.process.poll() is None:
+        with suppress(OSError):
+            os.write(window._master, b"\n")
 
 
 def close_terminal(window: Window) -> None:

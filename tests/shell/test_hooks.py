@@ -178,7 +178,9 @@ def transcript(opened: Window, lines: list[str]) -> str:
     opened.type("exit")
     opened.wait()
     opened._reader.join()
-    return re.sub(r"\[1\] \d+|\d{3,}", "N", opened.seen()[begin:])
+    # When a line editor turns bracketed paste on depends on how soon the next key comes.
+    shown = re.sub(r"\x1b\[\?2004[hl]", "", opened.seen()[begin:])
+    return re.sub(r"\[1\] \d+|\d{3,}", "N", shown)
 
 
 @each_posix_shell
