@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,7 +71,8 @@ def real(stack: ExitStack, tmp_path: Path, states: Path) -> Open:
     """Return a function that opens a window whose shell is hooked to the real program on the database of `dsn`."""
 
     def start(name: str, dsn: str, every: float = 1, before: str = "", more: dict[str, str] | None = None) -> Window:
-        variables = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_STATE_DIR": str(states.parent), **(more or {})}
+        kept = {name: value for name, value in os.environ.items() if name in ("CLAUDE_SESSIONS_STATE_DIR", "HOME")}
+        variables = {**kept, "CLAUDE_SESSIONS_DSN": dsn, **(more or {})}
         line = hook(tmp_path, name, REAL, every)
         made = Window(tmp_path, name, f"{before}\n{line}", variables)
         stack.callback(made.close)

@@ -8,21 +8,21 @@ import select
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from claude_sessions_cli import process
 from claude_sessions_cli.commands import shell_init
-from shell.terminal import PATIENCE_S, Terminal, until
+from shell.terminal import PATIENCE_S, SHELLS, Terminal, until
 
 _windows = count()
 NEVER = 3600
@@ -183,11 +183,6 @@ def hook(directory: Path, shell: str, program: Path | Sequence[str], every: floa
     return f"source {shlex.quote(str(rendered))}"
 
 
-def mode(path: Path) -> int:
-    """Return a file's permissions."""
-    return stat.S_IMODE(path.stat().st_mode)
-
-
 REAL = (sys.executable, "-m", "claude_sessions_cli")
 HOOKS = Path(shell_init.__file__).parents[1] / "shell"
 
@@ -200,7 +195,17 @@ def each(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in names])
 
 
-each_shell = each("bash", "zsh", "fish")
+def cross(argument: str, values: Collection[Any], usual: Collection[tuple[str, Any]]) -> pytest.MarkDecorator:
+    """Parametrize with every shell and every value; all but the usual pairs are left to the long tests."""
+    pairs = [(name, value) for name in SHELLS for value in values]
+    assert set(usual) <= set(pairs)
+    cases = [
+        pytest.param(*pair, marks=[needs(pair[0]), *([] if pair in usual else [pytest.mark.faults])]) for pair in pairs
+    ]
+    return pytest.mark.parametrize(("name", argument), cases)
+
+
+each_shell = each(*SHELLS)
 # Where the shell matters little: in bash always, in the others with the long tests.
 each_shell_at_length = pytest.mark.parametrize(
     "name", ["bash", *(pytest.param(name, marks=[needs(name), pytest.mark.faults]) for name in ("zsh", "fish"))]
@@ -208,7 +213,6 @@ each_shell_at_length = pytest.mark.parametrize(
 each_posix_shell = each("bash", "zsh")
 only_bash, only_zsh, only_fish = each("bash"), each("zsh"), each("fish")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 
 Open = Callable[..., Window]
 
@@ -218,6 +222,11 @@ def rows(dsn: str) -> list[tuple[str, str | None, str, int | None]]:
         return connection.execute(
             "SELECT session_id, sd_id, status, pid FROM public.claude_sessions ORDER BY created_at"
         ).fetchall()
+
+
+def make_due(window: Window) -> None:
+    """Let the last beat be so long ago that one is due at the next prompt."""
+    window.type("set -g __claude_sessions_next 0" if window.status == "$status" else "__claude_sessions_last=0")
 
 
 def type_exit(window: Window) -> None:

@@ -30,9 +30,11 @@ SHELLS = {
     "zsh": ("zsh", "-f", "-i"),
     "fish": ("fish", "--no-config", "-i"),
 }
-# A new session takes the terminal on its standard input as its own, and becomes the program.
+# A new session takes the terminal on its standard input as its own, and becomes the program. A hang-up means something
+# there, though under nohup it would not.
 _TAKE_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
