@@ -113,8 +113,9 @@ if [[ $- == *i* ]]; then
         local now words
         now=$(builtin trap -p EXIT) || :
         [[ $now != *"$__claude_sessions_at_exit"* ]] || return 0
-        # It is printed as a command: trap -- 'text' EXIT.
+        # It is printed as a command: trap -- 'text' EXIT, or, in POSIX mode, trap -- - EXIT where there is none.
         eval "words=($now)"
+        [[ ${words[2]-} != - ]] || words[2]=
         builtin trap -- "$__claude_sessions_at_exit"$'\n'"${words[2]-}" EXIT
     }
 

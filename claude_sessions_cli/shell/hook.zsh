@@ -10,8 +10,8 @@ if [[ -o interactive ]]; then
     # The clock of the prompt's own escapes: no module to load, no fork.
     typeset -g __claude_sessions_clock='%D{%s}'
     # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
-    : ${__claude_sessions_role=} ${__claude_sessions_last=0}
-    : ${__claude_sessions_line=} ${__claude_sessions_since=} ${__claude_sessions_item=}
+    : "${__claude_sessions_role=}" "${__claude_sessions_last=0}"
+    : "${__claude_sessions_line=}" "${__claude_sessions_since=}" "${__claude_sessions_item=}"
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
@@ -143,6 +143,7 @@ if [[ -o interactive ]]; then
     }
 
     claude_sessions_unhook() {
+        emulate -L zsh
         precmd_functions=(${precmd_functions:#__claude_sessions_prompt})
         zshexit_functions=(${zshexit_functions:#__claude_sessions_exit})
         [[ $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
@@ -153,7 +154,11 @@ if [[ -o interactive ]]; then
     }
 
     typeset -ga precmd_functions zshexit_functions
-    (( ${precmd_functions[(I)__claude_sessions_prompt]} )) || precmd_functions+=(__claude_sessions_prompt)
-    (( ${zshexit_functions[(I)__claude_sessions_exit]} )) || zshexit_functions+=(__claude_sessions_exit)
+    # Whatever options number the elements of arrays otherwise.
+    () {
+        emulate -L zsh
+        (( ${precmd_functions[(I)__claude_sessions_prompt]} )) || precmd_functions+=(__claude_sessions_prompt)
+        (( ${zshexit_functions[(I)__claude_sessions_exit]} )) || zshexit_functions+=(__claude_sessions_exit)
+    }
 
 fi

@@ -94,15 +94,52 @@ def test_a_terminal_registers_once_and_ends_with_its_shell(
         assert call.environment == f"//{tty}:{pid}:{start}"
 
 
+HUNG = {
+    "bash": 'echo "$PROMPT_COMMAND"; trap -p',
+    "zsh": "echo $precmd_functions $zshexit_functions",
+    "fish": "functions --handlers",
+}
+
+
 @each_shell
 def test_sourced_twice_it_still_calls_once(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
     again = hook(tmp_path, name, calls.program)
-    opened = window(name, after=again)
-    opened.do(again)
-    opened.do("true")
+    opened = window(name)
+    command = f"begin; {HUNG[name]}; end" if name == "fish" else f"{{ {HUNG[name]}; }}"
+    once = opened.run(command).out
+    assert "claude_sessions" in once
+    for _ in range(2):
+        opened.do(again)
+    assert opened.run(command).out == once
     opened.type("exit")
     opened.wait()
     assert calls.kinds() == ["beat", "end"]
+
+
+ODD_OPTIONS = {
+    "bash": "IFS=':x-'; set -f -o noclobber -o posix; shopt -s nullglob failglob extglob nocasematch",
+    "zsh": "IFS=':x-'; setopt ksh_arrays sh_word_split glob_subst warn_create_global err_return no_clobber",
+}
+
+
+@each_posix_shell
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_options_that_change_the_language_change_nothing_here(
+    window: Open, calls: Calls, states: Path, tmp_path: Path, name: str, when: str
+) -> None:
+    opened = window(name, **{when: ODD_OPTIONS[name]})
+    calls.wait(1)
+    opened.do(hook(tmp_path, name, calls.program))
+    state_of(states, opened).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
+    make_due(opened)
+    opened.do("true")
+    calls.wait(2)
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "beat", "end"]
+    assert not re.search("not found|error|bad|no match", opened.seen(), re.I), opened.seen()
 
 
 @each_shell
@@ -441,7 +478,8 @@ def test_turned_off_from_the_start_it_does_nothing_at_all(window: Open, calls: C
 
 
 @each_shell
-def test_it_can_be_undone_without_a_trace(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_it_can_be_undone_without_a_trace(window: Open, calls: Calls, tmp_path: Path, name: str, alone: bool) -> None:
     if name == "fish":
         look = (
             "set -n | string match '*claude_sessions*'; functions -a -n | string match -r '[^, ]*claude_sessions[^, ]*'"
@@ -455,6 +493,7 @@ def test_it_can_be_undone_without_a_trace(window: Open, calls: Calls, tmp_path: 
     else:
         look = "set | grep -a claude_sess; trap -p; echo \"$PROMPT_COMMAND\"; env | grep '^CLAUDE_SESSIONS_[PS][RH]'"
         before = "PROMPT_COMMAND='true;'; trap 'echo over' EXIT"
+    before = "" if alone else before
     bare = Window(tmp_path, name, before)
     expected = bare.run(f"begin; {look}; end" if name == "fish" else f"{{ {look}; }}").out
     bare.close()
