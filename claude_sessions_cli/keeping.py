@@ -22,8 +22,8 @@ class HereResult:
 def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     """Renew the sessions of this host whose process is alive, and release those whose process is gone.
 
-    Two statements, however many sessions there are; each release, once in a session's life, is one more, and `reap`'s
-    own. What is neither proven alive nor dead is left alone. A heartbeat keeps the status, a loss and a park: a stale
+    Two statements, however many sessions live; those that are gone are released as `reap` does it, in one more for each
+    batch. What is neither proven alive nor dead is left alone. A heartbeat keeps the status, a loss and a park: a stale
     session is kept from being ended, but only its own heartbeat or claim opens it, and brings back what it lost.
     """
     renewed, gone = database.transact(lambda tx: _renew(tx, caller), actor=caller.actor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -159,17 +159,17 @@ def carry_out(database: Database, caller: Caller, condemned: list[ReapVerdict]) 
 
 
 def _carry_out(tx: Transaction, caller: Caller, batch: list[ReapVerdict]) -> list[ReapVerdict]:
-    done = []
-    for verdict in batch:
-        session = verdict.session.session
-        row = tx.one(
-            "reap_session",
-            id=session.id,
-            row_version=session.row_version,
-            status=verdict.to,
-            own=json.dumps({"parked_until": None, "tombstone": bury(session, verdict.reason)}, ensure_ascii=False),
-            now=caller.now,
-        )
-        if row:
-            done.append(ReapVerdict(caller.judge(Session(**row)), verdict.to, verdict.reason, verdict.evidence))
-    return done
+    verdicts = [_as_json(verdict) for verdict in batch]
+    rows = tx.all("reap_sessions", verdicts=json.dumps(verdicts, ensure_ascii=False), now=caller.now)
+    changed = {session.id: session for session in (Session(**row) for row in rows)}
+    return [
+        replace(verdict, session=caller.judge(changed[verdict.session.session.id]))
+        for verdict in batch
+        if verdict.session.session.id in changed
+    ]
+
+
+def _as_json(verdict: ReapVerdict) -> dict[str, object]:
+    session = verdict.session.session
+    own = {"parked_until": None, "tombstone": bury(session, verdict.reason)}
+    return {"id": str(session.id), "row_version": session.row_version, "status": verdict.to, "own": own}

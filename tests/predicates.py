@@ -95,7 +95,7 @@ TESTS = {
     "prune_sessions": ("reap",),
     "read_catalog": CATALOG,
     "read_fence_floor": ("history", "claim", *ODD_ROWS),
-    "reap_session": ("reap", *ODD_ROWS),
+    "reap_sessions": ("reap", "here", *ODD_ROWS),
     "renew_heartbeat": ("heartbeat", "here", "leases"),
     "renew_heartbeats": ("here",),
     "renew_term": ("leases",),

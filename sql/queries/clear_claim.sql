@@ -8,6 +8,7 @@ UPDATE public.claude_sessions SET
     status = %(status)s,
     metadata = {merged_metadata},
     updated_at = coalesce(%(now)s::timestamptz, clock_timestamp())
+FROM (SELECT %(own)s::jsonb AS own) AS given
 WHERE session_id = %(session_id)s
     AND sd_id IS NOT DISTINCT FROM %(sd_id)s
     AND claimed_at IS NOT DISTINCT FROM %(claimed_at)s::timestamptz

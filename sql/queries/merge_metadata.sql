@@ -3,5 +3,6 @@
 UPDATE public.claude_sessions SET
     metadata = {merged_metadata},
     updated_at = coalesce(%(now)s::timestamptz, clock_timestamp())
+FROM (SELECT %(own)s::jsonb AS own) AS given
 WHERE session_id = %(session_id)s
 RETURNING {session_columns};

@@ -7,5 +7,6 @@ UPDATE public.claude_sessions SET
     claimed_at = CASE WHEN status = 'released' THEN NULL ELSE claimed_at END,
     status = CASE WHEN status IN ('stale', 'released') THEN 'idle' ELSE status END,
 {seen_columns}
+FROM (SELECT %(own)s::jsonb AS own) AS given
 WHERE session_id = %(session_id)s
 RETURNING {session_columns};

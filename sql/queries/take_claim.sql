@@ -9,5 +9,6 @@ UPDATE public.claude_sessions SET
     ),
     status = 'active',
 {seen_columns}
+FROM (SELECT %(own)s::jsonb AS own) AS given
 WHERE session_id = %(session_id)s
 RETURNING {session_columns};

@@ -333,6 +333,44 @@ def test_many_sessions_are_two_statements(table: Table, sleeper: Sleeper, count:
     assert table.execute("SELECT DISTINCT heartbeat_at AS at FROM public.claude_sessions") == [{"at": at(5)}]
 
 
+def test_many_that_are_gone_are_released_by_one_statement_each_with_its_own_tombstone(
+    table: Table, sleeper: Sleeper
+) -> None:
+    child = sleeper()
+    fences = {}
+    for number in range(100):
+        claimed = sessions.claim(table.database, _who(f"s-{number}", child.pid), f"SD-{number}")
+        fences[f"SD-{number}"] = claimed.session.session.fence
+    child.kill()
+    child.wait()
+    watched = _Watched(table)
+    renewed, released = _here(table, 1, watched)
+    assert (renewed, sorted(released)) == (0, sorted(f"s-{number}" for number in range(100)))
+    assert watched.statements == ["list_sessions_here", "reap_sessions"]
+    for number in range(100):
+        tombstone = table.own(f"s-{number}")["tombstone"]
+        assert (tombstone["sd_id"], tombstone["fence"]) == (f"SD-{number}", fences[f"SD-{number}"])
+    assert table.execute("SELECT DISTINCT status, sd_id FROM public.claude_sessions") == [
+        {"status": "released", "sd_id": None}
+    ]
+
+
+def test_of_many_that_are_gone_the_one_that_comes_back_meanwhile_is_left_alone(table: Table, sleeper: Sleeper) -> None:
+    child, second = sleeper(), sleeper()
+    for name in ("a", "b", "c"):
+        sessions.claim(table.database, _who(name, child.pid), f"SD-{name}")
+    child.kill()
+    child.wait()
+    back = lambda: sessions.heartbeat(table.another(), _who("b", second.pid, 1))  # noqa: E731
+    renewed, released = _here(table, 5, _Watched(table, "list_sessions_here", back))
+    assert (renewed, sorted(released)) == (0, ["a", "c"])
+    assert (table.row("b")["status"], table.row("b")["sd_id"], table.row("b")["heartbeat_at"]) == (
+        "active",
+        "SD-b",
+        at(1),
+    )
+
+
 def test_nothing_here_is_one_statement(table: Table) -> None:
     watched = _Watched(table)
     assert _here(table, 5, watched) == (0, [])
