@@ -264,6 +264,11 @@ def exec_true(window: Window) -> None:
     window.type("exec true")
 
 
+def state_of(states: Path, window: Window) -> Path:
+    """Return the file of a window's session."""
+    return states / f"{window.pid}-{process.read(window.pid).start}"
+
+
 def nested_line(opened: Window, tmp_path: Path, calls: Calls, shell: str) -> str:
     """Return a command that starts a hooked shell inside another."""
     place = opened.directory / "nested"

@@ -35,16 +35,11 @@ from shell.hooks import (
     only_fish,
     only_zsh,
     send_hangup,
+    state_of,
     type_end_of_input,
     type_exit,
 )
 from shell.terminal import SHELLS, WHOAMI, Tmux, until
-
-
-def state_of(states: Path, window: Window) -> Path:
-    """Return the file of a window's session."""
-    return states / f"{window.pid}-{process.read(window.pid).start}"
-
 
 # -- how a shell begins and ends -------------------------------------------------------------------------------------
 
@@ -624,84 +619,3 @@ def test_an_id_that_a_person_gave_is_beaten_and_never_ended(window: Open, calls:
     opened.wait()
     told = [call.environment.rsplit("/", 4)[0] for call in calls.all()]
     assert [text.split("/")[0:2] for text in told] == [["by-hand", ""], ["", ""]]
-
-
-# -- the prompt's segment --------------------------------------------------------------------------------------------
-
-
-LINES = [
-    ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),
-    ("held {725} SD-AUTH-001 s", "SD-AUTH-001 12m"),
-    ("held {5430} SD-AUTH-001 s", "SD-AUTH-001 1h30m"),
-    ("held {187230} SD-AUTH-001 s", "SD-AUTH-001 2d4h"),
-    ("held {-500} SD-AUTH-001 s", "SD-AUTH-001 0s"),
-    ("held {725} SD?1.x:y_z s", r"SD\?1\.x:y_z 12m"),
-    ("lost 0 SD-AUTH-001 s", "LOST SD-AUTH-001"),
-    ("none 0 - s", ""),
-    ("", ""),
-    ("held", ""),
-    ("held x SD-1 s", ""),
-    ("held 08 SD-1 s", ""),
-    ("held a[$(touch_owned)] SD-1 s", ""),
-    ("held 5 $(touch_owned) s", ""),
-    ("held 5 `touch_owned` s", ""),
-    ("lost 0 %n\\u s", ""),
-    ("wrong 5 SD-1 s", ""),
-]
-
-
-@each_shell
-def test_the_prompt_shows_what_the_file_says(window: Open, states: Path, name: str) -> None:
-    opened = window(name)
-    path = state_of(states, opened)
-    for line, shown in LINES:
-        text = re.sub(r"\{(-?\d+)\}", lambda found: str(int(time.time()) - int(found[1])), line)
-        path.write_text(f"{text.replace('touch_owned', 'touch owned')}\n")
-        opened.do("true")
-        assert re.fullmatch(shown, opened.ask("$CLAUDE_SESSIONS_PROMPT")), line
-        assert not (opened.directory / "owned").exists(), line
-
-
-@each_shell
-def test_the_segment_goes_with_its_file_and_comes_again(window: Open, states: Path, name: str) -> None:
-    opened = window(name)
-    path = state_of(states, opened)
-    for _ in range(2):
-        path.write_text(f"held {int(time.time()) - 725} SD-1 s\n")
-        opened.do("true")
-        assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
-        path.unlink()
-        opened.do("true")
-        assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
-
-
-@each_shell
-def test_a_hostile_file_is_no_more_than_text(window: Open, states: Path, name: str) -> None:
-    opened = window(name)
-    path = state_of(states, opened)
-    for content in (b"\0\xff\x1b]0;x\a\n" * 1000, b"held " * 100_000, b"held 99999999999999999999 SD-1 s\n", b"\n\n\n"):
-        path.write_bytes(content)
-        opened.do("true")
-        assert re.fullmatch(r"(SD-1 \d+[smhd]\S*)?", opened.ask("$CLAUDE_SESSIONS_PROMPT"))
-    path.unlink()
-    path.mkdir()
-    opened.do("true")
-    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
-    assert "directory" not in opened.seen()
-
-
-EXAMPLES = {
-    "bash": "PS1='${CLAUDE_SESSIONS_PROMPT:+[$CLAUDE_SESSIONS_PROMPT] }ready> '",
-    "zsh": "setopt prompt_subst; PROMPT='${CLAUDE_SESSIONS_PROMPT:+[$CLAUDE_SESSIONS_PROMPT] }ready> '",
-    "fish": 'function fish_prompt; test -n "$CLAUDE_SESSIONS_PROMPT"; '
-    'and echo -n "[$CLAUDE_SESSIONS_PROMPT] "; echo -n "ready> "; end',
-}
-
-
-@each_shell
-def test_the_examples_of_the_manual_show_it_at_the_very_next_prompt(window: Open, states: Path, name: str) -> None:
-    opened = window(name, after=EXAMPLES[name])
-    path = state_of(states, opened)
-    opened.type(f"echo held 1 SD-AUTH-001 s >{path}")
-    until(lambda: "[SD-AUTH-001 " in opened.seen(), "the segment in the prompt")
-    assert "] ready> " in opened.seen()

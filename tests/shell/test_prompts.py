@@ -1,0 +1,132 @@
+"""What a prompt or a status line shows of its terminal's session."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from claude_sessions_cli import process, state
+from shell.hooks import Open, each_shell, needs, only_zsh, state_of
+from shell.terminal import CLI, Terminal, Tmux, until
+
+LINES = [
+    ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),
+    ("held {725} SD-AUTH-001 s", "SD-AUTH-001 12m"),
+    ("held {5430} SD-AUTH-001 s", "SD-AUTH-001 1h30m"),
+    ("held {187230} SD-AUTH-001 s", "SD-AUTH-001 2d4h"),
+    ("held {-500} SD-AUTH-001 s", "SD-AUTH-001 0s"),
+    ("held {725} SD?1.x:y_z s", r"SD\?1\.x:y_z 12m"),
+    ("lost 0 SD-AUTH-001 s", "LOST SD-AUTH-001"),
+    ("none 0 - s", ""),
+    ("", ""),
+    ("held", ""),
+    ("held x SD-1 s", ""),
+    ("held 08 SD-1 s", ""),
+    ("held a[$(touch_owned)] SD-1 s", ""),
+    ("held 5 $(touch_owned) s", ""),
+    ("held 5 `touch_owned` s", ""),
+    ("lost 0 %n\\u s", ""),
+    ("wrong 5 SD-1 s", ""),
+]
+
+
+@each_shell
+def test_the_prompt_shows_what_the_file_says(window: Open, states: Path, name: str) -> None:
+    opened = window(name)
+    path = state_of(states, opened)
+    for line, shown in LINES:
+        text = re.sub(r"\{(-?\d+)\}", lambda found: str(int(time.time()) - int(found[1])), line)
+        path.write_text(f"{text.replace('touch_owned', 'touch owned')}\n")
+        opened.do("true")
+        assert re.fullmatch(shown, opened.ask("$CLAUDE_SESSIONS_PROMPT")), line
+        assert not (opened.directory / "owned").exists(), line
+
+
+@each_shell
+def test_the_segment_goes_with_its_file_and_comes_again(window: Open, states: Path, name: str) -> None:
+    opened = window(name)
+    path = state_of(states, opened)
+    for _ in range(2):
+        path.write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+        opened.do("true")
+        assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
+        path.unlink()
+        opened.do("true")
+        assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
+
+
+@each_shell
+def test_a_hostile_file_is_no_more_than_text(window: Open, states: Path, name: str) -> None:
+    opened = window(name)
+    path = state_of(states, opened)
+    for content in (b"\0\xff\x1b]0;x\a\n" * 1000, b"held " * 100_000, b"held 99999999999999999999 SD-1 s\n", b"\n\n\n"):
+        path.write_bytes(content)
+        opened.do("true")
+        assert re.fullmatch(r"(SD-1 \d+[smhd]\S*)?", opened.ask("$CLAUDE_SESSIONS_PROMPT"))
+    path.unlink()
+    path.mkdir()
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
+    assert "directory" not in opened.seen()
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@each_shell
+def test_the_readmes_prompts_show_it_at_the_very_next_prompt(window: Open, states: Path, name: str) -> None:
+    [line] = re.findall(rf"^(.*CLAUDE_SESSIONS_PROMPT.*?) +# {name}$", README, re.MULTILINE)
+    # fish draws a right prompt only where the terminal can move its cursor.
+    opened = window(name, after=line, more={"TERM": "xterm"})
+    path = state_of(states, opened)
+    opened.type(f"echo held 1 SD-AUTH-001 s >{path}")
+    until(lambda: re.search(r"SD-AUTH-001 \d+d", opened.seen()), "the segment in the prompt")
+
+
+@each_shell
+def test_prompts_that_are_programs_find_it_in_their_environment(window: Open, states: Path, name: str) -> None:
+    """starship is one."""
+    opened = window(name)
+    state_of(states, opened).write_text("lost 0 SD-AUTH-001 s\n")
+    opened.do("true")
+    assert opened.run("printenv CLAUDE_SESSIONS_PROMPT").out == "LOST SD-AUTH-001\n"
+
+
+@only_zsh
+def test_the_readmes_function_hands_powerlevel10k_a_segment_where_there_is_one(name: str) -> None:
+    [function] = re.findall(r"^function prompt_claude_sessions.*$", README, re.MULTILINE)
+    text = f"{function}; p10k() {{ print -r -- ${{(j:|:)@}} }}; for CLAUDE_SESSIONS_PROMPT in '' 'SD-1 12m'; $1"
+    done = subprocess.run(
+        [name, "-f", "-c", text, name, "prompt_claude_sessions"], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("segment|-t|SD-1 12m\n", "")
+
+
+@needs("tmux")
+def test_the_readmes_status_line_of_tmux_shows_what_a_pane_holds(
+    stack: ExitStack, states: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "claude-sessions"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {CLI} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    tmux = Tmux(tmp_path)
+    stack.callback(tmux.close)
+    tmux.pane()
+    tmux.call("set-environment", "-g", "CLAUDE_SESSIONS_STATE_DIR", str(states.parent))
+    [line] = re.findall(r"^set -g status-right .*$", README, re.MULTILINE)
+    (tmp_path / "tmux.conf").write_text(f"{line}\n")
+    tmux.call("source-file", str(tmp_path / "tmux.conf"))
+    shell = process.read(int(tmux.call("display-message", "-p", "#{pane_pid}")))
+    state.write(os.environ, shell, state.State("held", int(time.time()) - 725, "SD-1", "s"))
+    # A status line has what its programs said for those who look at it.
+    looking = Terminal(tmp_path, (*tmux.command, "attach"), {"TERM": "xterm"})
+    stack.callback(looking.close)
+    until(lambda: "SD-1 12m" in looking.seen(), f"the segment in the line\n{looking.seen()}")
