@@ -212,7 +212,8 @@ class Tmux:
         """Give tmux a command and return its output."""
         done = subprocess.run(
             [*self.command, *words],
-            env=environment(self.directory, more),
+            # It starts what it is told to by a shell, which need not be one in the account of whoever runs the tests.
+            env=environment(self.directory, {"SHELL": "/bin/sh", **(more or {})}),
             cwd=self.directory,
             capture_output=True,
             text=True,
