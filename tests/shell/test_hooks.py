@@ -299,6 +299,7 @@ def test_other_prompt_commands_of_bash_run_and_see_the_status(
     opened = window(name, before=f"seven() {{ return 7; }}\n{before}", every=1)
     said = opened.directory / "said"
     opened.do("true")
+    opened.at_prompt()
     said.unlink()
     opened.type("seven word")
     opened.do("true")
@@ -348,6 +349,7 @@ def test_other_functions_of_zsh_run_and_see_the_status(window: Open, calls: Call
     )
     opened = window(name, before=before, after="precmd_functions+=(other)", every=1)
     opened.do("true")
+    opened.at_prompt()
     (opened.directory / "said").unlink()
     opened.type("sh -c 'exit 7'")
     opened.do("true")
@@ -369,6 +371,7 @@ def test_other_handlers_of_fish_run_and_see_the_status(window: Open, calls: Call
     )
     opened = window(name, before=before, every=1)
     opened.do("true")
+    opened.at_prompt()
     (opened.directory / "said").unlink()
     opened.type("sh -c 'exit 7'")
     opened.do("true")
