@@ -94,6 +94,7 @@ class LeaseMachine(RuleBasedStateMachine):
         super().__init__()
         self.has_history = has_history
         self.clock = Clock(START)
+        self._dsn = dsn
         self.stage = Stage(dsn, self.clock)
         self.observer = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
         self.observer.execute("TRUNCATE public.claude_sessions, public.journal")
@@ -578,7 +579,7 @@ class LeaseMachine(RuleBasedStateMachine):
             mine = [(key, end) for key, end in told if key[1] == sd_id]
             if not mine:
                 continue
-            [line] = [Line(self.observer.info.dsn, self.stage)]
+            [line] = [Line(self._dsn, self.stage)]
             with line.stack:
                 line.operation = Operation("history", None, lambda line: None)
                 result: History = history.read(line.database, sd_id)
