@@ -43,10 +43,10 @@ SOURCES = pytest.StashKey[set[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to note which servers are used, and let keys and signals end what tests start."""
     config.stash[SOURCES] = set[str]()
-    # A job in the background of a script ignores them, and all that it starts would as well.
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    # A job in the background of a script, or under nohup, ignores them, and all that it starts would as well.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, handler)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)
