@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -148,14 +149,17 @@ def _complete(argv: list[str]) -> int:
 
 
 def _fail(argv: list[str], error: Exception) -> int:
+    from claude_sessions_cli.render import CannotWrite, Output
+
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        # Help is written by typer itself.
+        error = CannotWrite(f"cannot write the answer: {error.strerror}")
     if not isinstance(error, SessionsError):
         if os.environ.get("CLAUDE_SESSIONS_DEBUG"):
             raise error
         error = SessionsError(
             f"unforeseen: {type(error).__name__}: {error}", "see where: set CLAUDE_SESSIONS_DEBUG=1 and run it again"
         )
-    from claude_sessions_cli.render import CannotWrite, Output
-
     words = _own_words(argv)
     named = [word for word in words if not word.startswith("-")]
     command = next((word for word in named if word in COMMANDS), "")

@@ -1027,7 +1027,7 @@ def test_a_full_disk_is_told_in_one_line(dsn: str, tmp_path: Path, command: str)
         pytest.skip("this system has no /dev/full")
     run(dsn, "INSERT INTO public.claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
-    told(_shell(f"{command} >/dev/full", env, tmp_path), 1, "No space left on device")
+    told(_shell(f"{command} >/dev/full", env, tmp_path), 1, ": cannot write the answer: No space left on device$")
 
 
 def test_the_exit_code_stands_where_nothing_can_be_written(dsn: str, tmp_path: Path) -> None:
