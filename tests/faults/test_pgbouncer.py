@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from conftest import Cli
+from conftest import Cli, make_caller
 from psycopg.rows import dict_row
 
+from claude_sessions_cli import database, sessions
 from faults import pool as racing
 from faults import servers
 from faults.pool import Pool, Watch
@@ -139,3 +141,26 @@ def test_whole_commands(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
     assert run(4, "heartbeat")["data"]["tombstone"]["by"] == "b"
     assert run(0, "release", who="b")["data"]["outcome"] == "released"
     assert run(0, "release", "--end", who="b")["data"]["outcome"] == "ended"
+
+
+def test_each_of_those_who_wait_gets_the_item(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
+    waiting = {f"w{number}" for number in range(5)}
+
+    def wait(who: str) -> str:
+        env = {"CLAUDE_SESSIONS_DSN": dsns[1], "CLAUDE_SESSIONS_SESSION_ID": who}
+        done = cli("claim", "SD-1", "--wait", "2m", "--json", env=env, timeout=150)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        return str(json.loads(done.stdout)["data"]["outcome"])
+
+    had: list[str] = []
+    with database.connect(dsns[0], "the test") as direct, ThreadPoolExecutor(len(waiting)) as started:
+        sessions.claim(direct, make_caller("holder"), "SD-1")
+        answers = {who: started.submit(wait, who) for who in waiting}
+        sessions.release(direct, make_caller("holder"), end=True)
+        while len(had) < len(waiting):
+            racing.wait_for(lambda: bool(watch.holders("SD-1")), "nobody claims", 60)
+            [holder] = watch.holders("SD-1")
+            assert answers[holder].result(60) == "claimed"
+            sessions.release(direct, make_caller(holder), end=True)
+            had.append(holder)
+    assert set(had) == waiting
