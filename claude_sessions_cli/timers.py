@@ -6,28 +6,21 @@ a foreign place is a part of its own there: everything else stays byte for byte.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import plistlib
 import pwd
 import shlex
-import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
-from claude_sessions_cli import process, settings
-from claude_sessions_cli.errors import SessionsError, UsageError
+from claude_sessions_cli import crontab, process, rounds, settings
+from claude_sessions_cli.errors import UsageError
 
 KINDS = ("cron", "systemd", "launchd")
-BEGIN, END = "# >>> claude-sessions >>>", "# <<< claude-sessions <<<"
 UNIT = "claude-sessions"
 LABEL = "claude-sessions.upkeep"
-LOG_LIMIT = 1 << 20
 CRON_LINE_LIMIT = 990
 # What says where things are, without being a secret. A timer is not started from the user's shell.
 KEPT_VARIABLES = (
@@ -57,14 +50,6 @@ class TimerResult:
 
 
 @dataclass(frozen=True, slots=True)
-class LastRun:
-    """When a timer ran last, and what went wrong."""
-
-    at: datetime
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """What a timer runs: the words of the command, the variables that it needs, and the state directory."""
 
@@ -75,16 +60,7 @@ class Job:
     @property
     def log(self) -> Path:
         """Where what it says goes."""
-        return self.directory / "upkeep.log"
-
-
-def state_directory(environ: Mapping[str, str]) -> Path:
-    """Return where the log, the lock and the stamp of the timers are."""
-    if explicit := environ.get("CLAUDE_SESSIONS_STATE_DIR"):
-        return Path(explicit).absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("claude-sessions", appauthor=False))
+        return rounds.log_of(self.directory)
 
 
 def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
@@ -101,7 +77,7 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
         raise UsageError(f"the database is named by {found.dsn_source}, which a timer does not have", hint)
     if (home := environ.get("HOME")) and home != _home_of_user():
         variables["HOME"] = home
-    job = Job((*process.this_program(called), "upkeep"), variables, state_directory(environ))
+    job = Job((*process.this_program(called), "upkeep"), variables, rounds.state_directory(environ))
     for text in (*job.words, *job.variables.values(), str(job.directory)):
         if not text.isprintable():
             raise UsageError(f"no timer can run this: {text[:60]!r} has control characters in it")
@@ -136,50 +112,6 @@ def remove(kind: str, environ: Mapping[str, str], *, dry_run: bool = False) -> T
     return TimerResult(kind, "removed" if there else "not_installed", dry_run, writes)
 
 
-# -- what a running timer does with its state directory ----------------------------------------------------------------
-
-
-@contextmanager
-def only_one(directory: Path) -> Iterator[bool]:
-    """Whether no other run is still under way."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(directory / "upkeep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        first = True
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            first = False
-        yield first
-    finally:
-        os.close(lock)
-
-
-def rotate(directory: Path) -> None:
-    """Set a log that has grown too long aside, in the place of the one before."""
-    log = directory / "upkeep.log"
-    with suppress(OSError):
-        if log.stat().st_size > LOG_LIMIT:
-            log.replace(log.with_name("upkeep.log.1"))
-
-
-def record_run(directory: Path, error: str | None) -> None:
-    """Note that a timer has run now."""
-    stamp = directory / "upkeep.json"
-    text = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "error": error}) + "\n"
-    with suppress(OSError):  # a full disk must not keep sessions from being kept
-        _replace(stamp, text.encode())
-
-
-def last_run(directory: Path) -> LastRun | None:
-    """Return when a timer ran last; None where none has."""
-    try:
-        stamp = json.loads((directory / "upkeep.json").read_text())
-        return LastRun(datetime.fromisoformat(stamp["at"]), stamp["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 # -- cron --------------------------------------------------------------------------------------------------------------
 
 
@@ -195,66 +127,21 @@ def cron_line(job: Job) -> str:
 
 def _crontab_block(job: Job) -> str:
     log = str(job.log)
-    return f"{BEGIN}\n# Each minute: heartbeat --here and reap. Log: {log}\n{cron_line(job)}\n{END}\n"
-
-
-def edit_crontab(before: bytes, block: str | None) -> bytes:
-    """Return a crontab with `block` in the place of the earlier one, or without any; foreign lines stay as they are."""
-    lines = before.splitlines(keepends=True)
-    marks = [number for number, line in enumerate(lines) if line.strip() in (BEGIN.encode(), END.encode())]
-    kinds = [lines[number].strip().decode() for number in marks]
-    if kinds != [BEGIN, END] * (len(kinds) // 2):
-        raise SessionsError(
-            "the crontab's claude-sessions markers do not pair, so nothing was changed",
-            "put them in order with crontab -e: what is theirs begins with >>> and ends with <<<",
-        )
-    new = [] if block is None else [os.fsencode(block)]
-    after: list[bytes] = []
-    position = 0
-    for begin, end in zip(marks[::2], marks[1::2], strict=True):
-        after += [*lines[position:begin], *new]
-        new, position = [], end + 1
-    after += lines[position:]
-    if new and after and not after[-1].endswith(b"\n"):
-        after.append(b"\n")
-    return b"".join([*after, *new])
+    return f"{crontab.BEGIN}\n# Each minute: heartbeat --here and reap. Log: {log}\n{cron_line(job)}\n{crontab.END}\n"
 
 
 def _change_crontab(block: str | None, dry_run: bool) -> TimerResult:
-    before = _read_crontab()
-    after = edit_crontab(before, block)
-    there = BEGIN.encode() in before
+    before = crontab.read()
+    after = crontab.edit(before, block)
+    there = crontab.BEGIN.encode() in before
     if block is None:
         outcome = "removed" if there else "not_installed"
     else:
         outcome = "already_installed" if after == before else "installed"
     if after != before and not dry_run:
-        # An empty crontab is none.
-        _crontab(["-"] if after else ["-r"], after)
+        crontab.write(after)
     user = pwd.getpwuid(os.geteuid()).pw_name
     return TimerResult("cron", outcome, dry_run, [Write(f"the crontab of {user}", block or "")])
-
-
-def _read_crontab() -> bytes:
-    done = _crontab(["-l"], check=False)
-    said = done.stderr.decode(errors="replace").strip()
-    if done.returncode == 0:
-        return done.stdout
-    # Anything else might be a crontab that could not be read, and would be lost.
-    if "no crontab for" in said or "No such file" in said:
-        return b""
-    raise SessionsError(f"cannot read the crontab: {said or f'crontab -l exits {done.returncode}'}")
-
-
-def _crontab(words: list[str], text: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
-    program = shutil.which("crontab")
-    if program is None:
-        raise SessionsError("there is no crontab program here", "install cron, or use another timer: install systemd")
-    done = subprocess.run([program, *words], input=text, capture_output=True, env={**os.environ, "LC_ALL": "C"})
-    if check and done.returncode != 0:
-        said = " ".join(done.stderr.decode(errors="replace").split())
-        raise SessionsError(f"cannot write the crontab: {said or f'crontab exits {done.returncode}'}")
-    return done
 
 
 # -- systemd -----------------------------------------------------------------------------------------------------------
@@ -337,7 +224,7 @@ def _install_files(kind: str, files: list[tuple[Path, bytes]], commands: list[li
     for path, text in files:
         if path in changed:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, text, 0o644)
+            rounds.replace(path, text, 0o644)
     failure = _run(commands)
     note = f"{failure}; it is installed, but runs only after: {shlex.join(commands[-1])}" if failure else None
     return TimerResult(kind, outcome, False, writes, note)
@@ -354,19 +241,6 @@ def _run(commands: Sequence[list[str]]) -> str | None:
         except (OSError, subprocess.TimeoutExpired) as error:
             failure = f"{command[0]}: {error.strerror if isinstance(error, OSError) else 'no answer'}"
     return failure
-
-
-def _replace(path: Path, text: bytes, mode: int = 0o600) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with os.fdopen(number, "wb") as file:
-            file.write(text)
-        beside.replace(path)
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
 
 
 def _home_of_user() -> str:

@@ -67,7 +67,7 @@ def run(
     KILL before anyone else can have the item; exit 4. The command finds CLAUDE_SESSIONS_SD, CLAUDE_SESSIONS_FENCE and
     CLAUDE_SESSIONS_SESSION_ID in its environment.
     """
-    from claude_sessions_cli import leases, render, running, sessions
+    from claude_sessions_cli import leases, render, renewing, running, sessions
 
     gc.enable()  # which the program turns off, because most commands are short
     options.check_track(track)
@@ -89,7 +89,7 @@ def run(
         try:
             if not shared:
                 waiting.take(database, who, [sd], wait, claim_one, quiet=quiet)
-            begun = running.uptime()
+            begun = renewing.uptime()
             held = leases.enter_run(database, who, runner)
             if shared and track:
                 held = claim_one(sd).session
@@ -116,7 +116,7 @@ def run(
             else:
                 leases.release_term(database, who, sd, fence, reason=reason)
 
-    keeper = running.Keeper(renew, settings.heartbeat_every, running.Trust(begun, trusted(held.session)))
+    keeper = renewing.Keeper(renew, settings.heartbeat_every, renewing.Trust(begun, trusted(held.session)))
     environment = _environment(who, sd, fence, dsn, stale_after)
     has_started = True
     try:

@@ -23,11 +23,11 @@ app = options.new_app()
 @app.command(hidden=True)
 def upkeep() -> None:
     """Run heartbeat --here and reap, as a timer does: says what changed and what failed, each with the time."""
-    from claude_sessions_cli import timers
+    from claude_sessions_cli import rounds
 
-    directory = timers.state_directory(os.environ)
+    directory = rounds.state_directory(os.environ)
     try:
-        with timers.only_one(directory) as first:
+        with rounds.only_one(directory) as first:
             if first:
                 _run(directory)
     except OSError as error:
@@ -35,11 +35,11 @@ def upkeep() -> None:
 
 
 def _run(directory: Path) -> None:
-    from claude_sessions_cli import timers
+    from claude_sessions_cli import rounds
 
     def give_up(*_: object) -> None:
         # At once, as if killed: to roll back would wait for the same server.
-        timers.record_run(directory, message)
+        rounds.record_run(directory, message)
         os.write(2, f"{_now()} {message}\n".encode())
         os._exit(EXIT_UNREACHABLE)
 
@@ -50,13 +50,13 @@ def _run(directory: Path) -> None:
         for line in _keep().splitlines():
             sys.stdout.write(f"{_now()} {line}\n")
     except SessionsError as error:
-        timers.record_run(directory, error.message)
+        rounds.record_run(directory, error.message)
         sys.stderr.write(f"{_now()} {error.message}\n")
         raise typer.Exit(error.exit_code) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        timers.rotate(directory)
-    timers.record_run(directory, None)
+        rounds.rotate(directory)
+    rounds.record_run(directory, None)
 
 
 def _keep() -> str:

@@ -15,7 +15,7 @@ from conftest import Table
 from shell.terminal import CLI, Terminal
 from shell.test_timers import PROGRAM, private_cron, private_spool
 
-from claude_sessions_cli import timers
+from claude_sessions_cli import rounds
 
 pytestmark = pytest.mark.faults
 TWO_MINUTES_S = 125
@@ -62,8 +62,8 @@ def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table:
         kept = full_table.row(before["SD-LIVES"]["session_id"])
         assert (kept["sd_id"], kept["status"]) == ("SD-LIVES", "active")
         assert kept["heartbeat_at"] > before["SD-LIVES"]["heartbeat_at"]
-        _until(lambda: timers.last_run(state), 10)
-        last = timers.last_run(state)
+        _until(lambda: rounds.last_run(state), 10)
+        last = rounds.last_run(state)
         assert last is not None and last.error is None
         assert f"released {name}: process gone" in (state / "upkeep.log").read_text()
     finally:

@@ -38,7 +38,7 @@ CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
 # the wrapper has taken the terminal back, which is too short a time to hit from outside.
 ASKS_AT_THE_END = """
 import os, pathlib, signal, subprocess, sys, time
-from claude_sessions_cli import running
+from claude_sessions_cli import renewing, running
 
 reader = subprocess.Popen(["sleep", "600"])
 
@@ -54,7 +54,7 @@ class Runner(running._Runner):
                 time.sleep(0.01)
         return status
 
-keeper = running.Keeper(lambda: 900.0, 60.0, running.Trust(running.uptime(), 900.0))
+keeper = renewing.Keeper(lambda: 900.0, 60.0, renewing.Trust(renewing.uptime(), 900.0))
 code = Runner(["true"], os.environ, keeper, print).run().code
 deadline = time.monotonic() + 2
 while state() == "T" and time.monotonic() < deadline:

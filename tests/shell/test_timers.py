@@ -17,7 +17,7 @@ from subprocess import Popen
 import pytest
 from conftest import Cli, Table, make_caller
 
-from claude_sessions_cli import process, sessions, timers
+from claude_sessions_cli import crontab, process, rounds, sessions, timers
 
 FOREIGN = 'MAILTO=""\n\n# m h  dom mon dow   command\n0 4 * * * echo 50\\% "of it"\t\n'
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -96,9 +96,9 @@ def test_a_crontab_gets_one_line_and_keeps_the_rest(in_private_cron: Run, tmp_pa
 def test_a_crontab_that_was_not_there_is_not_there_afterwards(in_private_cron: Run) -> None:
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove").stdout == "cron: not installed\n"
     assert in_private_cron(*PROGRAM, "install", "cron", "-q").stdout == ""
-    assert timers.BEGIN in _crontab(in_private_cron)
+    assert crontab.BEGIN in _crontab(in_private_cron)
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove", "--dry-run").returncode == 0
-    assert timers.BEGIN in _crontab(in_private_cron)
+    assert crontab.BEGIN in _crontab(in_private_cron)
     in_private_cron(*PROGRAM, "install", "cron", "--remove")
     assert "no crontab for" in in_private_cron("crontab", "-l").stderr
 
@@ -251,7 +251,7 @@ def test_upkeep_keeps_who_lives_frees_what_the_dead_and_the_silent_held_and_says
     ]
     assert all(datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ") for at, _ in lines)
     assert full_table.row("lives")["heartbeat_at"] > noon
-    run = timers.last_run(state)
+    run = rounds.last_run(state)
     assert run is not None and run.error is None
     quiet = _upkeep(cli, state, full_table.dsn)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
@@ -261,7 +261,7 @@ def test_upkeep_says_with_the_time_what_failed_and_notes_it(cli: Cli, state: Pat
     done = _upkeep(cli, state, "host=/nonexistent")
     assert (done.returncode, done.stdout) == (6, "")
     assert done.stderr.count("\n") == 1 and "Z cannot connect to the database" in done.stderr
-    run = timers.last_run(state)
+    run = rounds.last_run(state)
     assert run is not None and run.error is not None and "cannot connect" in run.error
 
 
@@ -270,23 +270,23 @@ def test_upkeep_never_starts_the_private_server(cli: Cli, state: Path, tmp_path:
     done = cli("upkeep", env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DATA_DIR": str(data)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not data.exists()
-    assert timers.last_run(state) is not None
+    assert rounds.last_run(state) is not None
 
 
 def test_upkeep_leaves_the_work_to_a_run_that_is_under_way(cli: Cli, state: Path) -> None:
-    with timers.only_one(state) as first:
+    with rounds.only_one(state) as first:
         assert first
         done = _upkeep(cli, state, "host=/nonexistent")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert timers.last_run(state) is None
+    assert rounds.last_run(state) is None
 
 
 def test_upkeep_rotates_its_log(cli: Cli, state: Path) -> None:
     state.mkdir()
-    (state / "upkeep.log").write_bytes(b"x" * (timers.LOG_LIMIT + 1))
+    (state / "upkeep.log").write_bytes(b"x" * (rounds.LOG_LIMIT + 1))
     _upkeep(cli, state, "host=/nonexistent")
     assert not (state / "upkeep.log").exists()
-    assert (state / "upkeep.log.1").stat().st_size == timers.LOG_LIMIT + 1
+    assert (state / "upkeep.log.1").stat().st_size == rounds.LOG_LIMIT + 1
 
 
 def test_upkeep_is_not_in_the_help(cli: Cli) -> None:
@@ -316,5 +316,5 @@ def test_upkeep_gives_up_on_a_server_that_hangs(state: Path) -> None:
     assert (done.returncode, done.stdout) == (6, "")
     assert "has not answered for 1 seconds" in done.stderr
     assert time.monotonic() - begin < 30
-    run = timers.last_run(state)
+    run = rounds.last_run(state)
     assert run is not None and run.error is not None

@@ -11,7 +11,7 @@ LAYERS = [
     {"model", "errors"},
     {"process"},
     {"queries"},
-    {"settings", "identity", "state"},
+    {"settings", "identity", "state", "renewing", "crontab", "rounds"},
     {"caller", "cluster", "running", "timers"},
     {"database"},
     {"sessions", "history", "schema", "embedded"},

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from claude_sessions_cli import timers
+from claude_sessions_cli import crontab, rounds, timers
+from claude_sessions_cli.crontab import BEGIN, END
 from claude_sessions_cli.errors import SessionsError, UsageError
-from claude_sessions_cli.timers import BEGIN, END, Job
+from claude_sessions_cli.timers import Job
 
 BLOCK = f"{BEGIN}\n* * * * * new\n{END}\n"
 OLD = f"{BEGIN}\n* * * * * old\n{END}\n"
@@ -36,17 +37,17 @@ def job(tmp_path: Path, *words: str, **variables: str) -> Job:
     ],
 )
 def test_the_block_stands_once_and_foreign_lines_stay(before: str, after: str) -> None:
-    edited = timers.edit_crontab(os.fsencode(before), BLOCK)
+    edited = crontab.edit(os.fsencode(before), BLOCK)
     assert edited == os.fsencode(after)
-    assert timers.edit_crontab(edited, BLOCK) == edited
+    assert crontab.edit(edited, BLOCK) == edited
 
 
 @pytest.mark.parametrize("before", ["", "MAILTO=me\n", "# a\r\n\n \t# b", "\udcff\n"])
 def test_taking_the_block_away_leaves_the_rest_byte_for_byte(before: str) -> None:
     text = os.fsencode(before)
-    assert timers.edit_crontab(text, None) == text
+    assert crontab.edit(text, None) == text
     complete = text if not text or text.endswith(b"\n") else text + b"\n"
-    assert timers.edit_crontab(timers.edit_crontab(text, BLOCK), None) == complete
+    assert crontab.edit(crontab.edit(text, BLOCK), None) == complete
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_taking_the_block_away_leaves_the_rest_byte_for_byte(before: str) -> Non
 @pytest.mark.parametrize("block", [BLOCK, None])
 def test_markers_that_do_not_pair_are_left_to_a_person(before: str, block: str | None) -> None:
     with pytest.raises(SessionsError, match="do not pair"):
-        timers.edit_crontab(before.encode(), block)
+        crontab.edit(before.encode(), block)
 
 
 def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> None:
@@ -150,30 +151,30 @@ def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
 def test_a_log_that_has_grown_too_long_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     log, old = tmp_path / "upkeep.log", tmp_path / "upkeep.log.1"
     old.write_text("older")
-    log.write_bytes(b"x" * timers.LOG_LIMIT)
-    timers.rotate(tmp_path)
+    log.write_bytes(b"x" * rounds.LOG_LIMIT)
+    rounds.rotate(tmp_path)
     assert old.read_text() == "older"
-    log.write_bytes(b"x" * (timers.LOG_LIMIT + 1))
-    timers.rotate(tmp_path)
-    assert not log.exists() and old.stat().st_size == timers.LOG_LIMIT + 1
-    timers.rotate(tmp_path)
+    log.write_bytes(b"x" * (rounds.LOG_LIMIT + 1))
+    rounds.rotate(tmp_path)
+    assert not log.exists() and old.stat().st_size == rounds.LOG_LIMIT + 1
+    rounds.rotate(tmp_path)
 
 
 def test_the_last_run_is_noted_with_what_went_wrong(tmp_path: Path) -> None:
-    assert timers.last_run(tmp_path) is None
-    timers.record_run(tmp_path, "it broke")
-    run = timers.last_run(tmp_path)
+    assert rounds.last_run(tmp_path) is None
+    rounds.record_run(tmp_path, "it broke")
+    run = rounds.last_run(tmp_path)
     assert run is not None and run.error == "it broke"
     assert datetime.now(timezone.utc) - run.at < timedelta(minutes=1)
-    timers.record_run(tmp_path, None)
+    rounds.record_run(tmp_path, None)
     assert json.loads((tmp_path / "upkeep.json").read_text())["error"] is None
     assert (tmp_path / "upkeep.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "upkeep.json").write_text("{")
-    assert timers.last_run(tmp_path) is None
+    assert rounds.last_run(tmp_path) is None
 
 
 def test_only_one_run_is_under_way(tmp_path: Path) -> None:
-    with timers.only_one(tmp_path / "new") as first, timers.only_one(tmp_path / "new") as second:
+    with rounds.only_one(tmp_path / "new") as first, rounds.only_one(tmp_path / "new") as second:
         assert (first, second) == (True, False)
-    with timers.only_one(tmp_path / "new") as again:
+    with rounds.only_one(tmp_path / "new") as again:
         assert again

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from claude_sessions_cli.errors import NotHeld, SessionsError, Unreachable
-from claude_sessions_cli.running import HANGING_LIMIT, RETRY_S, Keeper, Trust, uptime
+from claude_sessions_cli.renewing import HANGING_LIMIT, RETRY_S, Keeper, Trust, uptime
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -1,0 +1,91 @@
+"""What the rounds of a timer leave in the state directory: a lock, a log with a limit, and when the last one was."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+LOG_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """When a timer ran last, and what went wrong."""
+
+    at: datetime
+    error: str | None
+
+
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """Return where the log, the lock and the stamp of the timers are."""
+    if explicit := environ.get("CLAUDE_SESSIONS_STATE_DIR"):
+        return Path(explicit).absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("claude-sessions", appauthor=False))
+
+
+def log_of(directory: Path) -> Path:
+    """Return where what a timer says goes."""
+    return directory / "upkeep.log"
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[bool]:
+    """Whether no other run is still under way."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(directory / "upkeep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        first = True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            first = False
+        yield first
+    finally:
+        os.close(lock)
+
+
+def rotate(directory: Path) -> None:
+    """Set a log that has grown too long aside, in the place of the one before."""
+    log = log_of(directory)
+    with suppress(OSError):
+        if log.stat().st_size > LOG_LIMIT:
+            log.replace(log.with_name(f"{log.name}.1"))
+
+
+def record_run(directory: Path, error: str | None) -> None:
+    """Note that a timer has run now."""
+    stamp = directory / "upkeep.json"
+    text = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "error": error}) + "\n"
+    with suppress(OSError):  # a full disk must not keep sessions from being kept
+        replace(stamp, text.encode())
+
+
+def last_run(directory: Path) -> LastRun | None:
+    """Return when a timer ran last; None where none has."""
+    try:
+        stamp = json.loads((directory / "upkeep.json").read_text())
+        return LastRun(datetime.fromisoformat(stamp["at"]), stamp["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def replace(path: Path, text: bytes, mode: int = 0o600) -> None:
+    """Write a file at once and whole, or leave it as it is. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(number, "wb") as file:
+            file.write(text)
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
