@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from claude_sessions_cli import database, embedded, process, queries, schema
@@ -207,6 +208,24 @@ def fresh_database(server: Server) -> Iterator[Callable[..., str]]:
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         for name in made:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def make_role(server: Server) -> Iterator[Callable[..., str]]:
+    """Return a function that creates a role; name it before `fresh_database`, whose databases depend on it."""
+    made: list[sql.Identifier] = []
+
+    def create(name: str, attributes: str = "NOLOGIN") -> str:
+        made.append(sql.Identifier(name))
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(made[-1]))
+            connection.execute(sql.SQL("CREATE ROLE {} " + attributes).format(made[-1]))
+        return name
+
+    yield create
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        for name in made:
+            connection.execute(sql.SQL("DROP ROLE {}").format(name))
 
 
 @dataclass

@@ -26,7 +26,6 @@ import conftest
 import psycopg
 import pytest
 from conftest import Cli, Server, Table
-from psycopg import sql
 
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import database, queries, schema
@@ -556,24 +555,6 @@ def test_a_table_of_another_shape_is_refused(refused: Refused, fresh_database: C
     before = rows_of(dsn)
     refused("claim", "SD-1", "--session", "longer", "--dsn", dsn, code=7, says="claude-sessions schema check")
     assert rows_of(dsn) == before
-
-
-@pytest.fixture
-def make_role(server: Server) -> Iterator[Callable[..., str]]:
-    """Return a function that creates a role; name it before `fresh_database`, whose databases depend on it."""
-    made: list[sql.Identifier] = []
-
-    def create(name: str) -> str:
-        made.append(sql.Identifier(name))
-        with psycopg.connect(server.dsn, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {0}").format(made[-1]))
-            connection.execute(sql.SQL("CREATE ROLE {0} NOLOGIN").format(made[-1]))
-        return name
-
-    yield create
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        for name in made:
-            connection.execute(sql.SQL("DROP ROLE {}").format(name))
 
 
 @pytest.fixture

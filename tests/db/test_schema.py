@@ -17,7 +17,6 @@ import conftest
 import psycopg
 import pytest
 from conftest import Cli, Server
-from psycopg import sql
 
 from claude_sessions_cli import database, queries, schema
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError
@@ -88,24 +87,6 @@ def as_role(dsn: str, role: str) -> str:
     """Return a DSN whose statements run as a role, whoever may log in on this server."""
     escaped = role.replace("\\", "\\\\").replace(" ", "\\ ")
     return psycopg.conninfo.make_conninfo(dsn, options=f"-c role={escaped}")
-
-
-@pytest.fixture
-def make_role(server: Server) -> Iterator[Callable[..., str]]:
-    """Return a function that creates a role; name it before `fresh_database`, whose databases depend on it."""
-    made: list[sql.Identifier] = []
-
-    def create(name: str, attributes: str = "NOLOGIN") -> str:
-        made.append(sql.Identifier(name))
-        with psycopg.connect(server.dsn, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(made[-1]))
-            connection.execute(sql.SQL("CREATE ROLE {} " + attributes).format(made[-1]))
-        return name
-
-    yield create
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        for name in made:
-            connection.execute(sql.SQL("DROP ROLE {}").format(name))
 
 
 @pytest.fixture
