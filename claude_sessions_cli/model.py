@@ -21,6 +21,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 FENCE_LIMIT = (datetime(9999, 1, 1, tzinfo=timezone.utc) - EPOCH) // timedelta(microseconds=1)
 
 SILENT = "silent"
+# Silent until the session had ended: what was kept for it is kept no more.
+SILENT_TO_THE_END = "silent until it ended"
 PROCESS_GONE = "process gone"
 MAX_AGE = "max age"
 FORCED = "forced"
@@ -61,7 +63,8 @@ class ProcessRecord:
 class Tombstone:
     """What a session that lost its claim finds: which term, when, why, and who has the item now.
 
-    `fence` is that of the lost term; `by` is the session that took the item, or None while nobody has.
+    `fence` is that of the lost term; `by` is the session that took the item, and `new_fence` that of its term: None
+    while nobody has.
     """
 
     sd_id: str
@@ -71,6 +74,7 @@ class Tombstone:
     by: str | None
     track: str | None = None
     note: str | None = None
+    new_fence: int | None = None
 
     @property
     def restorable(self) -> bool:
@@ -80,7 +84,8 @@ class Tombstone:
     @property
     def story(self) -> str:
         """Which item was lost, to whom, when and why."""
-        to = f" to {self.by}" if self.by else ""
+        under = f" under fence {self.new_fence}" if self.new_fence else ""
+        to = f" to {self.by}{under}" if self.by else ""
         at = f" at {utc(self.at)}" if self.at else ""
         note = f" ({self.note})" if self.note else ""
         return f"lost {self.sd_id}{to}{at}: {self.reason}{note}"
@@ -95,6 +100,7 @@ class Tombstone:
             "by": self.by,
             "track": self.track,
             "note": self.note,
+            "new_fence": self.new_fence,
         }
 
 
@@ -152,15 +158,16 @@ class Session:
         part = self.own.get("tombstone")
         if not isinstance(part, dict) or not isinstance(part.get("sd_id"), str):
             return None
-        fence, by, track, note = part.get("fence"), part.get("by"), part.get("track"), part.get("note")
+        by, track, note = part.get("by"), part.get("track"), part.get("note")
         return Tombstone(
             sd_id=part["sd_id"],
-            fence=fence if isinstance(fence, int) and 0 <= fence <= FENCE_LIMIT else None,
+            fence=_fence(part.get("fence")),
             at=_timestamp(part.get("at")),
             reason=str(part.get("reason")),
             by=by if isinstance(by, str) else None,
             track=track if track in TRACKS else None,
             note=note if isinstance(note, str) else None,
+            new_fence=_fence(part.get("new_fence")),
         )
 
     @property
@@ -247,7 +254,10 @@ class JudgedSession:
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """What `claim` did: `claimed`, `already_yours`, `took_over`, `forced` or `switched`."""
+    """What `claim` did: `claimed`, `already_yours`, `took_over`, `forced` or `switched`.
+
+    `lost_before` is a loss that the session is told of with it, and that stands no more.
+    """
 
     outcome: str
     session: JudgedSession
@@ -339,6 +349,10 @@ def _process_record(part: object, pid: int | None = None) -> ProcessRecord | Non
     if isinstance(pid, int) and isinstance(start, str) and isinstance(boot_id, str) and isinstance(pid_ns, str):
         return ProcessRecord(pid, start, boot_id, pid_ns)
     return None
+
+
+def _fence(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value <= FENCE_LIMIT else None
 
 
 def _timestamp(value: object) -> datetime | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import ClaimConflict, Database, Row, Transaction
@@ -16,6 +16,7 @@ from claude_sessions_cli.model import (
     PROCESS_GONE,
     RELEASED_BY_OTHER,
     SILENT,
+    SILENT_TO_THE_END,
     ClaimResult,
     HeartbeatResult,
     JudgedSession,
@@ -30,6 +31,8 @@ from claude_sessions_cli.model import (
 )
 
 SD_ID_LIMIT = 256
+
+T = TypeVar("T")
 
 
 def check_work_item(value: str) -> str:
@@ -74,12 +77,13 @@ def _claim(
     holders = [caller.judge(other) for other in others if other.holds and other.sd_id == sd_id]
     live = [holder for holder in holders if not caller.lapsed(holder.session)]
     holds_other = mine.holds and mine.sd_id != sd_id
-    if live and force_reason is None:
-        raise held_by(live[0])
+    # Before the holder: what waits for this item must not wait in vain.
     if holds_other and not switch:
         raise UsageError(
             f"this session already holds {mine.sd_id}", f"give that back and take this: claim {sd_id} --switch"
         )
+    if live and force_reason is None:
+        raise held_by(live[0], mine.tombstone)
     for holder in holders:
         _evict(tx, caller, holder, force_reason)
     taken = _take(tx, caller, mine, others, sd_id, track)
@@ -103,21 +107,29 @@ def _take(
     tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
 ) -> Session:
     """Give the item, which nobody else holds any more, to the caller, whose row and the others' are locked."""
+    taken = Session(**expect(_begin_term(tx, caller, mine, others, sd_id, track)))
+    # Those who held it until now, and those who lost it before, to nobody.
+    told = [other.session_id for other in others if other.sd_id == sd_id or _has_lost(other, sd_id)]
+    if told:
+        tx.run("name_successor", session_ids=told, by=caller.session_id, fence=taken.fence, now=caller.now)
+    return taken
+
+
+def _has_lost(session: Session, sd_id: str) -> bool:
+    return session.tombstone is not None and (session.tombstone.sd_id, session.tombstone.by) == (sd_id, None)
+
+
+def _begin_term(
+    tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
+) -> Row | None:
     columns = caller.columns(
         stale_after=caller.settings.stale_after, parked_until=None, tombstone=None, release_reason=None
     )
-    losers = [other for other in others if other.tombstone and other.tombstone.sd_id == sd_id]
-    # One that held it until now has been told already.
-    unsucceeded = [
-        loser.session_id for loser in losers if loser.sd_id != sd_id and loser.tombstone and loser.tombstone.by is None
-    ]
-    if unsucceeded:
-        tx.run("name_successor", session_ids=unsucceeded, by=caller.session_id, now=caller.now)
     fences = [row.fence for row in (mine, *others) if row.sd_id == sd_id]
-    fences += [row.tombstone.fence for row in (mine, *losers) if row.tombstone and row.tombstone.sd_id == sd_id]
+    fences += [row.tombstone.fence for row in (mine, *others) if row.tombstone and row.tombstone.sd_id == sd_id]
     # Where other programs gave the item a second holder, the later of the two fences is the one that counts.
     if mine.holds and mine.sd_id == sd_id and mine.fence is not None and mine.fence == _latest(fences):
-        return Session(**expect(tx.one("renew_claim", **columns, track=track)))
+        return tx.one("renew_claim", **columns, track=track)
     if mine.sd_id is not None:
         # Other programs' triggers must see the old item go before the new one comes.
         _clear(tx, caller, mine, "idle", release_reason="new fence" if mine.sd_id == sd_id else "switched")
@@ -125,7 +137,7 @@ def _take(
     if tx.has_history and (row := tx.one("read_fence_floor", sd_id=sd_id)):
         fences.append(fence_of(row["claimed_at"]))
     floor = time_of(_latest(fences))
-    return Session(**expect(tx.one("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)))
+    return tx.one("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)
 
 
 def _latest(fences: Sequence[int | None]) -> int | None:
@@ -161,15 +173,18 @@ def bury(session: Session, reason: str, *, by: str | None = None, note: str | No
     return Tombstone(session.sd_id, session.fence, session.server_now, reason, by, session.track, note).as_metadata()
 
 
-def held_by(holder: JudgedSession) -> HeldByAnother:
-    """Return the error of a caller that wants what `holder` holds: who, where, since when, and what to do next."""
+def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnother:
+    """Return the error of a caller that wants what `holder` holds: who, where, since when, and what to do next.
+
+    `lost` is what the caller is to be told of its own loss with it.
+    """
     session = holder.session
     facts = {"host": session.hostname, "tty": session.tty, "pid": session.pid, "codebase": session.codebase}
     where = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
     since = f" for {format_age(session.claim_age_s)}" if session.claimed_at else ""
     return HeldByAnother(
         f"{session.sd_id} is held by {session.session_id}{f' ({where})' if where else ''}{since},"
-        f" last heartbeat {format_age(session.heartbeat_age_s)} ago",
+        f" last heartbeat {format_age(session.heartbeat_age_s)} ago{f'; this session {lost.story}' if lost else ''}",
         f"look: claude-sessions list {session.sd_id}; take it all the same: add --force --reason WHY",
         holder,
     )
@@ -261,18 +276,32 @@ def _restorable_item(session: Session) -> str | None:
 def _restore(tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], item: str) -> HeartbeatResult:
     lost = mine.tombstone
     holder = next((other for other in others if other.holds and other.sd_id == item), None)
-    if holder is None:
+    if holder is None and mine.sd_id is None and lost is not None:
+        lost = _named_by_history(tx, lost)
+    if holder is None and (lost is None or lost.restorable):
         taken = _take(tx, caller, mine, others, item, mine.track or (lost.track if lost else None))
         return HeartbeatResult("restored" if lost else "renewed", caller.judge(taken), lost)
-    if mine.sd_id is not None:
-        lost = Tombstone(item, mine.fence, mine.server_now, SILENT, holder.session_id, mine.track)
-        mine = _clear(tx, caller, mine, "idle")
-    elif lost is not None:
-        lost = Tombstone(item, lost.fence, lost.at, lost.reason, holder.session_id, lost.track)
+    if holder is not None:
+        if mine.sd_id is not None:
+            lost = Tombstone(item, mine.fence, mine.server_now, SILENT, None, mine.track)
+            mine = _clear(tx, caller, mine, "idle")
+        lost = replace(expect(lost), by=holder.session_id, new_fence=holder.fence)
     return _revive(tx, caller, mine, lost)
 
 
+def _named_by_history(tx: Transaction, lost: Tombstone) -> Tombstone:
+    """Return a tombstone with the successor that did not write itself into it: another program, gone by now."""
+    latest = tx.one("read_fence_floor", sd_id=lost.sd_id) if tx.has_history else None
+    since = lost.fence or fence_of(lost.at)
+    if latest is None or since is None or (fence := fence_of(latest["claimed_at"])) is None or fence <= since:
+        return lost
+    return replace(lost, by=latest["session_id"], new_fence=fence)
+
+
 def _revive(tx: Transaction, caller: Caller, mine: Session, lost: Tombstone | None) -> HeartbeatResult:
+    if lost and lost.restorable and mine.status == "released":
+        # Whoever took the item after the end has not named itself here.
+        lost = replace(lost, reason=SILENT_TO_THE_END)
     own = {"tombstone": lost.as_metadata()} if lost else {}
     revived = caller.judge(Session(**expect(tx.one("revive_session", **caller.columns(**own)))))
     if lost:
@@ -411,7 +440,7 @@ def _without_total(row: Row) -> Session:
     return Session(**{key: value for key, value in row.items() if key != "total"})
 
 
-def expect(row: Row | None) -> Row:
+def expect(row: T | None) -> T:
     """Return the row of a statement that cannot have missed: this transaction has locked it."""
     if row is None:
         raise RuntimeError("a row that this transaction has locked is not as it was")

@@ -57,6 +57,7 @@ def claim_data(result: ClaimResult) -> dict[str, Any]:
         "session": session_data(result.session),
         "fence": result.session.session.fence,
         "evicted": session_data(result.evicted),
+        "tombstone": tombstone_data(result.lost_before),
     }
 
 
@@ -355,6 +356,7 @@ def tombstone_data(tombstone: Tombstone | None) -> dict[str, Any] | None:
         "reason": tombstone.reason,
         "by": tombstone.by,
         "note": tombstone.note,
+        "new_fence": tombstone.new_fence,
     }
 
 

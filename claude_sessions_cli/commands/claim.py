@@ -67,6 +67,6 @@ def claim(
 
         result = waiting.take(database, caller, sd, wait, claim_one, quiet=quiet or json)
     invocation.remember(caller, result.session.session)
-    if result.lost_before and result.lost_before.sd_id not in sd:
+    if result.lost_before:
         output.note(f"before this, the session {result.lost_before.story}")
     output.result(views.claim_data(result), lambda: views.claim_text(result))

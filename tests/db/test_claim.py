@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import process, sessions
+from claude_sessions_cli import process, reaping, sessions
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.model import fence_of
 
@@ -134,6 +134,42 @@ def test_one_session_holds_one_item(table: Table) -> None:
     with pytest.raises(UsageError, match="already holds SD-1"):
         sessions.claim(table.database, make_caller("a", now=NOON), "SD-2")
     assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_who_holds_an_item_is_told_so_before_it_waits_for_another(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    with pytest.raises(UsageError, match="already holds SD-1"):
+        sessions.claim(table.database, make_caller("a", now=NOON), "SD-2")
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("a", now=NOON), "SD-2", switch=True)
+
+
+def test_a_loser_finds_the_fence_of_its_successor(table: Table) -> None:
+    sessions.claim(table.database, make_caller("silent", now=NOON), "SD-1")
+    reaping.reap(table.database, make_caller(None, now=at(16)))
+    first = sessions.claim(table.database, make_caller("robbed", now=at(17)), "SD-1")
+    forced = sessions.claim(table.database, make_caller("b", now=at(18)), "SD-1", force_reason="because")
+    told = {name: table.own(name)["tombstone"] for name in ("silent", "robbed")}
+    assert (told["silent"]["by"], told["silent"]["new_fence"]) == ("robbed", first.session.session.fence)
+    assert (told["robbed"]["by"], told["robbed"]["new_fence"]) == ("b", forced.session.session.fence)
+
+
+def test_a_claim_that_is_refused_tells_of_the_loss_before(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    forced = sessions.claim(table.database, make_caller("b", now=NOON), "SD-1", force_reason="because")
+    story = rf"held by b.*; this session lost SD-1 to b under fence {forced.session.session.fence} at .*because"
+    with pytest.raises(HeldByAnother, match=story):
+        sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
+    assert table.own("a")["tombstone"]["by"] == "b", "it stands until it claims or releases"
+
+
+@pytest.mark.parametrize("metadata", ["[1, 2]", '"text"', "null"])
+def test_what_has_no_room_for_a_tombstone_stays_as_it_is(table: Table, metadata: str) -> None:
+    table.insert("theirs", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON, metadata=metadata)
+    assert sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
+    [row] = table.execute("SELECT metadata::text AS kept FROM public.claude_sessions WHERE session_id = 'theirs'")
+    assert row["kept"] == metadata
 
 
 def test_switch_gives_the_old_item_back_first(table: Table) -> None:

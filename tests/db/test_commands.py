@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,8 +83,25 @@ def test_force_needs_a_reason(run: Run) -> None:
     assert "took by force SD-1 from a" in done.stdout
     lost = run("heartbeat")
     assert lost.returncode == 4
-    assert "lost SD-1 to b at" in lost.stderr
+    fence = re.search(r"fence (\d+)", done.stdout)
+    assert fence
+    assert f"lost SD-1 to b under fence {fence[1]} at" in lost.stderr
     assert "forced (a is away)" in lost.stderr
+
+
+def test_a_claim_tells_of_the_loss_before_it(run: Run) -> None:
+    for again in ("SD-1", "SD-2"):
+        run("claim", "SD-1", "--switch")
+        run("claim", "SD-1", "--force", "--reason", "why", who="b")
+        run("release", who="b")
+        if again == "SD-1":
+            told = run("claim", again)
+            assert told.returncode == 0
+            assert re.search(r"before this, the session lost SD-1 to b under fence \d+ at .*why", told.stderr)
+        else:
+            tombstone = _data(run("claim", again, "--json"), "claim")["tombstone"]
+            assert (tombstone["sd_id"], tombstone["by"], tombstone["note"]) == ("SD-1", "b", "why")
+    assert _data(run("claim", "SD-2", "--json"), "claim")["tombstone"] is None
 
 
 def test_heartbeat(run: Run) -> None:

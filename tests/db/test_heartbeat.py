@@ -11,6 +11,7 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import process, reaping, sessions
 from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.model import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -131,6 +132,39 @@ def test_what_another_program_took_without_a_word_is_lost_for_good(table: Table)
     assert table.own("a")["tombstone"]["by"] == "old"
     table.execute("UPDATE public.claude_sessions SET sd_id = NULL WHERE session_id = 'old'")
     assert sessions.heartbeat(table.database, make_caller("a", now=at(19))).outcome == "lost"
+
+
+def test_what_was_silent_until_the_session_ended_does_not_come_back(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    for minutes in (16, 2 * 24 * 60):
+        reaping.reap(table.database, make_caller(None, now=at(minutes)))
+    assert table.row("a")["status"] == "released"
+    # Who takes it now does not look at sessions that have ended.
+    sessions.claim(table.database, make_caller("b", now=at(3000)), "SD-1")
+    sessions.release(table.database, make_caller("b", now=at(3001)), end=True)
+    for minutes in (3002, 3003):
+        lost = sessions.heartbeat(table.database, make_caller("a", now=at(minutes)), register=True)
+        assert (lost.outcome, lost.session.session.sd_id) == ("lost", None)
+    assert lost.tombstone and lost.tombstone.reason == "silent until it ended"
+
+
+def test_what_another_program_held_since_is_lost_where_the_history_knows(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    reaping.reap(full_table.database, make_caller(None, now=at(16)))
+    full_table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(17), heartbeat_at=at(17))
+    full_table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL WHERE session_id = 'theirs'")
+    for minutes in (18, 19):
+        lost = sessions.heartbeat(full_table.database, make_caller("a", now=at(minutes)))
+        assert (lost.outcome, lost.session.session.sd_id) == ("lost", None)
+        assert lost.tombstone and (lost.tombstone.by, lost.tombstone.new_fence) == ("theirs", fence_of(at(17)))
+
+
+def test_an_older_term_in_the_history_keeps_nothing_from_coming_back(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("b", now=at(-9)), "SD-1")
+    sessions.release(full_table.database, make_caller("b", now=at(-8)))
+    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    reaping.reap(full_table.database, make_caller(None, now=at(16)))
+    assert sessions.heartbeat(full_table.database, make_caller("a", now=at(17))).outcome == "restored"
 
 
 def test_what_was_taken_by_force_does_not_come_back(table: Table) -> None:

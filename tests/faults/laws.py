@@ -340,8 +340,10 @@ class Ledger:
         demand("heartbeat_at" not in differ, "beat for another session", change)
         before, after = stone(was) or {}, stone(becomes) or {}
         if operation.kind in {"heartbeat", *CLAIMS} and mine == {"tombstone"} and not change.ends:
-            named = differ <= {"metadata", "updated_at"} and after == {**before, "by": operation.session}
-            demand(named and before.get("by") is None, "more than a successor was written", change)
+            successor = {"by": operation.session, "new_fence": after.get("new_fence")}
+            named = differ <= {"metadata", "updated_at"} and after == {**before, **successor}
+            unnamed = before.get("by") in (None, operation.session) and before.get("new_fence") is None
+            demand(named and unnamed, "more than a successor was written", change)
             return
         ends = operation.kind in {"reap", "here", "release_other"} or (operation.kind in CLAIMS and change.ends)
         demand(ends, "another session's row changed", change)
@@ -412,9 +414,24 @@ class Ledger:
             # Or it still had it, from a program that tells no time of a claim.
             renumbered = own(was).get("release_reason") == "new fence"
             demand(restored or renumbered, "a heartbeat claimed", change)
+            if restored and was["session_id"] not in self.disturbed:
+                self._check_unsucceeded(change, lost["sd_id"], lost.get("fence"))
         if operation.facts.get("process") and isinstance(becomes["metadata"], dict):
             seen = (becomes["pid"], own(becomes).get("process"))
             demand(seen == (operation.facts["process"]["pid"], operation.facts["process"]), "not its process", change)
+
+    def _check_unsucceeded(self, change: Change, item: str, lost_fence: int | None) -> None:
+        """Check that nobody else has held an item since the term that a session gets back."""
+        operation = change.operation
+        lost = [n for n, term in enumerate(self.terms) if (term.session, term.fence) == (operation.session, lost_fence)]
+        if not lost or lost_fence is None:
+            return  # another program tells no time of it
+        for term in self.terms[lost[-1] + 1 :]:
+            if term.item != item or term.session == operation.session:
+                continue
+            # Of other programs the history alone knows, by the fences that it was told.
+            seen = self.has_history and term.operation not in operation.overlapped and (term.fence or 0) > lost_fence
+            demand(term.operation.foreign and not seen, "a claim came back past another's", change, term)
 
     def check_ended(self, operation: Operation, changes: list[Change]) -> None:
         """Check what an operation that has ended now left behind."""

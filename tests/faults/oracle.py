@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from claude_sessions_cli.caller import Caller
 from faults import laws
@@ -27,10 +27,10 @@ class Oracle:
         held = mine["sd_id"] if mine and laws.holds(mine) else None
         others = [row for row in self._ledger.holders(sd_id) if row is not mine]
         live = [row for row in others if not self._lapsed(row, caller.settings.stale_after)]
-        if live and not force:
-            return "HeldByAnother"
         if held not in (None, sd_id) and not switch:
             return "UsageError"
+        if live and not force:
+            return "HeldByAnother"
         if others:
             return "forced" if live else "took_over"
         return "claimed" if held is None else "already_yours" if held == sd_id else "switched"
@@ -50,7 +50,15 @@ class Oracle:
             return "lost" if lost else "renewed"
         if any(row is not mine for row in self._ledger.holders(wanted)):
             return "lost"
+        if lost and restorable and self._was_taken_since(lost):
+            return "lost"
         return "restored" if lost else "renewed"
+
+    def _was_taken_since(self, lost: Row) -> bool:
+        """Whether the history knows a later term of an item that was lost to silence."""
+        since = lost.get("fence") or laws.fence({"claimed_at": datetime.fromisoformat(lost["at"])}) or 0
+        terms = [term for term in self._ledger.terms if term.item == lost["sd_id"]]
+        return self._ledger.has_history and any((term.fence or 0) > since for term in terms)
 
     def release(self, caller: Caller, sd_id: str | None, end: bool) -> str:
         """Return what a release answers."""
