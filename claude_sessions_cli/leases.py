@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from claude_sessions_cli import process
 from claude_sessions_cli.caller import Caller
@@ -33,13 +33,33 @@ def _check(tx: Transaction, caller: Caller, sd_id: str | None, fence: int | None
     if row is None:
         raise NotHeld(f"session {caller.session_id} is not registered, and holds nothing")
     session = Session(**row)
+    if session.tombstone and sd_id in (None, session.tombstone.sd_id):
+        raise lost_to(session.tombstone)
     if not session.holds or sd_id not in (None, session.sd_id):
-        if session.tombstone and sd_id in (None, session.tombstone.sd_id):
-            raise lost_to(session.tombstone)
         raise NotHeld(f"this session does not hold {sd_id}" if sd_id else "this session holds nothing")
     if fence not in (None, session.fence):
-        raise NotHeld(f"fence {fence} is over: this session holds {session.sd_id} under fence {session.fence}")
+        raise NotHeld(f"fence {fence} is not current: this session holds {session.sd_id} under fence {session.fence}")
+    _refuse_silent(session)
+    if later := _later_holder(tx, caller, expect(session.sd_id), session.claimed_at):
+        raise later
     return caller.judge(session)
+
+
+def _refuse_silent(session: Session) -> None:
+    """Older writers leave claims on stale rows: a heartbeat or a claim settles whose they are."""
+    if session.status == "stale":
+        raise NotHeld(
+            f"this session was found silent, and {session.sd_id} may be another's by now",
+            "prove that it lives: claude-sessions heartbeat",
+        )
+
+
+def _later_holder(tx: Transaction, caller: Caller, sd_id: str, claimed_at: datetime | None) -> NotHeld | None:
+    row = tx.one("read_later_holder", session_id=caller.session_id, sd_id=sd_id, claimed_at=claimed_at, now=caller.now)
+    if row is None:
+        return None
+    later = Session(**row)
+    return NotHeld(f"{sd_id} is held by {later.session_id} under the later fence {later.fence}", "claim it again")
 
 
 def park(database: Database, caller: Caller, seconds: float) -> JudgedSession:
@@ -68,7 +88,16 @@ def _lock_holder(tx: Transaction, caller: Caller, refusal: str) -> Session:
         raise lost_to(session.tombstone)
     if session is None or not session.holds:
         raise NotHeld(refusal, "claim first: claude-sessions claim SD")
+    _refuse_silent(session)
     return session
+
+
+def read(database: Database, caller: Caller) -> Session | None:
+    """Return the caller's session, None where it is not registered."""
+    row = database.transact(
+        lambda tx: tx.one("read_session", session_id=caller.session_id, now=caller.now), writes=False
+    )
+    return Session(**row) if row else None
 
 
 def claim_any(
@@ -77,10 +106,8 @@ def claim_any(
     """Claim the first free one of several items; raises HeldByAnother, naming the first one's holder, where none is."""
     if len(sd_ids) == 1:
         return claim_one(sd_ids[0])
-    row = database.transact(
-        lambda tx: tx.one("read_session", session_id=caller.session_id, now=caller.now), writes=False
-    )
-    held = Session(**row).sd_id if row else None
+    mine = read(database, caller)
+    held = mine.sd_id if mine else None
     refusals: list[HeldByAnother] = []
     # What is held already comes first: the same command again changes nothing.
     for sd_id in sorted(sd_ids, key=lambda candidate: candidate != held):
@@ -134,7 +161,9 @@ def _enter_run(tx: Transaction, caller: Caller, runner: dict[str, object]) -> Ju
         raise HeldByAnother(
             f"a command runs under {session.sd_id} in this session already", holder=caller.judge(session)
         )
-    return caller.judge(Session(**expect(tx.one("revive_session", **caller.columns(run=runner)))))
+    # The command trusts a term that every other client has to respect.
+    columns = caller.columns(run=runner, stale_after=session.patience_s(caller.settings.stale_after))
+    return caller.judge(Session(**expect(tx.one("revive_session", **columns))))
 
 
 def _may_run(record: object, hostname: str | None, host: Host) -> bool:
@@ -154,17 +183,41 @@ def _may_run(record: object, hostname: str | None, host: Host) -> bool:
     return found.start == record.get("start") and not found.zombie
 
 
-def leave_run(database: Database, caller: Caller, runner: dict[str, object]) -> None:
-    """Take back what `enter_run` noted of this very `runner`; the claim stays."""
-    database.transact(lambda tx: _leave_run(tx, caller, runner), actor=caller.actor)
+def leave_run(database: Database, caller: Caller, runner: dict[str, object], sd_id: str, fence: int) -> None:
+    """Take back what `enter_run` noted of this very `runner`; the claim stays.
+
+    Raises NotHeld where the term was lost meanwhile.
+    """
+    if not database.transact(lambda tx: _leave_run(tx, caller, runner, sd_id, fence), actor=caller.actor):
+        _raise_loss(database, caller, sd_id, fence)
 
 
-def _leave_run(tx: Transaction, caller: Caller, runner: dict[str, object]) -> None:
+def _leave_run(tx: Transaction, caller: Caller, runner: dict[str, object], sd_id: str, fence: int) -> bool:
     row = tx.one("lock_session", session_id=caller.session_id, now=caller.now)
+    session = Session(**row) if row else None
     # Another one may run under a later term of this session.
-    if row and Session(**row).own.get("run") == runner:
-        own = json.dumps({"run": None})
-        tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now)
+    if session and session.own.get("run") == runner:
+        tx.one("merge_metadata", session_id=caller.session_id, own=json.dumps({"run": None}), now=caller.now)
+    return _is_in_term(session, sd_id, fence)
+
+
+def _is_in_term(session: Session | None, sd_id: str, fence: int) -> bool:
+    return session is not None and session.holds and (session.sd_id, session.fence) == (sd_id, fence)
+
+
+def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
+    """Raise NotHeld for a term that is over, unless the session itself gave it back."""
+
+    def find(tx: Transaction) -> NotHeld | None:
+        row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
+        lost = Session(**row).tombstone if row else None
+        if lost and lost.sd_id == sd_id:
+            return lost_to(lost)
+        gone = None if row else NotHeld(f"session {caller.session_id} was deleted")
+        return _later_holder(tx, caller, sd_id, time_of(fence)) or gone
+
+    if loss := database.transact(find, writes=False):
+        raise loss
 
 
 def renew_term(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
@@ -180,24 +233,37 @@ def _renew_term(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> Judg
     raise NotHeld(f"the term of {sd_id} under fence {fence} is over")
 
 
-def outlive_process(database: Database, caller: Caller) -> None:
-    """Let the claim outlive the process that the session was: from now on it lapses by silence alone."""
+def outlive_process(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
+    """Let one very term outlive the process that the session was: from now on it lapses by silence alone.
+
+    Where the term is over, the session ends. Raises NotHeld where it was lost.
+    """
     own = json.dumps({"run": None, "process": None})
-    database.transact(
-        lambda tx: tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now), actor=caller.actor
-    )
+
+    def keep(tx: Transaction) -> bool:
+        row = tx.one("lock_session", session_id=caller.session_id, now=caller.now)
+        kept = _is_in_term(Session(**row) if row else None, sd_id, fence)
+        if kept:
+            tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now)
+        return kept
+
+    if not database.transact(keep, actor=caller.actor):
+        release_term(database, caller, sd_id, fence, reason="failed")
 
 
 def release_term(database: Database, caller: Caller, sd_id: str, fence: int, *, reason: str) -> None:
-    """End one very term and the session that it was; where the term is lost, what is left of the session alone.
+    """End one very term and the session that it was; where the term is over, what is left of the session alone.
 
-    Nothing happens where the session holds something else by now.
+    Nothing happens where the session holds something else by now. Raises NotHeld where the term was lost.
     """
     own = json.dumps({"release_reason": reason, "run": None, "parked_until": None}, ensure_ascii=False)
     over = {"session_id": caller.session_id, "status": "released", "own": own, "now": caller.now}
 
-    def end(tx: Transaction) -> None:
-        if tx.one("clear_claim", **over, sd_id=sd_id, claimed_at=time_of(fence)) is None:
-            tx.one("clear_claim", **over, sd_id=None, claimed_at=None)
+    def end(tx: Transaction) -> bool:
+        if tx.one("clear_claim", **over, sd_id=sd_id, claimed_at=time_of(fence)):
+            return True
+        tx.one("clear_claim", **over, sd_id=None, claimed_at=None)
+        return False
 
-    database.transact(end, actor=caller.actor)
+    if not database.transact(end, actor=caller.actor):
+        _raise_loss(database, caller, sd_id, fence)

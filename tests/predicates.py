@@ -83,6 +83,7 @@ TESTS = {
     "insert_session": ("heartbeat", "claim"),
     "renew_claim": ("claim", "leases"),
     "take_claim": ("claim", "heartbeat", "history"),
+    "read_later_holder": ("leases",),
     "read_session": ("heartbeat", "leases"),
     "seen_columns": ("claim", "heartbeat"),
     "session_columns": ("claim",),

@@ -79,14 +79,16 @@ def run(
     itself = _read_itself()
 
     with invocation.open_database(settings, output) as database:
-        shared = _holds(database, own, sd)
-        who = own if shared else _session_of_its_own(own, itself, session)
-        runner = _record(who, itself)
 
         def claim_one(item: str) -> ClaimResult:
             return sessions.claim(database, who, item, track=track)
 
         try:
+            shared = _holds(database, own, sd)
+            if session and not shared:
+                _refuse_living(database, own, sd)
+            who = own if shared else _session_of_its_own(own, itself, session)
+            runner = _record(who, itself)
             if not shared:
                 waiting.take(database, who, [sd], wait, claim_one, quiet=quiet)
             begun = renewing.uptime()
@@ -110,9 +112,10 @@ def run(
     def give_back(keep: bool, reason: str) -> None:
         with invocation.open_database(settings, output) as database:
             if shared:
-                leases.leave_run(database, who, runner)
+                with invocation.loss_remembered(who):
+                    leases.leave_run(database, who, runner, sd, fence)
             elif keep:
-                leases.outlive_process(database, who)
+                leases.outlive_process(database, who, sd, fence)
             else:
                 leases.release_term(database, who, sd, fence, reason=reason)
 
@@ -130,14 +133,19 @@ def run(
     failed = finished.code != 0 or finished.stopped_for is not None
     keep = keep_on_failure and failed and has_started and keeper.lost is None
     problem = _within(GIVE_BACK_S, lambda: give_back(keep, "failed" if failed else "completed"))
-    if problem:
+    lost = finished.stopped_for is not None or (has_started and isinstance(problem, NotHeld))
+    if isinstance(problem, NotHeld):
+        # Who stopped the command for it has told it already.
+        if finished.stopped_for is None:
+            _tell(f"the claim was lost before the command ended: {problem.message}")
+    elif problem:
         # The command's own answer matters more; the claim lapses by itself, because this process is gone.
-        _tell(f"the claim was not given back: {problem}")
+        _tell(f"the claim was not given back: {problem.message}")
     elif keep and not shared:
         _tell(f"{sd} is kept until it lapses; give it back: claude-sessions release --session {who.session_id} --end")
-    if finished.stopped_for is None:
+    if not lost:
         running.follow(finished)
-    raise typer.Exit(EXIT_NOT_HELD if finished.stopped_for else finished.code)
+    raise typer.Exit(EXIT_NOT_HELD if lost else finished.code)
 
 
 def _check_command(program: str, output: Output) -> None:
@@ -170,18 +178,18 @@ def _tell(text: str) -> None:
     writer.join(TELL_S)
 
 
-def _within(seconds: float, work: Callable[[], None]) -> str | None:
+def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
     """Do some work in a thread that may hang; return what went wrong."""
-    problems = ["the database did not answer in time"]
+    problems = [SessionsError("the database did not answer in time")]
 
     def attempt() -> None:
         try:
             work()
             problems.clear()
         except SessionsError as error:
-            problems[:] = [error.message]
+            problems[:] = [error]
         except Exception as error:
-            problems[:] = [f"{type(error).__name__}: {error}"]
+            problems[:] = [SessionsError(f"{type(error).__name__}: {error}")]
 
     worker = threading.Thread(target=attempt, daemon=True)
     worker.start()
@@ -197,20 +205,40 @@ def _read_itself() -> process.Process:
 
 
 def _holds(database: Database, own: Caller, sd: str) -> bool:
-    """Whether the caller's session holds the item, and it is not what a killed run of that session left behind."""
+    """Whether the caller's session holds the item, and it is not what a killed run of that session left behind.
+
+    Raises HeldByAnother where other programs gave the item to somebody else as well.
+    """
     from claude_sessions_cli import leases, sessions
 
     if own.identity.session_id is None:
         return False
-    try:
-        held = leases.check(database, own, sd)
-    except NotHeld:
+    mine = leases.read(database, own)
+    if mine is None or not mine.holds or mine.sd_id != sd:
         return False
-    if own.lapsed(held.session):
+    if own.lapsed(mine):
         # What of it may still run must not share a fence with what comes now.
-        sessions.release(database, own, sd, reason=PROCESS_GONE if held.liveness is Liveness.DEAD else SILENT)
+        dead = own.judge(mine).liveness is Liveness.DEAD
+        sessions.release(database, own, sd, reason=PROCESS_GONE if dead else SILENT)
         return False
+    with suppress(NotHeld):
+        if leases.check(database, own, sd).session.fence is not None:
+            return True
+    # What other programs made of the claim, a claim puts right.
+    sessions.claim(database, own, sd)
     return True
+
+
+def _refuse_living(database: Database, own: Caller, sd: str) -> None:
+    """A session that somebody else is must neither get this process for its own, nor end with it."""
+    from claude_sessions_cli import leases
+
+    named = leases.read(database, own)
+    if named and named.status != "released" and not own.lapsed(named):
+        raise UsageError(
+            f"session {named.session_id} is another's, which is not over",
+            f"claim {sd} in that session first, and run under that claim; or leave --session out",
+        )
 
 
 def _session_of_its_own(own: Caller, itself: process.Process, session: str | None) -> Caller:

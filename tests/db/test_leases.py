@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import leases, reaping, sessions
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
-from claude_sessions_cli.model import ClaimResult
+from claude_sessions_cli.model import ClaimResult, fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -30,7 +31,7 @@ def test_check_knows_the_holder_and_the_fence(table: Table) -> None:
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
     assert leases.check(table.database, make_caller("a"), "SD-1", fence=fence).session.fence == fence
     assert leases.check(table.database, make_caller("a")).session.sd_id == "SD-1"
-    with pytest.raises(NotHeld, match="fence 7 is over"):
+    with pytest.raises(NotHeld, match="fence 7 is not current"):
         leases.check(table.database, make_caller("a"), "SD-1", fence=7)
     with pytest.raises(NotHeld, match="does not hold SD-2"):
         leases.check(table.database, make_caller("a"), "SD-2")
@@ -159,7 +160,7 @@ def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:
     before = table.row("a")
     leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", fence)
     assert table.row("a") == {**before, "heartbeat_at": at(1)}
-    with pytest.raises(NotHeld, match="is over"):
+    with pytest.raises(NotHeld, match="is not current"):
         leases.renew_term(table.database, make_caller("a", now=at(2)), "SD-1", fence + 1)
     with pytest.raises(NotHeld, match="does not hold SD-2"):
         leases.renew_term(table.database, make_caller("a", now=at(2)), "SD-2", fence)
@@ -196,15 +197,120 @@ def test_one_command_runs_under_a_claim(table: Table) -> None:
         "boot_id": host.boot_id,
         "pid_ns": host.pid_ns,
     }
-    sessions.claim(table.database, make_caller("a"), "SD-1")
+    fence = _fence(sessions.claim(table.database, make_caller("a"), "SD-1"))
     leases.enter_run(table.database, make_caller("a"), runner)
     with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
         leases.enter_run(table.database, make_caller("a"), runner)
-    leases.leave_run(table.database, make_caller("a"), {**runner, "start": "another time"})
+    leases.leave_run(table.database, make_caller("a"), {**runner, "start": "another time"}, "SD-1", fence)
     with pytest.raises(HeldByAnother):
         leases.enter_run(table.database, make_caller("a"), runner)
-    leases.leave_run(table.database, make_caller("a"), runner)
+    leases.leave_run(table.database, make_caller("a"), runner, "SD-1", fence)
     leases.enter_run(table.database, make_caller("a"), {**runner, "start": "another time"})
     leases.enter_run(table.database, make_caller("a"), {**runner, "boot_id": "an earlier boot"})
     leases.enter_run(table.database, make_caller("a"), runner)
     assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_a_run_makes_others_respect_the_term_that_it_trusts(table: Table) -> None:
+    table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
+    leases.enter_run(table.database, make_caller("a", now=NOON, stale_after=1800), {"pid": 1})
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(29), stale_after=300), "SD-1")
+    leases.enter_run(table.database, make_caller("a", now=NOON, stale_after=300), {"pid": 1})
+    assert table.own("a")["stale_after"] == 1800, "a shorter one takes nothing from a term that was begun"
+
+
+Ending = Callable[[Table, int], None]
+
+
+def _leave(table: Table, fence: int) -> None:
+    leases.leave_run(table.database, make_caller("a", now=at(2)), {"pid": 1}, "SD-1", fence)
+
+
+def _outlive(table: Table, fence: int) -> None:
+    leases.outlive_process(table.database, make_caller("a", now=at(2)), "SD-1", fence)
+
+
+def _release(table: Table, fence: int) -> None:
+    leases.release_term(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+
+
+each_ending = pytest.mark.parametrize("end", [_leave, _outlive, _release])
+
+
+@each_ending
+def test_a_run_that_lost_its_term_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    with pytest.raises(NotHeld, match=r"lost SD-1 to b under fence .*urgent"):
+        end(table, fence)
+    assert table.row("a")["status"] == ("idle" if end is _leave else "released")
+    assert table.row("b")["sd_id"] == "SD-1"
+
+
+@each_ending
+def test_a_run_that_lost_its_term_to_another_program_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL")
+    table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(1), heartbeat_at=at(1))
+    with pytest.raises(NotHeld, match=f"held by theirs under the later fence {fence_of(at(1))}"):
+        end(table, fence)
+
+
+@each_ending
+def test_a_run_whose_session_was_deleted_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    table.execute("DELETE FROM public.claude_sessions")
+    with pytest.raises(NotHeld, match="session a was deleted"):
+        end(table, fence)
+
+
+@each_ending
+def test_a_run_whose_session_gave_its_claim_back_ends_in_peace(table: Table, end: Ending) -> None:
+    fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    sessions.release(table.database, make_caller("a", now=at(1)))
+    end(table, fence)
+    assert table.row("a")["sd_id"] is None
+
+
+def test_of_two_whom_another_program_gave_an_item_the_later_holds_it(seed_dsn: str) -> None:
+    table = Table(seed_dsn)
+    with table.stack:
+        for name, minutes in (("first", 1.0), ("last", 2.0), ("none", None), ("over", 9.0)):
+            status, claimed = "released" if name == "over" else "active", at(minutes) if minutes else None
+            table.insert(name, sd_id="SD-1", status=status, claimed_at=claimed, heartbeat_at=at(2))
+        table.insert("elsewhere", sd_id="SD-2", status="active", claimed_at=at(9), heartbeat_at=at(2))
+        assert leases.check(table.database, make_caller("last", now=at(3)), "SD-1").session.fence == fence_of(at(2))
+        for name in ("first", "none"):
+            with pytest.raises(NotHeld, match=f"held by last under the later fence {fence_of(at(2))}"):
+                leases.check(table.database, make_caller(name, now=at(3)), "SD-1")
+        table.execute("UPDATE public.claude_sessions SET claimed_at = %s WHERE session_id = 'first'", at(2))
+        with pytest.raises(NotHeld, match="held by last"):
+            leases.check(table.database, make_caller("first", now=at(3)), "SD-1")
+        assert leases.check(table.database, make_caller("last", now=at(3)), "SD-1")
+
+
+def test_a_stale_row_with_a_claim_goes_through_a_heartbeat_or_a_claim(table: Table) -> None:
+    table.insert("a", sd_id="SD-1", status="stale", claimed_at=NOON, heartbeat_at=NOON)
+    says = "found silent, and SD-1 may be another's by now"
+    with pytest.raises(NotHeld, match=says):
+        leases.check(table.database, make_caller("a", now=at(1)), "SD-1")
+    with pytest.raises(NotHeld, match=says):
+        leases.park(table.database, make_caller("a", now=at(1)), 60)
+    with pytest.raises(NotHeld, match=says):
+        leases.enter_run(table.database, make_caller("a", now=at(1)), {"pid": 1})
+    sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    assert leases.park(table.database, make_caller("a", now=at(1)), 60).session.sd_id == "SD-1"
+
+
+def test_a_loss_stands_though_another_program_gives_the_item_back(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    sessions.release(table.database, make_caller("b", now=at(2)))
+    given = "UPDATE public.claude_sessions SET sd_id = 'SD-1', claimed_at = %s WHERE session_id = 'a'"
+    table.execute(given, at(3))
+    for item in ("SD-1", None):
+        with pytest.raises(NotHeld, match="lost SD-1 to b"):
+            leases.check(table.database, make_caller("a", now=at(4)), item)
+    sessions.claim(table.database, make_caller("a", now=at(5)), "SD-1")
+    assert leases.check(table.database, make_caller("a", now=at(6)), "SD-1")

@@ -595,10 +595,10 @@ def test_a_completion_offers_the_first_names_of_many(full_table: Table) -> None:
 
 
 def test_what_is_noted_of_one_session_is_noted_of_no_other(table: Table) -> None:
-    for name in ("a", "b"):
-        sessions.heartbeat(table.database, make_caller(name, now=NOON), register=True)
+    sessions.heartbeat(table.database, make_caller("b", now=NOON), register=True)
+    fence = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session.fence
     before = table.row("b")
-    leases.outlive_process(table.database, make_caller("a", now=at(1)))
+    leases.outlive_process(table.database, make_caller("a", now=at(1)), "SD-1", fence or 0)
     assert (table.row("a")["updated_at"], table.row("b")) == (at(1), before)
 
 
@@ -812,7 +812,7 @@ def test_what_is_written_carries_the_servers_time(table: Table) -> None:
     writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at")
     writes(lambda: leases.renew_term(table.database, caller, "SD-1", claimed.fence), "heartbeat_at")
     writes(lambda: leases.park(table.database, caller, 60), "heartbeat_at", "updated_at")
-    writes(lambda: leases.outlive_process(table.database, caller), "updated_at")
+    writes(lambda: leases.outlive_process(table.database, caller, "SD-1", claimed.fence), "updated_at")
     writes(lambda: sessions.release(table.database, caller), "updated_at")
     table.execute("UPDATE claude_sessions SET sd_id = 'SD-1', claimed_at = NULL")
     writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at")

@@ -364,7 +364,7 @@ class LeaseMachine(RuleBasedStateMachine):
             caller,
             hold,
             lambda line: leases.renew_term(line.database, caller, term.item, fence),
-            lambda: self.oracle.check(caller, term.item, fence),
+            lambda: self.oracle.renew_term(caller, term.item, fence),
             term=term,
         )
 
@@ -379,6 +379,7 @@ class LeaseMachine(RuleBasedStateMachine):
             caller,
             hold,
             lambda line: leases.release_term(line.database, caller, term.item, fence, reason="completed"),
+            lambda: self.oracle.release_term(caller, term.item, fence),
             term=term,
         )
 

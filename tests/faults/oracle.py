@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from claude_sessions_cli.caller import Caller
 from faults import laws
@@ -95,12 +95,34 @@ class Oracle:
         return "reaped " + " ".join(sorted(f"{session}={to}" for session, to in changed.items()))
 
     def check(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
-        """Return what a check answers, and the renewal of a term."""
+        """Return what a check answers."""
+        mine = self._ledger.row(caller.session_id)
+        lost = laws.stone(mine) if mine else None
+        if mine is None or mine["status"] == "stale" or (lost and sd_id in (None, lost["sd_id"])):
+            return "NotHeld"
+        earliest = datetime.min.replace(tzinfo=timezone.utc)
+        terms = {row["session_id"]: row["claimed_at"] or earliest for row in self._ledger.holders(mine["sd_id"])}
+        later = any((at, who) > (terms[mine["session_id"]], mine["session_id"]) for who, at in terms.items())
+        return "NotHeld" if later else self.renew_term(caller, sd_id, fence)
+
+    def renew_term(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
+        """Return what the renewal of a term answers."""
         mine = self._ledger.row(caller.session_id)
         held = mine is not None and laws.holds(mine) and sd_id in (None, mine["sd_id"])
         return "done" if held and mine and fence in (None, laws.fence(mine)) else "NotHeld"
 
+    def release_term(self, caller: Caller, sd_id: str, fence: int) -> str:
+        """Return what the end of a term answers: where it was not given back, but lost, that it is not held."""
+        if self.renew_term(caller, sd_id, fence) == "done":
+            return "done"
+        mine = self._ledger.row(caller.session_id)
+        lost = laws.stone(mine) if mine else None
+        others = [row for row in self._ledger.holders(sd_id) if row is not mine]
+        later = any((laws.fence(row) or 0, row["session_id"]) > (fence, caller.session_id) for row in others)
+        return "NotHeld" if mine is None or later or (lost and lost["sd_id"] == sd_id) else "done"
+
     def park(self, caller: Caller) -> str:
         """Return what park and unpark answer."""
         mine = self._ledger.row(caller.session_id)
-        return "done" if mine and laws.holds(mine) and laws.stone(mine) is None else "NotHeld"
+        fit = mine and laws.holds(mine) and laws.stone(mine) is None and mine["status"] != "stale"
+        return "done" if fit else "NotHeld"

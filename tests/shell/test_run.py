@@ -16,6 +16,7 @@ import pytest
 from conftest import Table, make_caller
 
 from claude_sessions_cli import process, reaping, sessions
+from claude_sessions_cli.model import fence_of
 from shell.runs import (
     FAST,
     PROGRAM,
@@ -214,6 +215,42 @@ def test_a_named_run_that_was_killed_is_followed_under_a_new_fence(bench: Bench)
     done = bench.call("SD-1", "--session", "nightly", "--", "sh", "-c", fence)
     assert int(done.stdout) > first.timestamp() * 1e6
     bench.assert_ended(reason="completed")
+
+
+def test_a_named_run_takes_no_session_that_is_not_over(bench: Bench) -> None:
+    sessions.heartbeat(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), register=True)
+    before = bench.table.row("living")
+    done = bench.call("SD-1", "--session", "living", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("claude-sessions: session living is another's, which is not over (claim SD-1 in that")
+    assert bench.table.row("living") == before
+    sessions.claim(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), "SD-1")
+    assert bench.call("SD-1", "--session", "living", "--", "echo", "ran").stdout == "ran\n"
+    after = bench.table.row("living")
+    assert (after["sd_id"], after["pid"], after["status"]) == ("SD-1", os.getpid(), "active")
+
+
+@pytest.mark.parametrize("change", ["claimed_at = NULL", "status = 'stale'"])
+def test_a_claim_that_other_programs_changed_is_put_right_before_it_is_run_under(bench: Bench, change: str) -> None:
+    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    bench.table.execute(f"UPDATE public.claude_sessions SET {change}")
+    command = ["sh", "-c", 'echo "$CLAUDE_SESSIONS_FENCE"; sleep 2.5']
+    done = bench.call("SD-1", "--", *command, env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
+    assert (done.returncode, done.stderr) == (0, "")
+    row = bench.holder()
+    assert (row["session_id"], row["status"]) == ("mine", "active")
+    assert int(done.stdout) == fence_of(row["claimed_at"])
+
+
+def test_an_item_that_another_program_gave_to_two_is_run_by_neither(bench: Bench, seed_dsn: str) -> None:
+    table, mine = Table(seed_dsn), {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
+    with table.stack:
+        for name in ("mine", "theirs"):
+            sessions.heartbeat(table.database, make_caller(name), register=True)
+        table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-1', status = 'active', claimed_at = now()")
+        done = bench.call("SD-1", "--dsn", seed_dsn, "--", "echo", "ran", env=mine)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "SD-1 is held by theirs" in done.stderr
 
 
 @pytest.mark.parametrize("code", [0, 5])

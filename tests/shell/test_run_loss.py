@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from shell.runs import (
     try_claim,
     words,
 )
-from shell.terminal import until
+from shell.terminal import CLI, until
 
 # Of what a database may do, the others take longer.
 FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]
@@ -86,6 +87,34 @@ def test_what_left_the_group_is_not_stopped(bench: Bench) -> None:
     assert is_alive(away)
     os.kill(away, signal.SIGKILL)
     until(lambda: not is_alive(away), "it ends")
+
+
+@pytest.mark.parametrize("options", [[], ["--keep-on-failure"]], ids=["", "keep"])
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+def test_a_claim_that_was_lost_before_the_command_ended_is_told(bench: Bench, shared: bool, options: list[str]) -> None:
+    ready, go = bench.file(), bench.file()
+    if shared:
+        sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    env = {"CLAUDE_SESSIONS_SESSION_ID": "mine"} if shared else {}
+    # Long before the next renewal.
+    command = words("echo $$ >{0}; until test -e {1}; do sleep 0.02; done; exit 7", ready, go)
+    started = bench.start("SD-1", *options, "--", *command, env=env)
+    read_pid(ready)
+    force(bench.table)
+    go.touch()
+    _, err = started.communicate(timeout=30)
+    assert started.returncode == 4
+    told = r"claude-sessions: the claim was lost before the command ended: this session lost SD-1 to thief .*urgent\)\n"
+    assert re.fullmatch(told, err)
+    rows = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
+    assert rows.pop("thief") == ("active", "SD-1")
+    assert list(rows.values()) == [("idle" if shared else "released", None)]
+
+
+def test_a_command_may_give_its_claim_back_itself(bench: Bench) -> None:
+    done = bench.call("SD-1", "--", "sh", "-c", f"{CLI} release --quiet && exit 7")
+    assert (done.returncode, done.stderr) == (7, "")
+    assert {row["status"] for row in bench.rows()} == {"released"}
 
 
 def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
