@@ -50,6 +50,28 @@ def clean_lines(text: str) -> str:
     return "".join(clean(line) + "\n" for line in text.splitlines())
 
 
+def cut(line: str, columns: int) -> str:
+    """Return as much of a line as fits into so many columns of a terminal.
+
+    >>> cut("SD-AUTH-001", 8), cut("SD-1", 8), cut("漢字", 3)
+    ('SD-AUTH…', 'SD-1', '漢…')
+    """
+    import unicodedata  # for few commands
+
+    def width(character: str) -> int:
+        if unicodedata.combining(character):
+            return 0
+        return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+    widths = [width(character) for character in line]
+    if sum(widths) <= columns:
+        return line
+    kept = 0
+    while kept < len(line) and sum(widths[: kept + 1]) < columns:
+        kept += 1
+    return line[:kept] + "…"
+
+
 def claim_data(result: ClaimResult) -> dict[str, Any]:
     """Return the JSON of `claim`."""
     return {

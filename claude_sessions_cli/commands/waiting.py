@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.model import ClaimResult
+from claude_sessions_cli.views import clean, cut
 
 if TYPE_CHECKING:
     from claude_sessions_cli.caller import Caller
     from claude_sessions_cli.database import Database
 
 CLEAR_LINE = "\r\x1b[K"
+USUAL_COLUMNS = 80
 
 
 def take(
@@ -50,8 +53,17 @@ def _count_down(left: float, refusal: HeldByAnother) -> None:
     by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item"
     minutes, seconds = divmod(math.ceil(left), 60)
     time = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
-    sys.stderr.write(f"{CLEAR_LINE}waiting for {by}: {time} left (Ctrl-C to give up)")
+    line = f"{time} left: waiting for {clean(by)} (Ctrl-C to give up)"
+    # What goes on in a second line of the terminal is not cleared again.
+    sys.stderr.write(CLEAR_LINE + cut(line, _columns() - 1))
     sys.stderr.flush()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_COLUMNS
+    except OSError:
+        return USUAL_COLUMNS
 
 
 def _say_nothing(left: float, refusal: HeldByAnother) -> None:

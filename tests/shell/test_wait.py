@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
+from datetime import datetime, timezone
 
 import pytest
 from conftest import make_caller
@@ -20,13 +21,30 @@ def test_a_terminal_sees_the_seconds_count_down_and_nothing_of_it_afterwards(ben
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"{CLAIM} 90s")
-    until(lambda: "waiting for SD-1, held by holder: 1m30s left" in window.seen(), "the whole time")
-    until(lambda: re.search(r"held by holder: 1m2[0-9]s left", window.seen()), "less of it")
+    until(lambda: "1m30s left: waiting for SD-1, held by holder (Ctrl-C to give up)" in window.seen(), "the whole time")
+    until(lambda: re.search(r"1m2[0-9]s left: waiting for SD-1", window.seen()), "less of it")
     sessions.release(bench.table.database, make_caller("holder"))
     assert window.answers() == "0"
     last = window.seen().rpartition("\x1b[K")[2]
     assert "claimed SD-1" in last
     assert "left" not in last
+
+
+def test_the_count_down_stays_in_its_line_and_shows_text_of_other_programs_as_text(bench: Bench) -> None:
+    name = "evil\x1b]0;title\x07\x1b[31m\nline-" + "x" * 200
+    now = datetime.now(timezone.utc)
+    bench.table.insert(name, sd_id="SD-1", status="active", claimed_at=now, heartbeat_at=now)
+    window = bench.window("bash")
+    window.type("stty cols 60")
+    window.answers()
+    window.type(f"{CLAIM} 2s")
+    until(lambda: "0m02s left: waiting for SD-1, held by evil]0;title[31m" in window.seen(), "the time")
+    assert window.answers() == "3"
+    shown = window.seen().partition("0m02s left")[2].partition("waited in vain")[0]
+    lines = [line for line in re.split(r"\r?\x1b\[K|\r", "0m02s left" + shown) if "left" in line]
+    assert lines and all(len(line) <= 59 and line.endswith("…") for line in lines), lines
+    assert not {"\x07", "\n"} & set("".join(lines))
+    assert "\x1b]0" not in shown and "\x1b[31m" not in shown
 
 
 @pytest.mark.parametrize(("key", "code"), [("\x03", "130"), ("\x1c", "131")])
