@@ -114,14 +114,21 @@ class Database:
         self._connection = connection
         self._listening = False
 
-    def transact(self, work: Callable[[Transaction], T], *, writes: bool = True, actor: Actor = NOBODY) -> T:
+    def transact(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        writes: bool = True,
+        deletes: bool = False,
+        actor: Actor = NOBODY,
+    ) -> T:
         """Run `work` in a READ COMMITTED transaction and commit it; the history says that `actor` did it.
 
         Deadlocks, serialisation failures and lost races for the unique index are tried again. Raises PermissionDenied
         before `work` starts where row security would hide rows from this role: a hidden holder would be a hidden
         conflict. Otherwise raises what `work` does, or the database's errors in the tool's own terms.
         """
-        return self._retry(lambda: self._attempt(work, lambda: self._begin(writes, actor)))
+        return self._retry(lambda: self._attempt(work, lambda: self._begin(writes, deletes, actor)))
 
     def transact_schema(self, work: Callable[[Transaction], T]) -> T:
         """Run `work`, which may create the table, in a transaction that waits for its like."""
@@ -182,9 +189,10 @@ class Database:
         self._send("begin_schema")
         return Transaction(self._connection)
 
-    def _begin(self, writes: bool, actor: Actor) -> Transaction:
+    def _begin(self, writes: bool, deletes: bool, actor: Actor) -> Transaction:
         access = self._send("begin", timeout_ms=STATEMENT_TIMEOUT_MS, actor=actor.session_id, actor_host=actor.hostname)
-        if not access["may_read"] or (writes and not access["may_write"]):
+        wants = {"may_read": True, "may_write": writes, "may_delete": deletes}
+        if any(wanted and not access[name] for name, wanted in wants.items()):
             raise PermissionDenied(
                 f"row security hides rows of claude_sessions from the role {access['role']}",
                 f"let an administrator run: claude-sessions schema apply --grant {access['role']}",

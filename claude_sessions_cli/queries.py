@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 # Parts that several queries share stand in their text as {name}.
-FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata")
+FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata", "prunable")
 
 
 def directory() -> Path:

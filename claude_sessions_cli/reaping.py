@@ -24,6 +24,7 @@ from claude_sessions_cli.sessions import bury
 STALE_FOR = timedelta(days=1)
 # Sessions changed in one transaction, so that a million rows neither hold their locks together nor fail together.
 BATCH = 200
+# Rows deleted, or whose heartbeat alone is set, in one.
 PRUNE_BATCH = 5000
 # Sessions read in one statement.
 PAGE = 5000
@@ -41,7 +42,7 @@ class ReapVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ReapResult:
-    """What `reap` changed and kept, and how many released sessions it deleted."""
+    """What `reap` changed and kept, and how many released sessions it deleted; in a dry run, what it would."""
 
     dry_run: bool
     changed: list[ReapVerdict]
@@ -63,14 +64,26 @@ def reap(
     somebody has locked, is left alone. `max_age` and `prune` are in seconds; the latter also deletes the sessions that
     have been released, and untouched, for so long.
     """
+    if not dry_run:
+        _settle(database, caller)
     verdicts = sorted((judge(caller, seen, max_age) for seen in _live(database, caller)), key=_by_item)
     condemned = [verdict for verdict in verdicts if verdict.to]
     kept = [verdict for verdict in verdicts if not verdict.to]
     if dry_run:
-        return ReapResult(True, condemned, kept)
+        return ReapResult(True, condemned, kept, _count(database, caller, prune) if prune is not None else 0)
     changed = carry_out(database, caller, condemned)
     pruned = _prune(database, caller, prune) if prune is not None else 0
     return ReapResult(False, changed, kept, pruned)
+
+
+def _settle(database: Database, caller: Caller) -> None:
+    """A heartbeat in the future counts as now: here that moment is written down, so that it passes."""
+
+    def settle(tx: Transaction) -> int:
+        return tx.run("settle_heartbeats", row_limit=PRUNE_BATCH, now=caller.now)
+
+    while database.transact(settle, actor=caller.actor) == PRUNE_BATCH:
+        pass
 
 
 def _live(database: Database, caller: Caller) -> Iterator[JudgedSession]:
@@ -92,15 +105,25 @@ def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
     return session.sd_id is None, session.sd_id or "", session.session_id
 
 
-def _prune(database: Database, caller: Caller, older_than: float) -> int:
-    def delete(tx: Transaction) -> int:
-        return len(tx.all("prune_sessions", older_than_s=older_than, row_limit=PRUNE_BATCH, now=caller.now))
+def _count(database: Database, caller: Caller, older_than: float) -> int:
+    row = database.transact(lambda tx: tx.one("count_prunable", older_than_s=older_than, now=caller.now), writes=False)
+    return int(row["number"]) if row else 0
 
-    total = deleted = database.transact(delete, actor=caller.actor)
-    while deleted == PRUNE_BATCH:
-        deleted = database.transact(delete, actor=caller.actor)
-        total += deleted
-    return total
+
+def _prune(database: Database, caller: Caller, older_than: float) -> int:
+    total, after = 0, None
+    while True:
+        deleted = database.transact(
+            lambda tx, after=after: tx.all(  # type: ignore[misc]
+                "prune_sessions", after=after, older_than_s=older_than, row_limit=PRUNE_BATCH, now=caller.now
+            ),
+            deletes=True,
+            actor=caller.actor,
+        )
+        total += len(deleted)
+        if len(deleted) < PRUNE_BATCH:
+            return total
+        after = max(row["id"] for row in deleted)
 
 
 def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVerdict:

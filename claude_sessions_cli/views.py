@@ -207,7 +207,8 @@ def reap_text(result: ReapResult, explain: bool) -> str:
     if explain:
         lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
     if result.pruned:
-        lines.append(f"deleted {result.pruned} released sessions")
+        deleted = "would delete" if result.dry_run else "deleted"
+        lines.append(f"{deleted} {result.pruned} released session{'s' if result.pruned > 1 else ''}")
     return "".join(line + "\n" for line in lines)
 
 

@@ -67,7 +67,7 @@ COMPLETION = (
 )
 LOCKS = ("predicates", "claim", "heartbeat", "release", "leases", "lock_order")
 TESTS = {
-    "begin": ("predicates", "history", "leases", *SECURITY, *DEFAULTS),
+    "begin": ("predicates", "history", "leases", "reap", *SECURITY, *DEFAULTS),
     "begin_schema": ("predicates", "schema"),
     "complete_held_items": COMPLETION,
     "complete_past_items": COMPLETION,
@@ -93,7 +93,10 @@ TESTS = {
     "merge_metadata": ("release", "leases"),
     "merged_metadata": ("claim", "heartbeat", "release", *ODD_ROWS),
     "name_successor": ("heartbeat", "claim"),
+    "count_prunable": ("reap",),
+    "prunable": ("reap",),
     "prune_sessions": ("reap",),
+    "settle_heartbeats": ("reap",),
     "read_catalog": CATALOG,
     "read_fence_floor": ("history", "claim", *ODD_ROWS),
     "reap_sessions": ("reap", "here", *ODD_ROWS),

@@ -1,7 +1,7 @@
 -- Open a transaction in one round trip, say who acts in it, and tell whether row security hides rows from this role and
 -- whether there is a history that it may read.
 -- Parameters: timeout_ms (integer), actor (text: a session id or empty), actor_host (text).
--- Returns: role, may_read, may_write, has_history (NULL where there is none).
+-- Returns: role, may_read, may_write, may_delete, has_history (NULL where there is none).
 -- READ COMMITTED whatever the database's default is: each statement after a lock must see what the lock protected.
 -- Likewise the form of times: the client reads no other.
 BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -23,11 +23,11 @@ WITH policies AS (
 ),
 open_commands AS (
     SELECT command
-    FROM unnest(ARRAY['r', 'a', 'w']) AS command
+    FROM unnest(ARRAY['r', 'a', 'w', 'd']) AS command
     CROSS JOIN LATERAL (
         SELECT bool_or(polpermissive AND lets_all) AND NOT bool_or(NOT polpermissive AND NOT lets_all) AS is_open
         FROM (
-            SELECT polpermissive, shows_all AND (takes_all OR command = 'r') AS lets_all
+            SELECT polpermissive, shows_all AND (takes_all OR command IN ('r', 'd')) AS lets_all
             FROM policies
             WHERE polcmd IN ('*', command::"char")
         ) AS applied
@@ -37,6 +37,7 @@ open_commands AS (
 SELECT
     current_user AS role,
     NOT is_active OR EXISTS (SELECT FROM open_commands WHERE command = 'r') AS may_read,
-    NOT is_active OR (SELECT count(*) FROM open_commands) = 3 AS may_write,
+    NOT is_active OR (SELECT count(*) FROM open_commands WHERE command <> 'd') = 3 AS may_write,
+    NOT is_active OR EXISTS (SELECT FROM open_commands WHERE command = 'd') AS may_delete,
     has_table_privilege(to_regclass('public.claude_session_events'), 'SELECT') AS has_history
 FROM (SELECT row_security_active('public.claude_sessions') AS is_active) AS row_security;

@@ -163,6 +163,31 @@ def test_a_heartbeat_in_the_future_counts_as_now(table: Table) -> None:
     assert table.row("a")["heartbeat_at"] == at(50)
 
 
+def test_a_heartbeat_in_the_future_is_put_right_and_passes(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "PRUNE_BATCH", 2)
+    future = at(99 * DAY)
+    table.insert("held", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=future, updated_at=NOON)
+    table.insert("stale", status="stale", heartbeat_at=future, updated_at=NOON)
+    table.insert("over", status="released", heartbeat_at=future, updated_at=NOON, created_at=NOON)
+    table.insert("none", sd_id="SD-2", status="active", claimed_at=at(50), heartbeat_at=None, updated_at=NOON)
+    assert _reap(table, 50, dry_run=True) == {}
+    assert table.row("held")["heartbeat_at"] == future
+    with psycopg.connect(table.dsn) as holder:
+        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'held' FOR UPDATE")
+        assert _reap(table, 50) == {}
+        assert table.row("held")["heartbeat_at"] == future
+    table.insert("past", sd_id="SD-3", status="active", claimed_at=NOON, heartbeat_at=at(49), updated_at=NOON)
+    assert _reap(table, 51) == {}
+    times = {row["session_id"]: row["heartbeat_at"] for row in table.execute("SELECT * FROM public.claude_sessions")}
+    assert times == {"held": at(51), "stale": at(50), "over": at(50), "none": None, "past": at(49)}
+    assert table.row("held")["updated_at"] == NOON, "it is a heartbeat"
+    assert _reap(table, 65.5) == {"none": ("stale", "silent"), "past": ("stale", "silent")}
+    assert _reap(table, 67) == {"held": ("stale", "silent")}
+    assert _reap(table, 50 + DAY + 1)["stale"] == ("released", "stale for a day")
+    pruned = reaping.reap(table.database, make_caller(None, now=at(50 + DAY + 1)), prune=86400).pruned
+    assert pruned == 1
+
+
 def test_a_dry_run_changes_nothing(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
@@ -183,12 +208,13 @@ class _Interrupted:
     """A database that lets something happen between a reaper's look and its deed."""
 
     def __init__(self, table: Table, between: Callable[[], object]) -> None:
-        self._database, self._between, self._calls = table.database, between, 0
+        self._database, self._between, self._has_looked = table.database, between, False
 
     def transact(self, work: Any, **options: Any) -> Any:
-        self._calls += 1
-        if self._calls == 2:
+        looks = options.get("writes") is False
+        if self._has_looked and not looks:
             self._between()
+        self._has_looked = looks
         return self._database.transact(work, **options)
 
 
@@ -245,9 +271,10 @@ def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch
     with psycopg.connect(table.dsn) as holder:
         holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'old-6' FOR UPDATE")
         caller = make_caller(None, now=at(30 * DAY - 1))
+        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 0
         assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 0
         caller = make_caller(None, now=at(30 * DAY + 1))
-        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 0
+        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
         assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 7
     left = table.execute("SELECT session_id FROM public.claude_sessions ORDER BY 1")
     assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]

@@ -337,6 +337,8 @@ class Ledger:
         if operation.kind in ("reap", "here") and "heartbeat_at" in differ:
             demand(was["heartbeat_at"] > becomes["heartbeat_at"], "reap beat for a session", change)
             differ -= {"heartbeat_at"}
+            if not differ:
+                return
         demand("heartbeat_at" not in differ, "beat for another session", change)
         before, after = stone(was) or {}, stone(becomes) or {}
         if operation.kind in {"heartbeat", *CLAIMS} and mine == {"tombstone"} and not change.ends:
