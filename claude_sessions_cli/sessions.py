@@ -284,8 +284,9 @@ def _restore(tx: Transaction, caller: Caller, mine: Session, others: Sequence[Se
     if holder is not None:
         if mine.sd_id is not None:
             lost = Tombstone(item, mine.fence, mine.server_now, SILENT, None, mine.track)
-            mine = _clear(tx, caller, mine, "idle")
         lost = replace(expect(lost), by=holder.session_id, new_fence=holder.fence)
+        if mine.sd_id is not None:
+            mine = _clear(tx, caller, mine, "idle", tombstone=lost.as_metadata())
     return _revive(tx, caller, mine, lost)
 
 

@@ -56,6 +56,7 @@ DECLARE
     held boolean := was.sd_id IS NOT NULL AND was.status IS DISTINCT FROM 'released';
     holds boolean := becomes.sd_id IS NOT NULL AND becomes.status IS DISTINCT FROM 'released';
     own jsonb := becomes.metadata -> 'claude_sessions_cli';
+    before jsonb := was.metadata -> 'claude_sessions_cli';
     tombstone jsonb := own -> 'tombstone';
     same_term boolean;
     lost boolean;
@@ -67,13 +68,17 @@ BEGIN
         PERFORM public.claude_sessions_append('registered', becomes, NULL, NULL, NULL);
     END IF;
     IF held AND NOT same_term THEN
-        lost := tombstone ->> 'sd_id' = was.sd_id;
+        -- What was told of an earlier term says nothing of how another program ends this one.
+        lost := tombstone ->> 'sd_id' = was.sd_id AND tombstone IS DISTINCT FROM before -> 'tombstone';
         PERFORM public.claude_sessions_append(
             'unclaimed', was,
             CASE
                 WHEN TG_OP = 'DELETE' THEN 'deleted'
                 WHEN lost THEN tombstone ->> 'reason'
-                ELSE coalesce(own ->> 'release_reason', 'released')
+                WHEN own -> 'release_reason' IS DISTINCT FROM before -> 'release_reason'
+                    OR current_setting('claude_sessions.actor', true) <> ''
+                    THEN coalesce(own ->> 'release_reason', 'released')
+                ELSE 'released'
             END,
             CASE WHEN lost THEN tombstone ->> 'note' END,
             CASE WHEN lost THEN tombstone ->> 'by' END

@@ -69,6 +69,29 @@ def test_other_programs_are_recorded_too(full_table: Table) -> None:
     ]
 
 
+CLEAR = "UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL WHERE session_id = 'a'"
+GIVE = "UPDATE public.claude_sessions SET sd_id = 'SD-1', claimed_at = now() WHERE session_id = 'a'"
+
+
+def test_what_another_program_ends_is_not_told_with_the_reason_of_an_earlier_term(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    sessions.release(full_table.database, make_caller("a"), reason="completed")
+    full_table.execute(GIVE)
+    full_table.execute(CLEAR)
+    full_table.execute(GIVE)
+    sessions.release(full_table.database, make_caller("a"), reason="completed")
+    assert [term[2] for term in _terms(full_table, "a")] == ["completed", "released", "completed"]
+
+
+def test_what_another_program_ends_is_not_told_with_an_earlier_loss(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    sessions.claim(full_table.database, make_caller("b"), "SD-1", force_reason="urgent")
+    sessions.release(full_table.database, make_caller("b"))
+    full_table.execute(GIVE)
+    full_table.execute(CLEAR)
+    assert [term[2] for term in _terms(full_table, "a")] == ["forced", "released"]
+
+
 def test_a_deleted_holder_has_an_end(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     full_table.execute("DELETE FROM public.claude_sessions")
