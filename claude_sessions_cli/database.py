@@ -110,8 +110,19 @@ class Transaction:
 class Database:
     """A connection whose every operation is one short transaction that leaves no session state behind."""
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
-        self._connection = connection
+    def __init__(self, connect: Callable[[], psycopg.Connection[Row]]) -> None:
+        self._connect = connect
+        self._connection = connect()
+        self._listening = False
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def reconnect(self) -> None:
+        """Open the connection anew, after the server went away. Raises Unreachable."""
+        self.close()
+        self._connection = self._connect()
         self._listening = False
 
     def transact(
@@ -237,13 +248,21 @@ def connect(dsn: str, source: str) -> Iterator[Database]:
             "a DSN is like postgresql://user@host/database or host=... dbname=...; in the first form @ : / ? # in"
             " a password are written %40 %3A %2F %3F %23",
         ) from None
+    database = Database(lambda: _connect(given, source))
     try:
-        connection = _open(given)
+        yield database
+    finally:
+        database.close()
+
+
+def _connect(parameters: Mapping[str, Any], source: str) -> psycopg.Connection[Row]:
+    try:
+        connection = _open(parameters)
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
             # Such a database stores any bytes, and refuses to send as UTF-8 what is none. The encoding goes with the
             # connection: set afterwards, it would stay in a pool.
             connection.close()
-            connection = _open({**given, "client_encoding": "SQL_ASCII"})
+            connection = _open({**parameters, "client_encoding": "SQL_ASCII"})
             for name in ("text", "name", "varchar"):
                 connection.adapters.register_loader(name, _AnyText)
     except psycopg.Error as error:
@@ -255,8 +274,7 @@ def connect(dsn: str, source: str) -> Iterator[Database]:
     for name in ("timestamp", "date"):
         connection.adapters.register_loader(name, _ZonelessTime)
     set_json_loads(_load_json, connection)
-    with connection:
-        yield Database(connection)
+    return connection
 
 
 def _open(parameters: Mapping[str, Any]) -> psycopg.Connection[Row]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from claude_sessions_cli import process
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable, UsageError
 from claude_sessions_cli.model import PARK_LIMIT_S, ClaimResult, JudgedSession, Session, time_of
 from claude_sessions_cli.process import Host
 from claude_sessions_cli.sessions import check_work_item, expect, lost_to
@@ -128,23 +128,41 @@ def wait(
     """Repeat `attempt` until it succeeds or `seconds` are over; raises its last HeldByAnother then.
 
     Whenever one of the items becomes free, the database's notification wakes this up, if the connection is direct.
+    A database that goes away meanwhile is waited for as well; Unreachable is raised where it is not back in time.
     `progress` is called with the seconds left, about once a second.
     """
     deadline = time.monotonic() + seconds
-    database.listen()
     channel_words = {hashlib.md5(sd_id.encode(), usedforsecurity=False).hexdigest() for sd_id in sd_ids}
+    refusal: HeldByAnother | None = None
+    gone: Unreachable | None = None
+    database.listen()
     while True:
         try:
+            if gone:
+                database.reconnect()
+                database.listen()
             return attempt()
         except HeldByAnother as error:
-            refusal = error
+            refusal, gone = error, None
+        except Unreachable as error:
+            # What cannot be reached from the start is told at once.
+            if refusal is None:
+                raise
+            gone = error
         pause_until = time.monotonic() + random.uniform(*POLL_S)
         while (now := time.monotonic()) < min(pause_until, deadline):
             progress(deadline - now, refusal)
-            if database.notified(channel_words, min(pause_until, deadline, now + 1) - now):
-                break
+            pause = min(pause_until, deadline, now + 1) - now
+            if gone:
+                time.sleep(pause)
+                continue
+            try:
+                if database.notified(channel_words, pause):
+                    break
+            except Unreachable as error:
+                gone = error
         if time.monotonic() >= deadline:
-            raise HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, refusal.holder) from None
+            raise gone or HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, refusal.holder) from None
 
 
 def enter_run(database: Database, caller: Caller, runner: dict[str, object]) -> JudgedSession:

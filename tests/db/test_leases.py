@@ -11,7 +11,7 @@ import pytest
 from conftest import Table, make_caller
 
 from claude_sessions_cli import leases, reaping, sessions
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.model import ClaimResult, fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -153,6 +153,47 @@ def test_waiting_in_vain_leaves_nothing_behind(table: Table) -> None:
         _wait(table, "b", 0.2, "SD-1")
     assert time.monotonic() - begun >= 0.2
     assert table.execute("SELECT session_id FROM public.claude_sessions WHERE session_id = 'b'") == []
+
+
+@pytest.mark.parametrize("moment", ["between attempts", "in an attempt"])
+def test_a_database_that_goes_away_is_waited_for_too(table: Table, moment: str) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    database, caller, attempts = table.another(), make_caller("b"), 0
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'claude-sessions'"
+
+    def attempt() -> ClaimResult:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 2 and moment == "in an attempt":
+            table.execute(cut)
+        return sessions.claim(database, caller, "SD-1")
+
+    def progress(left: float, refusal: HeldByAnother) -> None:
+        if attempts == 1 and moment == "between attempts":
+            table.execute(cut)
+        if attempts >= 3:
+            sessions.release(table.another(), make_caller("a"))
+
+    assert leases.wait(database, attempt, ["SD-1"], 60, progress).outcome == "claimed"
+
+
+def test_a_database_that_does_not_come_back_in_time_is_told(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    database, attempts = table.another(), 0
+
+    def attempt() -> ClaimResult:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
+            raise Unreachable("the database went away")
+        return sessions.claim(database, make_caller("b"), "SD-1")
+
+    monkeypatch.setattr(leases, "POLL_S", (0.01, 0.02))
+    with pytest.raises(Unreachable, match="went away"):
+        leases.wait(database, attempt, ["SD-1"], 0.3, lambda left, refusal: None)
+    assert attempts > 2
+    with pytest.raises(Unreachable):
+        leases.wait(database, attempt, ["SD-1"], 60, lambda left, refusal: None)
 
 
 def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:
