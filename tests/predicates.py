@@ -45,6 +45,8 @@ SECURITY = (
     "bad_input::test_a_role_that_row_security_blinds_is_denied",
     "bad_input::test_a_role_that_row_security_lets_only_read_lists_and_writes_nothing",
     "bad_input::test_a_condition_beside_an_open_policy_hides_nothing",
+    "bad_input::test_a_role_that_row_security_lets_delete_nothing_prunes_nothing",
+    "bad_input::test_a_check_of_what_is_written_keeps_nothing_from_being_deleted",
 )
 DEFAULTS = (
     "bad_input::test_a_lock_that_is_held_too_long_is_a_timeout",
