@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from subprocess import Popen
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -275,6 +276,9 @@ def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch
         assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 0
         caller = make_caller(None, now=at(30 * DAY + 1))
         assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
+        # A batch does not look again at what stands before it.
+        after = {"after": UUID(int=2**128 - 1), "older_than_s": 86400, "row_limit": 99, "now": at(40 * DAY)}
+        assert table.database.transact(lambda tx: tx.all("prune_sessions", **after)) == []
         assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 7
     left = table.execute("SELECT session_id FROM public.claude_sessions ORDER BY 1")
     assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]
