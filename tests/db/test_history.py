@@ -11,6 +11,7 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import database, history, queries, reaping, sessions
 from claude_sessions_cli.errors import NotHeld, SchemaMismatch
+from claude_sessions_cli.model import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -123,6 +124,8 @@ def test_a_fence_stays_above_the_history_when_the_clock_steps_back(full_table: T
     second = sessions.claim(full_table.database, make_caller("b", now=NOON), "SD-1").session.session.fence
     assert first is not None
     assert second == first + 1
+    [latest] = full_table.database.transact(lambda tx: tx.all("read_fence_floor", sd_id="SD-1"))
+    assert (latest["session_id"], fence_of(latest["claimed_at"])) == ("b", second)
 
 
 def test_without_history_claims_work_and_history_says_what_is_missing(seed_dsn: str) -> None:

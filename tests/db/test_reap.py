@@ -189,6 +189,28 @@ def test_a_heartbeat_in_the_future_is_put_right_and_passes(table: Table, monkeyp
     assert pruned == 1
 
 
+def test_what_the_future_is_the_server_says(table: Table) -> None:
+    table.execute(
+        "INSERT INTO public.claude_sessions (session_id, heartbeat_at)"
+        " VALUES ('a', clock_timestamp() + interval '1 hour'), ('b', clock_timestamp() - interval '1 hour')"
+    )
+    before = table.row("b")
+    reaping.reap(table.database, make_caller(None))
+    assert (
+        table.execute("SELECT heartbeat_at <= clock_timestamp() AS is_over FROM public.claude_sessions")
+        == [{"is_over": True}] * 2
+    )
+    assert table.row("b")["heartbeat_at"] == before["heartbeat_at"]
+
+
+def test_many_heartbeats_are_put_right_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "PRUNE_BATCH", 3)
+    for number in range(7):
+        table.insert(f"s-{number}", heartbeat_at=at(60))
+    reaping.reap(table.database, make_caller(None, now=NOON))
+    assert table.execute("SELECT count(DISTINCT xmin::text) AS n FROM public.claude_sessions") == [{"n": 3}]
+
+
 def test_a_dry_run_changes_nothing(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
