@@ -364,6 +364,9 @@ def release_other(
     Raises UsageError where several match, NotHeld where none does or it does not hold `sd_id`. It finds a tombstone.
     """
     check_session_id(prefix, "--session")
+    itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
+    if database.transact(lambda tx: _is_itself(tx, itself), writes=False):
+        return release(database, itself, sd_id, end=end, reason=reason)
     return database.transact(lambda tx: _release_other(tx, caller, prefix, sd_id, end, reason), actor=caller.actor)
 
 
@@ -375,9 +378,6 @@ def _release_other(
     live = exact or [session for session in matches if session.status != "released"] or matches
     if not live:
         raise NotHeld(f"no session's id begins with {prefix}", "see them: claude-sessions list --all")
-    if exact and _is_itself(exact[0], caller):
-        itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
-        return _release(tx, itself, sd_id, end, reason)
     if len(live) > 1:
         raise UsageError(
             f"{prefix} is the beginning of more than one session id: {live[0].session_id}, {live[1].session_id}"
@@ -397,10 +397,13 @@ def _release_other(
     return ReleaseResult("ended" if end else "released", caller.judge(cleared), held)
 
 
-def _is_itself(session: Session, caller: Caller) -> bool:
+def _is_itself(tx: Transaction, caller: Caller) -> bool:
     """Whether a caller that names a session is that session, by all that the row knows of it."""
-    identity, own = caller.identity, session.own
-    recorded = (own.get("process"), session.hostname, own.get("cwd"))
+    row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
+    if row is None:
+        return False
+    session, identity = Session(**row), caller.identity
+    recorded = (session.own.get("process"), session.hostname, session.own.get("cwd"))
     return recorded == (identity.process_record, identity.host.hostname, identity.cwd)
 
 

@@ -93,6 +93,12 @@ def test_what_another_program_ends_is_not_told_with_an_earlier_loss(full_table: 
     assert [term[2] for term in _terms(full_table, "a")] == ["forced", "released"]
 
 
+def test_a_session_that_names_itself_ends_its_term_itself(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    sessions.release_other(full_table.database, make_caller(None), "a", None, reason="completed")
+    assert _terms(full_table, "SD-1") == [("SD-1", "a", "completed", "a")]
+
+
 def test_a_deleted_holder_has_an_end(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     full_table.execute("DELETE FROM public.claude_sessions")
