@@ -113,6 +113,7 @@ TESTS = {
 }
 # The history's functions and triggers are told by the catalog's text as well, which any change makes red.
 TOLD_BY_TEXT = (
+    "test_check_looks_at_nothing_but_the_tools_own_objects_and_tells_more_in_order",
     "test_the_shipped_catalog_is_what_the_files_make",
     "test_check_finds_what_differs",
     "test_check_says_the_same_in_json",
