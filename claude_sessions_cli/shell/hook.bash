@@ -179,10 +179,19 @@ if [[ $- == *i* ]]; then
     }
 
     claude_sessions_unhook() {
-        local now words hook=$__claude_sessions_at_prompt name
-        now=${PROMPT_COMMAND-}
-        now=${now//$'\n'"$hook"/}
-        PROMPT_COMMAND=${now//"$hook"/}
+        local now words hook=$__claude_sessions_at_prompt name key end=$'\n'
+        # Wherever other tools have put it, in whatever they have joined it to: no separator may be left alone.
+        for key in "${!PROMPT_COMMAND[@]}"; do
+            now=$end${PROMPT_COMMAND[key]}$end
+            now=${now//"$end$hook$end"/$end}
+            now=${now//"$end$hook;"/$end}
+            now=${now//";$hook;"/;}
+            now=${now//"$hook"/:}
+            now=${now#"$end"}
+            now=${now%"$end"}
+            # shellcheck disable=SC2178
+            if ((key)); then PROMPT_COMMAND[key]=$now; else PROMPT_COMMAND=$now; fi
+        done
         now=$(builtin trap -p EXIT) || :
         if [[ $now == *"$__claude_sessions_at_exit"* ]]; then
             eval "words=($now)"

@@ -504,6 +504,33 @@ def test_it_can_be_undone_without_a_trace(window: Open, calls: Calls, tmp_path: 
     assert calls.kinds() == ["beat"]
 
 
+JOINED = {
+    'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>said"': " echo later $? >>said",
+    'PROMPT_COMMAND="true;$PROMPT_COMMAND;echo later >>said"': "true;echo later >>said",
+    'PROMPT_COMMAND="true; $PROMPT_COMMAND"': "true; :",
+    'PROMPT_COMMAND="if true; then $PROMPT_COMMAND; fi; echo later >>said"': "if true; then :; fi; echo later >>said",
+    "PROMPT_COMMAND=$PROMPT_COMMAND$'\\n'\"echo later >>said\"": "echo later >>said",
+    "PROMPT_COMMAND=('echo later >>said' \"$PROMPT_COMMAND\" true)": "echo later >>said  true",
+}
+
+
+@only_bash
+@pytest.mark.parametrize("after", JOINED)
+def test_undone_it_leaves_what_other_tools_have_joined_it_to(window: Open, name: str, after: str) -> None:
+    if "(" in after and _bash_version() < (5, 1):
+        pytest.skip("this bash has no array of prompt commands")
+    opened = window(name, after=after)
+    opened.do("claude_sessions_unhook")
+    assert opened.ask("${PROMPT_COMMAND[*]}") == JOINED[after]
+    said = opened.directory / "said"
+    said.unlink(missing_ok=True)
+    opened.type("sh -c 'exit 7'")
+    opened.do("true")
+    if "later" in after:
+        assert ("later 7" if "$?" in after else "later") in said.read_text().splitlines()
+    assert "error" not in opened.seen(), opened.seen()
+
+
 @each_shell
 def test_in_a_shell_that_is_not_interactive_it_does_nothing(
     tmp_path: Path, calls: Calls, states: Path, name: str
