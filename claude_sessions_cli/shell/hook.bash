@@ -56,7 +56,7 @@ if [[ $- == *i* ]]; then
         [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || told=${CLAUDE_SESSIONS_ANCHOR-}
         [[ $hooked == "$tty":* ]] || hooked=
         start=
-        while ((pid > 1)) && __claude_sessions_look "$pid"; do
+        while ((pid > 0)) && __claude_sessions_look "$pid"; do
             if [[ $name == claude || $pid == "${CLAUDE_PID-}" || $told == *" $pid $start" ]]; then
                 __claude_sessions_role=guest
             elif [[ $hooked == "$tty:$pid:$start" ]]; then

@@ -55,7 +55,7 @@ if status is-interactive
         set -q CLAUDE_SESSIONS_SESSION_ID[1]; and test -n "$CLAUDE_SESSIONS_SESSION_ID"; and set told "$CLAUDE_SESSIONS_ANCHOR"
         string match -q -- "$tty:*" "$CLAUDE_SESSIONS_SHELL"; and set hooked $CLAUDE_SESSIONS_SHELL
         set -l pid $seen[2]
-        while test -n "$pid" -a "$pid" != 1 -a "$pid" != 0
+        while test -n "$pid" -a "$pid" != 0
             set seen (__claude_sessions_look $pid)
             set -q seen[4]; or break
             if test "$seen[1]" = claude -o "$pid" = "$CLAUDE_PID"; or string match -q -- "* $pid $seen[4]" "$told"

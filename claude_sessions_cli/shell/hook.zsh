@@ -33,7 +33,7 @@ if [[ -o interactive ]]; then
         fi
         [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || told=${CLAUDE_SESSIONS_ANCHOR-}
         [[ $hooked == "$terminal":* ]] || hooked=
-        while (( pid > 1 )) && __claude_sessions_look $pid; do
+        while (( pid > 0 )) && __claude_sessions_look $pid; do
             if [[ $name == claude || $pid == "${CLAUDE_PID-}" || $told == *" $pid $start" ]]; then
                 __claude_sessions_role=guest
             elif [[ $hooked == "$terminal:$pid:$start" ]]; then

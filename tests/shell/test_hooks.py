@@ -18,6 +18,7 @@ from claude_sessions_cli import process
 from shell.hooks import (
     NEVER,
     PLAIN_PROMPT,
+    STARTED_WITH,
     Calls,
     Open,
     Window,
@@ -567,6 +568,32 @@ def test_a_nested_shell_beats_for_the_outer_one_and_ends_nothing(
     opened.wait()
     assert calls.kinds() == ["beat", "beat", "end"]
     assert {call.option("--pid") for call in calls.all()} == {str(opened.pid)}
+
+
+@each_shell
+def test_a_shell_inside_one_that_is_the_first_process_is_nested_as_well(
+    stack: ExitStack, calls: Calls, states: Path, tmp_path: Path, name: str
+) -> None:
+    # A container's shell is one.
+    place = tmp_path / "window"
+    place.mkdir()
+    rc = place / (".zshrc" if name == "zsh" else "rc")
+    rc.write_text(f"{PLAIN_PROMPT[name]}\n{hook(tmp_path, name, calls.program)}\n")
+    words = [word.format(rc=rc) for word in STARTED_WITH[name]]
+    command = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("no namespace can be made here")
+    opened = Window(tmp_path, name, argv=[*command, "env", f"ZDOTDIR={place}", *words])
+    stack.callback(opened.close)
+    assert opened.ask("$fish_pid" if name == "fish" else "$$") == "1"
+    calls.wait(1)
+    opened.enter(nested_line(opened, tmp_path, calls, name), name)
+    calls.wait(2)
+    assert {call.option("--pid") for call in calls.all()} == {"1"}
+    assert opened.run(WHOAMI).data["pid"] == 1
+    opened.type("exit")
+    opened.do("true")
+    assert calls.kinds() == ["beat", "beat"]
 
 
 @each_shell
