@@ -12,9 +12,6 @@ if [[ $- == *i* ]]; then
     __claude_sessions_at_prompt='${__claude_sessions_prompt-} && :'
     # shellcheck disable=SC2016
     __claude_sessions_at_exit='${__claude_sessions_exit-} && :'
-    # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
-    : "${__claude_sessions_role=}" "${__claude_sessions_last=0}" "${__claude_sessions_base=0}"
-    : "${__claude_sessions_line=}" "${__claude_sessions_since=}" "${__claude_sessions_item=}"
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
@@ -39,10 +36,14 @@ if [[ $- == *i* ]]; then
         fi
     }
 
-    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`.
+    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
+    # in one that is, or guest of an agent or a `run`.
     __claude_sessions_adopt() {
         local name='' parent='' device='' start='' tty='' own='' pid=$PPID told='' hooked=${CLAUDE_SESSIONS_SHELL-}
-        __claude_sessions_role=owner __claude_sessions_pid=$$
+        # An array, since no shell inherits one: whatever `set -a` exports is what another shell was.
+        __claude_sessions_in=("$$")
+        __claude_sessions_role=owner __claude_sessions_pid=$$ __claude_sessions_last=0 __claude_sessions_base=0
+        __claude_sessions_line='' __claude_sessions_since='' __claude_sessions_item=''
         if __claude_sessions_look "$$"; then
             own=$start
             __claude_sessions_name_tty "$device"
@@ -95,7 +96,7 @@ if [[ $- == *i* ]]; then
     # Run the program with these arguments behind the shell's back. A subshell, so that $! and the jobs stay; what it
     # starts outlives the terminal.
     __claude_sessions_call() {
-        [[ -x ${__claude_sessions_program[0]} ]] || return 0
+        [[ -x ${__claude_sessions_program[0]-} ]] || return 0
         (
             set +eu
             builtin trap '' HUP
@@ -139,7 +140,8 @@ if [[ $- == *i* ]]; then
             CLAUDE_SESSIONS_PROMPT=
             return "$code"
         fi
-        [[ -n $__claude_sessions_role ]] || __claude_sessions_adopt
+        # shellcheck disable=SC2128
+        [[ ${__claude_sessions_in-} == "$$" ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return "$code"
         local now=${EPOCHSECONDS-} line='' age
         [[ -n $now ]] || now=$((__claude_sessions_base + SECONDS))
@@ -172,7 +174,9 @@ if [[ $- == *i* ]]; then
 
     __claude_sessions_at_the_end() {
         local code=$?
-        if [[ $__claude_sessions_role == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 && ${BASH_SUBSHELL-0} == 0 ]]; then
+        # shellcheck disable=SC2128
+        if [[ ${__claude_sessions_in-} == "$$" && $__claude_sessions_role == owner ]] &&
+            [[ ${CLAUDE_SESSIONS_HOOK-} != 0 && ${BASH_SUBSHELL-0} == 0 ]]; then
             __claude_sessions_call release --end
         fi
         return "$code"
@@ -198,7 +202,8 @@ if [[ $- == *i* ]]; then
             now=${words[2]#"$__claude_sessions_at_exit"$'\n'}
             if [[ -n $now ]]; then builtin trap -- "$now" EXIT; else builtin trap - EXIT; fi
         fi
-        [[ $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
+        # shellcheck disable=SC2128
+        [[ ${__claude_sessions_in-} != "$$" || $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
         unset CLAUDE_SESSIONS_PROMPT
         for name in "${!__claude_sessions_@}"; do unset "$name"; done
         for name in look name_tty adopt call watch_exit parse at_each_prompt at_the_end; do unset -f "__claude_sessions_$name"; done

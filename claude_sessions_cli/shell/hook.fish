@@ -6,11 +6,6 @@ if status is-interactive
     set -g __claude_sessions_states @STATES@
     set -g __claude_sessions_every @EVERY@
     set -g __claude_sessions_within @WITHIN@
-    # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
-    set -q __claude_sessions_role; or set -g __claude_sessions_role ''
-    set -q __claude_sessions_last; or set -g __claude_sessions_last 0
-    set -q __claude_sessions_next; or set -g __claude_sessions_next 0
-    set -q __claude_sessions_line; or set -g __claude_sessions_line ''
 
     # Print name, parent, device and start of a process as the kernel shows it, a line each, without a fork.
     function __claude_sessions_look
@@ -33,12 +28,20 @@ if status is-interactive
         end
     end
 
-    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`.
+    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
+    # in one that is, or guest of an agent or a `run`.
     function __claude_sessions_adopt
         set -l tty
         set -l own
         set -l hooked
         set -l told
+        # Which process that was: another shell may have exported the rest.
+        set -g __claude_sessions_in $fish_pid
+        set -g __claude_sessions_last 0
+        set -g __claude_sessions_next 0
+        set -g __claude_sessions_line ''
+        set -g __claude_sessions_since ''
+        set -g __claude_sessions_item ''
         set -g __claude_sessions_role owner
         set -g __claude_sessions_pid $fish_pid
         set -l seen (__claude_sessions_look $fish_pid)
@@ -129,7 +132,7 @@ if status is-interactive
             set -g CLAUDE_SESSIONS_PROMPT ''
             return
         end
-        test -n "$__claude_sessions_role"; or __claude_sessions_adopt
+        test "$__claude_sessions_in" = $fish_pid; or __claude_sessions_adopt
         test $__claude_sessions_role = nobody; and return
         set -l now
         if test -r /proc/uptime
@@ -164,13 +167,13 @@ if status is-interactive
     end
 
     function __claude_sessions_exit --on-event fish_exit
-        if test "$__claude_sessions_role" = owner -a "$CLAUDE_SESSIONS_HOOK" != 0
+        if test "$__claude_sessions_in" = $fish_pid -a "$__claude_sessions_role" = owner -a "$CLAUDE_SESSIONS_HOOK" != 0
             __claude_sessions_call release --end
         end
     end
 
     function claude_sessions_unhook
-        test "$__claude_sessions_role" = owner; and set -e CLAUDE_SESSIONS_SHELL
+        test "$__claude_sessions_in" = $fish_pid -a "$__claude_sessions_role" = owner; and set -e CLAUDE_SESSIONS_SHELL
         set -e CLAUDE_SESSIONS_PROMPT
         functions -e (functions -a -n | string split , | string trim | string match '__claude_sessions_*')
         set -e (set -n | string match '__claude_sessions_*')

@@ -9,9 +9,6 @@ if [[ -o interactive ]]; then
     typeset -g __claude_sessions_within=@WITHIN@
     # The clock of the prompt's own escapes: no module to load, no fork.
     typeset -g __claude_sessions_clock='%D{%s}'
-    # What this shell is: owner of the session, nested in one that is, or guest of an agent or a `run`.
-    : "${__claude_sessions_role=}" "${__claude_sessions_last=0}"
-    : "${__claude_sessions_line=}" "${__claude_sessions_since=}" "${__claude_sessions_item=}"
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
@@ -22,10 +19,15 @@ if [[ -o interactive ]]; then
         parent=$2 device=$5 start=${20}
     }
 
-    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`.
+    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
+    # in one that is, or guest of an agent or a `run`.
     __claude_sessions_adopt() {
         local name= parent= device= start= own= pid=$PPID told= hooked=${CLAUDE_SESSIONS_SHELL-} terminal=${TTY-}
-        typeset -g __claude_sessions_role=owner __claude_sessions_pid=$$
+        # An array, since no shell inherits one: whatever all_export exports is what another shell was.
+        typeset -ga __claude_sessions_in
+        __claude_sessions_in=($$)
+        typeset -g __claude_sessions_role=owner __claude_sessions_pid=$$ __claude_sessions_last=0
+        typeset -g __claude_sessions_line= __claude_sessions_since= __claude_sessions_item=
         __claude_sessions_look $$ && own=$start
         if [[ $terminal != /dev/* || $device == 0 ]]; then
             __claude_sessions_role=nobody
@@ -103,7 +105,7 @@ if [[ -o interactive ]]; then
             typeset -g CLAUDE_SESSIONS_PROMPT=
             return 0
         fi
-        [[ -n $__claude_sessions_role ]] || __claude_sessions_adopt
+        [[ "${__claude_sessions_in-}" == $$ ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return 0
         local now=${(%)__claude_sessions_clock} line=
         local -i age
@@ -136,7 +138,8 @@ if [[ -o interactive ]]; then
         emulate -L zsh
         setopt no_err_exit no_err_return
         # This is called in subshells that call exit as well.
-        if [[ $ZSH_SUBSHELL == 0 && $__claude_sessions_role == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 ]]; then
+        if [[ $ZSH_SUBSHELL == 0 && "${__claude_sessions_in-}" == $$ && $__claude_sessions_role == owner &&
+            ${CLAUDE_SESSIONS_HOOK-} != 0 ]]; then
             __claude_sessions_call release --end
         fi
         return 0
@@ -146,7 +149,7 @@ if [[ -o interactive ]]; then
         emulate -L zsh
         precmd_functions=(${precmd_functions:#__claude_sessions_prompt})
         zshexit_functions=(${zshexit_functions:#__claude_sessions_exit})
-        [[ $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
+        [[ "${__claude_sessions_in-}" != $$ || $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
         unset CLAUDE_SESSIONS_PROMPT
         unset -m '__claude_sessions_*'
         unfunction -m '__claude_sessions_*'

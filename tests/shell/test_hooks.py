@@ -31,6 +31,7 @@ from shell.hooks import (
     kill_shell,
     make_due,
     needs,
+    needs_proc,
     nested_line,
     only_bash,
     only_fish,
@@ -568,6 +569,58 @@ def test_a_nested_shell_beats_for_the_outer_one_and_ends_nothing(
     opened.wait()
     assert calls.kinds() == ["beat", "beat", "end"]
     assert {call.option("--pid") for call in calls.all()} == {str(opened.pid)}
+
+
+ALL_EXPORTED = {"bash": "set -a", "zsh": "setopt all_export"}
+
+
+@each_posix_shell
+@pytest.mark.parametrize("inner", list(SHELLS))
+def test_a_shell_that_exports_everything_keeps_to_itself_what_it_is(
+    window: Open, calls: Calls, tmp_path: Path, name: str, inner: str
+) -> None:
+    if not shutil.which(inner):
+        pytest.skip(f"{inner} is not installed")
+    opened = window(name, before=ALL_EXPORTED[name])
+    calls.wait(1)
+    opened.enter(nested_line(opened, tmp_path, calls, inner), inner)
+    opened.do("true")
+    calls.wait(2)
+    opened.leave(name)
+    assert calls.kinds() == ["beat", "beat"]
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "beat", "end"]
+
+
+@only_bash
+def test_a_shell_that_gets_the_functions_alone_ends_nothing(window: Open, calls: Calls, name: str) -> None:
+    opened = window(name, before="set -a", every=1)
+    calls.wait(1)
+    opened.enter("PS1='ready> ' bash --norc --noprofile -i")
+    opened.do("set -u")
+    make_due(opened)
+    opened.do("true")
+    opened.leave(name)
+    assert "end" not in calls.kinds()
+    assert "unbound" not in opened.seen(), opened.seen()
+
+
+@needs_proc
+@each_posix_shell
+def test_another_terminal_that_gets_the_variables_is_a_session_of_its_own(
+    window: Open, calls: Calls, name: str
+) -> None:
+    opened = window(name, before=ALL_EXPORTED[name])
+    calls.wait(1)
+    exported = [entry for entry in opened.run("env").out.splitlines() if entry.startswith("__claude_sessions_")]
+    assert exported
+    other = window(name, more=dict(entry.split("=", 1) for entry in exported))
+    calls.wait(2)
+    other.type("exit")
+    other.wait()
+    assert calls.kinds() == ["beat", "beat", "end"]
+    assert [call.option("--pid") for call in calls.all()] == [str(opened.pid), str(other.pid), str(other.pid)]
 
 
 @each_shell
