@@ -23,11 +23,11 @@ UNIT = "claude-sessions"
 LABEL = "claude-sessions.upkeep"
 CRON_LINE_LIMIT = 990
 # What says where things are, without being a secret. A timer is not started from the user's shell.
-KEPT_VARIABLES = (
+KEPT_PATHS = (
     *("CLAUDE_SESSIONS_CONFIG", "CLAUDE_SESSIONS_DATA_DIR", "CLAUDE_SESSIONS_STATE_DIR"),
-    *("CLAUDE_SESSIONS_STALE_AFTER", "CLAUDE_SESSIONS_HEARTBEAT_EVERY"),
     *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"),
 )
+KEPT_VARIABLES = (*KEPT_PATHS, "CLAUDE_SESSIONS_STALE_AFTER", "CLAUDE_SESSIONS_HEARTBEAT_EVERY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Job:
 def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
     """Return the job of a timer; raises UsageError where it would not use the database that this command uses."""
     variables = {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
+    # It is not started where this command is.
+    variables |= {name: str(Path(path).absolute()) for name, path in variables.items() if name in KEPT_PATHS}
     found = settings.load(environ, dsn=dsn)
     config = settings.config_path(environ)
     hint = f'write a line dsn = "..." into {config}; a password belongs in ~/.pgpass'

@@ -140,6 +140,21 @@ def test_the_private_server_needs_no_dsn(tmp_path: Path) -> None:
     assert Path(made.words[0]).is_absolute()
 
 
+def test_paths_mean_the_same_wherever_the_timer_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf.toml").write_text('dsn = "dbname=x"')
+    environ = {"HOME": str(tmp_path), "CLAUDE_SESSIONS_CONFIG": "conf.toml", "CLAUDE_SESSIONS_STALE_AFTER": "20m"}
+    made = timers.plan(environ | {"CLAUDE_SESSIONS_STATE_DIR": "../state", "PGPASSFILE": "/p"}, PROGRAM, None)
+    assert dict(made.variables) == {
+        "CLAUDE_SESSIONS_CONFIG": f"{tmp_path}/conf.toml",
+        "CLAUDE_SESSIONS_STATE_DIR": f"{tmp_path}/../state",
+        "PGPASSFILE": "/p",
+        "CLAUDE_SESSIONS_STALE_AFTER": "20m",
+        "HOME": str(tmp_path),
+    }
+    assert made.directory == tmp_path / "../state"
+
+
 def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="control characters"):
         timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_STATE_DIR="/a\n* * * * * evil"), PROGRAM, None)
