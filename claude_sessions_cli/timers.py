@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import plistlib
 import pwd
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from claude_sessions_cli import crontab, process, rounds, settings
 from claude_sessions_cli.errors import UsageError
@@ -28,6 +30,15 @@ KEPT_PATHS = (
     *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"),
 )
 KEPT_VARIABLES = (*KEPT_PATHS, "CLAUDE_SESSIONS_STALE_AFTER", "CLAUDE_SESSIONS_HEARTBEAT_EVERY")
+# libpq's variables that change which database is reached, or whether: each is the parameter of that name, without `_`.
+CONNECTING_VARIABLES = (
+    *("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGOPTIONS"),
+    *("PGSSLMODE", "PGSSLNEGOTIATION", "PGSSLCERT", "PGSSLKEY", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCRLDIR"),
+    *("PGSSLCERTMODE", "PGSSLSNI", "PGSSLMINPROTOCOLVERSION", "PGSSLMAXPROTOCOLVERSION", "PGREQUIREPEER"),
+    *("PGREQUIREAUTH", "PGCHANNELBINDING", "PGGSSENCMODE", "PGGSSLIB", "PGGSSDELEGATION", "PGKRBSRVNAME"),
+    *("PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"),
+)
+_PARAMETER = re.compile(r"(\w+)\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,9 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
         raise UsageError(f"{error.message}: not where a timer starts", hint) from None
     if alone.dsn != found.dsn:
         raise UsageError(f"the database is named by {found.dsn_source}, which a timer does not have", hint)
+    if found.dsn is not None and (others := _missing_variables(environ, found.dsn)):
+        only = "has" if len(others) == 1 else "have"
+        raise UsageError(f"{', '.join(others)} {only} a part in {found.dsn_source}, and a timer has none of it", hint)
     if (home := environ.get("HOME")) and home != _home_of_user():
         variables["HOME"] = home
     job = Job((*process.this_program(called), "upkeep"), variables, rounds.state_directory(environ))
@@ -84,6 +98,31 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
         if not text.isprintable():
             raise UsageError(f"no timer can run this: {text[:60]!r} has control characters in it")
     return job
+
+
+def _missing_variables(environ: Mapping[str, str], dsn: str) -> list[str]:
+    """Return the variables that complete a DSN here, where libpq reads them, and would not where a timer starts."""
+    named = _parameters(dsn)
+    return [name for name in CONNECTING_VARIABLES if environ.get(name) and name[2:].lower() not in named]
+
+
+def _parameters(dsn: str) -> set[str]:
+    """Return the names of the parameters that a DSN sets, without `_`; too few where it is none."""
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        names = {found[1] for found in _PARAMETER.finditer(dsn)}
+    else:
+        try:
+            parts = urlsplit(dsn)
+        except ValueError:
+            return set()
+        account, _, hosts = parts.netloc.rpartition("@")
+        user, _, password = account.partition(":")
+        port = re.search(r":\d+(,|$)", hosts)
+        host = re.sub(r":\d*(?=,|$)", "", hosts)
+        given = {"user": user, "password": password, "host": host, "port": port, "dbname": parts.path.strip("/")}
+        names = {name for name, value in given.items() if value}
+        names |= {name for name, value in parse_qsl(parts.query) if value}
+    return {{"dbname": "database"}.get(name, name.replace("_", "")) for name in names}
 
 
 def install(kind: str, job: Job, environ: Mapping[str, str], *, dry_run: bool = False) -> TimerResult:

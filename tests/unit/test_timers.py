@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from psycopg import pq
 
 from claude_sessions_cli import crontab, rounds, timers
 from claude_sessions_cli.crontab import BEGIN, END
@@ -132,6 +133,60 @@ def test_a_dsn_in_the_config_file_is_read_there_and_written_nowhere(tmp_path: Pa
             written = timers.install(kind, made, environ, dry_run=True).writes
             assert not any("s3cret" in write.text for write in written)
         assert "s3cret" not in timers.cron_line(made)
+
+
+INCOMPLETE = [
+    ("dbname=x", {"PGHOST": "db"}, "PGHOST has"),
+    ("dbname=x", {"PGPORT": "1", "PGHOST": "db", "PGUSER": "me"}, "PGHOST, PGPORT, PGUSER have"),
+    ("host=db dbname=x", {"PGHOSTADDR": "192.0.2.1"}, "PGHOSTADDR has"),
+    ("host=db dbname=x", {"PGPASSWORD": "s3cret"}, "PGPASSWORD has"),
+    ("host=db password='a user=b'", {"PGUSER": "me"}, "PGUSER has"),
+    ("postgresql:///x", {"PGHOST": "db"}, "PGHOST has"),
+    ("postgresql://db/x", {"PGPORT": "1"}, "PGPORT has"),
+    ("postgresql://:1/x", {"PGPORT": "1", "PGHOST": "db"}, "PGHOST has"),
+    ("postgresql://[2001:db8::1]/x", {"PGPORT": "1"}, "PGPORT has"),
+    ("postgresql://db", {"PGDATABASE": "x"}, "PGDATABASE has"),
+    ("postgresql://me@db/x", {"PGPASSWORD": "s3cret", "PGSSLMODE": "require"}, "PGPASSWORD, PGSSLMODE have"),
+    ("service=work", {"PGUSER": "me"}, "PGUSER has"),
+]
+COMPLETE = [
+    ("dbname = x host= 'd b' port=1 user=me", {"PGDATABASE": "y", "PGHOST": "y", "PGPORT": "2", "PGUSER": "y"}),
+    (
+        "postgresql://me:pw@db,db2:1/x",
+        {"PGUSER": "y", "PGPASSWORD": "y", "PGHOST": "y", "PGPORT": "2", "PGDATABASE": "y"},
+    ),
+    ("postgres:///x?host=/run&user=me&sslmode=disable", {"PGHOST": "y", "PGUSER": "y", "PGSSLMODE": "require"}),
+    ("host=db channel_binding=require", {"PGCHANNELBINDING": "disable"}),
+    ("dbname=x", {"PGHOST": "", "PGAPPNAME": "me", "PGCONNECT_TIMEOUT": "3", "PGTZ": "UTC"}),
+    ("dbname=x", {"PGSERVICEFILE": "/s", "PGSYSCONFDIR": "/c", "PGPASSFILE": "/p"}),
+]
+
+
+@pytest.mark.parametrize(("dsn", "more", "said"), INCOMPLETE)
+def test_a_dsn_that_the_environment_completes_is_refused(
+    tmp_path: Path, dsn: str, more: dict[str, str], said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        timers.plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
+    assert caught.value.message.startswith(f"{said} a part in dsn in {tmp_path}/config.toml")
+    assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(("dsn", "more"), COMPLETE)
+def test_a_dsn_that_says_it_all_itself_is_taken(tmp_path: Path, dsn: str, more: dict[str, str]) -> None:
+    timers.plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
+
+
+def test_without_a_dsn_no_variable_of_libpq_matters(tmp_path: Path) -> None:
+    timers.plan(_environ(tmp_path, None, PGUSER="me", PGPASSWORD="s3cret", PGSSLMODE="require"), PROGRAM, None)
+
+
+def test_all_that_libpq_reads_from_the_environment_is_known_here() -> None:
+    known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
+    harmless = {"PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING", "PGSSLCOMPRESSION", "PGPASSFILE"}
+    # What only ends differently when something is wrong, or is written down.
+    harmless |= {"PGREQUIRESSL", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION", "PGOAUTHDEBUG", "PGSSLKEYLOGFILE"}
+    assert known - harmless <= set(timers.CONNECTING_VARIABLES)
 
 
 def test_the_private_server_needs_no_dsn(tmp_path: Path) -> None:
