@@ -39,6 +39,8 @@ CONNECTING_VARIABLES = (
     *("PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"),
 )
 _PARAMETER = re.compile(r"(\w+)\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)", re.DOTALL)
+# What systemctl and launchctl say where nothing was to be stopped.
+_NOTHING_RUNS = re.compile("does not exist|not loaded|No such process|Could not find", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +143,20 @@ def remove(kind: str, environ: Mapping[str, str], *, dry_run: bool = False) -> T
     """Take a timer away, and leave everything else."""
     if kind == "cron":
         return _change_crontab(None, dry_run)
-    paths = _systemd_paths(environ) if kind == "systemd" else [_launch_agent_path(environ)]
+    paths = [*_systemd_paths(environ), _systemd_link(environ)] if kind == "systemd" else [_launch_agent_path(environ)]
     there = [path for path in paths if os.path.lexists(path)]
+    note = None
     if there and not dry_run:
-        # What stops it fails where nothing runs; gone it is all the same.
-        _run(_stop_systemd() if kind == "systemd" else _stop_launchd())
+        failure = _run(_stop_systemd() if kind == "systemd" else _stop_launchd())
         for path in there:
-            path.unlink()
+            path.unlink(missing_ok=True)
         _run([["systemctl", "--user", "daemon-reload"]] if kind == "systemd" else [])
+        if failure and not _NOTHING_RUNS.search(failure):
+            # Without its file, it can be stopped all the same.
+            stop = ["systemctl", "--user", "stop", f"{UNIT}.timer"] if kind == "systemd" else _stop_launchd()[0]
+            note = f"{failure}; it is removed, but where it runs it ends only after: {shlex.join(stop)}"
     writes = [Write(str(path), "") for path in there]
-    return TimerResult(kind, "removed" if there else "not_installed", dry_run, writes)
+    return TimerResult(kind, "removed" if there else "not_installed", dry_run, writes, note)
 
 
 # -- cron --------------------------------------------------------------------------------------------------------------
@@ -192,6 +198,12 @@ def _systemd_paths(environ: Mapping[str, str]) -> list[Path]:
     config = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or _home_of_user()) / ".config"
     place = Path(config) / "systemd" / "user"
     return [place / f"{UNIT}.service", place / f"{UNIT}.timer"]
+
+
+def _systemd_link(environ: Mapping[str, str]) -> Path:
+    """Return what systemctl makes to enable the timer, and takes away where it can be reached."""
+    place = _systemd_paths(environ)[1]
+    return place.parent / "timers.target.wants" / place.name
 
 
 def _systemd_units(job: Job, environ: Mapping[str, str]) -> list[tuple[Path, bytes]]:

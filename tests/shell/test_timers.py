@@ -177,6 +177,41 @@ def test_a_timers_files_are_written_once_and_removed_alone(
     assert cli("install", kind, "--remove", env=env).stdout == f"{kind}: not installed\n"
 
 
+UNREACHABLE = {
+    "systemd": "Failed to connect to bus: No medium found",
+    "launchd": "Boot-out failed: 5: Input/output error",
+}
+IDLE = {
+    "systemd": "Failed to disable unit: Unit file claude-sessions.timer does not exist.",
+    "launchd": "Boot-out failed: 3: No such process",
+}
+
+
+@pytest.mark.parametrize("kind", ["systemd", "launchd"])
+def test_what_could_not_be_stopped_is_told_and_no_link_stays(cli: Cli, tmp_path: Path, kind: str) -> None:
+    program = tmp_path / {"systemd": "systemctl", "launchd": "launchctl"}[kind]
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    wants = tmp_path / ".config/systemd/user/timers.target.wants"
+    for said in (UNREACHABLE, IDLE):
+        program.write_text(f"#!/bin/sh\necho '{said[kind]}' >&2\nexit 1\n")
+        program.chmod(0o755)
+        assert cli("install", kind, env=env).returncode == 0
+        if kind == "systemd":
+            wants.mkdir(exist_ok=True)
+            (wants / "claude-sessions.timer").symlink_to("../claude-sessions.timer")
+            (wants / "other.timer").touch()
+        done = cli("install", kind, "--remove", env=env)
+        assert (done.returncode, done.stdout) == (0, f"{kind}: removed\n")
+        if said is UNREACHABLE:
+            assert done.stderr.count("\n") == 1 and said[kind] in done.stderr and "ends only after: " in done.stderr
+        else:
+            assert done.stderr == ""
+        if kind == "systemd":
+            assert [path.name for path in wants.iterdir()] == ["other.timer"]
+            assert [path.name for path in wants.parent.iterdir()] == [wants.name]
+        assert cli("install", kind, "--remove", env=env).stdout == f"{kind}: not installed\n"
+
+
 def test_systemd_and_launchd_are_told(cli: Cli, tmp_path: Path) -> None:
     bin_, told = tmp_path / "bin", tmp_path / "told"
     bin_.mkdir()
