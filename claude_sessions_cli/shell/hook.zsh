@@ -113,7 +113,8 @@ if [[ -o interactive ]]; then
         [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]] && line=$(<$__claude_sessions_state)
         [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
         if [[ -n $__claude_sessions_since ]]; then
-            (( age = now - __claude_sessions_since, age = age < 0 ? 0 : age ))
+            # A trap on errors would take an age of 0 for one.
+            (( age = now - __claude_sessions_since, age = age < 0 ? 0 : age )) || :
             if (( age < 60 )); then
                 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item ${age}s"
             elif (( age < 3600 )); then

@@ -344,6 +344,22 @@ def test_an_error_trap_is_not_called_by_the_hook(window: Open, name: str) -> Non
 
 
 @only_zsh
+@pytest.mark.parametrize("trap", ["trap 'echo failed >>errors' ZERR", "TRAPZERR() { echo failed >>errors }"])
+def test_an_error_trap_is_not_called_by_the_hook_of_zsh(window: Open, states: Path, name: str, trap: str) -> None:
+    opened = window(name, before=trap)
+    for line in ("", "held {now} SD-1 s", "held 5 SD-1 s", "held", "lost 0 SD-1 s", "none 0 - s"):
+        state_of(states, opened).write_text(line.format(now=int(time.time()) + 3) + "\n")
+        opened.do("true")
+        make_due(opened)
+        opened.do("true")
+    for _ in range(3):
+        opened.type("sh -c 'exit 7'")
+    opened.do("true")
+    opened.do("(exit 0)")
+    assert (opened.directory / "errors").read_text() == "failed\n" * 3
+
+
+@only_zsh
 def test_other_functions_of_zsh_run_and_see_the_status(window: Open, calls: Calls, name: str) -> None:
     before = (
         "other() { echo first $? >>said }; last() { echo last $? >>said }\n"
