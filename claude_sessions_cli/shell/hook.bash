@@ -7,11 +7,12 @@ if [[ $- == *i* ]]; then
     __claude_sessions_states=@STATES@
     __claude_sessions_every=@EVERY@
     __claude_sessions_within=@WITHIN@
-    # Expanded when they run, so that a shell which inherits the text without the hook runs nothing.
+    # Expanded when they run, so that a shell which inherits the text without the hook runs nothing; quoted, whatever IFS
+    # is. No `set -e` and no trap on errors may take the status that is passed on for an error: hence the `&&`.
+    # bash-preexec takes a command for one that was typed unless it is a line of PROMPT_COMMAND: hence the lines.
+    __claude_sessions_at_prompt=$'{\n"${__claude_sessions_prompt-true}"\n} &&\ntrue'
     # shellcheck disable=SC2016
-    __claude_sessions_at_prompt='${__claude_sessions_prompt-} && :'
-    # shellcheck disable=SC2016
-    __claude_sessions_at_exit='${__claude_sessions_exit-} && :'
+    __claude_sessions_at_exit='"${__claude_sessions_exit-true}" && :'
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {

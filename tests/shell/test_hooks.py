@@ -311,6 +311,58 @@ def test_other_prompt_commands_of_bash_run_and_see_the_status(
     assert {"beat", "end"} <= set(calls.kinds())
 
 
+# What bash-preexec does, which atuin and bash-it bring along: whatever bash is about to run was typed, unless it is a
+# line of PROMPT_COMMAND.
+PREEXEC = r"""
+is_of_the_prompt() {
+    local lines line IFS=$'\n;'
+    read -rd '' -a lines <<<"${PROMPT_COMMAND[*]}"
+    for line in "${lines[@]}"; do
+        line=${line#"${line%%[![:space:]]*}"}
+        [[ ${line%"${line##*[![:space:]]}"} != "$1" ]] || return 0
+    done
+    return 1
+}
+trap 'is_of_the_prompt "$BASH_COMMAND" || echo "$BASH_COMMAND" >>typed' DEBUG
+"""
+
+
+@only_bash
+@pytest.mark.parametrize("every", [NEVER, 1])
+def test_bash_preexec_takes_no_part_of_the_hook_for_a_command_that_was_typed(
+    window: Open, name: str, every: float
+) -> None:
+    opened = window(name, before="PROMPT_COMMAND='true; false'", after=PREEXEC, every=every)
+    for line in (": first", "sh -c 'exit 7'", ": last"):
+        opened.type(line)
+    opened.do("true")
+    typed = (opened.directory / "typed").read_text().splitlines()
+    assert typed[typed.index(": first") :][:3] == [": first", "sh -c 'exit 7'", ": last"]
+    assert not [line for line in typed if "claude" in line]
+
+
+SPLITTING = ["IFS=_", "IFS=aeinost", "IFS=$'_ \\t\\n:/-abcdefghijklmnopqrstuvwxyz'"]
+
+
+@each_posix_shell
+@pytest.mark.parametrize("splitting", SPLITTING)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_parts_words_does_not_part_the_hooks(
+    window: Open, calls: Calls, states: Path, name: str, splitting: str, when: str
+) -> None:
+    opened = window(name, **{when: splitting})
+    calls.wait(1)
+    state_of(states, opened).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "end"]
+    [environment] = {call.environment for call in calls.all()}
+    assert environment == f"//{opened.tty}:{opened.pid}:{environment.rpartition(':')[2]}"
+    assert "not found" not in opened.seen(), opened.seen()
+
+
 @only_bash
 def test_prompt_commands_that_come_later_see_the_status_too(window: Open, name: str) -> None:
     later = 'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>said"'
