@@ -14,81 +14,89 @@ if [[ $- == *i* ]]; then
     # shellcheck disable=SC2016
     __claude_sessions_at_exit='"${__claude_sessions_exit-true}" && :'
 
+    # Locals begin with __cs_, lest they be readonly in somebody's shell, and get their values later, since `set -k`
+    # takes an assignment beside a command for its environment.
+
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
-        local line='' IFS=' '
-        { builtin read -r -d '' line </proc/"$1"/stat; } 2>/dev/null || [[ -n $line ]] || return 1
-        name=${line#*\(}
-        name=${name%)*}
+        local __cs_stat IFS
+        __cs_stat='' IFS=' '
+        { builtin read -r -d '' __cs_stat </proc/"$1"/stat; } 2>/dev/null || [[ -n $__cs_stat ]] || return 1
+        __cs_name=${__cs_stat#*\(}
+        __cs_name=${__cs_name%)*}
         # shellcheck disable=SC2086
-        set -- ${line##*) }
-        parent=$2 device=$5 start=${20}
+        set -- ${__cs_stat##*) }
+        __cs_parent=$2 __cs_device=$5 __cs_start=${20}
     }
 
     # Set tty to the terminal of a device number of proc(5).
     __claude_sessions_name_tty() {
-        local major=$((($1 >> 8) & 0xfff)) minor=$((($1 & 0xff) | (($1 >> 12) & 0xfff00)))
-        if ((major >= 136 && major <= 143)); then
-            tty=/dev/pts/$(((major - 136) * 256 + minor))
-        elif ((major == 4 && minor < 64)); then
-            tty=/dev/tty$minor
+        local __cs_major __cs_minor
+        __cs_major=$((($1 >> 8) & 0xfff)) __cs_minor=$((($1 & 0xff) | (($1 >> 12) & 0xfff00)))
+        if ((__cs_major >= 136 && __cs_major <= 143)); then
+            __cs_tty=/dev/pts/$(((__cs_major - 136) * 256 + __cs_minor))
+        elif ((__cs_major == 4 && __cs_minor < 64)); then
+            __cs_tty=/dev/tty$__cs_minor
         else
-            tty=$(command tty 2>/dev/null) || tty=
+            __cs_tty=$(command tty 2>/dev/null) || __cs_tty=
         fi
     }
 
     # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
     # in one that is, or guest of an agent or a `run`.
     __claude_sessions_adopt() {
-        local name='' parent='' device='' start='' tty='' own='' pid=$PPID told='' hooked=${CLAUDE_SESSIONS_SHELL-}
+        local __cs_name __cs_parent __cs_device __cs_start __cs_tty __cs_own __cs_pid __cs_told __cs_hooked
+        __cs_start='' __cs_tty='' __cs_own='' __cs_pid=$PPID __cs_told='' __cs_hooked=${CLAUDE_SESSIONS_SHELL-}
         # An array, since no shell inherits one: whatever `set -a` exports is what another shell was.
         __claude_sessions_in=("$$")
         __claude_sessions_role=owner __claude_sessions_pid=$$ __claude_sessions_last=0 __claude_sessions_base=0
         __claude_sessions_line='' __claude_sessions_since='' __claude_sessions_item=''
         if __claude_sessions_look "$$"; then
-            own=$start
-            __claude_sessions_name_tty "$device"
+            __cs_own=$__cs_start
+            __claude_sessions_name_tty "$__cs_device"
         else
-            tty=$(command tty 2>/dev/null) || tty=
+            __cs_tty=$(command tty 2>/dev/null) || __cs_tty=
         fi
-        if [[ -z $tty ]]; then
+        if [[ -z $__cs_tty ]]; then
             __claude_sessions_role=nobody
             return 0
         fi
-        [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || told=${CLAUDE_SESSIONS_ANCHOR-}
-        [[ $hooked == "$tty":* ]] || hooked=
-        start=
-        while ((pid > 0)) && __claude_sessions_look "$pid"; do
-            if [[ $name == claude || $pid == "${CLAUDE_PID-}" || $told == *" $pid $start" ]]; then
+        [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || __cs_told=${CLAUDE_SESSIONS_ANCHOR-}
+        [[ $__cs_hooked == "$__cs_tty":* ]] || __cs_hooked=
+        __cs_start=
+        while ((__cs_pid > 0)) && __claude_sessions_look "$__cs_pid"; do
+            if [[ $__cs_name == claude || $__cs_pid == "${CLAUDE_PID-}" || $__cs_told == *" $__cs_pid $__cs_start" ]]; then
                 __claude_sessions_role=guest
-            elif [[ $hooked == "$tty:$pid:$start" ]]; then
+            elif [[ $__cs_hooked == "$__cs_tty:$__cs_pid:$__cs_start" ]]; then
                 __claude_sessions_role=nested
             else
-                pid=$parent start=
+                __cs_pid=$__cs_parent __cs_start=
                 continue
             fi
-            __claude_sessions_pid=$pid own=$start
+            __claude_sessions_pid=$__cs_pid __cs_own=$__cs_start
             break
         done
-        if [[ -z $own && -n $hooked ]]; then
+        if [[ -z $__cs_own && -n $__cs_hooked ]]; then
             # No /proc: a shell of this terminal that still lives is above.
-            hooked=${hooked#"$tty":}
-            hooked=${hooked%%:*}
-            if [[ $hooked != "$$" ]] && builtin kill -0 "$hooked" 2>/dev/null; then
-                __claude_sessions_role=nested __claude_sessions_pid=$hooked
+            __cs_hooked=${__cs_hooked#"$__cs_tty":}
+            __cs_hooked=${__cs_hooked%%:*}
+            if [[ $__cs_hooked != "$$" ]] && builtin kill -0 "$__cs_hooked" 2>/dev/null; then
+                __claude_sessions_role=nested __claude_sessions_pid=$__cs_hooked
             fi
         fi
-        __claude_sessions_tty=$tty
-        __claude_sessions_name=$tty:$__claude_sessions_pid:$own
-        __claude_sessions_state=$__claude_sessions_states/$__claude_sessions_pid${own:+-$own}
+        __claude_sessions_tty=$__cs_tty
+        __claude_sessions_name=$__cs_tty:$__claude_sessions_pid:$__cs_own
+        __claude_sessions_state=$__claude_sessions_states/$__claude_sessions_pid${__cs_own:+-$__cs_own}
         if [[ $__claude_sessions_role == owner ]]; then
-            export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            export CLAUDE_SESSIONS_SHELL
             # Without a start in its name, this may be of an earlier process with this pid.
-            if [[ -z $own && -s $__claude_sessions_state ]]; then
+            if [[ -z $__cs_own && -s $__claude_sessions_state ]]; then
                 { : >|"$__claude_sessions_state"; } 2>/dev/null || :
             fi
         fi
-        export CLAUDE_SESSIONS_PROMPT=
+        CLAUDE_SESSIONS_PROMPT=
+        export CLAUDE_SESSIONS_PROMPT
         if [[ -z ${EPOCHSECONDS-} ]]; then
             __claude_sessions_base=$(($(command date +%s) - SECONDS))
         fi
@@ -101,7 +109,8 @@ if [[ $- == *i* ]]; then
         (
             set +eu
             builtin trap '' HUP
-            export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            export CLAUDE_SESSIONS_SHELL
             unset CLAUDE_CODE_SESSION_ID
             # A session that somebody named may have more terminals than this one.
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
@@ -112,102 +121,107 @@ if [[ $- == *i* ]]; then
 
     # Put the end of the session before whatever is to be done at the shell's exit.
     __claude_sessions_watch_exit() {
-        local now words
-        now=$(builtin trap -p EXIT) || :
-        [[ $now != *"$__claude_sessions_at_exit"* ]] || return 0
+        local __cs_trap __cs_words
+        __cs_trap=$(builtin trap -p EXIT) || :
+        [[ $__cs_trap != *"$__claude_sessions_at_exit"* ]] || return 0
         # It is printed as a command: trap -- 'text' EXIT, or, in POSIX mode, trap -- - EXIT where there is none.
-        eval "words=($now)"
-        [[ ${words[2]-} != - ]] || words[2]=
-        builtin trap -- "$__claude_sessions_at_exit"$'\n'"${words[2]-}" EXIT
+        eval "__cs_words=($__cs_trap)"
+        [[ ${__cs_words[2]-} != - ]] || __cs_words[2]=
+        builtin trap -- "$__claude_sessions_at_exit"$'\n'"${__cs_words[2]-}" EXIT
     }
 
     # Take the line of the state file apart: it seldom changes from one prompt to the next.
     __claude_sessions_parse() {
-        local kind=${line%% *} rest=${line#* } since item
-        since=${rest%% *} rest=${rest#* }
-        item=${rest%% *}
-        __claude_sessions_line=$line __claude_sessions_since='' __claude_sessions_item=''
-        case $since in '' | *[!0-9]* | 0?*) return 0 ;; esac
-        case $item in '' | *[!A-Za-z0-9._:?-]*) return 0 ;; esac
-        case $kind in
-            held) __claude_sessions_since=$since __claude_sessions_item=$item ;;
-            lost) __claude_sessions_item="LOST $item" ;;
+        local __cs_kind __cs_rest __cs_since __cs_item
+        __cs_kind=${__cs_line%% *} __cs_rest=${__cs_line#* }
+        __cs_since=${__cs_rest%% *} __cs_rest=${__cs_rest#* }
+        __cs_item=${__cs_rest%% *}
+        __claude_sessions_line=$__cs_line __claude_sessions_since='' __claude_sessions_item=''
+        case $__cs_since in '' | *[!0-9]* | 0?*) return 0 ;; esac
+        case $__cs_item in '' | *[!A-Za-z0-9._:?-]*) return 0 ;; esac
+        case $__cs_kind in
+            held) __claude_sessions_since=$__cs_since __claude_sessions_item=$__cs_item ;;
+            lost) __claude_sessions_item="LOST $__cs_item" ;;
         esac
     }
 
     __claude_sessions_at_each_prompt() {
-        local code=$?
+        # The status, as $1.
+        set -- "$?"
         if [[ ${CLAUDE_SESSIONS_HOOK-} == 0 ]]; then
             CLAUDE_SESSIONS_PROMPT=
-            return "$code"
+            return "$1"
         fi
         # shellcheck disable=SC2128
         [[ ${__claude_sessions_in-} == "$$" ]] || __claude_sessions_adopt
-        [[ $__claude_sessions_role != nobody ]] || return "$code"
-        local now=${EPOCHSECONDS-} line='' age
-        [[ -n $now ]] || now=$((__claude_sessions_base + SECONDS))
+        [[ $__claude_sessions_role != nobody ]] || return "$1"
+        local __cs_now __cs_line __cs_age
+        __cs_now=${EPOCHSECONDS:-$((__claude_sessions_base + SECONDS))} __cs_line=
         if [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]]; then
-            builtin read -r line <"$__claude_sessions_state" || :
+            builtin read -r __cs_line <"$__claude_sessions_state" || :
         fi
-        [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
+        [[ $__cs_line == "$__claude_sessions_line" ]] || __claude_sessions_parse
         if [[ -n $__claude_sessions_since ]]; then
-            age=$((now - __claude_sessions_since))
-            if ((age < 60)); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age < 0 ? 0 : age))s"
-            elif ((age < 3600)); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age / 60))m"
-            elif ((age < 86400)); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age / 3600))h$((age % 3600 / 60))m"
+            __cs_age=$((__cs_now - __claude_sessions_since))
+            if ((__cs_age < 60)); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age < 0 ? 0 : __cs_age))s"
+            elif ((__cs_age < 3600)); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 60))m"
+            elif ((__cs_age < 86400)); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 3600))h$((__cs_age % 3600 / 60))m"
             else
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((age / 86400))d$((age % 86400 / 3600))h"
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 86400))d$((__cs_age % 86400 / 3600))h"
             fi
         else
             CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item
         fi
-        age=$((now - __claude_sessions_last))
-        if ((age < 0 || age >= __claude_sessions_every)) && [[ $__claude_sessions_role != guest ]]; then
-            __claude_sessions_last=$now
+        if ((__cs_now < __claude_sessions_last || __cs_now >= __claude_sessions_last + __claude_sessions_every)) &&
+            [[ $__claude_sessions_role != guest ]]; then
+            __claude_sessions_last=$__cs_now
             __claude_sessions_call heartbeat --register
             [[ $__claude_sessions_role != owner ]] || __claude_sessions_watch_exit
         fi
-        return "$code"
+        return "$1"
     }
 
     __claude_sessions_at_the_end() {
-        local code=$?
+        set -- "$?"
         # shellcheck disable=SC2128
         if [[ ${__claude_sessions_in-} == "$$" && $__claude_sessions_role == owner ]] &&
             [[ ${CLAUDE_SESSIONS_HOOK-} != 0 && ${BASH_SUBSHELL-0} == 0 ]]; then
             __claude_sessions_call release --end
         fi
-        return "$code"
+        return "$1"
     }
 
     claude_sessions_unhook() {
-        local now words hook=$__claude_sessions_at_prompt name key end=$'\n'
+        local __cs_now __cs_words __cs_hook __cs_name __cs_key __cs_end
+        __cs_hook=$__claude_sessions_at_prompt __cs_end=$'\n'
         # Wherever other tools have put it, in whatever they have joined it to: no separator may be left alone.
-        for key in "${!PROMPT_COMMAND[@]}"; do
-            now=$end${PROMPT_COMMAND[key]}$end
-            now=${now//"$end$hook$end"/$end}
-            now=${now//"$end$hook;"/$end}
-            now=${now//";$hook;"/;}
-            now=${now//"$hook"/:}
-            now=${now#"$end"}
-            now=${now%"$end"}
+        for __cs_key in "${!PROMPT_COMMAND[@]}"; do
+            __cs_now=$__cs_end${PROMPT_COMMAND[__cs_key]}$__cs_end
+            __cs_now=${__cs_now//"$__cs_end$__cs_hook$__cs_end"/$__cs_end}
+            __cs_now=${__cs_now//"$__cs_end$__cs_hook;"/$__cs_end}
+            __cs_now=${__cs_now//";$__cs_hook;"/;}
+            __cs_now=${__cs_now//"$__cs_hook"/:}
+            __cs_now=${__cs_now#"$__cs_end"}
+            __cs_now=${__cs_now%"$__cs_end"}
             # shellcheck disable=SC2178
-            if ((key)); then PROMPT_COMMAND[key]=$now; else PROMPT_COMMAND=$now; fi
+            if ((__cs_key)); then PROMPT_COMMAND[__cs_key]=$__cs_now; else PROMPT_COMMAND=$__cs_now; fi
         done
-        now=$(builtin trap -p EXIT) || :
-        if [[ $now == *"$__claude_sessions_at_exit"* ]]; then
-            eval "words=($now)"
-            now=${words[2]#"$__claude_sessions_at_exit"$'\n'}
-            if [[ -n $now ]]; then builtin trap -- "$now" EXIT; else builtin trap - EXIT; fi
+        __cs_now=$(builtin trap -p EXIT) || :
+        if [[ $__cs_now == *"$__claude_sessions_at_exit"* ]]; then
+            eval "__cs_words=($__cs_now)"
+            __cs_now=${__cs_words[2]#"$__claude_sessions_at_exit"$'\n'}
+            if [[ -n $__cs_now ]]; then builtin trap -- "$__cs_now" EXIT; else builtin trap - EXIT; fi
         fi
         # shellcheck disable=SC2128
         [[ ${__claude_sessions_in-} != "$$" || $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
         unset CLAUDE_SESSIONS_PROMPT
-        for name in "${!__claude_sessions_@}"; do unset "$name"; done
-        for name in look name_tty adopt call watch_exit parse at_each_prompt at_the_end; do unset -f "__claude_sessions_$name"; done
+        for __cs_name in "${!__claude_sessions_@}"; do unset "$__cs_name"; done
+        for __cs_name in look name_tty adopt call watch_exit parse at_each_prompt at_the_end; do
+            unset -f "__claude_sessions_$__cs_name"
+        done
         unset -f claude_sessions_unhook
     }
 

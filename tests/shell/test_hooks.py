@@ -341,6 +341,35 @@ def test_bash_preexec_takes_no_part_of_the_hook_for_a_command_that_was_typed(
     assert not [line for line in typed if "claude" in line]
 
 
+EVERYDAY = (
+    "age code device end hook hooked item key kind line major minor name now own parent pid rest since start told tty"
+)
+EVERYDAY += " words"
+
+
+@each_posix_shell
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_readonly_names_of_every_day_are_no_matter(
+    window: Open, calls: Calls, states: Path, name: str, when: str
+) -> None:
+    settings = "; ".join(f"readonly {word}=4" for word in EVERYDAY.split())
+    opened = window(name, **{when: settings})
+    calls.wait(1)
+    state_of(states, opened).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+    make_due(opened)
+    opened.do("true")
+    calls.wait(2)
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
+    opened.type("sh -c 'exit 7'")
+    assert opened.ask("$?") == "7"
+    opened.do("claude_sessions_unhook")
+    assert "CLAUDE_SESSIONS_PROMPT" not in opened.run("env").out
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "beat"]
+    assert not re.search("read-?only variable", opened.seen()), opened.seen()
+
+
 SPLITTING = ["IFS=_", "IFS=aeinost", "IFS=$'_ \\t\\n:/-abcdefghijklmnopqrstuvwxyz'"]
 
 
