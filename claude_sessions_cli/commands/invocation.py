@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli import __version__, identity, settings, state
@@ -62,11 +62,22 @@ def load_settings(dsn: str | None, stale_after: float | None = None) -> Settings
 
 
 def give_up_after(seconds: float | None) -> None:
-    """End this process after so many seconds: a background call whose server hangs must not stay for ever."""
+    """End this process after so many seconds: a background call whose server hangs must not stay for ever.
+
+    Nor must it keep open what its shell had: a lock that ends with the shell, a pipe whose reader waits for its end.
+    """
     if seconds is not None:
+        _close_inherited()
         # At once, as if killed: to roll back would wait for the same server.
         signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_UNREACHABLE))
         signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _close_inherited() -> None:
+    with suppress(OSError):
+        with os.scandir("/dev/fd") as entries:
+            numbers = [int(entry.name) for entry in entries]
+        os.closerange(3, max(numbers) + 1)
 
 
 def remember(caller: Caller, session: Session) -> None:

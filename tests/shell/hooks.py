@@ -112,10 +112,12 @@ class Window(Terminal):
         os.mkfifo(alive)
         self._alive = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
         words = argv or [word.format(rc=rc) for word in STARTED_WITH[shell]]
-        # Everything that the shell starts has the pipe open, and the last one closes it.
+        # Everything that the shell starts has the pipe open, and the last one closes it; but the program's background
+        # calls close it themselves, and can be told by their environment.
         starter = ("sh", "-c", 'exec 9>"$0"; exec "$@"', str(alive), *words)
         self._is_closed = False
-        super().__init__(place, starter, {"ZDOTDIR": str(place), **(more or {})})
+        self._mark = f"HOOKED_WINDOW={place}".encode()
+        super().__init__(place, starter, {"ZDOTDIR": str(place), "HOOKED_WINDOW": str(place), **(more or {})})
         self._speak(shell)
         self.do("true")
 
@@ -162,9 +164,22 @@ class Window(Terminal):
             self.hang_up()
         os.close(self._alive)
 
-    def _is_gone(self) -> bool:
+    def pipe_is_closed(self) -> bool:
+        """Return whether nobody has open any more what the shell had."""
         readable, _, _ = select.select([self._alive], [], [], 0)
         return bool(readable) and os.read(self._alive, 1) == b""
+
+    def running(self) -> list[int]:
+        """Return the processes that the shell has started, itself included, where there is /proc."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if self._mark in environ.read_bytes().split(b"\0"):
+                    found.append(int(environ.parent.name))
+        return found
+
+    def _is_gone(self) -> bool:
+        return self.pipe_is_closed() and not self.running()
 
 
 def _lives(pid: int) -> bool:

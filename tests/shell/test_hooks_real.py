@@ -204,6 +204,18 @@ def test_whatever_the_database_does_the_prompt_comes_at_once_and_nothing_is_said
     assert not re.search("error|cannot|Traceback|refused|claude-sessions:", opened.seen(), re.I)
 
 
+@needs_proc
+@each_shell
+def test_a_call_to_a_server_that_hangs_keeps_nothing_open_that_the_shell_had(
+    real: Open, hanging: str, name: str
+) -> None:
+    opened = real(name, hanging, every=NEVER, more={"PGCONNECT_TIMEOUT": "600"})
+    opened.type("exit")
+    opened.process.wait(10)
+    until(opened.pipe_is_closed, "the end of the pipe")
+    assert opened.running(), "it ended because its calls did"
+
+
 @pytest.mark.faults
 @needs_proc
 @each_shell
