@@ -52,6 +52,15 @@ def only_one(directory: Path) -> Iterator[bool]:
         os.close(lock)
 
 
+def write_to_log(directory: Path) -> None:
+    """Let what this process says go to the log; where that cannot be opened, it goes where it went."""
+    with suppress(OSError):
+        log = os.open(log_of(directory), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+
+
 def rotate(directory: Path) -> None:
     """Set a log that has grown too long aside, in the place of the one before."""
     log = log_of(directory)

@@ -163,9 +163,13 @@ def remove(kind: str, environ: Mapping[str, str], *, dry_run: bool = False) -> T
 
 
 def cron_line(job: Job) -> str:
-    """Return the line of the crontab; cron takes a plain percent sign for the end of the command."""
+    """Return the line of the crontab; cron takes a plain percent sign for the end of the command.
+
+    The log is the program's to open, in a directory that it makes where it has gone, and to keep short: a shell that
+    could not open it would run nothing, and one that could would fill it where there is no program any more.
+    """
     words = [f"{name}={shlex.quote(value)}" for name, value in job.variables.items()]
-    words += [*map(shlex.quote, job.words), f">>{shlex.quote(str(job.log))}", "2>&1"]
+    words += [*map(shlex.quote, job.words), "--log", ">/dev/null", "2>&1"]
     line = f"* * * * * {' '.join(words)}".replace("%", "\\%")
     if len(os.fsencode(line)) > CRON_LINE_LIMIT:
         raise UsageError("the paths are too long for a line of cron's", "use another timer: install systemd")

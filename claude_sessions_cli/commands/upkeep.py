@@ -7,6 +7,7 @@ import signal
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -21,7 +22,9 @@ app = options.new_app()
 
 
 @app.command(hidden=True)
-def upkeep() -> None:
+def upkeep(
+    log: Annotated[bool, typer.Option("--log", help="Say it in the log of the state directory.")] = False,
+) -> None:
     """Run heartbeat --here and reap, as a timer does: says what changed and what failed, each with the time."""
     from claude_sessions_cli import rounds
 
@@ -29,6 +32,10 @@ def upkeep() -> None:
     try:
         with rounds.only_one(directory) as first:
             if first:
+                # First of all, since a run may end at any time.
+                rounds.rotate(directory)
+                if log:
+                    rounds.write_to_log(directory)
                 _run(directory)
     except OSError as error:
         raise SessionsError(f"cannot use {error.filename or directory}: {error.strerror}") from None
@@ -55,7 +62,6 @@ def _run(directory: Path) -> None:
         raise typer.Exit(error.exit_code) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        rounds.rotate(directory)
     rounds.record_run(directory, None)
 
 

@@ -80,8 +80,8 @@ def test_a_crontab_gets_one_line_and_keeps_the_rest(in_private_cron: Run, tmp_pa
     block = after.removeprefix(FOREIGN)
     assert block in shown.stdout
     [line] = [line for line in block.splitlines() if not line.startswith("#")]
-    assert line.startswith("* * * * * HOME=") and " upkeep >>" in line
-    assert line.count("/upkeep.log") == 1 and str(tmp_path) in line
+    assert line.startswith("* * * * * HOME=") and line.endswith(" upkeep --log >/dev/null 2>&1")
+    assert "/upkeep.log\n" in block and str(tmp_path) in line
 
     again = in_private_cron(*PROGRAM, "install", "cron", "--json")
     assert json.loads(again.stdout)["data"]["outcome"] == "already_installed"
@@ -324,6 +324,33 @@ def test_upkeep_rotates_its_log(cli: Cli, state: Path) -> None:
     assert (state / "upkeep.log.1").stat().st_size == rounds.LOG_LIMIT + 1
 
 
+def test_the_line_of_cron_makes_its_directory_and_its_log_again(state: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('dsn = "host=/nonexistent"')
+    variables = {"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_CONFIG": str(config)}
+
+    def run(*words: str) -> None:
+        line = timers.cron_line(timers.Job((*words, "upkeep"), variables, state)).removeprefix("* * * * * ")
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+        # Whatever a job says is sent by mail, each minute.
+        assert (done.stdout, done.stderr) == ("", "")
+
+    run(*PROGRAM)
+    run(*PROGRAM)
+    log = state / "upkeep.log"
+    assert [" cannot connect to the database" in line for line in log.read_text().splitlines()] == [True, True]
+    assert log.stat().st_mode & 0o777 == 0o600
+    before = _tree(tmp_path)
+    run("/nonexistent/claude-sessions")
+    assert _tree(tmp_path) == before
+    # A log that cannot be written keeps nobody from being kept.
+    log.unlink()
+    log.mkdir()
+    (state / "upkeep.json").unlink()
+    run(*PROGRAM)
+    assert rounds.last_run(state) is not None
+
+
 def test_upkeep_is_not_in_the_help(cli: Cli) -> None:
     shown = cli("--help").stdout
     assert "upkeep" not in shown and " install " in shown
@@ -336,6 +363,8 @@ def test_upkeep_gives_up_on_a_server_that_hangs(state: Path) -> None:
             "import sys; from claude_sessions_cli.commands import upkeep; upkeep.PATIENCE_S = 1;"
             " from claude_sessions_cli import cli; sys.argv = ['claude-sessions', 'upkeep']; cli.main()"
         )
+        state.mkdir()
+        (state / "upkeep.log").write_bytes(b"x" * (rounds.LOG_LIMIT + 1))
         begin = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -351,5 +380,6 @@ def test_upkeep_gives_up_on_a_server_that_hangs(state: Path) -> None:
     assert (done.returncode, done.stdout) == (6, "")
     assert "has not answered for 1 seconds" in done.stderr
     assert time.monotonic() - begin < 30
+    assert not (state / "upkeep.log").exists(), "nor does a run that gives up let the log grow"
     run = rounds.last_run(state)
     assert run is not None and run.error is not None

@@ -63,14 +63,15 @@ def test_markers_that_do_not_pair_are_left_to_a_person(before: str, block: str |
 def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> None:
     directory = tmp_path / "100% state's"
     directory.mkdir()
-    words = ("printf", "%s|%s\\n", "a b%c", 'it\'s "$HOME" `id`')
+    words = ("sh", "-c", 'printf "%s|%s|%s|%s" "$@" "$NAME" >said', "sh", "a b%c", 'it\'s "$HOME" `id`')
     made = Job(words, {"NAME": "50% of $HOME's"}, directory)
     minute, line = timers.cron_line(made).split(" * * * * ", 1)
     assert minute == "*"
     # What cron does before it gives the line to sh: the first bare percent sign would end it.
     assert "%" not in line.replace("\\%", "")
-    subprocess.run(["sh", "-c", line.replace("\\%", "%")], check=True)
-    assert made.log.read_text() == 'a b%c|it\'s "$HOME" `id`\n'
+    subprocess.run(["sh", "-c", line.replace("\\%", "%")], check=True, cwd=directory)
+    assert (directory / "said").read_text() == "a b%c|it's \"$HOME\" `id`|--log|50% of $HOME's"
+    assert [path.name for path in directory.iterdir()] == ["said"]
 
 
 def test_a_line_that_cron_would_cut_is_refused(tmp_path: Path) -> None:
