@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # claude-sessions in bash, from 3.2 on; printed by `claude-sessions shell-init bash`.
 # Off for a while: CLAUDE_SESSIONS_HOOK=0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
-if [[ $- == *i* ]]; then
+# Nothing in a restricted shell, which cannot start a thing without a word.
+if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
 
     __claude_sessions_program=(@PROGRAM@)
     __claude_sessions_states=@STATES@
@@ -51,6 +52,10 @@ if [[ $- == *i* ]]; then
         __claude_sessions_in=("$$")
         __claude_sessions_role=owner __claude_sessions_pid=$$ __claude_sessions_last=0 __claude_sessions_base=0
         __claude_sessions_line='' __claude_sessions_since='' __claude_sessions_item=''
+        if [[ $- == *r* ]]; then
+            __claude_sessions_role=nobody
+            return 0
+        fi
         if __claude_sessions_look "$$"; then
             __cs_own=$__cs_start
             __claude_sessions_name_tty "$__cs_device"
@@ -105,7 +110,7 @@ if [[ $- == *i* ]]; then
     # Run the program with these arguments behind the shell's back. A subshell, so that $! and the jobs stay; what it
     # starts outlives the terminal.
     __claude_sessions_call() {
-        [[ -x ${__claude_sessions_program[0]-} ]] || return 0
+        [[ -x ${__claude_sessions_program[0]-} && $- != *r* ]] || return 0
         (
             set +eu
             builtin trap '' HUP

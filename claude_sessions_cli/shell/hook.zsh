@@ -28,6 +28,11 @@ if [[ -o interactive ]]; then
         __claude_sessions_in=($$)
         typeset -g __claude_sessions_role=owner __claude_sessions_pid=$$ __claude_sessions_last=0
         typeset -g __claude_sessions_line= __claude_sessions_since= __claude_sessions_item=
+        # Nothing in a restricted shell, which cannot start a thing without a word.
+        if [[ -o restricted ]]; then
+            __claude_sessions_role=nobody
+            return 0
+        fi
         __claude_sessions_look $$ && own=$start
         if [[ $terminal != /dev/* || $device == 0 ]]; then
             __claude_sessions_role=nobody
@@ -70,7 +75,7 @@ if [[ -o interactive ]]; then
     # Run the program with these arguments behind the shell's back. A subshell, so that $! and the jobs stay; what it
     # starts outlives the terminal.
     __claude_sessions_call() {
-        [[ -x $__claude_sessions_program[1] ]] || return 0
+        [[ -x $__claude_sessions_program[1] && ! -o restricted ]] || return 0
         (
             # zsh would make it nicer, and complain where it may not, and would not let it ignore a hang-up.
             setopt no_bg_nice no_monitor posix_traps

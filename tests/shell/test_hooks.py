@@ -41,7 +41,7 @@ from shell.hooks import (
     type_end_of_input,
     type_exit,
 )
-from shell.terminal import SHELLS, WHOAMI, Tmux, until
+from shell.terminal import SHELLS, WHOAMI, Terminal, Tmux, until
 
 # -- how a shell begins and ends -------------------------------------------------------------------------------------
 
@@ -644,6 +644,55 @@ def test_in_a_shell_that_is_not_interactive_it_does_nothing(
     done = subprocess.run([name, *flags, "-c", f"{line}; echo on"], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("on\n", "")
     assert calls.all() == []
+
+
+RESTRICTED = {"bash": ("-r", "set -r"), "zsh": ("-r", "setopt restricted")}
+
+
+@each_posix_shell
+@pytest.mark.parametrize("how", ["option", "set later"])
+def test_in_a_restricted_shell_it_does_nothing(
+    stack: ExitStack, calls: Calls, states: Path, tmp_path: Path, name: str, how: str
+) -> None:
+    option, command = RESTRICTED[name]
+    rc = tmp_path / (".zshrc" if name == "zsh" else "rc")
+    rc.write_text(f"{PLAIN_PROMPT[name]}\n{hook(tmp_path, name, calls.program, 1)}\n")
+    words = [word.format(rc=rc) for word in STARTED_WITH[name]]
+    # It can send nothing to files, so that only what it shows tells of it.
+    opened = Terminal(tmp_path, [*words, *([option] if how == "option" else [])], {"ZDOTDIR": str(tmp_path)})
+    stack.callback(opened.close)
+    until(lambda: "ready> " in opened.seen(), "a prompt")
+    if how == "set later":
+        calls.wait(1)
+        opened.type(command)
+    before = len(calls.all())
+    for line in ("__claude_sessions_last=0", "echo $((40 + 1))", "echo $((40 + 2))"):
+        opened.type(line)
+    until(lambda: re.search(r"41\s.*42\s.*ready> ", opened.seen(), re.DOTALL), "the answers")
+    opened.type("exit")
+    opened.process.wait(10)
+    assert "restricted" not in opened.seen().replace(command, ""), opened.seen()
+    assert len(calls.all()) == before == (how == "set later")
+
+
+@only_bash
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_where_assignments_beside_commands_are_their_environment_nothing_is_printed(
+    window: Open, calls: Calls, states: Path, name: str, when: str
+) -> None:
+    opened = window(name, **{when: "set -k"})
+    calls.wait(1)
+    state_of(states, opened).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+    make_due(opened)
+    opened.do("true")
+    calls.wait(2)
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
+    assert opened.run("printenv CLAUDE_SESSIONS_PROMPT").out == "SD-1 12m\n"
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "beat", "end"]
+    assert len({call.environment for call in calls.all()}) == 1
+    assert "declare" not in opened.seen() and "PATH=" not in opened.seen(), opened.seen()
 
 
 # -- whose session it is ---------------------------------------------------------------------------------------------
