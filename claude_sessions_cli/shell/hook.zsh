@@ -13,7 +13,7 @@ if [[ -o interactive ]]; then
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
         local line=
-        { builtin read -r -d '' line </proc/$1/stat } 2>/dev/null || [[ -n $line ]] || return 1
+        { builtin read -r -d '' line </proc/$1/stat; } 2>/dev/null || [[ -n $line ]] || return 1
         name=${${line#*\(}%\)*}
         set -- ${(s: :)line##*\) }
         parent=$2 device=$5 start=${20}
@@ -66,7 +66,7 @@ if [[ -o interactive ]]; then
             export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             # Without a start in its name, this may be of an earlier process with this pid.
             if [[ -z $own && -s $__claude_sessions_state ]]; then
-                { : >|$__claude_sessions_state } 2>/dev/null || :
+                { : >|$__claude_sessions_state; } 2>/dev/null || :
             fi
         fi
         export CLAUDE_SESSIONS_PROMPT=

@@ -139,6 +139,17 @@ def test_options_that_change_the_language_change_nothing_here(
     assert not re.search("not found|error|bad|no match", opened.seen(), re.I), opened.seen()
 
 
+@only_zsh
+@pytest.mark.parametrize("options", ["setopt ignore_braces", "setopt ignore_close_braces", "emulate sh", "emulate ksh"])
+def test_whatever_zsh_emulates_it_can_read_the_hook(window: Open, calls: Calls, name: str, options: str) -> None:
+    opened = window(name, before=options)
+    calls.wait(1)
+    opened.type("exit")
+    opened.wait()
+    assert calls.kinds() == ["beat", "end"]
+    assert "error" not in opened.seen(), opened.seen()
+
+
 @each_shell
 def test_a_shell_that_becomes_another_is_still_the_session(
     window: Open, calls: Calls, tmp_path: Path, name: str
