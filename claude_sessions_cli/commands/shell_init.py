@@ -28,7 +28,8 @@ def shell_init(
     """Print the integration of a shell: eval "$(claude-sessions shell-init zsh)".
 
     The terminal registers itself, beats in the background while a person works in it, and ends with its shell. What it
-    holds is in $CLAUDE_SESSIONS_PROMPT. CLAUDE_SESSIONS_HOOK=0 turns it off; claude_sessions_unhook takes it away.
+    holds is in $CLAUDE_SESSIONS_PROMPT. CLAUDE_SESSIONS_HOOK=0 (set -g CLAUDE_SESSIONS_HOOK 0 in fish) turns it off;
+    claude_sessions_unhook takes it away.
     """
     if shell not in SHELLS:
         raise UsageError(f"no such shell: {shell[:40]!r}", f"a shell is one of {', '.join(SHELLS)}")

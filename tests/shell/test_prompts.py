@@ -90,6 +90,18 @@ def test_the_readmes_prompts_show_it_at_the_very_next_prompt(window: Open, state
 
 
 @each_shell
+def test_the_readmes_words_turn_it_off(window: Open, states: Path, name: str) -> None:
+    words = re.findall(r"`((?:set -g )?CLAUDE_SESSIONS_HOOK[= ]0)`", README)
+    [off] = [line for line in words if line.startswith("set") == (name == "fish")]
+    opened = window(name)
+    state_of(states, opened).write_text("lost 0 SD-AUTH-001 s\n")
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "LOST SD-AUTH-001"
+    opened.do(off)
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
+
+
+@each_shell
 def test_prompts_that_are_programs_find_it_in_their_environment(window: Open, states: Path, name: str) -> None:
     """starship is one."""
     opened = window(name)
