@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Annotated
+
+import typer
 
 from claude_sessions_cli import identity, options, state
 from claude_sessions_cli.errors import UsageError
@@ -13,14 +16,19 @@ app = options.new_app()
 
 
 @app.command()
-def prompt(pid: options.Pid = None) -> None:
+def prompt(
+    pid: Annotated[
+        str | None,
+        typer.Option("--pid", metavar="PID", help="The process that this session is, instead of detecting it."),
+    ] = None,
+) -> None:
     """Print what this terminal holds, for a prompt or a status line: `SD-AUTH-001 12m`, `LOST SD-AUTH-001` or nothing.
 
     Asks no database: it reads the small file that the commands of this session keep current. Always exits 0.
     """
     try:
-        anchor = identity.detect(os.environ, pid=pid).anchor
-    except UsageError:
+        anchor = identity.detect(os.environ, pid=None if pid is None else int(pid)).anchor
+    except (UsageError, ValueError):
         return  # a status line is no place for errors, and the shell that it was for may just have ended
     found = state.read(os.environ, anchor) if anchor else None
     segment = found.segment(time.time()) if found else ""

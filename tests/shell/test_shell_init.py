@@ -60,8 +60,12 @@ def test_shell_init_knows_three_shells(cli: Callable[..., subprocess.CompletedPr
     assert done.stderr == "claude-sessions: no such shell: 'tcsh' (a shell is one of bash, zsh, fish)\n"
 
 
+# A status line may not know any.
+NO_PIDS = [["--pid", text] for text in ("", "abc", "0", "-1", "1.5", "9" * 30, "9" * 5000, "#{pane_pid}")]
+
+
 def test_prompt_is_silent_where_there_is_nothing_to_show(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    for options in ([], ["--pid", "4194304"], ["--pid", str(os.getpid())]):
+    for options in ([], ["--pid", "4194304"], ["--pid", str(os.getpid())], *NO_PIDS):
         done = cli("prompt", *options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
