@@ -93,8 +93,8 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
     if found.dsn is not None and (others := _missing_variables(environ, found.dsn)):
         only = "has" if len(others) == 1 else "have"
         raise UsageError(f"{', '.join(others)} {only} a part in {found.dsn_source}, and a timer has none of it", hint)
-    if (home := environ.get("HOME")) and home != _home_of_user():
-        variables["HOME"] = home
+    # Of the user or not: a crontab may set another for its lines.
+    variables["HOME"] = str(Path(environ.get("HOME") or _home_of_user()).absolute())
     job = Job((*process.this_program(called), "upkeep"), variables, rounds.state_directory(environ))
     for text in (*job.words, *job.variables.values(), str(job.directory)):
         if not text.isprintable():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import plistlib
+import pwd
 import subprocess
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -209,6 +210,13 @@ def test_paths_mean_the_same_wherever_the_timer_starts(tmp_path: Path, monkeypat
         "HOME": str(tmp_path),
     }
     assert made.directory == tmp_path / "../state"
+
+
+@pytest.mark.parametrize("more", [{}, {"HOME": ""}, {"HOME": pwd.getpwuid(os.geteuid()).pw_dir}])
+def test_the_users_own_home_is_told_as_well(more: dict[str, str]) -> None:
+    made = timers.plan(more, PROGRAM, None)
+    assert made.variables["HOME"] == pwd.getpwuid(os.geteuid()).pw_dir
+    assert f" HOME={made.variables['HOME']} " in timers.cron_line(made)
 
 
 def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
