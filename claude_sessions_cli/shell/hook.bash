@@ -49,11 +49,11 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         local __cs_name __cs_parent __cs_device __cs_start __cs_tty __cs_own __cs_pid __cs_told __cs_hooked
         __cs_start='' __cs_tty='' __cs_own='' __cs_pid=$PPID __cs_told='' __cs_hooked=${CLAUDE_SESSIONS_SHELL-}
         # An array, since no shell inherits one: whatever `set -a` exports is what another shell was.
-        __claude_sessions_in=("$$")
-        __claude_sessions_role=owner __claude_sessions_pid=$$ __claude_sessions_last=0 __claude_sessions_base=0
+        __claude_sessions_role=(owner)
+        __claude_sessions_pid=$$ __claude_sessions_last=0 __claude_sessions_base=0
         __claude_sessions_line='' __claude_sessions_since='' __claude_sessions_item=''
         if [[ $- == *r* ]]; then
-            __claude_sessions_role=nobody
+            __claude_sessions_role=(nobody)
             return 0
         fi
         if __claude_sessions_look "$$"; then
@@ -63,7 +63,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             __cs_tty=$(command tty 2>/dev/null) || __cs_tty=
         fi
         if [[ -z $__cs_tty ]]; then
-            __claude_sessions_role=nobody
+            __claude_sessions_role=(nobody)
             return 0
         fi
         [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || __cs_told=${CLAUDE_SESSIONS_ANCHOR-}
@@ -71,9 +71,9 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         __cs_start=
         while ((__cs_pid > 0)) && __claude_sessions_look "$__cs_pid"; do
             if [[ $__cs_name == claude || $__cs_pid == "${CLAUDE_PID-}" || $__cs_told == *" $__cs_pid $__cs_start" ]]; then
-                __claude_sessions_role=guest
+                __claude_sessions_role=(guest)
             elif [[ $__cs_hooked == "$__cs_tty:$__cs_pid:$__cs_start" ]]; then
-                __claude_sessions_role=nested
+                __claude_sessions_role=(nested)
             else
                 __cs_pid=$__cs_parent __cs_start=
                 continue
@@ -86,12 +86,13 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             __cs_hooked=${__cs_hooked#"$__cs_tty":}
             __cs_hooked=${__cs_hooked%%:*}
             if [[ $__cs_hooked != "$$" ]] && builtin kill -0 "$__cs_hooked" 2>/dev/null; then
-                __claude_sessions_role=nested __claude_sessions_pid=$__cs_hooked
+                __claude_sessions_role=(nested) __claude_sessions_pid=$__cs_hooked
             fi
         fi
         __claude_sessions_tty=$__cs_tty
         __claude_sessions_name=$__cs_tty:$__claude_sessions_pid:$__cs_own
         __claude_sessions_state=$__claude_sessions_states/$__claude_sessions_pid${__cs_own:+-$__cs_own}
+        # shellcheck disable=SC2128
         if [[ $__claude_sessions_role == owner ]]; then
             CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             export CLAUDE_SESSIONS_SHELL
@@ -157,8 +158,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             CLAUDE_SESSIONS_PROMPT=
             return "$1"
         fi
-        # shellcheck disable=SC2128
-        [[ ${__claude_sessions_in-} == "$$" ]] || __claude_sessions_adopt
+        [[ -n ${__claude_sessions_role-} ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return "$1"
         local __cs_now __cs_line __cs_age
         __cs_now=${EPOCHSECONDS:-$((__claude_sessions_base + SECONDS))} __cs_line=
@@ -167,8 +167,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         fi
         [[ $__cs_line == "$__claude_sessions_line" ]] || __claude_sessions_parse
         if [[ -n $__claude_sessions_since ]]; then
-            __cs_age=$((__cs_now - __claude_sessions_since))
-            if ((__cs_age < 60)); then
+            if (((__cs_age = __cs_now - __claude_sessions_since) < 60)); then
                 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age < 0 ? 0 : __cs_age))s"
             elif ((__cs_age < 3600)); then
                 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 60))m"
@@ -191,9 +190,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
 
     __claude_sessions_at_the_end() {
         set -- "$?"
-        # shellcheck disable=SC2128
-        if [[ ${__claude_sessions_in-} == "$$" && $__claude_sessions_role == owner ]] &&
-            [[ ${CLAUDE_SESSIONS_HOOK-} != 0 && ${BASH_SUBSHELL-0} == 0 ]]; then
+        if [[ ${__claude_sessions_role-} == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 && ${BASH_SUBSHELL-0} == 0 ]]; then
             __claude_sessions_call release --end
         fi
         return "$1"
@@ -220,8 +217,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             __cs_now=${__cs_words[2]#"$__claude_sessions_at_exit"$'\n'}
             if [[ -n $__cs_now ]]; then builtin trap -- "$__cs_now" EXIT; else builtin trap - EXIT; fi
         fi
-        # shellcheck disable=SC2128
-        [[ ${__claude_sessions_in-} != "$$" || $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
+        [[ ${__claude_sessions_role-} != owner ]] || unset CLAUDE_SESSIONS_SHELL
         unset CLAUDE_SESSIONS_PROMPT
         for __cs_name in "${!__claude_sessions_@}"; do unset "$__cs_name"; done
         for __cs_name in look name_tty adopt call watch_exit parse at_each_prompt at_the_end; do

@@ -24,27 +24,27 @@ if [[ -o interactive ]]; then
     __claude_sessions_adopt() {
         local name= parent= device= start= own= pid=$PPID told= hooked=${CLAUDE_SESSIONS_SHELL-} terminal=${TTY-}
         # An array, since no shell inherits one: whatever all_export exports is what another shell was.
-        typeset -ga __claude_sessions_in
-        __claude_sessions_in=($$)
-        typeset -g __claude_sessions_role=owner __claude_sessions_pid=$$ __claude_sessions_last=0
+        typeset -ga __claude_sessions_role
+        __claude_sessions_role=(owner)
+        typeset -g __claude_sessions_pid=$$ __claude_sessions_last=0
         typeset -g __claude_sessions_line= __claude_sessions_since= __claude_sessions_item=
         # Nothing in a restricted shell, which cannot start a thing without a word.
         if [[ -o restricted ]]; then
-            __claude_sessions_role=nobody
+            __claude_sessions_role=(nobody)
             return 0
         fi
         __claude_sessions_look $$ && own=$start
         if [[ $terminal != /dev/* || $device == 0 ]]; then
-            __claude_sessions_role=nobody
+            __claude_sessions_role=(nobody)
             return 0
         fi
         [[ -z ${CLAUDE_SESSIONS_SESSION_ID-} ]] || told=${CLAUDE_SESSIONS_ANCHOR-}
         [[ $hooked == "$terminal":* ]] || hooked=
         while (( pid > 0 )) && __claude_sessions_look $pid; do
             if [[ $name == claude || $pid == "${CLAUDE_PID-}" || $told == *" $pid $start" ]]; then
-                __claude_sessions_role=guest
+                __claude_sessions_role=(guest)
             elif [[ $hooked == "$terminal:$pid:$start" ]]; then
-                __claude_sessions_role=nested
+                __claude_sessions_role=(nested)
             else
                 pid=$parent
                 continue
@@ -56,7 +56,7 @@ if [[ -o interactive ]]; then
             # No /proc: a shell of this terminal that still lives is above.
             hooked=${${hooked#"$terminal":}%%:*}
             if [[ $hooked != $$ ]] && builtin kill -0 $hooked 2>/dev/null; then
-                __claude_sessions_role=nested __claude_sessions_pid=$hooked
+                __claude_sessions_role=(nested) __claude_sessions_pid=$hooked
             fi
         fi
         typeset -g __claude_sessions_tty=$terminal
@@ -110,7 +110,7 @@ if [[ -o interactive ]]; then
             typeset -g CLAUDE_SESSIONS_PROMPT=
             return 0
         fi
-        [[ "${__claude_sessions_in-}" == $$ ]] || __claude_sessions_adopt
+        [[ -n ${__claude_sessions_role-} ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return 0
         local now=${(%)__claude_sessions_clock} line=
         local -i age
@@ -118,10 +118,9 @@ if [[ -o interactive ]]; then
         [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]] && line=$(<$__claude_sessions_state)
         [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
         if [[ -n $__claude_sessions_since ]]; then
-            # A trap on errors would take an age of 0 for one.
-            (( age = now - __claude_sessions_since, age = age < 0 ? 0 : age )) || :
-            if (( age < 60 )); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item ${age}s"
+            # In a condition: elsewhere a trap on errors would take an age of 0 for one.
+            if (( (age = now - __claude_sessions_since) < 60 )); then
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age < 0 ? 0 : age ))s"
             elif (( age < 3600 )); then
                 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 60 ))m"
             elif (( age < 86400 )); then
@@ -132,8 +131,8 @@ if [[ -o interactive ]]; then
         else
             CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item
         fi
-        (( age = now - __claude_sessions_last )) || :
-        if (( age < 0 || age >= __claude_sessions_every )) && [[ $__claude_sessions_role != guest ]]; then
+        if (( now < __claude_sessions_last || now >= __claude_sessions_last + __claude_sessions_every )) &&
+            [[ $__claude_sessions_role != guest ]]; then
             typeset -g __claude_sessions_last=$now
             __claude_sessions_call heartbeat --register
         fi
@@ -144,8 +143,7 @@ if [[ -o interactive ]]; then
         emulate -L zsh
         setopt no_err_exit no_err_return
         # This is called in subshells that call exit as well.
-        if [[ $ZSH_SUBSHELL == 0 && "${__claude_sessions_in-}" == $$ && $__claude_sessions_role == owner &&
-            ${CLAUDE_SESSIONS_HOOK-} != 0 ]]; then
+        if [[ $ZSH_SUBSHELL == 0 && ${__claude_sessions_role-} == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 ]]; then
             __claude_sessions_call release --end
         fi
         return 0
@@ -155,7 +153,7 @@ if [[ -o interactive ]]; then
         emulate -L zsh
         precmd_functions=(${precmd_functions:#__claude_sessions_prompt})
         zshexit_functions=(${zshexit_functions:#__claude_sessions_exit})
-        [[ "${__claude_sessions_in-}" != $$ || $__claude_sessions_role != owner ]] || unset CLAUDE_SESSIONS_SHELL
+        [[ ${__claude_sessions_role-} != owner ]] || unset CLAUDE_SESSIONS_SHELL
         unset CLAUDE_SESSIONS_PROMPT
         unset -m '__claude_sessions_*'
         unfunction -m '__claude_sessions_*'
