@@ -306,6 +306,7 @@ def test_what_is_no_cluster_of_ours_stays_as_it_is(home: Path, damage: Callable[
     assert snapshot(home) == before
 
 
+@pytest.mark.faults
 def test_starter_killed_in_initdb_leaves_nothing_that_is_taken_for_a_cluster(home: Path) -> None:
     with subprocess.Popen(command(ENSURE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as starter:
         wait_for((home / "postgres.new" / "PG_VERSION").exists)
@@ -316,6 +317,7 @@ def test_starter_killed_in_initdb_leaves_nothing_that_is_taken_for_a_cluster(hom
     assert not (home / "postgres.new").exists()
 
 
+@pytest.mark.faults
 def test_interrupt_in_initdb_leaves_no_cluster(home: Path) -> None:
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command(ENSURE), start_new_session=True, stdout=quiet, stderr=quiet) as starter:

@@ -41,7 +41,7 @@ def shows(opened: Window, pattern: str) -> bool:
     return re.fullmatch(pattern, opened.ask("$CLAUDE_SESSIONS_PROMPT")) is not None
 
 
-@each_shell
+@each_shell_at_length
 def test_a_terminals_life_on_a_real_database(
     real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
 ) -> None:
