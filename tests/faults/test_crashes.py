@@ -215,8 +215,9 @@ def test_a_reaper_stopped_with_its_rows_locked_holds_up_no_other_reaper(watch: W
     _lapsed(watch, rival)
     with racing.workers(1) as [victim]:
         victim.expect("connect", dsn=as_victim(watch.dsn))
-        # Before the COMMIT of its second transaction: three to list, one to begin, one for all sessions.
-        victim.expect("arm", statement=6, kind="stop")
+        # Before the COMMIT of its third transaction: three for heartbeats in the future, three to list, one to begin,
+        # one for all sessions.
+        victim.expect("arm", statement=9, kind="stop")
         victim.send("reap", session="victim")
         victim.wait_until_stopped()
         assert rival.expect("reap")["changed"] == []
