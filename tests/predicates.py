@@ -116,6 +116,7 @@ TOLD_BY_TEXT = (
     "test_check_looks_at_nothing_but_the_tools_own_objects_and_tells_more_in_order",
     "test_the_shipped_catalog_is_what_the_files_make",
     "test_check_finds_what_differs",
+    "test_apply_makes_what_is_missing_and_alters_nothing",
     "test_check_says_the_same_in_json",
     "test_apply_brings_back_a_trigger_that_is_missing",
     "test_every_file_runs_twice_under_plain_psql",

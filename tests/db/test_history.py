@@ -84,6 +84,26 @@ def test_what_another_program_ends_is_not_told_with_the_reason_of_an_earlier_ter
     assert [term[2] for term in _terms(full_table, "a")] == ["completed", "released", "completed"]
 
 
+def test_another_program_may_say_why_it_ends_a_term(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    reason = "jsonb_set(metadata, '{claude_sessions_cli,release_reason}', '\"handover\"')"
+    full_table.execute(f"UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL, metadata = {reason}")
+    assert [term[2] for term in _terms(full_table, "a")] == ["handover"]
+
+
+def test_a_release_without_a_reason_is_told_as_such(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    sessions.release(full_table.database, make_caller("a"))
+    assert _terms(full_table, "SD-1") == [("SD-1", "a", "released", "a")]
+
+
+def test_a_loss_of_another_item_is_not_how_a_term_ended(full_table: Table) -> None:
+    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    loss = """'{"claude_sessions_cli": {"tombstone": {"sd_id": "SD-2", "reason": "forced", "note": "n", "by": "b"}}}'"""
+    full_table.execute(f"UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL, metadata = {loss}")
+    assert _terms(full_table, "SD-1") == [("SD-1", "a", "released", None)]
+
+
 def test_what_another_program_ends_is_not_told_with_an_earlier_loss(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     sessions.claim(full_table.database, make_caller("b"), "SD-1", force_reason="urgent")
