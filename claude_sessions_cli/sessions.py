@@ -1,4 +1,4 @@
-"""The operations on sessions: claim, heartbeat, release, list. No printing, no argv, one transaction each."""
+"""The operations of a session: claim, heartbeat, release. No printing, no argv, one transaction each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from claude_sessions_cli.model import (
     ClaimResult,
     HeartbeatResult,
     JudgedSession,
-    Listing,
     Liveness,
     ReleaseResult,
     Session,
@@ -405,43 +404,6 @@ def _is_itself(tx: Transaction, caller: Caller) -> bool:
     session, identity = Session(**row), caller.identity
     recorded = (session.own.get("process"), session.hostname, session.own.get("cwd"))
     return recorded == (identity.process_record, identity.host.hostname, identity.cwd)
-
-
-def list_sessions(
-    database: Database,
-    caller: Caller,
-    *,
-    sd_ids: Sequence[str] = (),
-    all_statuses: bool = False,
-    statuses: Sequence[str] = (),
-    tracks: Sequence[str] = (),
-    hostname: str | None = None,
-    codebase: str | None = None,
-    session_id: str | None = None,
-    limit: int | None = None,
-) -> Listing:
-    """Return the sessions that fit every filter given, holders first; live ones unless statuses are named."""
-    rows = database.transact(
-        lambda tx: tx.all(
-            "list_sessions",
-            all_statuses=all_statuses or bool(statuses),
-            sd_ids=list(sd_ids) or None,
-            statuses=list(statuses) or None,
-            tracks=list(tracks) or None,
-            hostname=hostname,
-            codebase=codebase,
-            session_id=session_id,
-            row_limit=limit,
-            now=caller.now,
-        ),
-        writes=False,
-    )
-    total = rows[0]["total"] if rows else 0
-    return Listing([caller.judge(_without_total(row)) for row in rows], total)
-
-
-def _without_total(row: Row) -> Session:
-    return Session(**{key: value for key, value in row.items() if key != "total"})
 
 
 def expect(row: T | None) -> T:

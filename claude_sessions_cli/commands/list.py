@@ -65,14 +65,14 @@ def list_(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, required=mine)
 
-    from claude_sessions_cli import render, sessions, views
+    from claude_sessions_cli import listing, render, sessions, views
 
     sd_ids = [sessions.check_work_item(item) for item in sd or ()]
     output = render.Output("list", json, quiet)
     with invocation.open_database(settings, output) as database:
 
         def find() -> Listing:
-            return sessions.list_sessions(
+            return listing.list_sessions(
                 database,
                 caller,
                 sd_ids=sd_ids,
@@ -88,16 +88,16 @@ def list_(
         if watch:
             output.watch(lambda: _cells_of(find()), interval or WATCH_EVERY_S)
             return
-        listing = find()
-    output.table(views.listing_data(listing), views.listing_rows(listing), "no sessions")
-    if listing.total > len(listing.sessions):
-        output.note(f"{listing.total - len(listing.sessions)} more")
+        found = find()
+    output.table(views.listing_data(found), views.listing_rows(found), "no sessions")
+    if found.total > len(found.sessions):
+        output.note(f"{found.total - len(found.sessions)} more")
 
 
-def _cells_of(listing: Listing) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+def _cells_of(found: Listing) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
     from claude_sessions_cli import views
 
-    return views.listing_data(listing), views.listing_rows(listing)
+    return views.listing_data(found), views.listing_rows(found)
 
 
 def _check_words(option: str, given: list[str] | None, allowed: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import process, sessions
+from claude_sessions_cli import listing, process, sessions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -20,9 +20,9 @@ def at(minutes: float) -> datetime:
 
 
 def _shown(table: Table, minutes: float = 0, who: str | None = None, **filters: Any) -> dict[str, str]:
-    listing = sessions.list_sessions(table.database, make_caller(who, now=at(minutes)), **filters)
-    assert listing.total == len(listing.sessions)
-    return {seen.session.session_id: seen.label.value for seen in listing.sessions}
+    found = listing.list_sessions(table.database, make_caller(who, now=at(minutes)), **filters)
+    assert found.total == len(found.sessions)
+    return {seen.session.session_id: seen.label.value for seen in found.sessions}
 
 
 def test_each_session_has_the_first_label_that_fits(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
@@ -84,9 +84,9 @@ def test_filters_are_combined(table: Table) -> None:
 def test_a_limit_says_how_many_there_are(table: Table) -> None:
     for number in range(5):
         table.insert(f"s-{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
-    listing = sessions.list_sessions(table.database, make_caller(None), limit=2)
-    assert [seen.session.sd_id for seen in listing.sessions] == ["SD-0", "SD-1"]
-    assert listing.total == 5
+    found = listing.list_sessions(table.database, make_caller(None), limit=2)
+    assert [seen.session.sd_id for seen in found.sessions] == ["SD-0", "SD-1"]
+    assert found.total == 5
 
 
 def test_holders_come_first(table: Table) -> None:
@@ -110,5 +110,5 @@ def test_the_time_left_honours_what_the_holder_recorded(table: Table, own: dict[
     from psycopg.types.json import Jsonb
 
     table.insert("a", status="active", heartbeat_at=NOON, metadata=Jsonb({"claude_sessions_cli": own}))
-    listing = sessions.list_sessions(table.database, make_caller(None, now=NOON))
-    assert listing.sessions[0].expires_in_s == expires
+    found = listing.list_sessions(table.database, make_caller(None, now=NOON))
+    assert found.sessions[0].expires_in_s == expires

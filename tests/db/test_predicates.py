@@ -16,7 +16,7 @@ import pytest
 from conftest import Server, Table, make_caller
 from psycopg.types.json import Jsonb
 
-from claude_sessions_cli import database, history, leases, process, queries, reaping, schema, sessions
+from claude_sessions_cli import database, history, leases, listing, process, queries, reaping, schema, sessions
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, Unreachable
 
@@ -746,7 +746,7 @@ def test_the_session_that_is_meant_is_among_the_few_that_are_found(table: Table)
 
 
 def _listed(table: Table, **filters: Any) -> list[str]:
-    found = sessions.list_sessions(table.database, make_caller(None), **filters).sessions
+    found = listing.list_sessions(table.database, make_caller(None), **filters).sessions
     return [seen.session.session_id for seen in found]
 
 

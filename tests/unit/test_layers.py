@@ -14,7 +14,7 @@ LAYERS = [
     {"settings", "identity", "state", "renewing", "crontab", "rounds"},
     {"caller", "cluster", "running", "timers"},
     {"database"},
-    {"sessions", "history", "schema", "embedded"},
+    {"sessions", "listing", "history", "schema", "embedded"},
     {"reaping", "leases"},
     {"keeping", "completing"},
     {"views"},
