@@ -48,16 +48,16 @@ def _run(*argv: str) -> None:
 
 
 def _draw() -> None:
-    from claude_sessions_cli import database, embedded, render, sessions, views
+    from claude_sessions_cli import database, embedded, listing, render, views
     from claude_sessions_cli.commands import invocation
 
     caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")
     with database.connect(embedded.dsn(), "the embedded server") as connection:
-        listing = sessions.list_sessions(connection, caller)
+        found = listing.list_sessions(connection, caller)
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=118, file=nowhere, force_terminal=True)
         console.print("[bold]$[/bold] claude-sessions list")
-        console.print(render.rich_table(views.listing_rows(listing)))
+        console.print(render.rich_table(views.listing_rows(found)))
     svg = console.export_svg(title="claude-sessions")
     # A picture must not load fonts from elsewhere.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
