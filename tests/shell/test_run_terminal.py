@@ -228,7 +228,8 @@ def test_closing_the_window_ends_the_command_and_gives_the_claim_back(bench: Ben
 
 def test_a_program_that_has_a_window_for_itself_is_not_stopped_for_good(bench: Bench) -> None:
     ready = bench.file()
-    text = "echo ready; echo $$ >{0}; kill -TSTP $$; read -r line; exit 5"
+    # It says that it is there once it goes on: while it is stopped, the wrapper has the terminal.
+    text = "kill -TSTP $$; echo ready; echo $$ >{0}; read -r line; exit 5"
     window = bench.window("", argv=[*PROGRAM, "run", "SD-1", "--", *words(text, ready)])
     child = read_pid(ready)
     assert window.foreground == child
