@@ -13,9 +13,11 @@ from claude_sessions_cli import process
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable, UsageError
-from claude_sessions_cli.model import PARK_LIMIT_S, ClaimResult, JudgedSession, Session, time_of
+from claude_sessions_cli.losses import lost_to
+from claude_sessions_cli.model import PARK_LIMIT_S, ClaimResult, JudgedSession, Session
 from claude_sessions_cli.process import Host
-from claude_sessions_cli.sessions import check_work_item, expect, lost_to
+from claude_sessions_cli.sessions import check_work_item, expect
+from claude_sessions_cli.times import time_of
 
 # Polling is the truth, and a notification only ends a pause early. Jittered, so that waiters do not fall into step.
 POLL_S = (0.5, 1.5)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from claude_sessions_cli.times import EPOCH, fence_of, to_fence, to_time, utc
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -16,9 +18,6 @@ STATUSES = ("active", "idle", "stale", "released")
 PARK_LIMIT_S = 45 * 60
 # A recorded stale_after above this is not believed: it would hold an item for good.
 STALE_AFTER_LIMIT_S = 7 * 24 * 3600
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# Where other programs wrote a later time, infinity above all, it is no fence that a next term could exceed.
-FENCE_LIMIT = (datetime(9999, 1, 1, tzinfo=timezone.utc) - EPOCH) // timedelta(microseconds=1)
 
 SILENT = "silent"
 # Silent until the session had ended: what was kept for it is kept no more.
@@ -161,19 +160,19 @@ class Session:
         by, track, note = part.get("by"), part.get("track"), part.get("note")
         return Tombstone(
             sd_id=part["sd_id"],
-            fence=_fence(part.get("fence")),
-            at=_timestamp(part.get("at")),
+            fence=to_fence(part.get("fence")),
+            at=to_time(part.get("at")),
             reason=str(part.get("reason")),
             by=by if isinstance(by, str) else None,
             track=track if track in TRACKS else None,
             note=note if isinstance(note, str) else None,
-            new_fence=_fence(part.get("new_fence")),
+            new_fence=to_fence(part.get("new_fence")),
         )
 
     @property
     def parked_until(self) -> datetime | None:
         """Until when silence is declared, never later than 45 minutes after the heartbeat that declared it."""
-        until = _timestamp(self.own.get("parked_until"))
+        until = to_time(self.own.get("parked_until"))
         if until is None:
             return None
         limit = min(self.last_sign, self.server_now) + timedelta(seconds=PARK_LIMIT_S)
@@ -295,52 +294,6 @@ class Listing:
     total: int
 
 
-def fence_of(claimed_at: datetime | None) -> int | None:
-    """Return a claim's fence.
-
-    >>> fence_of(datetime(2026, 1, 1, tzinfo=timezone.utc))
-    1767225600000000
-    """
-    if claimed_at is None:
-        return None
-    fence = (claimed_at - EPOCH) // timedelta(microseconds=1)
-    return fence if fence <= FENCE_LIMIT else None
-
-
-def time_of(fence: int | None) -> datetime | None:
-    """Return the `claimed_at` of a fence."""
-    return None if fence is None else EPOCH + timedelta(microseconds=fence)
-
-
-def utc(moment: datetime) -> str:
-    """Return a time in UTC, ISO 8601.
-
-    >>> utc(datetime(2026, 1, 1, tzinfo=timezone.utc))
-    '2026-01-01T00:00:00Z'
-    """
-    if moment.year in (1, 9999):  # the database's infinities, which no zone can shift
-        return moment.replace(tzinfo=None).isoformat() + "Z"
-    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
-
-
-def format_age(seconds: float | None) -> str:
-    """Return an age as a person says it.
-
-    >>> format_age(42), format_age(900), format_age(5400), format_age(200_000)
-    ('42s', '15m', '1h30m', '2d7h')
-    """
-    if seconds is None:
-        return "-"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600}h"
-
-
 def _process_record(part: object, pid: int | None = None) -> ProcessRecord | None:
     if not isinstance(part, dict):
         return None
@@ -349,18 +302,3 @@ def _process_record(part: object, pid: int | None = None) -> ProcessRecord | Non
     if isinstance(pid, int) and isinstance(start, str) and isinstance(boot_id, str) and isinstance(pid_ns, str):
         return ProcessRecord(pid, start, boot_id, pid_ns)
     return None
-
-
-def _fence(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 <= value <= FENCE_LIMIT else None
-
-
-def _timestamp(value: object) -> datetime | None:
-    # Python 3.10 does not read the Z of other programs.
-    if not isinstance(value, str):
-        return None
-    try:
-        parsed = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)

@@ -10,16 +10,9 @@ from typing import Any
 
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.model import (
-    MAX_AGE,
-    PROCESS_GONE,
-    SILENT,
-    JudgedSession,
-    Liveness,
-    Session,
-    format_age,
-)
-from claude_sessions_cli.sessions import bury
+from claude_sessions_cli.losses import bury
+from claude_sessions_cli.model import MAX_AGE, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session
+from claude_sessions_cli.times import format_age
 
 STALE_FOR = timedelta(days=1)
 # Sessions changed in one transaction, so that a million rows neither hold their locks together nor fail together.

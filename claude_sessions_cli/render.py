@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from claude_sessions_cli.errors import HeldByAnother, SessionsError
 from claude_sessions_cli.model import Label
-from claude_sessions_cli.views import align, clean, clean_lines, json_value, session_data
+from claude_sessions_cli.text import align, clean, clean_lines
+from claude_sessions_cli.views import json_value, session_data
 
 if TYPE_CHECKING:
     from rich.table import Table

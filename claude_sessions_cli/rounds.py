@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from claude_sessions_cli import atomic
+
 LOG_LIMIT = 1 << 20
 
 
@@ -74,7 +76,7 @@ def record_run(directory: Path, error: str | None) -> None:
     stamp = directory / "upkeep.json"
     text = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "error": error}) + "\n"
     with suppress(OSError):  # a full disk must not keep sessions from being kept
-        replace(stamp, text.encode())
+        atomic.write(stamp, text.encode())
 
 
 def last_run(directory: Path) -> LastRun | None:
@@ -84,17 +86,3 @@ def last_run(directory: Path) -> LastRun | None:
         return LastRun(datetime.fromisoformat(stamp["at"]), stamp["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def replace(path: Path, text: bytes, mode: int = 0o600) -> None:
-    """Write a file at once and whole, or leave it as it is. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with os.fdopen(number, "wb") as file:
-            file.write(text)
-        beside.replace(path)
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        raise

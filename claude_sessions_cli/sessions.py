@@ -11,6 +11,7 @@ from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import ClaimConflict, Database, Row, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.identity import check_session_id, shorten
+from claude_sessions_cli.losses import bury, held_by, named_by_history
 from claude_sessions_cli.model import (
     FORCED,
     PROCESS_GONE,
@@ -24,10 +25,8 @@ from claude_sessions_cli.model import (
     ReleaseResult,
     Session,
     Tombstone,
-    fence_of,
-    format_age,
-    time_of,
 )
+from claude_sessions_cli.times import fence_of, time_of
 
 SD_ID_LIMIT = 256
 
@@ -165,39 +164,6 @@ def _evict(tx: Transaction, caller: Caller, holder: JudgedSession, force_reason:
     _clear(tx, caller, session, status, tombstone=bury(session, reason, by=caller.session_id, note=note))
 
 
-def bury(session: Session, reason: str, *, by: str | None = None, note: str | None = None) -> dict[str, Any] | None:
-    """Return the tombstone of the claim that a session loses now; an earlier one stands where it holds nothing."""
-    if session.sd_id is None:
-        return session.tombstone.as_metadata() if session.tombstone else None
-    return Tombstone(session.sd_id, session.fence, session.server_now, reason, by, session.track, note).as_metadata()
-
-
-def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnother:
-    """Return the error of a caller that wants what `holder` holds: who, where, since when, and what to do next.
-
-    `lost` is what the caller is to be told of its own loss with it.
-    """
-    session = holder.session
-    facts = {"host": session.hostname, "tty": session.tty, "pid": session.pid, "codebase": session.codebase}
-    where = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
-    since = f" for {format_age(session.claim_age_s)}" if session.claimed_at else ""
-    return HeldByAnother(
-        f"{session.sd_id} is held by {session.session_id}{f' ({where})' if where else ''}{since},"
-        f" last heartbeat {format_age(session.heartbeat_age_s)} ago{f'; this session {lost.story}' if lost else ''}",
-        f"look: claude-sessions list {session.sd_id}; take it all the same: add --force --reason WHY",
-        holder,
-    )
-
-
-def lost_to(tombstone: Tombstone) -> NotHeld:
-    """Return the error of a session whose claim is gone."""
-    error = NotHeld(
-        f"this session {tombstone.story}", "claim it again, or acknowledge the loss: claude-sessions release"
-    )
-    error.lost_item = tombstone.sd_id
-    return error
-
-
 def heartbeat(
     database: Database, caller: Caller, *, register: bool = False, if_older_than: float | None = None
 ) -> HeartbeatResult:
@@ -276,7 +242,7 @@ def _restore(tx: Transaction, caller: Caller, mine: Session, others: Sequence[Se
     lost = mine.tombstone
     holder = next((other for other in others if other.holds and other.sd_id == item), None)
     if holder is None and mine.sd_id is None and lost is not None:
-        lost = _named_by_history(tx, lost)
+        lost = named_by_history(tx, lost)
     if holder is None and (lost is None or lost.restorable):
         taken = _take(tx, caller, mine, others, item, mine.track or (lost.track if lost else None))
         return HeartbeatResult("restored" if lost else "renewed", caller.judge(taken), lost)
@@ -287,15 +253,6 @@ def _restore(tx: Transaction, caller: Caller, mine: Session, others: Sequence[Se
         if mine.sd_id is not None:
             mine = _clear(tx, caller, mine, "idle", tombstone=lost.as_metadata())
     return _revive(tx, caller, mine, lost)
-
-
-def _named_by_history(tx: Transaction, lost: Tombstone) -> Tombstone:
-    """Return a tombstone with the successor that did not write itself into it: another program, gone by now."""
-    latest = tx.one("read_fence_floor", sd_id=lost.sd_id) if tx.has_history else None
-    since = lost.fence or fence_of(lost.at)
-    if latest is None or since is None or (fence := fence_of(latest["claimed_at"])) is None or fence <= since:
-        return lost
-    return replace(lost, by=latest["session_id"], new_fence=fence)
 
 
 def _revive(tx: Transaction, caller: Caller, mine: Session, lost: Tombstone | None) -> HeartbeatResult:

@@ -15,8 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_sessions_cli.model import Session, format_age
+from claude_sessions_cli import atomic
+from claude_sessions_cli.model import Session
 from claude_sessions_cli.process import Process
+from claude_sessions_cli.times import format_age
 
 HELD, LOST, NOTHING = "held", "lost", "none"
 # Anything else might be read as more than text by a shell that expands its prompt.
@@ -92,29 +94,17 @@ def write(environ: Mapping[str, str], anchor: Process, state: State) -> None:
     path = file_of(environ, anchor)
     if path is None:
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    line = f"{state.kind} {state.since} {state.item} {state.session_id}\n"
+    line = f"{state.kind} {state.since} {state.item} {state.session_id}\n".encode("ascii")
     try:
-        _write_new(beside, line)
-        beside.replace(path)
+        try:
+            atomic.write(path, line)
+        except FileNotFoundError:
+            _make_private(path.parent)
+            atomic.write(path, line)
     except OSError:
         # What was true before is a lie now.
-        for leftover in (beside, path):
-            with suppress(OSError):
-                leftover.unlink()
-
-
-def _write_new(path: Path, line: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    try:
-        number = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        _make_private(path.parent)
-        number = os.open(path, flags, 0o600)
-    try:
-        os.write(number, line.encode("ascii"))
-    finally:
-        os.close(number)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _make_private(place: Path) -> None:

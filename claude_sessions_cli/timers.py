@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from claude_sessions_cli import crontab, process, rounds, settings
+from claude_sessions_cli import atomic, crontab, process, rounds, settings
 from claude_sessions_cli.errors import UsageError
 
 KINDS = ("cron", "systemd", "launchd")
@@ -281,7 +281,7 @@ def _install_files(kind: str, files: list[tuple[Path, bytes]], commands: list[li
     for path, text in files:
         if path in changed:
             path.parent.mkdir(parents=True, exist_ok=True)
-            rounds.replace(path, text, 0o644)
+            atomic.write(path, text, 0o644)
     failure = _run(commands)
     note = f"{failure}; it is installed, but runs only after: {shlex.join(commands[-1])}" if failure else None
     return TimerResult(kind, outcome, False, writes, note)

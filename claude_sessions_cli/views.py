@@ -19,10 +19,9 @@ from claude_sessions_cli.model import (
     ReleaseResult,
     Session,
     Tombstone,
-    fence_of,
-    format_age,
-    utc,
 )
+from claude_sessions_cli.text import align, clean
+from claude_sessions_cli.times import fence_of, format_age, utc
 
 if TYPE_CHECKING:
     from claude_sessions_cli.embedded import Status
@@ -34,42 +33,6 @@ if TYPE_CHECKING:
     from claude_sessions_cli.timers import TimerResult
 
 NOT_A_COLUMN = ("server_now", "row_version")
-
-
-def clean(text: str) -> str:
-    """Return text as one line without control characters.
-
-    >>> clean("a\\x1b[31mb\\nc")
-    'a[31mb c'
-    """
-    return "".join(character for character in text.replace("\n", " ") if character.isprintable())
-
-
-def clean_lines(text: str) -> str:
-    """Return text without control characters other than the ends of its lines."""
-    return "".join(clean(line) + "\n" for line in text.splitlines())
-
-
-def cut(line: str, columns: int) -> str:
-    """Return as much of a line as fits into so many columns of a terminal.
-
-    >>> cut("SD-AUTH-001", 8), cut("SD-1", 8), cut("漢字", 3)
-    ('SD-AUTH…', 'SD-1', '漢…')
-    """
-    import unicodedata  # for few commands
-
-    def width(character: str) -> int:
-        if unicodedata.combining(character):
-            return 0
-        return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-    widths = [width(character) for character in line]
-    if sum(widths) <= columns:
-        return line
-    kept = 0
-    while kept < len(line) and sum(widths[: kept + 1]) < columns:
-        kept += 1
-    return line[:kept] + "…"
 
 
 def claim_data(result: ClaimResult) -> dict[str, Any]:
@@ -410,11 +373,3 @@ def _verdict_line(verdict: ReapVerdict, word: str) -> str:
         facts.append(f"parked until {evidence['parked_until']}")
     held = f" {evidence['sd_id']}" if evidence.get("sd_id") else ""
     return f"{word} {verdict.session.session.session_id}{held}: {verdict.reason} ({', '.join(facts)})"
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines whose columns stand below each other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows
-    )

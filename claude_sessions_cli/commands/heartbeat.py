@@ -60,7 +60,7 @@ def heartbeat(
         return
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import render, sessions, views
+    from claude_sessions_cli import losses, render, sessions, views
 
     output = render.Output("heartbeat", json, quiet)
     with invocation.open_database(settings, output) as database:
@@ -69,7 +69,7 @@ def heartbeat(
     if result.outcome == "registered":
         state.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:
-        lost = sessions.lost_to(result.tombstone)
+        lost = losses.lost_to(result.tombstone)
         lost.data = views.heartbeat_data(result)
         raise lost
     output.result(views.heartbeat_data(result), lambda: views.heartbeat_text(result))

@@ -29,7 +29,7 @@ def park(
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
     from claude_sessions_cli import leases, render, views
-    from claude_sessions_cli.model import utc
+    from claude_sessions_cli.times import utc
 
     output = render.Output("park", json, quiet)
     with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):

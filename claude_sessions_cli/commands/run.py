@@ -26,7 +26,7 @@ from claude_sessions_cli.errors import (
     UsageError,
 )
 from claude_sessions_cli.model import PROCESS_GONE, SILENT, Liveness
-from claude_sessions_cli.views import clean
+from claude_sessions_cli.text import clean
 
 if TYPE_CHECKING:
     from claude_sessions_cli.caller import Caller

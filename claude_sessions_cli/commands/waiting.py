@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.model import ClaimResult
-from claude_sessions_cli.views import clean, cut
+from claude_sessions_cli.text import clean, cut
 
 if TYPE_CHECKING:
     from claude_sessions_cli.caller import Caller

@@ -12,7 +12,7 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import process, reaping, sessions
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
-from claude_sessions_cli.model import fence_of
+from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 

@@ -11,7 +11,7 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import database, history, queries, reaping, sessions
 from claude_sessions_cli.errors import NotHeld, SchemaMismatch
-from claude_sessions_cli.model import fence_of
+from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 

@@ -12,7 +12,8 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import leases, reaping, sessions
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
-from claude_sessions_cli.model import ClaimResult, fence_of
+from claude_sessions_cli.model import ClaimResult
+from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 

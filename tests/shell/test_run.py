@@ -16,7 +16,7 @@ import pytest
 from conftest import Table, make_caller
 
 from claude_sessions_cli import process, reaping, sessions
-from claude_sessions_cli.model import fence_of
+from claude_sessions_cli.times import fence_of
 from shell.runs import (
     FAST,
     PROGRAM,

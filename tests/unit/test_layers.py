@@ -8,12 +8,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "claude_sessions_cli"
 LAYERS = [
     {"__init__"},
+    {"times", "text", "atomic"},
     {"model", "errors"},
     {"process"},
     {"queries"},
     {"settings", "identity", "state", "renewing", "crontab", "rounds"},
     {"caller", "cluster", "running", "timers"},
     {"database"},
+    {"losses"},
     {"sessions", "listing", "history", "schema", "embedded"},
     {"reaping", "leases"},
     {"keeping", "completing"},
