@@ -11,7 +11,7 @@ import pytest
 import claude_sessions_cli
 
 PACKAGE = Path(claude_sessions_cli.__file__).parent
-WITH_EXAMPLES = sorted(path.stem for path in PACKAGE.glob("*.py") if ">>> " in path.read_text())
+WITH_EXAMPLES = sorted(path.stem for path in PACKAGE.glob("*.py") if "    >>> " in path.read_text())
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
