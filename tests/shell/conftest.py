@@ -70,7 +70,9 @@ def window(stack: ExitStack, tmp_path: Path, states: Path, calls: Calls) -> Open
 def real(stack: ExitStack, tmp_path: Path, states: Path) -> Open:
     """Return a function that opens a window whose shell is hooked to the real program on the database of `dsn`."""
 
-    def start(name: str, dsn: str, every: float = 1, before: str = "", more: dict[str, str] | None = None) -> Window:
+    def start(
+        name: str, dsn: str, every: float = NEVER, before: str = "", more: dict[str, str] | None = None
+    ) -> Window:
         kept = {name: value for name, value in os.environ.items() if name in ("CLAUDE_SESSIONS_STATE_DIR", "HOME")}
         variables = {**kept, "CLAUDE_SESSIONS_DSN": dsn, **(more or {})}
         line = hook(tmp_path, name, REAL, every)

@@ -29,7 +29,7 @@ from claude_sessions_cli import process, sessions
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.process import Host
-from shell.terminal import SHELLS, Terminal, environment, until
+from shell.terminal import PATIENCE_S, SHELLS, Terminal, environment, until
 
 LINUX = sys.platform.startswith("linux")
 only_linux = pytest.mark.skipif(not LINUX, reason="reads /proc, which only Linux has")
@@ -127,7 +127,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         """End everything, and complain of what a test left running."""
         known = {window.pid for window in self.windows} | {started.pid for started in self.started}
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_S
         while (left := self.processes() - known) and time.monotonic() < deadline:
             time.sleep(0.02)
         for window in self.windows:

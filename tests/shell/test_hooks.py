@@ -41,7 +41,7 @@ from shell.hooks import (
     type_end_of_input,
     type_exit,
 )
-from shell.terminal import SHELLS, WHOAMI, Terminal, Tmux, until
+from shell.terminal import PATIENCE_S, SHELLS, WHOAMI, Terminal, Tmux, until
 
 # -- how a shell begins and ends -------------------------------------------------------------------------------------
 
@@ -681,7 +681,7 @@ def test_in_a_restricted_shell_it_does_nothing(
         opened.type(line)
     until(lambda: re.search(r"41\s.*42\s.*ready> ", opened.seen(), re.DOTALL), "the answers")
     opened.type("exit")
-    opened.process.wait(10)
+    opened.process.wait(PATIENCE_S)
     assert "restricted" not in opened.seen().replace(command, ""), opened.seen()
     assert len(calls.all()) == before == (how == "set later")
 
