@@ -44,6 +44,8 @@ SOURCES = pytest.StashKey[set[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to note which servers are used, and let keys and signals end what tests start."""
     config.stash[SOURCES] = set[str]()
+    # The commands that tests start are compiled once, as they are for those who use them.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # A job in the background of a script, or under nohup, ignores them, and all that it starts would as well.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:

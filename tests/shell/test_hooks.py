@@ -232,6 +232,8 @@ def transcript(opened: Window, lines: list[str]) -> str:
     opened._reader.join()
     # When a line editor turns bracketed paste on depends on how soon the next key comes.
     shown = re.sub(r"\x1b\[\?2004[hl]", "", opened.seen()[begin:])
+    # Whether bash tells of a job that ends while it is waited for depends on the moment.
+    shown = re.sub(r"\[1\]\+  Terminated +sleep 100\r\n", "", shown)
     return re.sub(r"\[1\] \d+|\d{3,}", "N", shown)
 
 
