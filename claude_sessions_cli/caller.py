@@ -36,13 +36,8 @@ class Caller:
         known = liveness(session, self.identity.host)
         patience, every = self.settings.stale_after, self.settings.heartbeat_every
         mine = session.session_id == self.identity.session_id
-        return JudgedSession(
-            session, known, session.label(known, patience, every, mine), session.expires_in_s(patience)
-        )
-
-    def lapsed(self, session: Session) -> bool:
-        """Whether others may take what this session holds."""
-        return session.has_lapsed(liveness(session, self.identity.host), self.settings.stale_after)
+        lapsed, label = session.has_lapsed(known, patience), session.label(known, patience, every, mine)
+        return JudgedSession(session, known, lapsed, label, session.expires_in_s(patience))
 
     def columns(self, **own: Any) -> dict[str, Any]:
         """Return the parameters with which a row is registered or refreshed; `own` adds to the tool's metadata."""

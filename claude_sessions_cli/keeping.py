@@ -8,7 +8,6 @@ from claude_sessions_cli import reaping
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.model import PROCESS_GONE, JudgedSession, Liveness, Session
-from claude_sessions_cli.process import liveness
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +26,12 @@ def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     session is kept from being ended, but only its own heartbeat or claim opens it, and brings back what it lost.
     """
     renewed, gone = database.transact(lambda tx: _renew(tx, caller), actor=caller.actor)
-    verdicts = [reaping.judge(caller, caller.judge(session), None) for session in gone]
+    verdicts = [reaping.judge(caller, seen, None) for seen in gone]
     released = reaping.carry_out(database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE])
     return HereResult(renewed, [verdict.session for verdict in released])
 
 
-def _renew(tx: Transaction, caller: Caller) -> tuple[int, list[Session]]:
+def _renew(tx: Transaction, caller: Caller) -> tuple[int, list[JudgedSession]]:
     host = caller.identity.host
     if not (host.boot_id and host.pid_ns):
         return 0, []
@@ -40,11 +39,11 @@ def _renew(tx: Transaction, caller: Caller) -> tuple[int, list[Session]]:
     alive, gone = [], []
     for row in tx.all("list_sessions_here", **here):
         session = Session(**row)
-        known = liveness(session, host)
-        if known is Liveness.ALIVE and session.process:
+        seen = caller.judge(session)
+        if seen.liveness is Liveness.ALIVE and session.process:
             alive.append((session.id, session.process.pid, session.process.start))
-        elif known is Liveness.DEAD:
-            gone.append(session)
+        elif seen.liveness is Liveness.DEAD:
+            gone.append(seen)
     if not alive:
         return 0, gone
     ids, pids, starts = (list(column) for column in zip(*alive, strict=True))

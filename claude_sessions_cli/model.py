@@ -243,10 +243,14 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class JudgedSession:
-    """A session with what this host and this caller know of it."""
+    """A session with what this host and this caller know of it, from one look at its process.
+
+    `lapsed` says whether others may take what it holds.
+    """
 
     session: Session
     liveness: Liveness
+    lapsed: bool
     label: Label
     expires_in_s: float
 

@@ -146,7 +146,7 @@ def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVer
     if seen.liveness is Liveness.ALIVE:
         return verdict(None, "its process is alive")
     if session.status != "stale" or session.sd_id is not None:
-        if caller.lapsed(session):
+        if seen.lapsed:
             return verdict("stale", SILENT)
         if session.sd_id is not None and max_age is not None and (session.claim_age_s or 0) > max_age:
             return verdict("stale", MAX_AGE)

@@ -73,7 +73,7 @@ def _claim(
     if mine is None:
         raise NotHeld(f"session {caller.session_id} was deleted while it claimed")
     holders = [caller.judge(other) for other in others if other.holds and other.sd_id == sd_id]
-    live = [holder for holder in holders if not caller.lapsed(holder.session)]
+    live = [holder for holder in holders if not holder.lapsed]
     holds_other = mine.holds and mine.sd_id != sd_id
     # Before the holder: what waits for this item must not wait in vain.
     if holds_other and not switch:
@@ -157,7 +157,7 @@ def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own
 
 def _evict(tx: Transaction, caller: Caller, holder: JudgedSession, force_reason: str | None) -> None:
     session, dead = holder.session, holder.liveness is Liveness.DEAD
-    if caller.lapsed(session):
+    if holder.lapsed:
         status, reason, note = ("released", PROCESS_GONE, None) if dead else ("stale", SILENT, None)
     else:
         status, reason, note = "idle", FORCED, force_reason

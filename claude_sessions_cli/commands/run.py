@@ -216,9 +216,10 @@ def _holds(database: Database, own: Caller, sd: str) -> bool:
     mine = leases.read(database, own)
     if mine is None or not mine.holds or mine.sd_id != sd:
         return False
-    if own.lapsed(mine):
+    judged = own.judge(mine)
+    if judged.lapsed:
         # What of it may still run must not share a fence with what comes now.
-        dead = own.judge(mine).liveness is Liveness.DEAD
+        dead = judged.liveness is Liveness.DEAD
         sessions.release(database, own, sd, reason=PROCESS_GONE if dead else SILENT)
         return False
     with suppress(NotHeld):
@@ -234,7 +235,7 @@ def _refuse_living(database: Database, own: Caller, sd: str) -> None:
     from claude_sessions_cli import leases
 
     named = leases.read(database, own)
-    if named and named.status != "released" and not own.lapsed(named):
+    if named and named.status != "released" and not own.judge(named).lapsed:
         raise UsageError(
             f"session {named.session_id} is another's, which is not over",
             f"claim {sd} in that session first, and run under that claim; or leave --session out",

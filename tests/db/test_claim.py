@@ -12,6 +12,7 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import process, reaping, sessions
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -210,6 +211,18 @@ def test_force_takes_from_a_live_holder_and_says_why(table: Table) -> None:
     assert table.row("a")["status"] == "idle"
     tombstone = table.own("a")["tombstone"]
     assert (tombstone["by"], tombstone["reason"], tombstone["note"]) == ("b", "forced", "a is on holiday")
+
+
+def test_a_holder_that_dies_while_it_is_judged_is_told_what_was_done_to_it(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    looks = iter([Liveness.ALIVE])
+    monkeypatch.setattr("claude_sessions_cli.caller.liveness", lambda *_: next(looks, Liveness.DEAD))
+    result = sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
+    assert result.outcome == "forced"
+    tombstone = table.own("a")["tombstone"]
+    assert (tombstone["reason"], tombstone["note"]) == ("forced", "a is on holiday")
 
 
 def test_the_fence_grows_though_the_clock_steps_back(table: Table) -> None:
