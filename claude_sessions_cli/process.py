@@ -166,17 +166,18 @@ def liveness(session: Session, host: Host) -> Liveness:
     the same hostname besides, and a pid that does not exist, started at another time, or is a zombie. While a command
     runs under the claim, the session lives, even if its terminal is closed.
     """
-    if session.runner and _liveness(session.runner, session, host) is Liveness.ALIVE:
+    if session.runner and liveness_of(session.runner, session.hostname, host) is Liveness.ALIVE:
         return Liveness.ALIVE
-    return _liveness(session.process, session, host)
+    return liveness_of(session.process, session.hostname, host)
 
 
-def _liveness(record: ProcessRecord | None, session: Session, host: Host) -> Liveness:
+def liveness_of(record: ProcessRecord | None, hostname: str | None, host: Host) -> Liveness:
+    """Say the same of one process that was recorded on `hostname`."""
     if record is None or record.pid <= 0 or not (host.boot_id and host.pid_ns):
         return Liveness.UNKNOWN
     if (record.boot_id, record.pid_ns) != (host.boot_id, host.pid_ns):
         return Liveness.UNKNOWN
-    gone = Liveness.DEAD if session.hostname == host.hostname else Liveness.UNKNOWN
+    gone = Liveness.DEAD if hostname == host.hostname else Liveness.UNKNOWN
     try:
         found = read(record.pid)
     except ProcessLookupError:

@@ -8,7 +8,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,12 +24,11 @@ from claude_sessions_cli.errors import (
     SessionsError,
     UsageError,
 )
-from claude_sessions_cli.model import PROCESS_GONE, SILENT, Liveness
+from claude_sessions_cli.model import ProcessRecord
 from claude_sessions_cli.text import clean
 
 if TYPE_CHECKING:
     from claude_sessions_cli.caller import Caller
-    from claude_sessions_cli.database import Database
     from claude_sessions_cli.model import ClaimResult, Session
     from claude_sessions_cli.render import Output
 
@@ -67,7 +65,7 @@ def run(
     KILL before anyone else can have the item; exit 4. The command finds CLAUDE_SESSIONS_SD, CLAUDE_SESSIONS_FENCE and
     CLAUDE_SESSIONS_SESSION_ID in its environment.
     """
-    from claude_sessions_cli import leases, render, renewing, running, sessions
+    from claude_sessions_cli import render, renewing, running, sessions, terms
 
     gc.enable()  # which the program turns off, because most commands are short
     options.check_track(track)
@@ -76,7 +74,8 @@ def run(
     _check_command(command[0], output)
     settings = invocation.load_settings(dsn, stale_after)
     own = invocation.find_caller(settings, session=session, required=False)
-    itself = _read_itself()
+    itself, host = _read_itself(), own.identity.host
+    runner = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns)
 
     with invocation.open_database(settings, output) as database:
 
@@ -84,15 +83,11 @@ def run(
             return sessions.claim(database, who, item, track=track)
 
         try:
-            shared = _holds(database, own, sd)
-            if session and not shared:
-                _refuse_living(database, own, sd)
-            who = own if shared else _session_of_its_own(own, itself, session)
-            runner = _record(who, itself)
+            who, shared = terms.find_holder(database, own, itself, sd, named=session is not None)
             if not shared:
                 waiting.take(database, who, [sd], wait, claim_one, quiet=quiet)
             begun = renewing.uptime()
-            held = leases.enter_run(database, who, runner)
+            held = terms.enter(database, who, runner)
             if shared and track:
                 held = claim_one(sd).session
         except HeldByAnother as error:
@@ -107,17 +102,17 @@ def run(
 
     def renew() -> float:
         with invocation.open_database(settings, output) as database, invocation.loss_remembered(who):
-            return trusted(leases.renew_term(database, who, sd, fence).session)
+            return trusted(terms.renew(database, who, sd, fence).session)
 
     def give_back(keep: bool, reason: str) -> None:
         with invocation.open_database(settings, output) as database:
             if shared:
                 with invocation.loss_remembered(who):
-                    leases.leave_run(database, who, runner, sd, fence)
+                    terms.leave(database, who, runner, sd, fence)
             elif keep:
-                leases.outlive_process(database, who, sd, fence)
+                terms.outlive_process(database, who, sd, fence)
             else:
-                leases.release_term(database, who, sd, fence, reason=reason)
+                terms.release(database, who, sd, fence, reason=reason)
 
     keeper = renewing.Keeper(renew, settings.heartbeat_every, renewing.Trust(begun, trusted(held.session)))
     environment = _environment(who, sd, fence, dsn, stale_after)
@@ -202,60 +197,6 @@ def _read_itself() -> process.Process:
         return process.read(os.getpid())
     except PermissionError:
         raise NoIdentity("this process cannot see itself in /proc, so it cannot be a session") from None
-
-
-def _holds(database: Database, own: Caller, sd: str) -> bool:
-    """Whether the caller's session holds the item, and it is not what a killed run of that session left behind.
-
-    Raises HeldByAnother where other programs gave the item to somebody else as well.
-    """
-    from claude_sessions_cli import leases, sessions
-
-    if own.identity.session_id is None:
-        return False
-    mine = leases.read(database, own)
-    if mine is None or not mine.holds or mine.sd_id != sd:
-        return False
-    judged = own.judge(mine)
-    if judged.lapsed:
-        # What of it may still run must not share a fence with what comes now.
-        dead = judged.liveness is Liveness.DEAD
-        sessions.release(database, own, sd, reason=PROCESS_GONE if dead else SILENT)
-        return False
-    with suppress(NotHeld):
-        if leases.check(database, own, sd).session.fence is not None:
-            return True
-    # What other programs made of the claim, a claim puts right.
-    sessions.claim(database, own, sd)
-    return True
-
-
-def _refuse_living(database: Database, own: Caller, sd: str) -> None:
-    """A session that somebody else is must neither get this process for its own, nor end with it."""
-    from claude_sessions_cli import leases
-
-    named = leases.read(database, own)
-    if named and named.status != "released" and not own.judge(named).lapsed:
-        raise UsageError(
-            f"session {named.session_id} is another's, which is not over",
-            f"claim {sd} in that session first, and run under that claim; or leave --session out",
-        )
-
-
-def _session_of_its_own(own: Caller, itself: process.Process, session: str | None) -> Caller:
-    """Return this very process as a session: it ends with the command, and needs no terminal."""
-    who = replace(
-        own.identity,
-        session_id=session or identity.derive_session_id(itself, own.identity.host),
-        anchor=itself,
-        tty=itself.tty,
-    )
-    return replace(own, identity=who)
-
-
-def _record(who: Caller, itself: process.Process) -> dict[str, object]:
-    host = who.identity.host
-    return {"pid": itself.pid, "start": itself.start, "boot_id": host.boot_id, "pid_ns": host.pid_ns}
 
 
 def _environment(who: Caller, sd: str, fence: int, dsn: str | None, stale_after: float | None) -> dict[str, str]:

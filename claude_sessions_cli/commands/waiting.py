@@ -33,16 +33,16 @@ def take(
     # A plain claim must not pay for what it does not use.
     if seconds is None and len(sd_ids) == 1:
         return claim_one(sd_ids[0])
-    from claude_sessions_cli import leases
+    from claude_sessions_cli import waiting
 
     def attempt() -> ClaimResult:
-        return leases.claim_any(database, caller, sd_ids, claim_one)
+        return waiting.claim_any(database, caller, sd_ids, claim_one)
 
     if seconds is None:
         return attempt()
     shown = sys.stderr.isatty() and not quiet
     try:
-        return leases.wait(database, attempt, sd_ids, seconds, _count_down if shown else _say_nothing)
+        return waiting.wait(database, attempt, sd_ids, seconds, _count_down if shown else _say_nothing)
     finally:
         if shown:
             sys.stderr.write(CLEAR_LINE)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import leases, reaping, sessions
+from claude_sessions_cli import leases, process, reaping, sessions, terms, waiting
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
-from claude_sessions_cli.model import ClaimResult
+from claude_sessions_cli.model import ClaimResult, ProcessRecord
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -102,7 +105,7 @@ def test_there_is_nothing_to_park_without_a_claim(table: Table) -> None:
 
 def _claim_any(table: Table, who: str, *items: str) -> ClaimResult:
     caller = make_caller(who)
-    return leases.claim_any(table.database, caller, items, lambda item: sessions.claim(table.database, caller, item))
+    return waiting.claim_any(table.database, caller, items, lambda item: sessions.claim(table.database, caller, item))
 
 
 def test_any_takes_the_first_free_item(table: Table) -> None:
@@ -116,9 +119,9 @@ def test_any_takes_the_first_free_item(table: Table) -> None:
 
 def _wait(table: Table, who: str, seconds: float, *items: str) -> ClaimResult:
     caller, database = make_caller(who), table.another()
-    return leases.wait(
+    return waiting.wait(
         database,
-        lambda: leases.claim_any(database, caller, items, lambda item: sessions.claim(database, caller, item)),
+        lambda: waiting.claim_any(database, caller, items, lambda item: sessions.claim(database, caller, item)),
         items,
         seconds,
         lambda left, refusal: None,
@@ -136,7 +139,7 @@ def test_a_waiter_gets_the_item_when_it_is_free(table: Table) -> None:
 
 
 def test_a_notification_ends_the_pause(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "POLL_S", (60.0, 60.0))
+    monkeypatch.setattr(waiting, "POLL_S", (60.0, 60.0))
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     timer = threading.Timer(0.3, lambda: sessions.release(full_table.another(), make_caller("a")))
     timer.start()
@@ -175,7 +178,7 @@ def test_a_database_that_goes_away_is_waited_for_too(table: Table, moment: str) 
         if attempts >= 3:
             sessions.release(table.another(), make_caller("a"))
 
-    assert leases.wait(database, attempt, ["SD-1"], 60, progress).outcome == "claimed"
+    assert waiting.wait(database, attempt, ["SD-1"], 60, progress).outcome == "claimed"
 
 
 def test_a_database_that_does_not_come_back_in_time_is_told(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,33 +192,33 @@ def test_a_database_that_does_not_come_back_in_time_is_told(table: Table, monkey
             raise Unreachable("the database went away")
         return sessions.claim(database, make_caller("b"), "SD-1")
 
-    monkeypatch.setattr(leases, "POLL_S", (0.01, 0.02))
+    monkeypatch.setattr(waiting, "POLL_S", (0.01, 0.02))
     with pytest.raises(Unreachable, match="went away"):
-        leases.wait(database, attempt, ["SD-1"], 0.3, lambda left, refusal: None)
+        waiting.wait(database, attempt, ["SD-1"], 0.3, lambda left, refusal: None)
     assert attempts > 2
     with pytest.raises(Unreachable):
-        leases.wait(database, attempt, ["SD-1"], 60, lambda left, refusal: None)
+        waiting.wait(database, attempt, ["SD-1"], 60, lambda left, refusal: None)
 
 
 def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:
     fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     before = table.row("a")
-    leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", fence)
+    terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", fence)
     assert table.row("a") == {**before, "heartbeat_at": at(1)}
     with pytest.raises(NotHeld, match="is not current"):
-        leases.renew_term(table.database, make_caller("a", now=at(2)), "SD-1", fence + 1)
+        terms.renew(table.database, make_caller("a", now=at(2)), "SD-1", fence + 1)
     with pytest.raises(NotHeld, match="does not hold SD-2"):
-        leases.renew_term(table.database, make_caller("a", now=at(2)), "SD-2", fence)
+        terms.renew(table.database, make_caller("a", now=at(2)), "SD-2", fence)
     assert table.row("a")["heartbeat_at"] == at(1)
     sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
     with pytest.raises(NotHeld, match="lost SD-1 to b"):
-        leases.renew_term(table.database, make_caller("a", now=at(18)), "SD-1", fence)
+        terms.renew(table.database, make_caller("a", now=at(18)), "SD-1", fence)
 
 
 def test_an_ended_session_renews_no_term(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     with pytest.raises(SessionsError):
-        leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", 1767268800000000)
+        terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", 1767268800000000)
     assert table.row("a")["heartbeat_at"] == NOON
 
 
@@ -223,42 +226,54 @@ def test_a_term_that_is_over_is_not_released(table: Table) -> None:
     fence = _fence(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     sessions.release(table.database, make_caller("a", now=NOON))
     second = _fence(sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1"))
-    leases.release_term(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+    terms.release(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
     assert table.row("a")["sd_id"] == "SD-1"
-    leases.release_term(table.database, make_caller("a", now=at(2)), "SD-1", second, reason="completed")
+    terms.release(table.database, make_caller("a", now=at(2)), "SD-1", second, reason="completed")
     assert (table.row("a")["sd_id"], table.row("a")["status"]) == (None, "released")
 
 
-def test_one_command_runs_under_a_claim(table: Table) -> None:
-    from claude_sessions_cli import process
+RUNNER = ProcessRecord(1, "1", "another boot", "pid:[1]")
 
+
+def test_one_command_runs_under_a_claim(table: Table) -> None:
     host, itself = process.this_host(), process.read(1)
-    runner: dict[str, object] = {
-        "pid": itself.pid,
-        "start": itself.start,
-        "boot_id": host.boot_id,
-        "pid_ns": host.pid_ns,
-    }
+    runner, later = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns), process.read(os.getpid()).start
     fence = _fence(sessions.claim(table.database, make_caller("a"), "SD-1"))
-    leases.enter_run(table.database, make_caller("a"), runner)
+    terms.enter(table.database, make_caller("a"), runner)
     with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
-        leases.enter_run(table.database, make_caller("a"), runner)
-    leases.leave_run(table.database, make_caller("a"), {**runner, "start": "another time"}, "SD-1", fence)
+        terms.enter(table.database, make_caller("a"), runner)
+    terms.leave(table.database, make_caller("a"), replace(runner, start=later), "SD-1", fence)
     with pytest.raises(HeldByAnother):
-        leases.enter_run(table.database, make_caller("a"), runner)
-    leases.leave_run(table.database, make_caller("a"), runner, "SD-1", fence)
-    leases.enter_run(table.database, make_caller("a"), {**runner, "start": "another time"})
-    leases.enter_run(table.database, make_caller("a"), {**runner, "boot_id": "an earlier boot"})
-    leases.enter_run(table.database, make_caller("a"), runner)
+        terms.enter(table.database, make_caller("a"), runner)
+    terms.leave(table.database, make_caller("a"), runner, "SD-1", fence)
+    terms.enter(table.database, make_caller("a"), replace(runner, start=later))
+    terms.enter(table.database, make_caller("a"), replace(runner, boot_id="an earlier boot"))
+    # What it cannot read says nothing.
+    terms.enter(table.database, make_caller("a"), replace(runner, start="at noon"))
+    with pytest.raises(HeldByAnother):
+        terms.enter(table.database, make_caller("a"), runner)
     assert table.row("a")["sd_id"] == "SD-1"
+
+
+@pytest.mark.parametrize("nonsense", [{"pid": "x", "start": "1"}, {"pid": 1}, "a word", None])
+def test_what_another_program_wrote_for_a_command_is_none(table: Table, nonsense: object) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    host = process.this_host()
+    if isinstance(nonsense, dict):
+        nonsense = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, **nonsense}
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,run}', %s::jsonb)",
+        json.dumps(nonsense),
+    )
+    terms.enter(table.database, make_caller("a"), RUNNER)
 
 
 def test_a_run_makes_others_respect_the_term_that_it_trusts(table: Table) -> None:
     table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
-    leases.enter_run(table.database, make_caller("a", now=NOON, stale_after=1800), {"pid": 1})
+    terms.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER)
     with pytest.raises(HeldByAnother):
         sessions.claim(table.database, make_caller("b", now=at(29), stale_after=300), "SD-1")
-    leases.enter_run(table.database, make_caller("a", now=NOON, stale_after=300), {"pid": 1})
+    terms.enter(table.database, make_caller("a", now=NOON, stale_after=300), RUNNER)
     assert table.own("a")["stale_after"] == 1800, "a shorter one takes nothing from a term that was begun"
 
 
@@ -266,15 +281,15 @@ Ending = Callable[[Table, int], None]
 
 
 def _leave(table: Table, fence: int) -> None:
-    leases.leave_run(table.database, make_caller("a", now=at(2)), {"pid": 1}, "SD-1", fence)
+    terms.leave(table.database, make_caller("a", now=at(2)), RUNNER, "SD-1", fence)
 
 
 def _outlive(table: Table, fence: int) -> None:
-    leases.outlive_process(table.database, make_caller("a", now=at(2)), "SD-1", fence)
+    terms.outlive_process(table.database, make_caller("a", now=at(2)), "SD-1", fence)
 
 
 def _release(table: Table, fence: int) -> None:
-    leases.release_term(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+    terms.release(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
 
 
 each_ending = pytest.mark.parametrize("end", [_leave, _outlive, _release])
@@ -340,7 +355,7 @@ def test_a_stale_row_with_a_claim_goes_through_a_heartbeat_or_a_claim(table: Tab
     with pytest.raises(NotHeld, match=says):
         leases.park(table.database, make_caller("a", now=at(1)), 60)
     with pytest.raises(NotHeld, match=says):
-        leases.enter_run(table.database, make_caller("a", now=at(1)), {"pid": 1})
+        terms.enter(table.database, make_caller("a", now=at(1)), RUNNER)
     sessions.heartbeat(table.database, make_caller("a", now=at(1)))
     assert leases.park(table.database, make_caller("a", now=at(1)), 60).session.sd_id == "SD-1"
 

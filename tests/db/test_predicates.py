@@ -16,7 +16,18 @@ import pytest
 from conftest import Server, Table, make_caller
 from psycopg.types.json import Jsonb
 
-from claude_sessions_cli import database, history, leases, listing, process, queries, reaping, schema, sessions
+from claude_sessions_cli import (
+    database,
+    history,
+    leases,
+    listing,
+    process,
+    queries,
+    reaping,
+    schema,
+    sessions,
+    terms,
+)
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, Unreachable
 
@@ -266,8 +277,8 @@ def test_a_term_of_another_item_is_neither_renewed_nor_released(table: Table) ->
     table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2'")
     before = table.row("a")
     with pytest.raises(NotHeld):
-        leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence)
-    leases.release_term(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence, reason="completed")
+        terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence)
+    terms.release(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence, reason="completed")
     assert table.row("a") == before
 
 
@@ -598,7 +609,7 @@ def test_what_is_noted_of_one_session_is_noted_of_no_other(table: Table) -> None
     sessions.heartbeat(table.database, make_caller("b", now=NOON), register=True)
     fence = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session.fence
     before = table.row("b")
-    leases.outlive_process(table.database, make_caller("a", now=at(1)), "SD-1", fence or 0)
+    terms.outlive_process(table.database, make_caller("a", now=at(1)), "SD-1", fence or 0)
     assert (table.row("a")["updated_at"], table.row("b")) == (at(1), before)
 
 
@@ -663,7 +674,7 @@ def test_a_renewal_of_a_term_leaves_a_row_of_the_same_item_and_time_alone(seed_d
     with table.stack:
         claimed = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
         table.insert("b", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
-        leases.renew_term(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence or 0)
+        terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence or 0)
         assert (table.row("a")["heartbeat_at"], table.row("b")["heartbeat_at"]) == (at(1), NOON)
 
 
@@ -810,9 +821,9 @@ def test_what_is_written_carries_the_servers_time(table: Table) -> None:
         lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at"
     ).session.session
     writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at")
-    writes(lambda: leases.renew_term(table.database, caller, "SD-1", claimed.fence), "heartbeat_at")
+    writes(lambda: terms.renew(table.database, caller, "SD-1", claimed.fence), "heartbeat_at")
     writes(lambda: leases.park(table.database, caller, 60), "heartbeat_at", "updated_at")
-    writes(lambda: leases.outlive_process(table.database, caller, "SD-1", claimed.fence), "updated_at")
+    writes(lambda: terms.outlive_process(table.database, caller, "SD-1", claimed.fence), "updated_at")
     writes(lambda: sessions.release(table.database, caller), "updated_at")
     table.execute("UPDATE claude_sessions SET sd_id = 'SD-1', claimed_at = NULL")
     writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at")

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from claude_sessions_cli import database, leases, process, reaping, sessions
+from claude_sessions_cli import database, process, reaping, sessions, terms
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable
@@ -98,7 +98,7 @@ class Holder:
         start, fence = time.monotonic(), self._fence
         try:
             if self._choose.random() < 0.5:
-                held, outcome = leases.renew_term(self._connected(), self.caller, item, fence), "renewed"
+                held, outcome = terms.renew(self._connected(), self.caller, item, fence), "renewed"
             else:
                 beaten = sessions.heartbeat(self._connected(), self.caller)
                 held, outcome = beaten.session, beaten.outcome

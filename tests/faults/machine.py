@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from psycopg.rows import dict_row
 
-from claude_sessions_cli import history, keeping, leases, process, queries, reaping, sessions
+from claude_sessions_cli import history, keeping, leases, process, queries, reaping, sessions, terms, waiting
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.history import History
@@ -258,7 +258,7 @@ class LeaseMachine(RuleBasedStateMachine):
         caller = self.caller(session)
 
         def work(line: Line) -> object:
-            return leases.claim_any(
+            return waiting.claim_any(
                 line.database, caller, sd_ids, lambda sd_id: sessions.claim(line.database, caller, sd_id)
             )
 
@@ -363,7 +363,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "renew_term",
             caller,
             hold,
-            lambda line: leases.renew_term(line.database, caller, term.item, fence),
+            lambda line: terms.renew(line.database, caller, term.item, fence),
             lambda: self.oracle.renew_term(caller, term.item, fence),
             term=term,
         )
@@ -378,7 +378,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "release_term",
             caller,
             hold,
-            lambda line: leases.release_term(line.database, caller, term.item, fence, reason="completed"),
+            lambda line: terms.release(line.database, caller, term.item, fence, reason="completed"),
             lambda: self.oracle.release_term(caller, term.item, fence),
             term=term,
         )

@@ -18,6 +18,7 @@ LAYERS = [
     {"losses"},
     {"sessions", "listing", "history", "schema", "embedded"},
     {"reaping", "leases"},
+    {"waiting", "terms"},
     {"keeping", "completing"},
     {"views"},
     {"render"},

@@ -1,0 +1,82 @@
+"""Claim one of several items, and wait for one that is held."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from claude_sessions_cli.caller import Caller
+from claude_sessions_cli.database import Database
+from claude_sessions_cli.errors import HeldByAnother, Unreachable
+from claude_sessions_cli.leases import read
+from claude_sessions_cli.model import ClaimResult
+
+# Polling is the truth, and a notification only ends a pause early. Jittered, so that waiters do not fall into step.
+POLL_S = (0.5, 1.5)
+
+
+def claim_any(
+    database: Database, caller: Caller, sd_ids: Sequence[str], claim_one: Callable[[str], ClaimResult]
+) -> ClaimResult:
+    """Claim the first free one of several items; raises HeldByAnother, naming the first one's holder, where none is."""
+    if len(sd_ids) == 1:
+        return claim_one(sd_ids[0])
+    mine = read(database, caller)
+    held = mine.sd_id if mine else None
+    refusals: list[HeldByAnother] = []
+    # What is held already comes first: the same command again changes nothing.
+    for sd_id in sorted(sd_ids, key=lambda candidate: candidate != held):
+        try:
+            return claim_one(sd_id)
+        except HeldByAnother as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def wait(
+    database: Database,
+    attempt: Callable[[], ClaimResult],
+    sd_ids: Sequence[str],
+    seconds: float,
+    progress: Callable[[float, HeldByAnother], None],
+) -> ClaimResult:
+    """Repeat `attempt` until it succeeds or `seconds` are over; raises its last HeldByAnother then.
+
+    Whenever one of the items becomes free, the database's notification wakes this up, if the connection is direct.
+    A database that goes away meanwhile is waited for as well; Unreachable is raised where it is not back in time.
+    `progress` is called with the seconds left, about once a second.
+    """
+    deadline = time.monotonic() + seconds
+    channel_words = {hashlib.md5(sd_id.encode(), usedforsecurity=False).hexdigest() for sd_id in sd_ids}
+    refusal: HeldByAnother | None = None
+    gone: Unreachable | None = None
+    database.listen()
+    while True:
+        try:
+            if gone:
+                database.reconnect()
+                database.listen()
+            return attempt()
+        except HeldByAnother as error:
+            refusal, gone = error, None
+        except Unreachable as error:
+            # What cannot be reached from the start is told at once.
+            if refusal is None:
+                raise
+            gone = error
+        pause_until = time.monotonic() + random.uniform(*POLL_S)
+        while (now := time.monotonic()) < min(pause_until, deadline):
+            progress(deadline - now, refusal)
+            pause = min(pause_until, deadline, now + 1) - now
+            if gone:
+                time.sleep(pause)
+                continue
+            try:
+                if database.notified(channel_words, pause):
+                    break
+            except Unreachable as error:
+                gone = error
+        if time.monotonic() >= deadline:
+            raise gone or HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, refusal.holder) from None
