@@ -26,6 +26,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._:-]", re.ASCII)
 _LINE = re.compile(r"(held|lost|none) (0|[1-9]\d{0,11}) ([A-Za-z0-9._:?-]+) ([A-Za-z0-9._:-]+)\n", re.ASCII)
 _NAMES = re.compile(r"\.?\d+(-\d+)?(\.\d+)?", re.ASCII)
 KEPT_S = 7 * 86400
+Edition = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,16 @@ def file_of(environ: Mapping[str, str], anchor: Process) -> Path | None:
     place = directory(environ)
     name = f"{anchor.pid}-{anchor.start}" if anchor.start.isdecimal() else str(anchor.pid)
     return place / name if place else None
+
+
+def edition(environ: Mapping[str, str], anchor: Process) -> Edition:
+    """Return what tells the file of `anchor` from every one that replaces it; None while there is none."""
+    path = file_of(environ, anchor)
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns) if found else None
 
 
 def write(environ: Mapping[str, str], anchor: Process, state: State) -> None:

@@ -63,9 +63,12 @@ def heartbeat(
     from claude_sessions_cli import losses, render, sessions, views
 
     output = render.Output("heartbeat", json, quiet)
+    before = invocation.look_at_prompt(caller)
     with invocation.open_database(settings, output) as database:
         result = sessions.heartbeat(database, caller, register=register, if_older_than=if_older_than)
-    invocation.remember(caller, result.session.session)
+    # In the background, a command that was typed meanwhile knows better.
+    if within is None or invocation.look_at_prompt(caller) == before:
+        invocation.remember(caller, result.session.session)
     if result.outcome == "registered":
         state.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:

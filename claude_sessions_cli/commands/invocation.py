@@ -80,6 +80,12 @@ def _close_inherited() -> None:
         os.closerange(3, max(numbers) + 1)
 
 
+def look_at_prompt(caller: Caller) -> state.Edition:
+    """Return which edition of its file the prompt of the caller's terminal has now."""
+    anchor = _terminal_of(caller)
+    return state.edition(os.environ, anchor) if anchor else None
+
+
 def remember(caller: Caller, session: Session) -> None:
     """Tell the prompt of the caller's terminal how its session stands."""
     anchor = _terminal_of(caller)

@@ -9,11 +9,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
+from conftest import Table
 
 from claude_sessions_cli import process, state
-from shell.hooks import Open, each_shell, needs, only_zsh, state_of
-from shell.terminal import CLI, Terminal, Tmux, until
+from shell.hooks import REAL, Open, each_shell, needs, only_zsh, state_of
+from shell.terminal import CLI, PATIENCE_S, Terminal, Tmux, until
 
 LINES = [
     ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),
@@ -74,6 +76,28 @@ def test_a_hostile_file_is_no_more_than_text(window: Open, states: Path, name: s
     opened.do("true")
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
     assert "directory" not in opened.seen()
+
+
+@pytest.mark.parametrize(("options", "shown"), [(["--within", "50s"], "held"), ([], "none")])
+def test_a_beat_in_the_background_leaves_what_a_command_has_told_meanwhile(
+    states: Path, full_table: Table, stack: ExitStack, options: list[str], shown: str
+) -> None:
+    shell = subprocess.Popen(["sleep", "600"])
+    stack.callback(shell.wait)
+    stack.callback(shell.kill)
+    own = {**os.environ, "CLAUDE_SESSIONS_DSN": full_table.dsn}
+    beat = [*REAL, "heartbeat", "--register", "--pid", str(shell.pid), *options]
+    subprocess.run(beat, env=own, check=True, capture_output=True)
+    anchor = process.read(shell.pid)
+    assert [state.read(os.environ, anchor).kind] == ["none"]  # type: ignore[union-attr]
+    with psycopg.connect(full_table.dsn) as holds_up:
+        holds_up.execute("SELECT 1 FROM public.claude_sessions FOR UPDATE")
+        late = subprocess.Popen(beat, env=own, stdout=subprocess.DEVNULL)
+        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        until(lambda: full_table.execute(waits), "the beat waits")
+        state.write(os.environ, anchor, state.State("held", int(time.time()), "SD-1", "s"))
+    assert late.wait(PATIENCE_S) == 0
+    assert [state.read(os.environ, anchor).kind] == [shown]  # type: ignore[union-attr]
 
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
