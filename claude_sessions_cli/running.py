@@ -151,6 +151,9 @@ class _Runner:
 
     def _watch(self, reader: int) -> int:
         """Return how the command ended: its exit code, or minus the signal that it died of."""
+        # Not select, which takes no descriptor above 1023: the caller may have opened as many for the command.
+        waiter = select.poll()
+        waiter.register(reader, select.POLLIN)
         while True:
             # Handlers run between any two lines: whatever they note is seen by the next turn, woken by the pipe.
             pending, self._pending = self._pending, []
@@ -162,8 +165,7 @@ class _Runner:
             now = uptime()
             self._keeper.turn(now)
             self._judge(now)
-            ready, _, _ = select.select([reader], [], [], self._patience())
-            if ready:
+            if waiter.poll(self._patience() * 1000):
                 os.read(reader, 4096)
 
     def _pass_on(self, number: int) -> None:

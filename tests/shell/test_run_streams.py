@@ -12,6 +12,7 @@ import pytest
 
 from shell.runs import (
     FAST,
+    PROGRAM,
     RUN,
     WAIT,
     Bench,
@@ -163,3 +164,15 @@ def test_what_a_command_leaves_in_the_background_outlives_the_run(bench: Bench) 
         assert is_alive(pid)
         os.kill(pid, signal.SIGKILL)
     until(lambda: not any(is_alive(pid) for pid in pids), "they end")
+
+
+def test_a_caller_that_has_a_thousand_files_open_may_run_commands(bench: Bench) -> None:
+    code = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096));"
+        " [os.dup2(0, number) for number in range(3, 1100)]; os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    started = bench.start_any(
+        sys.executable, "-c", code, *PROGRAM, "run", "SD-1", "--", "sh", "-c", "sleep 0.2; exit 5"
+    )
+    _, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (5, "")
