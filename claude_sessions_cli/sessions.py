@@ -1,4 +1,4 @@
-"""The operations of a session: claim, heartbeat, release. No printing, no argv, one transaction each."""
+"""The operations of a session: claim, heartbeat, release. No printing, no argv; short transactions, one lock order."""
 
 from __future__ import annotations
 
@@ -174,10 +174,12 @@ def heartbeat(
     loss that stands is not an error here but the outcome `lost`, because the heartbeat itself is written. A heartbeat
     that is younger than `if_older_than` seconds is left alone, where there is nothing to tell or to put right.
     """
-    renewed = database.transact(lambda tx: _renew(tx, caller, if_older_than), actor=caller.actor)
+    result = database.transact(lambda tx: _renew(tx, caller, if_older_than), actor=caller.actor)
     # A renewal that waited for the row keeps it locked even where it then does not fit; what follows locks the work
     # item first, so it is a transaction of its own.
-    return renewed or database.transact(lambda tx: _heartbeat(tx, caller, register, if_older_than), actor=caller.actor)
+    while result is None:
+        result = database.transact(lambda tx: _heartbeat(tx, caller, register, if_older_than), actor=caller.actor)
+    return result
 
 
 def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> HeartbeatResult | None:
@@ -193,7 +195,8 @@ def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> Hear
     return HeartbeatResult("renewed", caller.judge(Session(**row))) if row else None
 
 
-def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: float | None) -> HeartbeatResult:
+def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: float | None) -> HeartbeatResult | None:
+    """Do what a plain renewal cannot; None where another item than the one that was locked may be had back by now."""
     row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
     if row is None:
         if not register:
@@ -215,8 +218,11 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: f
         raise NotHeld(f"session {caller.session_id} was deleted while it beat")
     if mine.status == "released" and not register:
         raise NotHeld(f"session {mine.session_id} has ended", "open it again: claude-sessions heartbeat --register")
-    if item and _restorable_item(mine) == item:
-        return _restore(tx, caller, mine, others, item)
+    restorable = _restorable_item(mine)
+    if restorable not in (None, item):
+        return None
+    if restorable:
+        return _restore(tx, caller, mine, others, restorable)
     return _revive(tx, caller, mine, mine.tombstone)
 
 

@@ -237,3 +237,15 @@ def test_a_pid_that_another_program_overwrote_is_put_right(table: Table, sleeper
     table.execute("UPDATE public.claude_sessions SET pid = 1")
     sessions.heartbeat(table.database, make_caller("a", now=at(1), anchor=anchor))
     assert table.row("a")["pid"] == anchor.pid
+
+
+def test_a_loss_to_silence_between_two_looks_is_made_good_all_the_same(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    reaping.reap(table.database, make_caller(None, now=at(16)))
+    # The first look is from before that.
+    looks, look = iter([lambda _: None]), sessions._restorable_item
+    monkeypatch.setattr(sessions, "_restorable_item", lambda session: next(looks, look)(session))
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "restored"
+    assert table.row("a")["sd_id"] == "SD-1"
