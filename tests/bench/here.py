@@ -1,6 +1,6 @@
 """Time `heartbeat --here` for 1, 100 and 1,000 sessions as whole processes, and count its statements and its WAL.
 
-Usage: python tests/bench/here.py DSN, a superuser's; makes the database cs_bench_here there and drops it.
+Makes the database cs_bench_here on the server that the tests would use, and drops it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import Server, make_caller
+from bench import databases
+from conftest import make_caller
 
 from claude_sessions_cli import database, keeping, process, queries, schema, sessions
 
@@ -30,21 +31,14 @@ DATABASE = "cs_bench_here"
 
 def main() -> int:
     """Print a line for each number of sessions; fail where the bar is missed."""
-    given = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CLAUDE_SESSIONS_TEST_DSN")
-    if not given:
-        print("here: needs a DSN", file=sys.stderr)
-        return 2
-    server = Server(given, "the command line")
-    dsn = server.create(DATABASE)
-    sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(PROCESSES)]
-    try:
-        return _measure(dsn, [sleeper.pid for sleeper in sleepers])
-    finally:
-        for sleeper in sleepers:
-            sleeper.kill()
-            sleeper.wait()
-        with psycopg.connect(given, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    with databases([DATABASE]) as create:
+        sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(PROCESSES)]
+        try:
+            return _measure(create(DATABASE), [sleeper.pid for sleeper in sleepers])
+        finally:
+            for sleeper in sleepers:
+                sleeper.kill()
+                sleeper.wait()
 
 
 def _measure(dsn: str, pids: list[int]) -> int:
