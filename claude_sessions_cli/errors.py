@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from claude_sessions_cli.model import JudgedSession
 
-EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_HELD = 3
@@ -55,11 +54,20 @@ class HeldByAnother(SessionsError):
 
 
 class NotHeld(SessionsError):
-    """The session holds no such claim, lost it, or is not registered."""
+    """The session holds no such claim, is not registered, or has lost a claim: that of `lost_item`."""
 
     code = "not_held"
     exit_code = EXIT_NOT_HELD
-    lost_item: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        hint: str | None = None,
+        data: dict[str, Any] | None = None,
+        lost_item: str | None = None,
+    ) -> None:
+        super().__init__(message, hint, data)
+        self.lost_item = lost_item
 
 
 class NoIdentity(SessionsError):

@@ -37,11 +37,11 @@ def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnoth
 
 def lost_to(tombstone: Tombstone) -> NotHeld:
     """Return the error of a session whose claim is gone."""
-    error = NotHeld(
-        f"this session {tombstone.story}", "claim it again, or acknowledge the loss: claude-sessions release"
+    return NotHeld(
+        f"this session {tombstone.story}",
+        "claim it again, or acknowledge the loss: claude-sessions release",
+        lost_item=tombstone.sd_id,
     )
-    error.lost_item = tombstone.sd_id
-    return error
 
 
 def named_by_history(tx: Transaction, lost: Tombstone) -> Tombstone:

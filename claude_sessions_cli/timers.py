@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl, urlsplit
 from claude_sessions_cli import atomic, crontab, process, rounds, settings
 from claude_sessions_cli.errors import UsageError
 
-KINDS = ("cron", "systemd", "launchd")
 UNIT = "claude-sessions"
 LABEL = "claude-sessions.upkeep"
 CRON_LINE_LIMIT = 990

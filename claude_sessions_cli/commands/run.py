@@ -121,7 +121,7 @@ def run(
         finished = running.run(command, environment, keeper, _tell)
     except OSError as error:
         has_started, finished = False, running.Finished(_code_of(error))
-        _tell(f"cannot run {identity.shorten(command[0])}: {error.strerror}")
+        _tell(f"cannot run {identity.shorten(command[0])}: {error.strerror}", GIVE_BACK_S)
 
     if not shared:
         invocation.forget(who)
@@ -132,12 +132,13 @@ def run(
     if isinstance(problem, NotHeld):
         # Who stopped the command for it has told it already.
         if finished.stopped_for is None:
-            _tell(f"the claim was lost before the command ended: {problem.message}")
+            _tell(f"the claim was lost before the command ended: {problem.message}", GIVE_BACK_S)
     elif problem:
         # The command's own answer matters more; the claim lapses by itself, because this process is gone.
-        _tell(f"the claim was not given back: {problem.message}")
+        _tell(f"the claim was not given back: {problem.message}", GIVE_BACK_S)
     elif keep and not shared:
-        _tell(f"{sd} is kept until it lapses; give it back: claude-sessions release --session {who.session_id} --end")
+        give = f"claude-sessions release --session {who.session_id} --end"
+        _tell(f"{sd} is kept until it lapses; give it back: {give}", GIVE_BACK_S)
     if not lost:
         running.follow(finished)
     raise typer.Exit(EXIT_NOT_HELD if lost else finished.code)
@@ -159,8 +160,8 @@ def _code_of(error: OSError) -> int:
     return EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else EXIT_NOT_EXECUTABLE
 
 
-def _tell(text: str) -> None:
-    """Write a line to stderr, but wait for no reader: the command is to be stopped in time, whoever reads."""
+def _tell(text: str, patience: float = TELL_S) -> None:
+    """Write a line to stderr, but wait no longer for its reader: a command is to be stopped in time, whoever reads."""
     line = os.fsencode(f"claude-sessions: {clean(text)}\n")
 
     def write() -> None:
@@ -170,7 +171,7 @@ def _tell(text: str) -> None:
     # Not through sys.stderr: a thread that holds its lock at exit brings the interpreter down.
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    writer.join(TELL_S)
+    writer.join(patience)
 
 
 def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
