@@ -18,7 +18,7 @@ from psycopg.types.json import set_json_loads
 
 from claude_sessions_cli import queries
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable, UsageError
-from claude_sessions_cli.model import Actor
+from claude_sessions_cli.model import Actor, Session
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 10_000
@@ -97,6 +97,15 @@ class Transaction:
     def one(self, query: str, **parameters: Any) -> Row | None:
         """Run a query and return its first row."""
         return self._connection.execute(queries.get(query), parameters).fetchone()
+
+    def session(self, query: str, **parameters: Any) -> Session | None:
+        """Run a query whose rows are sessions and return the first."""
+        row = self.one(query, **parameters)
+        return Session(**row) if row else None
+
+    def sessions(self, query: str, **parameters: Any) -> list[Session]:
+        """Run a query whose rows are sessions and return them."""
+        return [Session(**row) for row in self.all(query, **parameters)]
 
     def run(self, query: str, **parameters: Any) -> int:
         """Run a statement and return how many rows it touched."""

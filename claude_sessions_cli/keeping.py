@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from claude_sessions_cli import reaping
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.model import PROCESS_GONE, JudgedSession, Liveness, Session
+from claude_sessions_cli.model import PROCESS_GONE, JudgedSession, Liveness
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,7 @@ def _renew(tx: Transaction, caller: Caller) -> tuple[int, list[JudgedSession]]:
         return 0, []
     here = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, "now": caller.now}
     alive, gone = [], []
-    for row in tx.all("list_sessions_here", **here):
-        session = Session(**row)
+    for session in tx.sessions("list_sessions_here", **here):
         seen = caller.judge(session)
         if seen.liveness is Liveness.ALIVE and session.process:
             alive.append((session.id, session.process.pid, session.process.start))

@@ -21,10 +21,9 @@ def check(database: Database, caller: Caller, sd_id: str | None = None, *, fence
 
 def prove(tx: Transaction, caller: Caller, sd_id: str | None, fence: int | None) -> JudgedSession:
     """Do as `check` does, in a transaction."""
-    row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
-    if row is None:
+    session = tx.session("read_session", session_id=caller.session_id, now=caller.now)
+    if session is None:
         raise NotHeld(f"session {caller.session_id} is not registered, and holds nothing")
-    session = Session(**row)
     if session.tombstone and sd_id in (None, session.tombstone.sd_id):
         raise lost_to(session.tombstone)
     if not session.holds or sd_id not in (None, session.sd_id):
@@ -48,10 +47,10 @@ def _refuse_silent(session: Session) -> None:
 
 def later_holder(tx: Transaction, caller: Caller, sd_id: str, claimed_at: datetime | None) -> NotHeld | None:
     """Return the error of a term that another one, younger, has overtaken; None where there is none."""
-    row = tx.one("read_later_holder", session_id=caller.session_id, sd_id=sd_id, claimed_at=claimed_at, now=caller.now)
-    if row is None:
+    own = {"session_id": caller.session_id, "now": caller.now}
+    later = tx.session("read_later_holder", **own, sd_id=sd_id, claimed_at=claimed_at)
+    if later is None:
         return None
-    later = Session(**row)
     return NotHeld(f"{sd_id} is held by {later.session_id} under the later fence {later.fence}", "claim it again")
 
 
@@ -71,13 +70,12 @@ def _park(tx: Transaction, caller: Caller, seconds: float | None) -> JudgedSessi
     session = lock_holder(tx, caller, "this session holds nothing, so there is nothing to park")
     until = None if seconds is None else (session.server_now + timedelta(seconds=seconds)).isoformat()
     # Parking is also a heartbeat.
-    return caller.judge(Session(**expect(tx.one("revive_session", **caller.columns(parked_until=until)))))
+    return caller.judge(expect(tx.session("revive_session", **caller.columns(parked_until=until))))
 
 
 def lock_holder(tx: Transaction, caller: Caller, refusal: str) -> Session:
     """Lock the row of the caller, which has to hold something, and to be told of no loss; else raise NotHeld."""
-    row = tx.one("lock_session", session_id=caller.session_id, now=caller.now)
-    session = Session(**row) if row else None
+    session = tx.session("lock_session", session_id=caller.session_id, now=caller.now)
     if session and session.tombstone:
         raise lost_to(session.tombstone)
     if session is None or not session.holds:
@@ -88,7 +86,6 @@ def lock_holder(tx: Transaction, caller: Caller, refusal: str) -> Session:
 
 def read(database: Database, caller: Caller) -> Session | None:
     """Return the caller's session, None where it is not registered."""
-    row = database.transact(
-        lambda tx: tx.one("read_session", session_id=caller.session_id, now=caller.now), writes=False
+    return database.transact(
+        lambda tx: tx.session("read_session", session_id=caller.session_id, now=caller.now), writes=False
     )
-    return Session(**row) if row else None

@@ -82,15 +82,14 @@ def _settle(database: Database, caller: Caller) -> None:
 def _live(database: Database, caller: Caller) -> Iterator[JudgedSession]:
     after = None
     while True:
-        rows = database.transact(
-            lambda tx, after=after: tx.all("list_live_sessions", after=after, row_limit=PAGE, now=caller.now),  # type: ignore[misc]
+        page = database.transact(
+            lambda tx, after=after: tx.sessions("list_live_sessions", after=after, row_limit=PAGE, now=caller.now),  # type: ignore[misc]
             writes=False,
         )
-        for row in rows:
-            yield caller.judge(Session(**row))
-        if len(rows) < PAGE:
+        yield from map(caller.judge, page)
+        if len(page) < PAGE:
             return
-        after = rows[-1]["id"]
+        after = page[-1].id
 
 
 def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
@@ -176,8 +175,8 @@ def carry_out(database: Database, caller: Caller, condemned: list[ReapVerdict]) 
 
 def _carry_out(tx: Transaction, caller: Caller, batch: list[ReapVerdict]) -> list[ReapVerdict]:
     verdicts = [_as_json(verdict) for verdict in batch]
-    rows = tx.all("reap_sessions", verdicts=json.dumps(verdicts, ensure_ascii=False), now=caller.now)
-    changed = {session.id: session for session in (Session(**row) for row in rows)}
+    reaped = tx.sessions("reap_sessions", verdicts=json.dumps(verdicts, ensure_ascii=False), now=caller.now)
+    changed = {session.id: session for session in reaped}
     return [
         replace(verdict, session=caller.judge(changed[verdict.session.session.id]))
         for verdict in batch

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from claude_sessions_cli.caller import Caller
-from claude_sessions_cli.database import ClaimConflict, Database, Row, Transaction
+from claude_sessions_cli.database import ClaimConflict, Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.identity import check_session_id, shorten
 from claude_sessions_cli.losses import bury, held_by, named_by_history
@@ -96,7 +96,7 @@ def _claim(
 
 def _lock(tx: Transaction, caller: Caller, sd_id: str | None) -> tuple[Session | None, list[Session]]:
     """Lock the caller's row and those that a claim of `sd_id` concerns; return it and the others."""
-    rows = [Session(**row) for row in tx.all("lock_claim", session_id=caller.session_id, sd_id=sd_id, now=caller.now)]
+    rows = tx.sessions("lock_claim", session_id=caller.session_id, sd_id=sd_id, now=caller.now)
     mine = next((row for row in rows if row.session_id == caller.session_id), None)
     return mine, [row for row in rows if row is not mine]
 
@@ -105,7 +105,7 @@ def _take(
     tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
 ) -> Session:
     """Give the item, which nobody else holds any more, to the caller, whose row and the others' are locked."""
-    taken = Session(**expect(_begin_term(tx, caller, mine, others, sd_id, track)))
+    taken = expect(_begin_term(tx, caller, mine, others, sd_id, track))
     # Those who held it until now, and those who lost it before, to nobody.
     told = [other.session_id for other in others if other.sd_id == sd_id or _has_lost(other, sd_id)]
     if told:
@@ -119,7 +119,7 @@ def _has_lost(session: Session, sd_id: str) -> bool:
 
 def _begin_term(
     tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
-) -> Row | None:
+) -> Session | None:
     columns = caller.columns(
         stale_after=caller.settings.stale_after, parked_until=None, tombstone=None, release_reason=None
     )
@@ -127,7 +127,7 @@ def _begin_term(
     fences += [row.tombstone.fence for row in (mine, *others) if row.tombstone and row.tombstone.sd_id == sd_id]
     # Where other programs gave the item a second holder, the later of the two fences is the one that counts.
     if mine.holds and mine.sd_id == sd_id and mine.fence is not None and mine.fence == _latest(fences):
-        return tx.one("renew_claim", **columns, track=track)
+        return tx.session("renew_claim", **columns, track=track)
     if mine.sd_id is not None:
         # Other programs' triggers must see the old item go before the new one comes.
         _clear(tx, caller, mine, "idle", release_reason="new fence" if mine.sd_id == sd_id else "switched")
@@ -135,7 +135,7 @@ def _begin_term(
     if tx.has_history and (row := tx.one("read_fence_floor", sd_id=sd_id)):
         fences.append(fence_of(row["claimed_at"]))
     floor = time_of(_latest(fences))
-    return tx.one("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)
+    return tx.session("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)
 
 
 def _latest(fences: Sequence[int | None]) -> int | None:
@@ -143,7 +143,7 @@ def _latest(fences: Sequence[int | None]) -> int | None:
 
 
 def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own: Any) -> Session:
-    row = tx.one(
+    cleared = tx.session(
         "clear_claim",
         session_id=session.session_id,
         sd_id=session.sd_id,
@@ -152,7 +152,7 @@ def _clear(tx: Transaction, caller: Caller, session: Session, status: str, **own
         own=json.dumps({"parked_until": None, **own}, ensure_ascii=False),
         now=caller.now,
     )
-    return Session(**expect(row))
+    return expect(cleared)
 
 
 def _evict(tx: Transaction, caller: Caller, holder: JudgedSession, force_reason: str | None) -> None:
@@ -184,7 +184,7 @@ def heartbeat(
 
 def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> HeartbeatResult | None:
     record = caller.identity.process_record
-    row = tx.one(
+    renewed = tx.session(
         "renew_heartbeat",
         session_id=caller.session_id,
         pid=caller.identity.pid,
@@ -192,25 +192,25 @@ def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> Hear
         older_than_s=if_older_than,
         now=caller.now,
     )
-    return HeartbeatResult("renewed", caller.judge(Session(**row))) if row else None
+    return HeartbeatResult("renewed", caller.judge(renewed)) if renewed else None
 
 
 def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: float | None) -> HeartbeatResult | None:
     """Do what a plain renewal cannot; None where another item than the one that was locked may be had back by now."""
-    row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
-    if row is None:
+    seen = tx.session("read_session", session_id=caller.session_id, now=caller.now)
+    if seen is None:
         if not register:
             raise NotHeld(
                 f"session {caller.session_id} is not registered", "register it: claude-sessions heartbeat --register"
             )
         tx.one("insert_session", **caller.columns())
-        row = expect(tx.one("read_session", session_id=caller.session_id, now=caller.now))
-        return HeartbeatResult("registered", caller.judge(Session(**row)))
-    if if_older_than is not None and _is_fresh(Session(**row), caller, if_older_than):
-        return HeartbeatResult("fresh", caller.judge(Session(**row)))
+        seen = expect(tx.session("read_session", session_id=caller.session_id, now=caller.now))
+        return HeartbeatResult("registered", caller.judge(seen))
+    if if_older_than is not None and _is_fresh(seen, caller, if_older_than):
+        return HeartbeatResult("fresh", caller.judge(seen))
 
     # The work item is locked before any row, as in claim: the other way round the two would deadlock.
-    item = _restorable_item(Session(**row))
+    item = _restorable_item(seen)
     if item:
         tx.one("lock_work_item", sd_id=item)
     mine, others = _lock(tx, caller, item)
@@ -266,7 +266,7 @@ def _revive(tx: Transaction, caller: Caller, mine: Session, lost: Tombstone | No
         # Whoever took the item after the end has not named itself here.
         lost = replace(lost, reason=SILENT_TO_THE_END)
     own = {"tombstone": lost.as_metadata()} if lost else {}
-    revived = caller.judge(Session(**expect(tx.one("revive_session", **caller.columns(**own)))))
+    revived = caller.judge(expect(tx.session("revive_session", **caller.columns(**own))))
     if lost:
         return HeartbeatResult("lost", revived, lost)
     return HeartbeatResult("registered" if mine.status == "released" else "renewed", revived)
@@ -306,14 +306,9 @@ def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reas
     if held or end:
         cleared = _clear(tx, caller, mine, "released" if end else "idle", **own)
         return ReleaseResult("ended" if end else "released", caller.judge(cleared), held, lost)
-    acknowledged = Session(
-        **expect(
-            tx.one(
-                "merge_metadata", session_id=mine.session_id, own=json.dumps(own, ensure_ascii=False), now=caller.now
-            )
-        )
-    )
-    return ReleaseResult("nothing_held", caller.judge(acknowledged), None, lost)
+    merged = json.dumps(own, ensure_ascii=False)
+    acknowledged = tx.session("merge_metadata", session_id=mine.session_id, own=merged, now=caller.now)
+    return ReleaseResult("nothing_held", caller.judge(expect(acknowledged)), None, lost)
 
 
 def release_other(
@@ -335,7 +330,7 @@ def release_other(
 def _release_other(
     tx: Transaction, caller: Caller, prefix: str, sd_id: str | None, end: bool, reason: str | None
 ) -> ReleaseResult:
-    matches = [Session(**row) for row in tx.all("find_sessions", prefix=prefix, now=caller.now)]
+    matches = tx.sessions("find_sessions", prefix=prefix, now=caller.now)
     exact = [session for session in matches if session.session_id == prefix]
     live = exact or [session for session in matches if session.status != "released"] or matches
     if not live:
@@ -344,10 +339,9 @@ def _release_other(
         raise UsageError(
             f"{prefix} is the beginning of more than one session id: {live[0].session_id}, {live[1].session_id}"
         )
-    row = tx.one("lock_session", session_id=live[0].session_id, now=caller.now)
-    if row is None:
+    session = tx.session("lock_session", session_id=live[0].session_id, now=caller.now)
+    if session is None:
         raise NotHeld(f"session {live[0].session_id} was deleted meanwhile")
-    session = Session(**row)
     if sd_id is not None and (not session.holds or session.sd_id != sd_id):
         raise NotHeld(f"{session.session_id} does not hold {sd_id}")
     held = session.sd_id if session.holds else None
@@ -361,10 +355,9 @@ def _release_other(
 
 def _is_itself(tx: Transaction, caller: Caller) -> bool:
     """Whether a caller that names a session is that session, by all that the row knows of it."""
-    row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
-    if row is None:
+    session, identity = tx.session("read_session", session_id=caller.session_id, now=caller.now), caller.identity
+    if session is None:
         return False
-    session, identity = Session(**row), caller.identity
     recorded = (session.own.get("process"), session.hostname, session.own.get("cwd"))
     return recorded == (identity.process_record, identity.host.hostname, identity.cwd)
 

@@ -79,7 +79,7 @@ def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord) -> JudgedSess
         )
     # The command trusts a term that every other client has to respect.
     columns = caller.columns(run=asdict(runner), stale_after=session.patience_s(caller.settings.stale_after))
-    return caller.judge(Session(**expect(tx.one("revive_session", **columns))))
+    return caller.judge(expect(tx.session("revive_session", **columns)))
 
 
 def _may_run(session: Session, host: Host) -> bool:
@@ -100,8 +100,7 @@ def leave(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str,
 
 
 def _leave(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> bool:
-    row = tx.one("lock_session", session_id=caller.session_id, now=caller.now)
-    session = Session(**row) if row else None
+    session = tx.session("lock_session", session_id=caller.session_id, now=caller.now)
     # Another one may run under a later term of this session.
     if session and session.runner == runner:
         tx.one("merge_metadata", session_id=caller.session_id, own=json.dumps({"run": None}), now=caller.now)
@@ -116,11 +115,11 @@ def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> N
     """Raise NotHeld for a term that is over, unless the session itself gave it back."""
 
     def find(tx: Transaction) -> NotHeld | None:
-        row = tx.one("read_session", session_id=caller.session_id, now=caller.now)
-        lost = Session(**row).tombstone if row else None
+        session = tx.session("read_session", session_id=caller.session_id, now=caller.now)
+        lost = session.tombstone if session else None
         if lost and lost.sd_id == sd_id:
             return lost_to(lost)
-        gone = None if row else NotHeld(f"session {caller.session_id} was deleted")
+        gone = None if session else NotHeld(f"session {caller.session_id} was deleted")
         return leases.later_holder(tx, caller, sd_id, time_of(fence)) or gone
 
     if loss := database.transact(find, writes=False):
@@ -133,9 +132,10 @@ def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedS
 
 
 def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
-    row = tx.one("renew_term", session_id=caller.session_id, sd_id=sd_id, claimed_at=time_of(fence), now=caller.now)
-    if row:
-        return caller.judge(Session(**row))
+    own = {"session_id": caller.session_id, "now": caller.now}
+    renewed = tx.session("renew_term", **own, sd_id=sd_id, claimed_at=time_of(fence))
+    if renewed:
+        return caller.judge(renewed)
     leases.prove(tx, caller, sd_id, fence)
     raise NotHeld(f"the term of {sd_id} under fence {fence} is over")
 
@@ -148,8 +148,7 @@ def outlive_process(database: Database, caller: Caller, sd_id: str, fence: int) 
     own = json.dumps({"run": None, "process": None})
 
     def keep(tx: Transaction) -> bool:
-        row = tx.one("lock_session", session_id=caller.session_id, now=caller.now)
-        kept = _is_in_term(Session(**row) if row else None, sd_id, fence)
+        kept = _is_in_term(tx.session("lock_session", session_id=caller.session_id, now=caller.now), sd_id, fence)
         if kept:
             tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now)
         return kept
