@@ -35,8 +35,13 @@ LINUX = sys.platform.startswith("linux")
 only_linux = pytest.mark.skipif(not LINUX, reason="reads /proc, which only Linux has")
 PROGRAM = [sys.executable, "-m", "claude_sessions_cli"]
 RUN = f"{shlex.join(PROGRAM)} run"
-# Beats often, so that a loss is soon seen; long enough a window for a slow machine.
+# Beats often, so that a loss is soon seen, and soon gives a claim away that is silent.
 FAST = {"CLAUDE_SESSIONS_STALE_AFTER": "3", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
+# As often, where a slow machine must not make a claim lapse.
+OFTEN = {**FAST, "CLAUDE_SESSIONS_STALE_AFTER": "60"}
+# Where a test has to wait until it lapses, and what comes just before must have its time.
+LAPSE_S = 10
+ROOMY = {**FAST, "CLAUDE_SESSIONS_STALE_AFTER": str(LAPSE_S)}
 # Say that they are there, then do nothing until they are killed; `exec`, so that the file names the process itself.
 WAIT = "echo $$ >{0}; exec sleep 600"
 IGNORE_TERM = "trap '' TERM; echo $$ >{0}; while :; do sleep 0.05; done"

@@ -19,6 +19,7 @@ from claude_sessions_cli import process, reaping, sessions
 from claude_sessions_cli.times import fence_of
 from shell.runs import (
     FAST,
+    OFTEN,
     PROGRAM,
     RUN,
     WAIT,
@@ -49,13 +50,13 @@ def test_the_commands_exit_code_is_passed_on_and_the_claim_given_back(
 
 def test_a_command_runs_under_a_session_of_its_own_that_proves_to_be_alive(bench: Bench) -> None:
     ready = bench.file()
-    started = bench.start("SD-1", "--track", "B", "--", *words(WAIT, ready), env=FAST)
+    started = bench.start("SD-1", "--track", "B", "--", *words(WAIT, ready), env=OFTEN)
     read_pid(ready)
     first = bench.holder()
     assert (first["status"], first["track"], first["pid"], first["tty"]) == ("active", "B", started.pid, None)
     own = first["metadata"]["claude_sessions_cli"]
     assert own["process"]["start"] == own["run"]["start"] == process.read(started.pid).start
-    assert own["stale_after"] == 3
+    assert own["stale_after"] == 60
     until(lambda: bench.holder()["heartbeat_at"] > first["heartbeat_at"], "a heartbeat")
     assert bench.holder()["claimed_at"] == first["claimed_at"]
     started.terminate()
@@ -139,7 +140,7 @@ def test_a_waiting_run_begins_when_the_item_is_free(bench: Bench) -> None:
 
 
 def test_a_term_that_the_caller_holds_is_renewed_and_left_held(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("mine", stale_after=3, heartbeat_every=1), "SD-1", track="A")
+    sessions.claim(bench.table.database, make_caller("mine"), "SD-1", track="A")
     before = bench.table.row("mine")
     ready = bench.file()
     mine = {**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"}
@@ -255,7 +256,7 @@ def test_an_item_that_another_program_gave_to_two_is_run_by_neither(bench: Bench
 
 @pytest.mark.parametrize("code", [0, 5])
 def test_a_failed_command_may_keep_its_claim_until_silence_ends_it(bench: Bench, code: int) -> None:
-    done = bench.call("SD-1", "--keep-on-failure", "--", "sh", "-c", f"exit {code}", env=FAST)
+    done = bench.call("SD-1", "--keep-on-failure", "--", "sh", "-c", f"exit {code}", env=OFTEN)
     assert done.returncode == code
     if code == 0:
         assert done.stderr == ""
@@ -266,9 +267,9 @@ def test_a_failed_command_may_keep_its_claim_until_silence_ends_it(bench: Bench,
     assert row["session_id"] in done.stderr
     assert done.stderr.count("\n") == 1
     # Neither its end nor this host's knowledge of it gives the claim away.
-    later = make_caller("b", stale_after=3, heartbeat_every=1, now=row["heartbeat_at"] + timedelta(seconds=2.9))
+    later = make_caller("b", stale_after=3, heartbeat_every=1, now=row["heartbeat_at"] + timedelta(seconds=59.9))
     assert not try_claim(bench.table, later)
-    assert try_claim(bench.table, replace(later, now=row["heartbeat_at"] + timedelta(seconds=3.1)))
+    assert try_claim(bench.table, replace(later, now=row["heartbeat_at"] + timedelta(seconds=60.1)))
 
 
 def test_a_claim_that_is_kept_is_given_back_as_the_note_says(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import time
@@ -18,6 +19,9 @@ from claude_sessions_cli import sessions
 from shell.runs import (
     FAST,
     IGNORE_TERM,
+    LAPSE_S,
+    OFTEN,
+    ROOMY,
     WAIT,
     Bench,
     Proxy,
@@ -38,9 +42,10 @@ FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in
 def test_a_forced_take_over_stops_the_whole_group(bench: Bench) -> None:
     files = [bench.file() for _ in range(3)]
     inner = "exec 2>/dev/null; trap 'echo told >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
-    command = f"({inner}) & echo $$ >{{0}}; wait"
-    started = bench.start("SD-1", "--", *words(command, *files), env=FAST)
-    pids = [read_pid(file) for file in files[:2]]
+    command = f"sh -c {shlex.quote(inner)} & echo $$ >{{0}}; wait"
+    started = bench.start("SD-1", "--", *words(command, *files), env=OFTEN)
+    leader, other = (read_pid(file) for file in files[:2])
+    assert leader != other
     force(bench.table)
     _, err = started.communicate(timeout=30)
     assert started.returncode == 4
@@ -48,7 +53,8 @@ def test_a_forced_take_over_stops_the_whole_group(bench: Bench) -> None:
     assert err.endswith("; stopping the command\n")
     assert err.count("\n") == 1
     assert files[2].read_text() == "told\n"
-    assert not any(is_alive(pid) for pid in pids)
+    assert not is_alive(leader)
+    until(lambda: not is_alive(other), "the end of the rest, which is not the wrapper's child")
     statuses = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
     assert statuses.pop("thief") == ("active", "SD-1")
     assert list(statuses.values()) == [("released", None)]
@@ -58,17 +64,18 @@ def test_a_command_that_ignores_term_is_killed_with_its_group(bench: Bench) -> N
     ready, other = bench.file(), bench.file()
     command = "trap '' TERM; sh -c 'echo $$ >{1}; sleep 600' & " + IGNORE_TERM
     started = bench.start("SD-1", "--", *words(command, ready, other), env=FAST)
-    pids = [read_pid(ready), read_pid(other)]
+    leader, member = read_pid(ready), read_pid(other)
     force(bench.table)
     assert started.wait(30) == 4
-    assert not any(is_alive(pid) for pid in pids)
+    assert not is_alive(leader)
+    until(lambda: not is_alive(member), "the end of the rest, which is not the wrapper's child")
 
 
 def test_the_rest_of_the_group_has_its_time_after_the_leader_ended(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     tidy = "trap 'sleep 0.2; echo tidy >{1}; exit' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
-    longer = {"CLAUDE_SESSIONS_STALE_AFTER": "10", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
-    started = bench.start("SD-1", "--", *words(f"({tidy}) & wait", *files), env=longer)
+    command = f"sh -c {shlex.quote(tidy)} & wait"
+    started = bench.start("SD-1", "--", *words(command, *files), env=OFTEN)
     read_pid(files[0])
     force(bench.table)
     assert started.wait(30) == 4
@@ -133,7 +140,8 @@ def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_command_is_dead_before_anybody_else_can_have_its_item(bench: Bench, proxy: Proxy, fault: str) -> None:
     ready = bench.file()
-    started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env={**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn})
+    # Between its end and the rival's turn there is a tenth of the window.
+    started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env={**ROOMY, "CLAUDE_SESSIONS_DSN": proxy.dsn})
     child = read_pid(ready)
     getattr(proxy, fault)()
     rival = elsewhere("rival")
@@ -185,11 +193,11 @@ def test_a_database_that_comes_back_in_time_costs_nothing(bench: Bench, proxy: P
 @pytest.mark.faults
 def test_one_connection_that_hangs_for_good_costs_nothing(bench: Bench, proxy: Proxy) -> None:
     ready = bench.file()
-    started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn})
+    started = bench.start("SD-1", "--", *words(WAIT, ready), env={**ROOMY, "CLAUDE_SESSIONS_DSN": proxy.dsn})
     read_pid(ready)
     first = bench.holder()["heartbeat_at"]
     proxy.hang_next = 1
-    until(lambda: (bench.holder()["heartbeat_at"] - first).total_seconds() > 4, "heartbeats go on")
+    until(lambda: (bench.holder()["heartbeat_at"] - first).total_seconds() > LAPSE_S + 1, "heartbeats go on")
     started.terminate()
     assert started.wait(30) == 143
     bench.assert_ended(reason="failed")

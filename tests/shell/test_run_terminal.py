@@ -16,7 +16,9 @@ from claude_sessions_cli import process
 from shell.runs import (
     FAST,
     IGNORE_TERM,
+    LAPSE_S,
     PROGRAM,
+    ROOMY,
     RUN,
     WAIT,
     Bench,
@@ -408,7 +410,7 @@ def test_two_runs_of_different_items_go_on_in_one_terminal(bench: Bench, shell: 
 
 @both_shells_at_length
 def test_a_job_that_was_stopped_for_long_goes_on_where_its_claim_is_still_there(bench: Bench, shell: str) -> None:
-    window, ready = bench.window(shell, FAST), bench.file()
+    window, ready = bench.window(shell, ROOMY), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     window.press(CTRL_Z)
     window.answers()
@@ -454,6 +456,7 @@ def test_a_command_that_lost_its_claim_leaves_the_terminal_as_it_was(bench: Benc
 
 
 def lapsed(bench: Bench, row: dict[str, object]) -> bool:
-    """Whether the silence since a row's heartbeat is longer than a fast claim lasts."""
-    [found] = bench.table.execute("SELECT clock_timestamp() - %s > interval '3 s' AS over", row["heartbeat_at"])
+    """Whether the silence since a row's heartbeat is longer than a roomy claim lasts."""
+    silence = "SELECT clock_timestamp() - %s > make_interval(secs => %s) AS over"
+    [found] = bench.table.execute(silence, row["heartbeat_at"], LAPSE_S)
     return bool(found["over"])
