@@ -62,10 +62,12 @@ def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table:
         kept = full_table.row(before["SD-LIVES"]["session_id"])
         assert (kept["sd_id"], kept["status"]) == ("SD-LIVES", "active")
         assert kept["heartbeat_at"] > before["SD-LIVES"]["heartbeat_at"]
+        log = state / "upkeep.log"
+        # The run that released it says so once it has gone through all rows, and then that it has run.
+        _until(lambda: log.exists() and f"released {name}: process gone" in log.read_text())
         _until(lambda: rounds.last_run(state), 10)
         last = rounds.last_run(state)
         assert last is not None and last.error is None
-        assert f"released {name}: process gone" in (state / "upkeep.log").read_text()
     finally:
         daemon.terminate()
         daemon.wait()

@@ -108,6 +108,7 @@ def test_sourced_twice_it_still_calls_once(window: Open, calls: Calls, tmp_path:
     for _ in range(2):
         opened.do(again)
     assert opened.run(command).out == once
+    calls.wait(1)
     opened.type("exit")
     opened.wait()
     assert calls.kinds() == ["beat", "end"]
@@ -185,6 +186,7 @@ def test_two_prompts_in_one_interval_beat_once(window: Open, calls: Calls, name:
     opened = window(name)
     for _ in range(5):
         opened.do("true")
+    calls.wait(1)
     opened.type("exit")
     opened.wait()
     assert calls.kinds() == ["beat", "end"]
@@ -559,7 +561,7 @@ def test_subshells_end_nothing(window: Open, calls: Calls, name: str) -> None:
 
 @each_shell
 def test_it_can_be_turned_off_and_on_at_any_time(window: Open, calls: Calls, states: Path, name: str) -> None:
-    opened = window(name, every=1)
+    opened = window(name)
     calls.wait(1)
     state_of(states, opened).write_text(f"held {int(time.time())} SD-1 s\n")
     opened.do("true")

@@ -29,11 +29,17 @@ from shell.hooks import (
     nested_line,
     rows,
     send_hangup,
+    state_of,
     type_exit,
 )
 from shell.terminal import CLI, PATIENCE_S, WHOAMI, until
 
 # -- with the real program -------------------------------------------------------------------------------------------
+
+
+def await_first_beat(states: Path, opened: Window) -> None:
+    """Wait until the beat in the background has said how its session stands: it may run beside what is typed."""
+    until(state_of(states, opened).exists, "the file of the terminal")
 
 
 def shows(opened: Window, pattern: str) -> bool:
@@ -44,10 +50,10 @@ def shows(opened: Window, pattern: str) -> bool:
 
 @each_shell_at_length
 def test_a_terminals_life_on_a_real_database(
-    real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
+    real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
 ) -> None:
     opened = real(name, dsn)
-    until(lambda: rows(dsn), "the terminal's row")
+    await_first_beat(states, opened)
     session = opened.run(WHOAMI).session
     assert rows(dsn) == [(session, None, "idle", opened.pid)]
 
@@ -77,7 +83,7 @@ def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
     real: Open, dsn: str, states: Path, name: str, ending: Callable[[Window], None]
 ) -> None:
     opened = real(name, dsn)
-    until(lambda: rows(dsn), "the terminal's row")
+    await_first_beat(states, opened)
     assert opened.run(f"{CLI} claim SD-1").code == 0
     assert list(states.iterdir())
     ending(opened)
@@ -94,9 +100,10 @@ def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
 
 @each_shell_at_length
 def test_commands_that_find_a_loss_tell_the_prompt_at_once(
-    real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
+    real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
 ) -> None:
     opened = real(name, dsn)
+    await_first_beat(states, opened)
     thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
     for command in ("check", "park 10m", "unpark", "heartbeat"):
         opened.run(f"{CLI} release")
@@ -108,8 +115,9 @@ def test_commands_that_find_a_loss_tell_the_prompt_at_once(
 
 
 @each_shell_at_length
-def test_a_session_named_for_one_command_is_not_the_terminals(real: Open, dsn: str, name: str) -> None:
+def test_a_session_named_for_one_command_is_not_the_terminals(real: Open, dsn: str, states: Path, name: str) -> None:
     opened = real(name, dsn)
+    await_first_beat(states, opened)
     assert opened.run(f"{CLI} claim SD-1").code == 0
     assert opened.run(f"{CLI} claim SD-2 --session another").code == 0
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
@@ -122,7 +130,7 @@ def test_a_shell_under_run_shows_its_item_and_leaves_the_beats_to_run(
     real: Open, dsn: str, states: Path, tmp_path: Path, calls: Calls, name: str
 ) -> None:
     opened = real("bash", dsn)
-    until(lambda: rows(dsn), "the terminal's row")
+    await_first_beat(states, opened)
     line = nested_line(opened, tmp_path, calls, name)
     opened.enter(f"{CLI} run SD-RUN -- {line}", name)
     assert opened.run(f"{CLI} check SD-RUN").code == 0
