@@ -138,6 +138,8 @@ def _embedded(stack: ExitStack) -> Server:
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("CLAUDE_SESSIONS_DATA_DIR", directory)
+    # Each worker starts one at the same time as the others.
+    patch.setattr(embedded, "WAIT_SECONDS", 120.0)
     dsn = embedded.ensure(lambda _: None)
     with psycopg.connect(dsn, autocommit=True) as connection:
         # What it holds is worth nothing after a crash, and it makes many databases.

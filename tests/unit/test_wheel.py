@@ -17,7 +17,9 @@ def test_a_checkout_reads_the_sql_beside_the_package() -> None:
 
 
 def test_a_wheel_carries_every_sql_file(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    # Nothing is fetched: what builds the wheel is here already.
+    pip += ["--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(tmp_path), str(CHECKOUT)], check=True, timeout=120)
     installed = tmp_path / "claude_sessions_cli" / "sql"
     assert _files(installed) == _files(CHECKOUT / "sql")
