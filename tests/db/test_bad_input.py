@@ -26,6 +26,7 @@ import conftest
 import psycopg
 import pytest
 from conftest import Cli, Server, Table
+from waiting import until, until_waiting
 
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import database, queries, schema
@@ -456,12 +457,15 @@ def guarded() -> Iterator[Guarded]:
             connection.execute("SELECT pg_reload_conf()")
             asked = "SELECT auth_method FROM pg_hba_file_rules WHERE user_name = '{pw_user}'"
             assert connection.execute(asked).fetchall() == [("scram-sha-256",)]
-        while True:  # until the reload has reached the postmaster
+
+        def asks_for_the_password() -> bool:
             try:
                 psycopg.connect(host=host, user="pw_user", dbname="claude_sessions", password="wrong").close()
             except psycopg.OperationalError as error:
-                if "password authentication failed" in str(error):
-                    break
+                return "password authentication failed" in str(error)
+            return False
+
+        until(asks_for_the_password, "the reload has reached the postmaster")
         yield Guarded(host, "pw_user")
 
 
@@ -764,24 +768,11 @@ def test_an_interrupt_while_waiting_for_a_lock_changes_nothing(cli: Cli, dsn: st
                 # A shell starts what it runs in the background with interrupts ignored, and this test may be that.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             ) as child:
-                _await_lock_waiter(dsn)
+                until_waiting(holder)
                 child.send_signal(signal.SIGINT)
                 out, err = child.communicate(timeout=30)
         assert (child.returncode, out, err) == (130, "", ""), argv
     assert rows(dsn) == before
-
-
-def _await_lock_waiter(dsn: str) -> str:
-    """Wait until a command waits for a lock, and return its application_name."""
-    waiting = (
-        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if found := connection.execute(waiting).fetchone():
-                return str(found[0])
-    raise TimeoutError("no command waits for a lock")
 
 
 @pytest.mark.parametrize(
@@ -799,7 +790,7 @@ def test_the_server_sees_whose_connection_it_is(
     with psycopg.connect(dsn) as holder, ThreadPoolExecutor(1) as pool:
         holder.execute("LOCK TABLE claude_sessions")
         listing = pool.submit(cli, "list", "--dsn", given, env=env)
-        assert _await_lock_waiter(dsn) == name
+        assert until_waiting(holder) == [name]
         holder.rollback()
         assert listing.result().returncode == 0
 

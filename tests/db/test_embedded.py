@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
+from waiting import until
 
 from claude_sessions_cli import cluster as programs
 from claude_sessions_cli import embedded
@@ -132,7 +132,7 @@ def kill_all(dsn: str, pid: int) -> None:
     for victim in (pid, *pids):
         with suppress(ProcessLookupError):
             os.kill(int(str(victim)), signal.SIGKILL)
-    wait_for(lambda: not is_held(embedded.status().data_dir / "postgres.lock"))
+    until(lambda: not is_held(embedded.status().data_dir / "postgres.lock"), "the lock is free")
 
 
 def is_held(lock: Path) -> bool:
@@ -142,13 +142,6 @@ def is_held(lock: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def snapshot(*roots: Path) -> dict[str, tuple[int, int, int, bytes]]:
@@ -263,7 +256,7 @@ def test_server_that_somebody_started_by_hand_is_left_alone(made: Path, base: Pa
     other = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if ME == 0 else {}
     arguments = [str(postgres), "-D", str(cluster), "-c", "listen_addresses=", "-k", str(sockets)]
     with subprocess.Popen(arguments, cwd="/", stderr=subprocess.DEVNULL, **other) as server:  # type: ignore[call-overload]
-        wait_for(lambda: (sockets / ".s.PGSQL.5432").exists())
+        until((sockets / ".s.PGSQL.5432").exists, "its socket")
         before = (cluster / "postmaster.pid").read_text()
         assert "shared memory" in refusal().message
         assert (cluster / "postmaster.pid").read_text().split("\n")[:7] == before.split("\n")[:7]
@@ -313,7 +306,7 @@ def test_what_is_no_cluster_of_ours_stays_as_it_is(home: Path, damage: Callable[
 @pytest.mark.faults
 def test_starter_killed_in_initdb_leaves_nothing_that_is_taken_for_a_cluster(home: Path) -> None:
     with subprocess.Popen(command(ENSURE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as starter:
-        wait_for((home / "postgres.new" / "PG_VERSION").exists)
+        until((home / "postgres.new" / "PG_VERSION").exists, "initdb is at work")
         starter.kill()
     assert not (home / "postgres").exists()
     dsn, _ = start()
@@ -325,7 +318,7 @@ def test_starter_killed_in_initdb_leaves_nothing_that_is_taken_for_a_cluster(hom
 def test_interrupt_in_initdb_leaves_no_cluster(home: Path) -> None:
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command(ENSURE), start_new_session=True, stdout=quiet, stderr=quiet) as starter:
-        wait_for((home / "postgres.new" / "PG_VERSION").exists)
+        until((home / "postgres.new" / "PG_VERSION").exists, "initdb is at work")
         os.killpg(starter.pid, signal.SIGINT)
         assert starter.wait(60) != 0
     assert not (home / "postgres").exists()

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +21,7 @@ import psycopg
 import pytest
 from conftest import Cli, Table, make_caller
 from psycopg.types.json import Jsonb
+from waiting import until, until_waiting
 
 from claude_sessions_cli import keeping, process, reaping, sessions
 from claude_sessions_cli.caller import Caller
@@ -98,7 +98,7 @@ def test_a_zombie_is_gone(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     sessions.claim(table.database, _who("a", child.pid), "SD-1")
     child.kill()
-    _until(lambda: process.read(child.pid).zombie)
+    until(lambda: process.read(child.pid).zombie, "the process to become a zombie")
     assert _here(table, 1) == (0, ["a"])
 
 
@@ -389,11 +389,10 @@ def test_a_claim_that_waits_for_a_heartbeat_still_sees_the_holder(table: Table, 
         others,
     )
     table.execute("ANALYZE public.claude_sessions")
-    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(table.dsn) as beat, ThreadPoolExecutor(1) as pool:
         beat.execute("UPDATE public.claude_sessions SET heartbeat_at = now() WHERE session_id = 'holder'")
         claim = pool.submit(sessions.claim, table.another(), make_caller("me"), "SD-1")
-        _until(lambda: table.execute(waiting))
+        until_waiting(table.connection)
         beat.commit()
         with pytest.raises(HeldByAnother):
             claim.result()
@@ -492,7 +491,7 @@ def test_a_process_hidden_from_this_user_is_left_alone(table: Table, sleeper: Sl
     hidden, gone = sleeper(), sleeper()
     visible = subprocess.Popen(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "600"])
     try:
-        _until(lambda: process.read(visible.pid).name == "sleep")
+        until(lambda: process.read(visible.pid).name == "sleep", "the program to start")
         for name, pid in (("hidden", hidden.pid), ("visible", visible.pid), ("gone", gone.pid)):
             sessions.claim(table.database, make_caller(name, anchor=process.read(pid), now=NOON), f"SD-{name}")
         gone.kill()
@@ -638,10 +637,3 @@ def test_the_command_says_fresh_and_succeeds(table: Table, cli: Cli) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "fresh a, holding SD-1\n", "")
     done = cli("heartbeat", "--session", "a", "--if-older-than", "soon", env=env)
     assert done.returncode == 2 and "not a duration" in done.stderr
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

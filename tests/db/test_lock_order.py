@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import psycopg
 from conftest import Table, make_caller
+from waiting import until_waiting
 
 from claude_sessions_cli import sessions
 from claude_sessions_cli.errors import NotHeld
-
-
-def wait_for_waiters(table: Table, count: int) -> None:
-    """Wait until so many connections wait for a lock."""
-    for _ in range(1000):
-        [row] = table.execute(
-            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        if row["n"] >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError("nobody waits")
 
 
 def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Table) -> None:
@@ -50,7 +38,7 @@ def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Tabl
             beat = "UPDATE public.claude_sessions SET heartbeat_at = heartbeat_at WHERE session_id = ANY(%s)"
             other.execute(beat, [names[1:]])
             waiting.start()
-            wait_for_waiters(table, 1)
+            until_waiting(table.connection)
         waiting.join()
         assert outcomes == ["took_over"]
         holders = table.execute("SELECT session_id FROM public.claude_sessions WHERE sd_id = %s", item)
@@ -71,6 +59,6 @@ def test_a_session_that_is_deleted_while_another_releases_it_is_not_held(table: 
     with psycopg.connect(table.dsn) as other:
         other.execute("DELETE FROM public.claude_sessions WHERE session_id = 'a'")
         waiting.start()
-        wait_for_waiters(table, 1)
+        until_waiting(table.connection)
     waiting.join()
     assert caught == ["session a was deleted meanwhile"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import psycopg
 import pytest
 from conftest import Server, Table, make_caller
 from psycopg.types.json import Jsonb
+from waiting import until_waiting
 
 from claude_sessions_cli import (
     database,
@@ -41,24 +41,13 @@ def at(minutes: float) -> datetime:
     return NOON + timedelta(minutes=minutes)
 
 
-def _wait_for_waiter(dsn: str) -> None:
-    """Wait until a connection of that database waits for a lock."""
-    with psycopg.connect(dsn, autocommit=True) as looking:
-        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        for _ in range(2000):
-            if looking.execute(waiting).fetchone() is not None:
-                return
-            threading.Event().wait(0.005)
-    raise AssertionError("nobody waits")
-
-
 @contextmanager
 def _while_waiting(dsn: str, work: Callable[[], Any], lock: str, *parameters: Any) -> Iterator[tuple[Any, Future[Any]]]:
     """Start `work` behind a lock, and once it waits hand over the connection that holds the lock; then let it go on."""
     with ThreadPoolExecutor(1) as pool, psycopg.connect(dsn) as other:
         other.execute(lock, parameters)
         future = pool.submit(work)
-        _wait_for_waiter(dsn)
+        until_waiting(other)
         yield other, future
 
 

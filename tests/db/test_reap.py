@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from conftest import Table, make_caller
 from psycopg.types.json import Jsonb
+from waiting import until
 
 from claude_sessions_cli import process, reaping, sessions
 
@@ -43,20 +44,10 @@ def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Callable
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
     assert _reap(table, 0) == {}
     child.kill()
-    assert _poll_zombie(child) == "zombie"
+    until(lambda: process.read(child.pid).zombie, "the process to become a zombie")
     assert _reap(table, 0) == {"a": ("released", "process gone")}
     assert table.row("a")["sd_id"] is None
     child.wait()
-
-
-def _poll_zombie(child: Popen[bytes]) -> str:
-    import time
-
-    for _ in range(200):
-        if process.read(child.pid).zombie:
-            return "zombie"
-        time.sleep(0.01)
-    return "alive"
 
 
 def test_a_live_process_is_never_reaped(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:

@@ -17,6 +17,7 @@ import conftest
 import psycopg
 import pytest
 from conftest import Cli, Server
+from waiting import until_waiting
 
 from claude_sessions_cli import database, queries, schema
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError
@@ -302,12 +303,15 @@ def test_several_at_once_in_two_databases_make_the_roles_once(private_server: Se
 
 def test_a_role_that_another_database_is_just_making_is_waited_for(private_server: Server) -> None:
     mine, other = private_server.create("cs_mine"), private_server.create("cs_other")
-    with psycopg.connect(other) as slow, ThreadPoolExecutor(1) as pool:
+    with (
+        psycopg.connect(other) as slow,
+        psycopg.connect(mine, autocommit=True) as looking,
+        ThreadPoolExecutor(1) as pool,
+    ):
         slow.execute("CREATE ROLE authenticated")
         applying = pool.submit(apply, mine)
-        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = 'cs_mine' AND wait_event_type = 'Lock'"
-        while not run(other, waiting):
-            assert not applying.done()
+        until_waiting(looking)
+        assert not applying.done()
         slow.commit()
         applying.result()
     assert check(mine) == set()

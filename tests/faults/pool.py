@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from waiting import until, until_waiting
 
 from claude_sessions_cli import queries
 
@@ -115,20 +116,20 @@ class Worker:
         assert "error" not in answer, answer
         return answer
 
-    def wait_until_stopped(self, timeout: float = 30) -> None:
+    def wait_until_stopped(self) -> None:
         """Wait until the process has stopped itself."""
-        wait_for(lambda: _state(self.pid) == "T", f"worker {self.pid} does not stop", timeout)
+        until(lambda: _state(self.pid) == "T", f"worker {self.pid} stops")
 
-    def wait_until_stopped_or_answered(self, timeout: float = 30) -> bool:
+    def wait_until_stopped_or_answered(self) -> bool:
         """Wait until the process has stopped itself, or has an answer; tell which."""
-        assert self._process.stdout
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if _state(self.pid) == "T":
-                return True
-            if select.select([self._process.stdout], [], [], 0.005)[0]:
-                return False
-        raise TimeoutError(f"worker {self.pid} neither stops nor answers")
+        answers = self._process.stdout
+        assert answers
+
+        def has_answered() -> bool:
+            return bool(select.select([answers], [], [], 0)[0])
+
+        until(lambda: _state(self.pid) == "T" or has_answered(), f"worker {self.pid} stops or answers")
+        return not has_answered()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal."""
@@ -178,14 +179,6 @@ def workers(count: int = RACERS) -> Iterator[Pool]:
     finally:
         for worker in pool:
             worker.close()
-
-
-def wait_for(condition: Callable[[], bool], complaint: str, timeout: float = 30) -> None:
-    """Poll until a condition holds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, complaint
-        time.sleep(0.005)
 
 
 class Watch:
@@ -258,21 +251,11 @@ class Watch:
             "SELECT count(*) AS number FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
-        wait_for(lambda: self.count(others) == 0, "connections stay open")
+        until(lambda: self.count(others) == 0, "every other connection is closed")
 
     def wait_for_waiters(self, number: int) -> None:
-        """Wait until that many connections to this database wait for a lock."""
-        waiting = (
-            "SELECT count(*) AS number FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-
-        def all_wait() -> bool:
-            # Inside a transaction the statistics would stand still.
-            self.execute("SELECT pg_stat_clear_snapshot()")
-            return self.count(waiting) == number
-
-        wait_for(all_wait, f"there are not {number} connections that wait for a lock")
+        """Wait until that many connections to this database wait for a lock, and no more than that do."""
+        assert len(until_waiting(self.connection, number)) == number
 
     def assert_single_holders(self) -> None:
         """Check that no item has two holders now, nor had at any sample."""

@@ -16,10 +16,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from waiting import until
 
 from claude_sessions_cli import cluster
 from claude_sessions_cli.errors import Unreachable
-from faults.pool import wait_for
 
 NAME = "faults"
 PORT = "6432"
@@ -115,7 +115,7 @@ class PrivateServer:
                 "max_connections=100",
             ),
         )
-        wait_for(lambda: _answers(self.dsn), "the private server does not start", 60)
+        until(lambda: _answers(self.dsn), "the private server starts")
 
     def stop_immediately(self) -> None:
         """Do what `pg_ctl stop -m immediate` does: leave the next start to recover."""
@@ -130,7 +130,7 @@ class PrivateServer:
             os.kill(connection.info.backend_pid, signal.SIGKILL)
             with suppress(psycopg.OperationalError):
                 connection.execute("SELECT")
-        wait_for(lambda: _answers(self.dsn), "the private server does not recover", 60)
+        until(lambda: _answers(self.dsn), "the private server recovers")
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def pgbouncer(server: PrivateServer) -> Iterator[Callable[[str], str]]:
     process = home.start(program, str(home.path / "ini"))
     through = psycopg.conninfo.make_conninfo(server.dsn, port=PORT)
     try:
-        wait_for(lambda: _answers(through), f"PgBouncer does not start: {(home.path / 'log').read_text()[-500:]}")
+        until(lambda: _answers(through), f"PgBouncer starts, of which {home.path / 'log'} tells")
         yield lambda dsn: psycopg.conninfo.make_conninfo(dsn, port=PORT)
     finally:
         process.terminate()

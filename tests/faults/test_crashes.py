@@ -16,10 +16,11 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Server
+from waiting import until
 
 from faults import pool as racing
 from faults import servers
-from faults.pool import Pool, Watch, Worker, wait_for
+from faults.pool import Pool, Watch, Worker
 
 pytestmark = pytest.mark.faults
 # The victim's own timeouts, in the tests that stop it; the others keep the tool's.
@@ -140,7 +141,7 @@ def test_a_process_killed_before_any_statement_has_changed_nothing(scene: Scene,
             try:
                 answer = victim.receive()
             except EOFError:
-                wait_for(lambda: victims_backends(watch) == 0, "the server does not notice the death")
+                until(lambda: victims_backends(watch) == 0, "the server notices the death")
             else:
                 assert "error" not in answer, answer
                 break
@@ -183,7 +184,7 @@ def test_a_process_stopped_before_any_statement_loses_its_turn_and_cannot_act_on
                 break
             assert rival_claims(rival, TIMEOUT_MS / 1000 + SLACK_S) == scene.rival_gets, statement
             evicted = lambda: victims_backends(watch) == 0 or not in_transaction(watch)  # noqa: E731
-            wait_for(evicted, "the stopped process keeps its transaction", TIMEOUT_MS / 1000 + SLACK_S)
+            until(evicted, "the stopped process loses its transaction", TIMEOUT_MS / 1000 + SLACK_S)
             holder = watch.holders("SD-1")
             assert holder == (["victim"] if scene.rival_gets == "HeldByAnother" else ["rival"])
             after = rows(watch)
@@ -319,4 +320,4 @@ def _wait_for_claims(dsn: str) -> None:
             )
         return False
 
-    wait_for(won, "nobody claims any more")
+    until(won, "somebody claims")

@@ -6,26 +6,18 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Table
 from shell.terminal import CLI, Terminal
 from shell.test_timers import PROGRAM, private_cron, private_spool
+from waiting import until
 
 from claude_sessions_cli import rounds
 
 pytestmark = pytest.mark.faults
 TWO_MINUTES_S = 125
-
-
-def _until(condition: Callable[[], object], seconds: float = TWO_MINUTES_S) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "in vain"
-        time.sleep(0.2)
 
 
 def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table: Table, tmp_path: Path) -> None:
@@ -56,18 +48,16 @@ def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table:
         before = {row["sd_id"]: row for row in full_table.execute("SELECT * FROM public.claude_sessions")}
         os.kill(dies.pid, signal.SIGKILL)
         name = before["SD-DIES"]["session_id"]
-        _until(lambda: full_table.row(name)["status"] == "released")
+        until(lambda: full_table.row(name)["status"] == "released", "it is released", TWO_MINUTES_S)
         assert full_table.row(name)["sd_id"] is None
         assert full_table.own(name)["tombstone"]["reason"] == "process gone"
         kept = full_table.row(before["SD-LIVES"]["session_id"])
         assert (kept["sd_id"], kept["status"]) == ("SD-LIVES", "active")
         assert kept["heartbeat_at"] > before["SD-LIVES"]["heartbeat_at"]
-        log = state / "upkeep.log"
+        log, told = state / "upkeep.log", f"released {name}: process gone"
         # The run that released it says so once it has gone through all rows, and then that it has run.
-        _until(lambda: log.exists() and f"released {name}: process gone" in log.read_text())
-        _until(lambda: rounds.last_run(state), 10)
-        last = rounds.last_run(state)
-        assert last is not None and last.error is None
+        until(lambda: log.exists() and told in log.read_text(), "it is in the log", TWO_MINUTES_S)
+        assert until(lambda: rounds.last_run(state), "it is noted that a run has ended").error is None
     finally:
         daemon.terminate()
         daemon.wait()

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from conftest import Server
 from psycopg.rows import dict_row
+from waiting import until
 
 from faults import pool as racing
 
@@ -98,7 +99,7 @@ class Troupe:
         self.wait_until_ready([*places, *reapers])
         begin, frozen = time.monotonic(), dict[int, float]()
         while (now := time.monotonic()) < begin + seconds or (now < begin + 5 * seconds and not self.is_complete()):
-            for place in [place for place, until in frozen.items() if until < now]:
+            for place in [place for place, thaw_at in frozen.items() if thaw_at < now]:
                 del frozen[place]
                 places[place].child.send_signal(signal.SIGCONT)
             place = self.choose.randrange(HOLDERS)
@@ -126,7 +127,7 @@ class Troupe:
             self.noted()
             return all(life.lines for life in lives)
 
-        racing.wait_for(all_ready, "processes do not start", timeout=60)
+        until(all_ready, "processes start")
 
     def noted(self) -> Counter[str]:
         """Return how often the processes have noted what."""

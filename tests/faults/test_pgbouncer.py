@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from conftest import Cli, make_caller
 from psycopg.rows import dict_row
+from waiting import until
 
 from claude_sessions_cli import database, sessions
 from faults import pool as racing
@@ -158,7 +159,7 @@ def test_each_of_those_who_wait_gets_the_item(dsns: tuple[str, str], watch: Watc
         answers = {who: started.submit(wait, who) for who in waiting}
         sessions.release(direct, make_caller("holder"), end=True)
         while len(had) < len(waiting):
-            racing.wait_for(lambda: bool(watch.holders("SD-1")), "nobody claims", 60)
+            until(lambda: watch.holders("SD-1"), "somebody claims")
             [holder] = watch.holders("SD-1")
             assert answers[holder].result(60) == "claimed"
             sessions.release(direct, make_caller(holder), end=True)

@@ -19,10 +19,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.commands import shell_init
-from shell.terminal import PATIENCE_S, SHELLS, Terminal, until
+from shell.terminal import SHELLS, Terminal
 
 _windows = count()
 NEVER = 3600

@@ -24,12 +24,13 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Table, make_caller
+from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process, sessions
 from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.process import Host
-from shell.terminal import PATIENCE_S, SHELLS, Terminal, environment, until
+from shell.terminal import SHELLS, Terminal, environment
 
 LINUX = sys.platform.startswith("linux")
 only_linux = pytest.mark.skipif(not LINUX, reason="reads /proc, which only Linux has")

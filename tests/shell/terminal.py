@@ -10,15 +10,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from select import select
 from typing import Any
 
-PATIENCE_S = 60
+from waiting import PATIENCE_S, until
+
 _numbers = count()
 # sudo, env -i and cron keep no variable; where Python needs this one to find the program, it comes with the command.
 _PLACES = f"env PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])} " if "PYTHONPATH" in os.environ else ""
@@ -39,17 +39,6 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Poll until the condition is true and return its value."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"in vain: {what}"
-        time.sleep(0.01)
 
 
 def environment(directory: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from shell.hooks import (
@@ -41,7 +42,7 @@ from shell.hooks import (
     type_end_of_input,
     type_exit,
 )
-from shell.terminal import PATIENCE_S, SHELLS, WHOAMI, Terminal, Tmux, until
+from shell.terminal import SHELLS, WHOAMI, Terminal, Tmux
 
 # -- how a shell begins and ends -------------------------------------------------------------------------------------
 

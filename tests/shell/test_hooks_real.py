@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from waiting import PATIENCE_S, until
 
 from shell.hooks import (
     Calls,
@@ -32,7 +33,7 @@ from shell.hooks import (
     state_of,
     type_exit,
 )
-from shell.terminal import CLI, PATIENCE_S, WHOAMI, until
+from shell.terminal import CLI, WHOAMI
 
 # -- with the real program -------------------------------------------------------------------------------------------
 

@@ -16,9 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from claude_sessions_cli import identity, process
-from shell.terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment, until
+from shell.terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
 
 Open = Callable[..., Terminal]
 START_AGENT = 'while read -r line; do eval "$line"; done'

@@ -12,10 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Table
+from waiting import PATIENCE_S, until, until_waiting
 
 from claude_sessions_cli import process, state
 from shell.hooks import REAL, Open, each_shell, needs, only_zsh, state_of
-from shell.terminal import CLI, PATIENCE_S, Terminal, Tmux, until
+from shell.terminal import CLI, Terminal, Tmux
 
 LINES = [
     ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),
@@ -93,8 +94,7 @@ def test_a_beat_in_the_background_leaves_what_a_command_has_told_meanwhile(
     with psycopg.connect(full_table.dsn) as holds_up:
         holds_up.execute("SELECT 1 FROM public.claude_sessions FOR UPDATE")
         late = subprocess.Popen(beat, env=own, stdout=subprocess.DEVNULL)
-        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        until(lambda: full_table.execute(waits), "the beat waits")
+        until_waiting(full_table.connection)
         state.write(os.environ, anchor, state.State("held", int(time.time()), "SD-1", "s"))
     assert late.wait(PATIENCE_S) == 0
     assert [state.read(os.environ, anchor).kind] == [shown]  # type: ignore[union-attr]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Table, make_caller
+from waiting import until
 
 from claude_sessions_cli import process, reaping, sessions
 from claude_sessions_cli.times import fence_of
@@ -30,7 +31,6 @@ from shell.runs import (
     try_claim,
     words,
 )
-from shell.terminal import until
 
 # The claim
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_caller
+from waiting import until
 
 from claude_sessions_cli import sessions
 from shell.runs import (
@@ -33,7 +34,7 @@ from shell.runs import (
     try_claim,
     words,
 )
-from shell.terminal import CLI, until
+from shell.terminal import CLI
 
 # Of what a database may do, the others take longer.
 FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]

@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import pytest
+from waiting import until
 
 from shell.runs import (
-    PROGRAM,
     OFTEN,
+    PROGRAM,
     RUN,
     WAIT,
     Bench,
@@ -22,7 +23,6 @@ from shell.runs import (
     state,
     words,
 )
-from shell.terminal import until
 
 
 def test_a_command_reads_and_writes_the_callers_pipes(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import termios
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from claude_sessions_cli import process
 from shell.runs import (
@@ -32,7 +33,6 @@ from shell.runs import (
     try_claim,
     words,
 )
-from shell.terminal import until
 
 pytestmark = only_linux
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
@@ -448,7 +448,7 @@ def test_a_command_that_lost_its_claim_leaves_the_terminal_as_it_was(bench: Benc
     force(bench.table)
     assert window.answers() == "4"
     assert not is_alive(child)
-    assert "stopping the command" in window.seen()
+    until(lambda: "stopping the command" in window.seen(), "the reason on the screen")
     after = bench.file()
     window.type(f"stty -a >{after}; echo >>{after}")
     until(lambda: after.exists() and after.read_text().endswith("\n\n"), "modes")

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from claude_sessions_cli import process, state
 from claude_sessions_cli.commands import shell_init
@@ -24,7 +25,7 @@ from shell.hooks import (
     only_bash,
     rows,
 )
-from shell.terminal import CLI, WHOAMI, until
+from shell.terminal import CLI, WHOAMI
 
 
 @each_shell

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from shell.probe import row_of, session, session_of
-from shell.terminal import Terminal, until
+from shell.terminal import Terminal
+from waiting import until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.model import METADATA_KEY, Liveness

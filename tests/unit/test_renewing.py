@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S, until
 
 from claude_sessions_cli.errors import NotHeld, SessionsError, Unreachable
 from claude_sessions_cli.renewing import HANGING_LIMIT, RETRY_S, Keeper, Trust, uptime
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 class Renewal:
@@ -37,7 +29,7 @@ class Renewal:
     def __call__(self) -> float:
         self.calls += 1
         outcome = self.outcome
-        assert self._gate.wait(30)
+        assert self._gate.wait(PATIENCE_S)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -75,7 +67,7 @@ def test_a_renewal_begins_when_it_is_due_and_is_trusted_from_its_beginning() -> 
     kept.turn(1059.9)
     assert renewal.calls == 0
     kept.turn(1060)
-    until(lambda: kept.trust == Trust(1060, 700))
+    until(lambda: kept.trust == Trust(1060, 700), "the renewal is noted")
     assert kept.due == 1120
     kept.turn(1100)
     assert renewal.calls == 1
@@ -85,13 +77,13 @@ def test_a_renewal_that_hangs_does_not_hold_up_the_next() -> None:
     renewal = Renewal(900.0, hangs=True)
     kept = keeper(renewal)
     kept.turn(1060)
-    until(lambda: renewal.calls == 1)
+    until(lambda: renewal.calls == 1, "it begins")
     kept.turn(1060 + 89)
     assert renewal.calls == 1
     kept.turn(1060 + 90)
-    until(lambda: renewal.calls == 2)
+    until(lambda: renewal.calls == 2, "the second begins")
     renewal.let_go()
-    until(lambda: kept.trust.begun == 1150)
+    until(lambda: kept.trust.begun == 1150, "it is noted")
 
 
 def test_a_window_holds_a_bounded_number_of_renewals_that_hang() -> None:
@@ -99,18 +91,20 @@ def test_a_window_holds_a_bounded_number_of_renewals_that_hang() -> None:
     kept = keeper(renewal, every=0.5)
     for now in range(1000, 1901):
         kept.turn(now)
-    until(lambda: renewal.calls >= HANGING_LIMIT)
+    until(lambda: renewal.calls >= HANGING_LIMIT, "as many as may hang")
     assert renewal.calls <= HANGING_LIMIT + 1
     renewal.let_go()
 
 
 def test_a_renewal_that_comes_in_late_does_not_undo_a_later_one() -> None:
-    renewal, threads = Renewal(900.0, hangs=True), threading.active_count()
+    renewal, others = Renewal(900.0, hangs=True), set(threading.enumerate())
     kept = keeper(renewal)
     kept.begin(1060)
+    [attempt] = set(threading.enumerate()) - others
     kept.trust = Trust(1500, 900)
     renewal.let_go()
-    until(lambda: threading.active_count() <= threads)
+    attempt.join(PATIENCE_S)
+    assert not attempt.is_alive()
     assert kept.trust == Trust(1500, 900)
 
 
@@ -118,20 +112,20 @@ def test_a_renewal_that_fails_is_tried_again_soon() -> None:
     renewal = Renewal(Unreachable("nobody answers"))
     kept = keeper(renewal)
     kept.begin(begun := uptime())
-    until(lambda: kept.failure)
+    until(lambda: kept.failure, "its failure is noted")
     assert isinstance(kept.failure, Unreachable)
     assert begun + RETRY_S <= kept.due <= uptime() + RETRY_S
     assert kept.trust == Trust(1000, 900)
     assert kept.lost is None
     renewal.outcome = 900.0
     kept.begin(kept.due)
-    until(lambda: kept.failure is None)
+    until(lambda: kept.failure is None, "its success is noted")
 
 
 def test_a_renewal_that_fails_in_an_unforeseen_way_is_a_failure_too() -> None:
     kept = keeper(Renewal(ZeroDivisionError("a bug")))
     kept.begin(uptime())
-    until(lambda: kept.failure)
+    until(lambda: kept.failure, "its failure is noted")
     assert isinstance(kept.failure, SessionsError)
     assert "a bug" in kept.failure.message
 
@@ -140,7 +134,7 @@ def test_a_term_that_is_over_is_not_renewed_again() -> None:
     renewal = Renewal(NotHeld("lost to b"))
     kept = keeper(renewal)
     kept.begin(1060)
-    until(lambda: kept.lost)
+    until(lambda: kept.lost, "its loss is noted")
     kept.turn(5000)
     assert renewal.calls == 1
 
@@ -161,5 +155,5 @@ def test_a_window_shorter_than_the_own_setting_is_renewed_three_times() -> None:
     kept = keeper(renewal, stale_after=3)
     assert kept.due == 1001
     kept.begin(1001)
-    until(lambda: kept.trust == Trust(1001, 6))
+    until(lambda: kept.trust == Trust(1001, 6), "it is noted")
     assert kept.due == 1003
