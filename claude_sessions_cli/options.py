@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -24,10 +25,16 @@ def new_app(help: str | None = None) -> typer.Typer:
     )
 
 
-def check_track(track: str | None) -> None:
+def check_track(*tracks: str | None) -> None:
     """Raise UsageError for a track that there is not."""
-    if track is not None and track not in TRACKS:
-        raise UsageError(f"--track is not a track: {track[:40]!r}", f"a track is one of {', '.join(TRACKS)}")
+    check_words("--track", tracks, TRACKS)
+
+
+def check_words(option: str, given: Iterable[str | None], allowed: Sequence[str]) -> None:
+    """Raise UsageError where what an option was given is not one of the words that it knows."""
+    for word in given:
+        if word is not None and word not in allowed:
+            raise UsageError(f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}")
 
 
 def duration(text: str) -> float:

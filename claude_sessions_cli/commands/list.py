@@ -58,8 +58,8 @@ def list_(
     YOURS is this session; DEAD has a process that is gone; PARKED has declared its silence; LAPSED may be taken by
     anyone; LIVE has a live process or a fresh heartbeat; QUIET is the rest.
     """
-    _check_words("--status", status, STATUSES)
-    _check_words("--track", track, TRACKS)
+    options.check_words("--status", status or (), STATUSES)
+    options.check_track(*(track or ()))
     if host is not None and here:
         raise UsageError("--host and --here exclude each other")
     settings = invocation.load_settings(dsn, stale_after)
@@ -98,9 +98,3 @@ def _cells_of(found: Listing) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
     from claude_sessions_cli import views
 
     return views.listing_data(found), views.listing_rows(found)
-
-
-def _check_words(option: str, given: list[str] | None, allowed: tuple[str, ...]) -> None:
-    for word in given or ():
-        if word not in allowed:
-            raise UsageError(f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}")
