@@ -175,24 +175,24 @@ def test_what_has_no_room_for_a_tombstone_stays_as_it_is(table: Table, metadata:
 
 def test_switch_gives_the_old_item_back_first(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    table.execute("CREATE TABLE IF NOT EXISTS public.seen (old text, new text)")
-    table.execute("TRUNCATE public.seen")
-    table.execute(
-        "CREATE OR REPLACE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN INSERT INTO public.seen VALUES (OLD.sd_id, NEW.sd_id); RETURN NULL; END$$"
-    )
-    table.execute(
-        "CREATE TRIGGER note AFTER UPDATE OF sd_id ON public.claude_sessions"
-        " FOR EACH ROW EXECUTE FUNCTION public.note()"
-    )
     try:
+        table.execute("CREATE TABLE public.seen (old text, new text)")
+        table.execute(
+            "CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN INSERT INTO public.seen VALUES (OLD.sd_id, NEW.sd_id); RETURN NULL; END$$"
+        )
+        table.execute(
+            "CREATE TRIGGER note AFTER UPDATE OF sd_id ON public.claude_sessions"
+            " FOR EACH ROW EXECUTE FUNCTION public.note()"
+        )
         result = sessions.claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
         assert result.outcome == "switched"
         seen = table.execute("SELECT old, new FROM public.seen")
         assert seen == [{"old": "SD-1", "new": None}, {"old": None, "new": "SD-2"}]
     finally:
-        table.execute("DROP TRIGGER note ON public.claude_sessions")
-        table.execute("DROP TABLE public.seen")
+        # With its trigger: other tests use this database as well.
+        table.execute("DROP FUNCTION IF EXISTS public.note() CASCADE")
+        table.execute("DROP TABLE IF EXISTS public.seen")
     assert sessions.claim(table.database, make_caller("b", now=at(2)), "SD-1").outcome == "claimed"
 
 

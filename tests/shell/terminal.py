@@ -24,6 +24,7 @@ _numbers = count()
 _PLACES = f"env PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])} " if "PYTHONPATH" in os.environ else ""
 CLI = f"{_PLACES}{shlex.quote(sys.executable)} -m claude_sessions_cli"
 WHOAMI = f"{CLI} whoami --json"
+PROMPT = "$ "
 # Interactive, and without anybody's start-up files.
 SHELLS = {
     "bash": ("bash", "--norc", "--noprofile", "-i"),
@@ -44,7 +45,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 def environment(directory: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return a small environment that knows nothing of who runs the tests."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    return {**kept, "HOME": str(directory), "LANG": "C.UTF-8", "TERM": "dumb", "PS1": "$ ", **(more or {})}
+    return {**kept, "HOME": str(directory), "LANG": "C.UTF-8", "TERM": "dumb", "PS1": PROMPT, **(more or {})}
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,10 @@ class Terminal(Keyboard):
         self._closing, self._close = os.pipe()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        # What is typed before a shell has set its terminal up may be lost.
-        until(lambda: self._seen, f"a prompt of {argv[0]}")
+        # What is typed before a shell has set its terminal up may be lost, and zsh says something before it has: where
+        # its prompt is known, that is waited for.
+        prompt = PROMPT.encode() if tuple(argv) in (SHELLS["bash"], SHELLS["zsh"]) else b""
+        until(lambda: self._seen and prompt in self._seen, f"a prompt of {argv[0]}")
 
     @property
     def pid(self) -> int:
