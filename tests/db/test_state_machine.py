@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import Server
 from faults import machine
+from faults.pool import SCHEMAS
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -19,7 +20,7 @@ SHORT = settings(SETTINGS, max_examples=10, stateful_step_count=40, derandomize=
 LONG = settings(SETTINGS, max_examples=60, stateful_step_count=60)
 
 
-@pytest.fixture(scope="module", params=machine.SCHEMAS)
+@pytest.fixture(scope="module", params=SCHEMAS)
 def stage(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[str, bool]]:
     """Return a database for the machine, and whether it has a history."""
     with machine.stage_database(server.create, "cs_machine", request.param) as dsn:

@@ -25,10 +25,9 @@ from claude_sessions_cli.reaping import ReapResult
 from faults import laws
 from faults.laws import Change, Ledger, Row, Term, demand
 from faults.oracle import Oracle
-from faults.pool import EXCLUSIVE, HISTORY, SEED
+from faults.pool import SCHEMAS
 from faults.stepping import Clock, Line, Operation, Stage
 
-SCHEMAS = {"001 alone": [SEED], "whole schema": [SEED, EXCLUSIVE, HISTORY]}
 START = datetime(2026, 1, 5, 12, tzinfo=timezone.utc)
 ITEMS = ["SD-A", "SD-B", "SD-C"]
 # What each session allows itself to be silent; the first three are processes of this host.

@@ -25,6 +25,8 @@ from claude_sessions_cli import queries
 
 TESTS = Path(__file__).parents[1]
 RACERS = 16
+# Of the long races, four fifths go directly to the server, on both kinds of schema; the last one through PgBouncer.
+CONTENDED = int(os.environ.get("CLAUDE_SESSIONS_TEST_CONTENDED", "100000"))
 ISOLATION = ["read committed", "repeatable read", "serializable"]
 SEED, EXCLUSIVE, HISTORY = "001_claude_sessions.sql", "002_exclusive_claims.sql", "003_history.sql"
 SCHEMAS = {"001 alone": [SEED], "whole schema": [SEED, EXCLUSIVE, HISTORY]}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Table
+from shell.crons import private_cron, private_spool
+from shell.runs import PROGRAM
 from shell.terminal import CLI, Terminal
-from shell.test_timers import PROGRAM, private_cron, private_spool
 from waiting import until
 
 from claude_sessions_cli import rounds

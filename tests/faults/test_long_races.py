@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from faults import pool as racing
 from faults.pool import Pool, Watch
 
 pytestmark = pytest.mark.faults
-# Four fifths of these here, on both kinds of schema; the last fifth goes through PgBouncer.
-CONTENDED = int(os.environ.get("CLAUDE_SESSIONS_TEST_CONTENDED", "100000"))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,7 @@ def test_claims_switches_heartbeats_releases_and_reaps_cross_without_deadlock_or
 
 
 def test_who_believes_to_hold_an_item_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
-    attempts = CONTENDED * 2 // 5 // len(pool) * len(pool)
+    attempts = racing.CONTENDED * 2 // 5 // len(pool) * len(pool)
     with watch.sampling():
         counts = racing.contend(pool, tmp_path / "locks", items=3, attempts=attempts)
     print(f"\n{dict(counts)}, {watch.samples} samples")

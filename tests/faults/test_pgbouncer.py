@@ -19,7 +19,6 @@ from claude_sessions_cli import database, sessions
 from faults import pool as racing
 from faults import servers
 from faults.pool import Pool, Watch
-from faults.test_long_races import CONTENDED
 
 pytestmark = pytest.mark.faults
 # What of a session outlives a transaction. The first five PgBouncer itself keeps in step with its clients.
@@ -95,7 +94,7 @@ def _leftovers(dsn: str, connections: int) -> list[dict[str, Any]]:
 
 
 def test_who_believes_to_hold_an_item_is_alone(dsns: tuple[str, str], pool: Pool, watch: Watch, tmp_path: Path) -> None:
-    attempts = CONTENDED // 10 // len(pool) * len(pool)
+    attempts = racing.CONTENDED // 10 // len(pool) * len(pool)
     pool.all("connect", dsn=dsns[1])
     with watch.sampling():
         counts = racing.contend(pool, tmp_path / "locks", items=3, attempts=attempts)

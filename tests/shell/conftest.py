@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Table
 
-from shell.hooks import NEVER, REAL, Calls, Open, Window, hook
-from shell.runs import Bench, Proxy
+from shell.hooks import NEVER, Calls, Open, Window, hook
+from shell.runs import PROGRAM, Bench, Proxy
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def real(stack: ExitStack, tmp_path: Path, states: Path) -> Open:
     ) -> Window:
         kept = {name: value for name, value in os.environ.items() if name in ("CLAUDE_SESSIONS_STATE_DIR", "HOME")}
         variables = {**kept, "CLAUDE_SESSIONS_DSN": dsn, **(more or {})}
-        line = hook(tmp_path, name, REAL, every)
+        line = hook(tmp_path, name, PROGRAM, every)
         made = Window(tmp_path, name, f"{before}\n{line}", variables)
         stack.callback(made.close)
         return made

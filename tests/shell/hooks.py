@@ -6,24 +6,21 @@ import os
 import re
 import select
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import psycopg
-import pytest
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.commands import shell_init
-from shell.terminal import SHELLS, Terminal
+from shell.runs import is_alive
+from shell.terminal import Terminal
 
 _windows = count()
 NEVER = 3600
@@ -136,7 +133,7 @@ class Window(Terminal):
         """Leave an inner shell, for one that speaks another language."""
         inner, self.shell = self.shell, self.pid
         self.type("exit")
-        until(lambda: not _lives(inner), "the end of the inner shell")
+        until(lambda: not is_alive(inner), "the end of the inner shell")
         self._speak(language)
         self.do("true")
 
@@ -183,13 +180,6 @@ class Window(Terminal):
         return self.pipe_is_closed() and not self.running()
 
 
-def _lives(pid: int) -> bool:
-    try:
-        return not process.read(pid).zombie
-    except ProcessLookupError:
-        return False
-
-
 def hook(directory: Path, shell: str, program: Path | Sequence[str], every: float = NEVER) -> str:
     """Write the hook of a shell and return the line that reads it."""
     words = [str(program)] if isinstance(program, Path) else list(program)
@@ -199,36 +189,8 @@ def hook(directory: Path, shell: str, program: Path | Sequence[str], every: floa
     return f"source {shlex.quote(str(rendered))}"
 
 
-REAL = (sys.executable, "-m", "claude_sessions_cli")
 HOOKS = Path(shell_init.__file__).parents[1] / "shell"
 
-
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
-
-
-def each(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in names])
-
-
-def cross(argument: str, values: Collection[Any], usual: Collection[tuple[str, Any]]) -> pytest.MarkDecorator:
-    """Parametrize with every shell and every value; all but the usual pairs are left to the long tests."""
-    pairs = [(name, value) for name in SHELLS for value in values]
-    assert set(usual) <= set(pairs)
-    cases = [
-        pytest.param(*pair, marks=[needs(pair[0]), *([] if pair in usual else [pytest.mark.faults])]) for pair in pairs
-    ]
-    return pytest.mark.parametrize(("name", argument), cases)
-
-
-each_shell = each(*SHELLS)
-# Where the shell matters little: in bash always, in the others with the long tests.
-each_shell_at_length = pytest.mark.parametrize(
-    "name", ["bash", *(pytest.param(name, marks=[needs(name), pytest.mark.faults]) for name in ("zsh", "fish"))]
-)
-each_posix_shell = each("bash", "zsh")
-only_bash, only_zsh, only_fish = each("bash"), each("zsh"), each("fish")
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
 
 Open = Callable[..., Window]
 

@@ -57,7 +57,7 @@ class Bench:
     table: Table
     tag: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: list[subprocess.Popen[str]] = field(default_factory=list)
-    windows: list[Window] = field(default_factory=list)
+    windows: list[JobWindow] = field(default_factory=list)
 
     def variables(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment of a `run`."""
@@ -91,12 +91,12 @@ class Bench:
         """Return the path of a file that is not there yet."""
         return self.directory / f"file-{next(_numbers)}"
 
-    def window(self, shell: str, more: Mapping[str, str] | None = None, argv: Sequence[str] | None = None) -> Window:
+    def window(self, shell: str, more: Mapping[str, str] | None = None, argv: Sequence[str] | None = None) -> JobWindow:
         """Open a window with a shell, or with another program."""
         if argv is None and shutil.which(shell) is None:
             pytest.skip(f"{shell} is not installed")
         own = self.variables(more)
-        self.windows.append(Window(self.directory, argv or SHELLS[shell], own))
+        self.windows.append(JobWindow(self.directory, argv or SHELLS[shell], own))
         return self.windows[-1]
 
     def processes(self) -> set[int]:
@@ -141,15 +141,17 @@ class Bench:
         for started in self.started:
             with suppress(ProcessLookupError):
                 started.kill()
-            started.communicate()
         for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        # Which ends once nobody has its pipes open any more.
+        for started in self.started:
+            started.communicate()
         assert not left, f"processes were left: {left}"
 
 
-class Window(Terminal):
-    """A terminal in which a test also presses keys."""
+class JobWindow(Terminal):
+    """A terminal in which a test also presses keys, and sees whose it is."""
 
     def press(self, keys: str) -> None:
         """Send characters as they are."""

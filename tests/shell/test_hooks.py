@@ -24,23 +24,26 @@ from shell.hooks import (
     Open,
     Window,
     close_terminal,
-    cross,
-    each_posix_shell,
-    each_shell,
     exec_true,
     hook,
     kill_shell,
     make_due,
-    needs,
-    needs_proc,
     nested_line,
-    only_bash,
-    only_fish,
-    only_zsh,
     send_hangup,
     state_of,
     type_end_of_input,
     type_exit,
+)
+from shell.needed import (
+    cross,
+    each_posix_shell,
+    each_shell,
+    needs,
+    needs_proc,
+    needs_sudo,
+    only_bash,
+    only_fish,
+    only_zsh,
 )
 from shell.terminal import SHELLS, WHOAMI, Terminal, Tmux
 
@@ -839,11 +842,7 @@ def test_a_pane_that_inherits_the_variable_is_a_session_of_its_own(
     assert data["tty"] != opened.tty
 
 
-def _sudo_asks_nothing() -> bool:
-    return bool(shutil.which("sudo")) and not subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode
-
-
-@pytest.mark.skipif(not _sudo_asks_nothing(), reason="sudo is not installed, or asks for a password")
+@needs_sudo
 @each_shell
 @pytest.mark.parametrize("hooked", [False, True])
 def test_under_sudo_prompt_and_commands_agree(

@@ -22,17 +22,14 @@ from shell.hooks import (
     Open,
     Window,
     close_terminal,
-    cross,
-    each_shell,
-    each_shell_at_length,
     make_due,
-    needs_proc,
     nested_line,
     rows,
     send_hangup,
     state_of,
     type_exit,
 )
+from shell.needed import cross, each_shell, each_shell_at_length, needs_proc
 from shell.terminal import CLI, WHOAMI
 
 # -- with the real program -------------------------------------------------------------------------------------------

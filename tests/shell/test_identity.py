@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,34 +19,18 @@ import pytest
 from waiting import until
 
 from claude_sessions_cli import identity, process
+from shell.needed import each_shell, needs, needs_sudo
 from shell.terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
 
 Open = Callable[..., Terminal]
 START_AGENT = 'while read -r line; do eval "$line"; done'
 
 
-def needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
-
-
-def _sudo_asks_nothing() -> bool:
-    return bool(shutil.which("sudo")) and not subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode
-
-
-needs_sudo = pytest.mark.skipif(not _sudo_asks_nothing(), reason="sudo is not installed, or asks for a password")
 needs_script = pytest.mark.skipif(
     shutil.which("script") is None or platform.system() != "Linux", reason="util-linux's script is not installed"
 )
 needs_setsid = pytest.mark.skipif(shutil.which("setsid") is None, reason="setsid is not installed")
 needs_linux = pytest.mark.skipif(platform.system() != "Linux", reason="this is not Linux")
-each_shell = pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in SHELLS])
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """Close in the end whatever a test has opened."""
-    with ExitStack() as opened:
-        yield opened
 
 
 @pytest.fixture

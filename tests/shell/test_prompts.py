@@ -15,7 +15,9 @@ from conftest import Table
 from waiting import PATIENCE_S, until, until_waiting
 
 from claude_sessions_cli import process, state
-from shell.hooks import REAL, Open, each_shell, needs, only_zsh, state_of
+from shell.hooks import Open, state_of
+from shell.needed import each_shell, needs, only_zsh
+from shell.runs import PROGRAM
 from shell.terminal import CLI, Terminal, Tmux
 
 LINES = [
@@ -87,7 +89,7 @@ def test_a_beat_in_the_background_leaves_what_a_command_has_told_meanwhile(
     stack.callback(shell.wait)
     stack.callback(shell.kill)
     own = {**os.environ, "CLAUDE_SESSIONS_DSN": full_table.dsn}
-    beat = [*REAL, "heartbeat", "--register", "--pid", str(shell.pid), *options]
+    beat = [*PROGRAM, "heartbeat", "--register", "--pid", str(shell.pid), *options]
     subprocess.run(beat, env=own, check=True, capture_output=True)
     anchor = process.read(shell.pid)
     assert [state.read(os.environ, anchor).kind] == ["none"]  # type: ignore[union-attr]

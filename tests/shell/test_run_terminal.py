@@ -23,7 +23,7 @@ from shell.runs import (
     RUN,
     WAIT,
     Bench,
-    Window,
+    JobWindow,
     elsewhere,
     force,
     is_alive,
@@ -75,7 +75,7 @@ def command(text: str, *files: Path) -> str:
     return shlex.join(words(text, *files))
 
 
-def start(window: Window, text: str, ready: Path) -> int:
+def start(window: JobWindow, text: str, ready: Path) -> int:
     """Type a command that writes its pid into a file, and return that pid."""
     window.type(text)
     try:

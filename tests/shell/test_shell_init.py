@@ -17,14 +17,8 @@ from waiting import until
 from claude_sessions_cli import process, state
 from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.errors import UsageError
-from shell.hooks import (
-    HOOKS,
-    Window,
-    each_shell,
-    needs,
-    only_bash,
-    rows,
-)
+from shell.hooks import HOOKS, Window, rows
+from shell.needed import each_shell, needs, only_bash
 from shell.terminal import CLI, WHOAMI
 
 

@@ -18,48 +18,16 @@ import pytest
 from conftest import Cli, Table, make_caller
 
 from claude_sessions_cli import crontab, process, rounds, sessions, timers
+from shell.crons import Run, private_cron
+from shell.runs import PROGRAM
 
 FOREIGN = 'MAILTO=""\n\n# m h  dom mon dow   command\n0 4 * * * echo 50\\% "of it"\t\n'
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def in_private_cron(tmp_path: Path) -> Run:
     """Return a function that runs a command where the spool of cron is this test's own."""
     return private_cron(tmp_path)
-
-
-def private_cron(directory: Path) -> Run:
-    """Give a test its own spool of cron; skip where that cannot be."""
-    prefix = private_spool(directory)
-
-    def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [*prefix, *words], **{"capture_output": True, "text": True, "timeout": 60, "cwd": directory, **options}
-        )
-
-    return run
-
-
-def private_spool(directory: Path) -> list[str]:
-    """Return the words before a command that give it a spool in `directory`, in a mount namespace."""
-    if os.geteuid() != 0 or not shutil.which("unshare"):
-        pytest.skip("a private crontab needs root and unshare")
-    if not shutil.which("crontab") or not Path("/var/spool/cron/crontabs").is_dir():
-        pytest.skip("Debian's cron is not installed")
-    spool = directory / "crontabs"
-    if not spool.exists():
-        spool.mkdir()
-        spool.chmod(0o1730)
-        shutil.chown(spool, group="crontab")
-    mount = 'mount --bind "$0" /var/spool/cron/crontabs && exec "$@"'
-    prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, str(spool)]
-    if subprocess.run([*prefix, "true"], capture_output=True).returncode:
-        pytest.skip("this machine does not let root make namespaces")
-    return prefix
-
-
-PROGRAM = (sys.executable, "-m", "claude_sessions_cli")
 
 
 def _crontab(run: Run) -> str:
