@@ -19,7 +19,10 @@ def test_a_query_file_is_used(name: str) -> None:
     assert f'"{name}"' in SOURCE
 
 
-@pytest.mark.parametrize("name", re.findall(r'(?:tx|self)\.(?:one|all|run|_send)\(\s*"(\w+)"', SOURCE))
+CALLS = r'(?:(?:tx|self)\.(?:one|all|session|sessions|run|_send)|queries\.get)\(\s*"(\w+)"'
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(CALLS, SOURCE))))
 def test_a_named_query_has_a_file(name: str) -> None:
     assert name in FILES
 
