@@ -160,7 +160,10 @@ def test_waiting_in_vain_leaves_nothing_behind(table: Table) -> None:
 
 
 @pytest.mark.parametrize("moment", ["between attempts", "in an attempt"])
-def test_a_database_that_goes_away_is_waited_for_too(table: Table, moment: str) -> None:
+def test_a_database_that_goes_away_is_waited_for_too(
+    table: Table, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr(waiting, "POLL_S", (0.1, 0.2))
     sessions.claim(table.database, make_caller("a"), "SD-1")
     database, caller, attempts = table.another(), make_caller("b"), 0
     cut = (
@@ -197,7 +200,7 @@ def test_a_database_that_does_not_come_back_in_time_is_told(table: Table, monkey
 
     monkeypatch.setattr(waiting, "POLL_S", (0.01, 0.02))
     with pytest.raises(Unreachable, match="went away"):
-        waiting.wait(database, attempt, ["SD-1"], 3, lambda left, refusal: None)
+        waiting.wait(database, attempt, ["SD-1"], 1.5, lambda left, refusal: None)
     assert attempts > 2
     with pytest.raises(Unreachable):
         waiting.wait(database, attempt, ["SD-1"], 60, lambda left, refusal: None)

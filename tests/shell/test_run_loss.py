@@ -72,6 +72,18 @@ def test_a_command_that_ignores_term_is_killed_with_its_group(bench: Bench) -> N
     until(lambda: not is_alive(member), "the end of the rest, which is not the wrapper's child")
 
 
+def test_a_member_that_ignores_term_is_killed_though_its_leader_has_ended(bench: Bench) -> None:
+    ready, other = bench.file(), bench.file()
+    deaf = "trap '' TERM; echo $$ >\"$1\"; while :; do sleep 0.05; done"
+    command = f"sh -c {shlex.quote(deaf)} deaf {{1}} & echo $$ >{{0}}; wait"
+    started = bench.start("SD-1", "--", *words(command, ready, other), env=FAST)
+    leader, member = read_pid(ready), read_pid(other)
+    force(bench.table)
+    assert started.wait(30) == 4
+    assert not is_alive(leader)
+    until(lambda: not is_alive(member), "it is killed")
+
+
 def test_the_rest_of_the_group_has_its_time_after_the_leader_ended(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     tidy = "trap 'sleep 0.2; echo tidy >{1}; exit' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
