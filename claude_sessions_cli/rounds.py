@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,15 +22,6 @@ class LastRun:
 
     at: datetime
     error: str | None
-
-
-def state_directory(environ: Mapping[str, str]) -> Path:
-    """Return where the log, the lock and the stamp of the timers are."""
-    if explicit := environ.get("CLAUDE_SESSIONS_STATE_DIR"):
-        return Path(explicit).absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("claude-sessions", appauthor=False))
 
 
 def log_of(directory: Path) -> Path:

@@ -72,6 +72,16 @@ def config_path(environ: Mapping[str, str]) -> Path:
     return Path(platformdirs.user_config_dir("claude-sessions", appauthor=False)) / "config.toml"
 
 
+def state_directory(environ: Mapping[str, str]) -> Path:
+    """Return where what is only of this machine is kept, `CLAUDE_SESSIONS_STATE_DIR` or the platform's place."""
+    explicit = environ.get("CLAUDE_SESSIONS_STATE_DIR")
+    if explicit:
+        return Path(explicit)
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("claude-sessions", appauthor=False))
+
+
 def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     path = config_path(environ)
     try:

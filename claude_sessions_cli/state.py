@@ -18,6 +18,7 @@ from pathlib import Path
 from claude_sessions_cli import atomic
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.process import Process
+from claude_sessions_cli.settings import state_directory
 from claude_sessions_cli.times import format_age
 
 HELD, LOST, NOTHING = "held", "lost", "none"
@@ -72,14 +73,8 @@ def harmless(text: str) -> str:
 
 def directory(environ: Mapping[str, str]) -> Path | None:
     """Return where the files of terminals are; None where this user has no place for them."""
-    explicit = environ.get("CLAUDE_SESSIONS_STATE_DIR")
-    if explicit:
-        root = Path(explicit)
-    else:
-        import platformdirs
-
-        root = Path(platformdirs.user_state_dir("claude-sessions", appauthor=False))
-    # Without a home, `~` stays as it is.
+    root = state_directory(environ)
+    # Of a relative one, each command would find another; and without a home, `~` stays as it is.
     return root / "terminals" if root.is_absolute() else None
 
 

@@ -94,7 +94,7 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
         raise UsageError(f"{', '.join(others)} {only} a part in {found.dsn_source}, and a timer has none of it", hint)
     # Of the user or not: a crontab may set another for its lines.
     variables["HOME"] = str(Path(environ.get("HOME") or _home_of_user()).absolute())
-    job = Job((*process.this_program(called), "upkeep"), variables, rounds.state_directory(environ))
+    job = Job((*process.this_program(called), "upkeep"), variables, settings.state_directory(environ).absolute())
     for text in (*job.words, *job.variables.values(), str(job.directory)):
         if not text.isprintable():
             raise UsageError(f"no timer can run this: {text[:60]!r} has control characters in it")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options
+from claude_sessions_cli import options, settings
 from claude_sessions_cli.commands import invocation
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, SessionsError
 
@@ -28,7 +28,7 @@ def upkeep(
     """Run heartbeat --here and reap, as a timer does: says what changed and what failed, each with the time."""
     from claude_sessions_cli import rounds
 
-    directory = rounds.state_directory(os.environ)
+    directory = settings.state_directory(os.environ).absolute()
     try:
         with rounds.only_one(directory) as first:
             if first:
@@ -68,12 +68,12 @@ def _run(directory: Path) -> None:
 def _keep() -> str:
     from claude_sessions_cli import embedded, keeping, reaping, render, views
 
-    settings = invocation.load_settings(None)
+    found = invocation.load_settings(None)
     # A private server that its user has stopped stays so; after a reboot the first command starts it.
-    if settings.dsn is None and not embedded.status().running:
+    if found.dsn is None and not embedded.status().running:
         return ""
-    caller = invocation.find_caller(settings, required=False)
-    with invocation.open_database(settings, render.Output("upkeep", quiet=True)) as database:
+    caller = invocation.find_caller(found, required=False)
+    with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:
         here = keeping.heartbeat_here(database, caller)
         reaped = reaping.reap(database, caller)
     return views.here_released_text(here) + views.reap_text(reaped, explain=False)
