@@ -205,7 +205,7 @@ def _heartbeat(tx: Transaction, caller: Caller, register: bool, if_older_than: f
             )
         tx.one("insert_session", **caller.columns())
         seen = expect(tx.session("read_session", session_id=caller.session_id, now=caller.now))
-        return HeartbeatResult("registered", caller.judge(seen))
+        return HeartbeatResult("registered", _opened(caller, seen))
     if if_older_than is not None and _is_fresh(seen, caller, if_older_than):
         return HeartbeatResult("fresh", caller.judge(seen))
 
@@ -266,10 +266,19 @@ def _revive(tx: Transaction, caller: Caller, mine: Session, lost: Tombstone | No
         # Whoever took the item after the end has not named itself here.
         lost = replace(lost, reason=SILENT_TO_THE_END)
     own = {"tombstone": lost.as_metadata()} if lost else {}
-    revived = caller.judge(expect(tx.session("revive_session", **caller.columns(**own))))
+    row = expect(tx.session("revive_session", **caller.columns(**own)))
+    revived = _opened(caller, row) if mine.status == "released" else caller.judge(row)
     if lost:
         return HeartbeatResult("lost", revived, lost)
     return HeartbeatResult("registered" if mine.status == "released" else "renewed", revived)
+
+
+def _opened(caller: Caller, session: Session) -> JudgedSession:
+    """Judge a session that was opened just now: a beat that comes after the end of its shell must not open it again."""
+    opened = caller.judge(session)
+    if caller.identity.anchor and opened.liveness is Liveness.DEAD:
+        raise NotHeld(f"the process of session {session.session_id} is gone, so it is not opened")
+    return opened
 
 
 def release(

@@ -249,3 +249,18 @@ def test_a_loss_to_silence_between_two_looks_is_made_good_all_the_same(
     monkeypatch.setattr(sessions, "_restorable_item", lambda session: next(looks, look)(session))
     assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "restored"
     assert table.row("a")["sd_id"] == "SD-1"
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_beat_that_comes_after_the_end_of_its_process_opens_no_session(table: Table, has_ended: bool) -> None:
+    with Popen(["sleep", "600"]) as child:
+        late = make_caller("a", anchor=process.read(child.pid), now=at(2))
+        if has_ended:
+            sessions.heartbeat(table.database, make_caller("a", anchor=late.identity.anchor, now=NOON), register=True)
+            sessions.release(table.database, make_caller("a", anchor=late.identity.anchor, now=at(1)), end=True)
+        child.kill()
+    before = table.execute("SELECT * FROM public.claude_sessions")
+    with pytest.raises(NotHeld, match="process of session a is gone"):
+        sessions.heartbeat(table.database, late, register=True)
+    assert table.execute("SELECT * FROM public.claude_sessions") == before
+    assert [row["status"] for row in before] == ["released"] * has_ended
