@@ -15,7 +15,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Server
 from waiting import until
 
 from faults import pool as racing
@@ -28,13 +27,6 @@ TIMEOUT_MS = 600
 # What a busy machine may add to a wait.
 SLACK_S = 3.0
 MOST_STATEMENTS = 20
-
-
-@pytest.fixture(scope="module", params=racing.SCHEMAS)
-def racing_dsn(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
-    """Return a database of its own, on both kinds of schema."""
-    with racing.racing_database(server.create, "cs_crashes", racing.SCHEMAS[request.param]) as dsn:
-        yield dsn
 
 
 @pytest.fixture

@@ -1,38 +1,15 @@
-"""The races of tests/db/test_races.py at full length."""
+"""The races of test_races.py at full length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Server
 
 from faults import pool as racing
 from faults.pool import Pool, Watch
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    """Return worker processes that live as long as this module's tests."""
-    with racing.workers() as started:
-        yield started
-
-
-@pytest.fixture(scope="module", params=racing.SCHEMAS)
-def racing_dsn(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
-    """Return a database of its own, on both kinds of schema."""
-    with racing.racing_database(server.create, "cs_long_races", racing.SCHEMAS[request.param]) as dsn:
-        yield dsn
-
-
-@pytest.fixture
-def watch(racing_dsn: str, pool: Pool) -> Iterator[Watch]:
-    """Return a look at the table, with the workers connected."""
-    with racing.watched(racing_dsn, pool) as seen:
-        yield seen
 
 
 @pytest.mark.parametrize("isolation", racing.ISOLATION)

@@ -45,13 +45,6 @@ SELECT
 """
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    """Return worker processes that live as long as this module's tests."""
-    with racing.workers() as started:
-        yield started
-
-
 @pytest.fixture(scope="module", params=racing.SCHEMAS)
 def dsns(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """Return a database's DSN, directly and through PgBouncer."""
