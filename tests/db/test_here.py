@@ -435,7 +435,7 @@ def test_two_at_once_beside_claims_and_reaps_never_deadlock_and_lose_nothing(tab
                 sessions.heartbeat(database, caller)
                 sessions.release(database, caller)
             # Sessions of a dead process come and go among the living.
-            sessions.heartbeat(database, make_caller(name, anchor=dead), register=True)
+            sessions.claim(database, make_caller(name, anchor=dead), f"SD-{name}")
         return []
 
     with ThreadPoolExecutor(8) as pool:
