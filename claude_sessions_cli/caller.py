@@ -36,8 +36,10 @@ class Caller:
         known = liveness(session, self.identity.host)
         patience, every = self.settings.stale_after, self.settings.heartbeat_every
         mine = session.session_id == self.identity.session_id
-        lapsed, label = session.has_lapsed(known, patience), session.label(known, patience, every, mine)
-        return JudgedSession(session, known, lapsed, label, session.expires_in_s(patience))
+        lapsed = session.has_lapsed(known, patience)
+        return JudgedSession(
+            session, known, lapsed, session.label(known, lapsed, every, mine), session.expires_in_s(patience)
+        )
 
     def columns(self, **own: Any) -> dict[str, Any]:
         """Return the parameters with which a row is registered or refreshed; `own` adds to the tool's metadata."""

@@ -216,7 +216,7 @@ class Session:
             return True
         return liveness is Liveness.UNKNOWN and self.expires_in_s(stale_after) < 0
 
-    def label(self, liveness: Liveness, stale_after: float, heartbeat_every: float, mine: bool) -> Label:
+    def label(self, liveness: Liveness, lapsed: bool, heartbeat_every: float, mine: bool) -> Label:
         """Say in one word how this session stands."""
         if self.status == "released":
             return Label.ENDED
@@ -226,7 +226,7 @@ class Session:
             return Label.DEAD
         if self.parked_until:
             return Label.PARKED
-        if self.has_lapsed(liveness, stale_after):
+        if lapsed:
             return Label.LAPSED
         if liveness is Liveness.ALIVE or self.heartbeat_age_s <= 2 * heartbeat_every:
             return Label.LIVE

@@ -92,7 +92,7 @@ class Keeper:
 
     def _fail(self, begun: float, error: SessionsError) -> None:
         if begun >= self.trust.begun:
-            self.failure, self.due = error, min(self.due, uptime() + min(self._pause(), RETRY_S))
+            self.due, self.failure = min(self.due, uptime() + min(self._pause(), RETRY_S)), error
 
     def _pause(self) -> float:
         # The term may have been claimed with another setting than this process has.

@@ -357,8 +357,9 @@ def test_a_server_that_never_answers_is_given_up_in_time(cli: Cli, mute: int) ->
         by_variable = pool.submit(timed, dsn, PGCONNECT_TIMEOUT="2")
         by_dsn = pool.submit(timed, f"{dsn} connect_timeout=2", PGCONNECT_TIMEOUT="30")
         # All three at once, so that the machine is as busy for each.
-        assert 4.5 < by_default.result() < 30
-        assert max(by_variable.result(), by_dsn.result()) < by_default.result()
+        quicker = max(by_variable.result(), by_dsn.result())
+        assert by_default.result() > 4.5
+        assert quicker < by_default.result() < quicker + 6
 
 
 def test_a_database_that_does_not_exist_is_unreachable(refused: Refused, server: Server) -> None:
