@@ -30,6 +30,12 @@ from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
 FOREIGN = ("CLAUDE", "PG")
+CHECKOUT = Path(__file__).resolve().parents[1]
+# Of root alone: as themselves, everybody can read where they run it.
+needs_open_checkout = pytest.mark.skipif(
+    os.geteuid() == 0 and not all(place.stat().st_mode & 0o001 for place in (CHECKOUT, *CHECKOUT.parents)),
+    reason="other accounts cannot read this checkout",
+)
 
 
 def pytest_xdist_auto_num_workers() -> int:

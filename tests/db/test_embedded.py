@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import needs_open_checkout
 from waiting import until
 
 from claude_sessions_cli import cluster as programs
@@ -353,6 +354,7 @@ def test_callers_pipe_is_not_held_open(made: Path) -> None:
     assert embedded.status().running
 
 
+@needs_open_checkout
 def test_directory_that_cannot_be_written(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uid = ME or pwd.getpwnam("nobody").pw_uid
     closed = base / "closed"
@@ -513,6 +515,7 @@ def test_server_that_dies_at_once_says_why(made: Path) -> None:
     assert str(made / "postgres.log") in (error.hint or "")
 
 
+@needs_open_checkout
 def test_initdb_that_cannot_write_is_undone(home: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
     report = "try: embedded.ensure(lambda line: None)\nexcept Unreachable as error: print(error.message)"

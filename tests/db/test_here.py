@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Cli, Table, make_caller
+from conftest import Cli, Table, make_caller, needs_open_checkout
 from psycopg.types.json import Jsonb
 from waiting import until, until_waiting
 
@@ -486,6 +486,7 @@ def _namespaces() -> None:
         pytest.skip("this machine does not let root make namespaces")
 
 
+@needs_open_checkout
 def test_a_process_hidden_from_this_user_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     _namespaces()
     hidden, gone = sleeper(), sleeper()
