@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from claude_sessions_cli import __version__, completing, options
+from claude_sessions_cli import __version__, completion, options
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
 
 COMMANDS = (
@@ -82,7 +82,7 @@ def _root(
 def main() -> None:
     """Run the program and exit."""
     _open_streams()
-    if completing.VARIABLE in os.environ:
+    if completion.VARIABLE in os.environ:
         code = _complete(sys.argv[1:])
         sys.stdout.flush()
         # A person waits for it with the Tab key down: Python's own tidying up is time, too.

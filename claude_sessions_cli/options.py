@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import completing
+from claude_sessions_cli import completion
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import TRACKS
 from claude_sessions_cli.settings import parse_duration
@@ -47,22 +47,22 @@ def duration(text: str) -> float:
 
 def complete_held_items(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a work item that is held."""
-    return completing.held_items(os.environ, ctx.params.get("dsn"), incomplete)
+    return completion.held_items(os.environ, ctx.params.get("dsn"), incomplete)
 
 
 def complete_known_items(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a work item."""
-    return completing.known_items(os.environ, ctx.params.get("dsn"), incomplete)
+    return completion.known_items(os.environ, ctx.params.get("dsn"), incomplete)
 
 
 def complete_session_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a session id."""
-    return completing.session_ids(os.environ, ctx.params.get("dsn"), incomplete)
+    return completion.session_ids(os.environ, ctx.params.get("dsn"), incomplete)
 
 
 def complete_known_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a work item or a session id."""
-    return completing.known_names(os.environ, ctx.params.get("dsn"), incomplete)
+    return completion.known_names(os.environ, ctx.params.get("dsn"), incomplete)
 
 
 Dsn = Annotated[

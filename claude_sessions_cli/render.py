@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from claude_sessions_cli.errors import HeldByAnother, SessionsError
 from claude_sessions_cli.model import Label
-from claude_sessions_cli.text import align, clean, clean_lines
+from claude_sessions_cli.text import align, clean, clean_lines, cut
 from claude_sessions_cli.views import json_value, session_data
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 PROGRAM = "claude-sessions"
+CLEAR_LINE = "\r\x1b[K"
+USUAL_COLUMNS = 80
+Progress = Callable[[float, HeldByAnother], None]
 LIST_COLUMNS = ("STATE", "SD", "TRACK", "SESSION", "HOST", "TTY", "PID", "CODEBASE", "CLAIMED", "HEARTBEAT")
 LABEL_STYLES = {
     Label.YOURS: "bold green",
@@ -82,6 +87,17 @@ class Output:
                 live.update(rich_table(look()[1]), refresh=True)
                 time.sleep(seconds)
 
+    @contextmanager
+    def count_down(self) -> Iterator[Progress]:
+        """Return what shows the seconds left, and for whom, in one line of a terminal; it is cleared at the end."""
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield lambda left, refusal: None
+            return
+        try:
+            yield _count_down
+        finally:
+            sys.stderr.write(CLEAR_LINE)
+
     def note(self, text: str) -> None:
         """Tell a person something that is not the result."""
         if not self.quiet and not self.json:
@@ -126,6 +142,24 @@ def _write(stream: TextIO, text: str) -> bool:
             raise CannotWrite(f"cannot write the answer: {error.strerror}") from None
         return False
     return True
+
+
+def _count_down(left: float, refusal: HeldByAnother) -> None:
+    held = refusal.holder.session if refusal.holder else None
+    by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item"
+    minutes, seconds = divmod(math.ceil(left), 60)
+    time_left = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
+    line = f"{time_left} left: waiting for {clean(by)} (Ctrl-C to give up)"
+    # A second line of the terminal would not be cleared.
+    sys.stderr.write(CLEAR_LINE + cut(line, _columns() - 1))
+    sys.stderr.flush()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_COLUMNS
+    except OSError:
+        return USUAL_COLUMNS
 
 
 def rich_table(rows: Sequence[Sequence[str]]) -> Table:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from claude_sessions_cli import atomic
+from claude_sessions_cli import files
 
 LOG_LIMIT = 1 << 20
 
@@ -67,7 +67,7 @@ def record_run(directory: Path, error: str | None) -> None:
     stamp = directory / "upkeep.json"
     text = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "error": error}) + "\n"
     with suppress(OSError):  # a full disk must not keep sessions from being kept
-        atomic.write(stamp, text.encode())
+        files.write(stamp, text.encode())
 
 
 def last_run(directory: Path) -> LastRun | None:

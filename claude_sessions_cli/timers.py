@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from claude_sessions_cli import atomic, crontab, process, rounds, settings
+from claude_sessions_cli import crontab, files, process, rounds, settings
 from claude_sessions_cli.errors import UsageError
 
 UNIT = "claude-sessions"
@@ -271,16 +271,16 @@ def _stop_launchd() -> list[list[str]]:
 # -- files and programs ------------------------------------------------------------------------------------------------
 
 
-def _install_files(kind: str, files: list[tuple[Path, bytes]], commands: list[list[str]], dry_run: bool) -> TimerResult:
-    changed = [path for path, text in files if not path.is_file() or path.read_bytes() != text]
-    writes = [Write(str(path), text.decode(errors="replace")) for path, text in files]
+def _install_files(kind: str, units: list[tuple[Path, bytes]], commands: list[list[str]], dry_run: bool) -> TimerResult:
+    changed = [path for path, text in units if not path.is_file() or path.read_bytes() != text]
+    writes = [Write(str(path), text.decode(errors="replace")) for path, text in units]
     outcome = "installed" if changed else "already_installed"
     if dry_run:
         return TimerResult(kind, outcome, True, writes)
-    for path, text in files:
+    for path, text in units:
         if path in changed:
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write(path, text, 0o644)
+            files.write(path, text, 0o644)
     failure = _run(commands)
     note = f"{failure}; it is installed, but runs only after: {shlex.join(commands[-1])}" if failure else None
     return TimerResult(kind, outcome, False, writes, note)

@@ -25,11 +25,11 @@ from claude_sessions_cli.times import fence_of, format_age, utc
 
 if TYPE_CHECKING:
     from claude_sessions_cli.embedded import Status
-    from claude_sessions_cli.history import History, SessionEvent, Term
     from claude_sessions_cli.identity import Identity
-    from claude_sessions_cli.keeping import HereResult
-    from claude_sessions_cli.reaping import ReapResult, ReapVerdict
-    from claude_sessions_cli.schema import AppliedFile, Difference
+    from claude_sessions_cli.operations.heartbeat_here import HereResult
+    from claude_sessions_cli.operations.history import History, SessionEvent, Term
+    from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
+    from claude_sessions_cli.operations.schema import AppliedFile, Difference
     from claude_sessions_cli.timers import TimerResult
 
 NOT_A_COLUMN = ("server_now", "row_version")

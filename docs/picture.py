@@ -48,8 +48,8 @@ def _run(*argv: str) -> None:
 
 
 def _draw() -> None:
-    from claude_sessions_cli import database, embedded, listing, render, views
-    from claude_sessions_cli.commands import invocation
+    from claude_sessions_cli import database, embedded, invocation, render, views
+    from claude_sessions_cli.operations import list as listing
 
     caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")
     with database.connect(embedded.dsn(), "the embedded server") as connection:

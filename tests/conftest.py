@@ -22,10 +22,11 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from claude_sessions_cli import database, embedded, process, queries, schema
-from claude_sessions_cli.caller import Caller
+from claude_sessions_cli import database, embedded, process, queries
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.identity import Identity
+from claude_sessions_cli.operations import schema
+from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options
 
 app = options.new_app()
 
@@ -32,7 +31,8 @@ def check(
     settings = invocation.load_settings(dsn)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import leases, render, views
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import leases
 
     output = render.Output("check", json, quiet)
     with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):

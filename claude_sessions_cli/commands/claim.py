@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import options
-from claude_sessions_cli.commands import invocation, waiting
+from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ def claim(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import render, sessions, views
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import sessions
 
     for item in sd:
         sessions.check_work_item(item)
@@ -65,7 +65,7 @@ def claim(
         def claim_one(item: str) -> ClaimResult:
             return sessions.claim(database, caller, item, track=track, switch=switch, force_reason=reason)
 
-        result = waiting.take(database, caller, sd, wait, claim_one, quiet=quiet or json)
+        result = invocation.claim_or_wait(database, caller, sd, wait, claim_one, output)
     invocation.remember(caller, result.session.session)
     if result.lost_before:
         output.note(f"before this, the session {result.lost_before.story}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from claude_sessions_cli import embedded, options, render, views
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import embedded, invocation, options, render, views
 from claude_sessions_cli.settings import Settings
 
 app = options.new_app("The private Postgres that is used where no other is configured.")

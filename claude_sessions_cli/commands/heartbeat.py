@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import options, state
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options, prompt
 from claude_sessions_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +59,8 @@ def heartbeat(
         return
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import losses, render, sessions, views
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import sessions, tombstones
 
     output = render.Output("heartbeat", json, quiet)
     before = invocation.look_at_prompt(caller)
@@ -70,9 +70,9 @@ def heartbeat(
     if within is None or invocation.look_at_prompt(caller) == before:
         invocation.remember(caller, result.session.session)
     if result.outcome == "registered":
-        state.sweep(os.environ)
+        prompt.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:
-        lost = losses.lost_to(result.tombstone)
+        lost = tombstones.lost_to(result.tombstone)
         lost.data = views.heartbeat_data(result)
         raise lost
     output.result(views.heartbeat_data(result), lambda: views.heartbeat_text(result))
@@ -81,9 +81,10 @@ def heartbeat(
 def _beat_here(settings: Settings, *, json: bool, quiet: bool) -> None:
     caller = invocation.find_caller(settings, required=False)
 
-    from claude_sessions_cli import keeping, render, views
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import heartbeat_here
 
     output = render.Output("heartbeat", json, quiet)
     with invocation.open_database(settings, output) as database:
-        result = keeping.heartbeat_here(database, caller)
+        result = heartbeat_here.heartbeat_here(database, caller)
     output.result(views.here_data(result), lambda: views.here_text(result))

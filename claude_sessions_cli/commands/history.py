@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import UsageError
 
 app = options.new_app()
@@ -35,10 +34,10 @@ def history(
     if not name or not name.isprintable() or len(name) > 256:
         raise UsageError("not the name of a work item or a session")
 
-    from claude_sessions_cli import history as operations
     from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import history as operation
 
     output = render.Output("history", json, quiet)
     with invocation.open_database(settings, output) as database:
-        found = operations.read(database, name, limit=limit)
+        found = operation.read(database, name, limit=limit)
     output.result(views.history_data(found), lambda: views.history_text(found))

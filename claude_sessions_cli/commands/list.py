@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from claude_sessions_cli import options
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import STATUSES, TRACKS
 
@@ -65,14 +64,16 @@ def list_(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, required=mine)
 
-    from claude_sessions_cli import listing, render, sessions, views
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import list as operation
+    from claude_sessions_cli.operations import sessions
 
     sd_ids = [sessions.check_work_item(item) for item in sd or ()]
     output = render.Output("list", json, quiet)
     with invocation.open_database(settings, output) as database:
 
         def find() -> Listing:
-            return listing.list_sessions(
+            return operation.list_sessions(
                 database,
                 caller,
                 sd_ids=sd_ids,

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import identity, options, state
+from claude_sessions_cli import identity, options
+from claude_sessions_cli import prompt as prompt_file
 from claude_sessions_cli.errors import UsageError
 
 app = options.new_app()
@@ -30,7 +31,7 @@ def prompt(
         anchor = identity.detect(os.environ, pid=None if pid is None else int(pid)).anchor
     except (UsageError, ValueError):
         return  # a status line is no place for errors, and the shell that it was for may just have ended
-    found = state.read(os.environ, anchor) if anchor else None
+    found = prompt_file.read(os.environ, anchor) if anchor else None
     segment = found.segment(time.time()) if found else ""
     if segment:
         sys.stdout.write(f"{segment}\n")

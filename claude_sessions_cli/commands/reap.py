@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options
 
 app = options.new_app()
 
@@ -47,9 +46,10 @@ def reap(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, required=False)
 
-    from claude_sessions_cli import reaping, render, views
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import reap as operation
 
     output = render.Output("reap", json, quiet)
     with invocation.open_database(settings, output) as database:
-        result = reaping.reap(database, caller, max_age=max_age, prune=prune, dry_run=dry_run)
+        result = operation.reap(database, caller, max_age=max_age, prune=prune, dry_run=dry_run)
     output.result(views.reap_data(result), lambda: views.reap_text(result, explain))

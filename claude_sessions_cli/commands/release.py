@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.identity import check_session_id
 
@@ -58,7 +57,8 @@ def release(
     if session is not None:
         check_session_id(session, "--session")
 
-    from claude_sessions_cli import render, sessions, views
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.operations import sessions
 
     if sd is not None:
         sessions.check_work_item(sd)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import identity, options, process
-from claude_sessions_cli.commands import invocation, waiting
+from claude_sessions_cli import identity, invocation, options, process
 from claude_sessions_cli.errors import (
     EXIT_HELD,
     EXIT_NOT_HELD,
@@ -28,8 +27,8 @@ from claude_sessions_cli.model import ProcessRecord
 from claude_sessions_cli.text import clean
 
 if TYPE_CHECKING:
-    from claude_sessions_cli.caller import Caller
     from claude_sessions_cli.model import ClaimResult, Session
+    from claude_sessions_cli.operations.caller import Caller
     from claude_sessions_cli.render import Output
 
 EXIT_NOT_EXECUTABLE = 126
@@ -65,7 +64,9 @@ def run(
     KILL before anyone else can have the item; exit 4. The command finds CLAUDE_SESSIONS_SD, CLAUDE_SESSIONS_FENCE and
     CLAUDE_SESSIONS_SESSION_ID in its environment.
     """
-    from claude_sessions_cli import render, renewing, running, sessions, terms
+    from claude_sessions_cli import render, renewal, supervisor
+    from claude_sessions_cli.operations import run as operation
+    from claude_sessions_cli.operations import sessions
 
     gc.enable()  # which the program turns off, because most commands are short
     options.check_track(track)
@@ -83,11 +84,11 @@ def run(
             return sessions.claim(database, who, item, track=track)
 
         try:
-            who, shared = terms.find_holder(database, own, itself, sd, named=session is not None)
+            who, shared = operation.find_holder(database, own, itself, sd, named=session is not None)
             if not shared:
-                waiting.take(database, who, [sd], wait, claim_one, quiet=quiet)
-            begun = renewing.uptime()
-            held = terms.enter(database, who, runner)
+                invocation.claim_or_wait(database, who, [sd], wait, claim_one, output)
+            begun = renewal.uptime()
+            held = operation.enter(database, who, runner)
             if shared and track:
                 held = claim_one(sd).session
         except HeldByAnother as error:
@@ -102,25 +103,25 @@ def run(
 
     def renew() -> float:
         with invocation.open_database(settings, output) as database, invocation.loss_remembered(who):
-            return trusted(terms.renew(database, who, sd, fence).session)
+            return trusted(operation.renew(database, who, sd, fence).session)
 
     def give_back(keep: bool, reason: str) -> None:
         with invocation.open_database(settings, output) as database:
             if shared:
                 with invocation.loss_remembered(who):
-                    terms.leave(database, who, runner, sd, fence)
+                    operation.leave(database, who, runner, sd, fence)
             elif keep:
-                terms.outlive_process(database, who, sd, fence)
+                operation.outlive_process(database, who, sd, fence)
             else:
-                terms.release(database, who, sd, fence, reason=reason)
+                operation.release(database, who, sd, fence, reason=reason)
 
-    keeper = renewing.Keeper(renew, settings.heartbeat_every, renewing.Trust(begun, trusted(held.session)))
+    keeper = renewal.Keeper(renew, settings.heartbeat_every, renewal.Trust(begun, trusted(held.session)))
     environment = _environment(who, sd, fence, dsn, stale_after)
     has_started = True
     try:
-        finished = running.run(command, environment, keeper, _tell)
+        finished = supervisor.run(command, environment, keeper, _tell)
     except OSError as error:
-        has_started, finished = False, running.Finished(_code_of(error))
+        has_started, finished = False, supervisor.Finished(_code_of(error))
         _tell(f"cannot run {identity.shorten(command[0])}: {error.strerror}", GIVE_BACK_S)
 
     if not shared:
@@ -140,7 +141,7 @@ def run(
         give = f"claude-sessions release --session {who.session_id} --end"
         _tell(f"{sd} is kept until it lapses; give it back: {give}", GIVE_BACK_S)
     if not lost:
-        running.follow(finished)
+        supervisor.follow(finished)
     raise typer.Exit(EXIT_NOT_HELD if lost else finished.code)
 
 

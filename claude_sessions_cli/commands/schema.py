@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options, render, views
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options, render, views
 from claude_sessions_cli.errors import SchemaMismatch
 
 app = options.new_app("Set up the table and check it.")
@@ -23,7 +22,7 @@ def apply_(
     quiet: options.Quiet = False,
 ) -> None:
     """Create what is missing of the table. Safe to repeat, and beside the running system."""
-    from claude_sessions_cli import schema
+    from claude_sessions_cli.operations import schema
 
     output = render.Output("schema apply", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
@@ -34,7 +33,7 @@ def apply_(
 @app.command()
 def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Compare the live table with what is shipped. Exit 7 where something is missing or changed."""
-    from claude_sessions_cli import schema
+    from claude_sessions_cli.operations import schema
 
     output = render.Output("schema check", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
@@ -56,7 +55,7 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
 @app.command("print")
 def print_() -> None:
     """Print the DDL, for psql or a migration tool of your own."""
-    from claude_sessions_cli import schema
+    from claude_sessions_cli.operations import schema
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in schema.ddl_files())
     render.Output("schema print").result({}, lambda: text)

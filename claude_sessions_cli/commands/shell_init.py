@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options, process, settings, state
+from claude_sessions_cli import options, process, prompt, settings
 from claude_sessions_cli.errors import UsageError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -39,7 +39,7 @@ def shell_init(
 def render(shell: str, words: list[str], every: float) -> str:
     """Return the hook file of a shell, which calls the program that is `words` every so many seconds."""
     quote = _quote_for_fish if shell == "fish" else shlex.quote
-    states = state.directory(os.environ)
+    states = prompt.directory(os.environ)
     whole = max(1, int(every))
     values = {
         "PROGRAM": " ".join(map(quote, words)),

@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options, settings
-from claude_sessions_cli.commands import invocation
+from claude_sessions_cli import invocation, options, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, SessionsError
 
 # The next run is due after a minute.
@@ -66,7 +65,8 @@ def _run(directory: Path) -> None:
 
 
 def _keep() -> str:
-    from claude_sessions_cli import embedded, keeping, reaping, render, views
+    from claude_sessions_cli import embedded, render, views
+    from claude_sessions_cli.operations import heartbeat_here, reap
 
     found = invocation.load_settings(None)
     # A private server that its user has stopped stays so; after a reboot the first command starts it.
@@ -74,8 +74,8 @@ def _keep() -> str:
         return ""
     caller = invocation.find_caller(found, required=False)
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:
-        here = keeping.heartbeat_here(database, caller)
-        reaped = reaping.reap(database, caller)
+        here = heartbeat_here.heartbeat_here(database, caller)
+        reaped = reap.reap(database, caller)
     return views.here_released_text(here) + views.reap_text(reaped, explain=False)
 
 

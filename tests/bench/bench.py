@@ -32,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import Server, _container, _embedded
 
-from claude_sessions_cli import cli, cluster, database, schema
+from claude_sessions_cli import cli, cluster, database
 from claude_sessions_cli.errors import Unreachable
+from claude_sessions_cli.operations import schema
 
 PROGRAM = Path(sys.executable).with_name("claude-sessions")
 SESSION, ITEM, SESSIONS = "bench", "SD-BENCH-001", 20

@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench import databases
 from conftest import make_caller
 
-from claude_sessions_cli import database, keeping, process, queries, schema, sessions
+from claude_sessions_cli import database, process, queries
+from claude_sessions_cli.operations import heartbeat_here as keeping
+from claude_sessions_cli.operations import schema, sessions
 
 COUNTS = (1, 100, 1000)
 PROCESSES = 200

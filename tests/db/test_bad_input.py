@@ -29,7 +29,8 @@ from conftest import Cli, Server, Table
 from waiting import until, until_waiting
 
 from claude_sessions_cli import cli as program
-from claude_sessions_cli import database, queries, schema
+from claude_sessions_cli import database, queries
+from claude_sessions_cli.operations import schema
 
 CODES = {
     1: "failure",

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import process, reaping, sessions
+from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.model import Liveness
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -218,7 +220,7 @@ def test_a_holder_that_dies_while_it_is_judged_is_told_what_was_done_to_it(
 ) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     looks = iter([Liveness.ALIVE])
-    monkeypatch.setattr("claude_sessions_cli.caller.liveness", lambda *_: next(looks, Liveness.DEAD))
+    monkeypatch.setattr("claude_sessions_cli.operations.caller.liveness", lambda *_: next(looks, Liveness.DEAD))
     result = sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
     assert result.outcome == "forced"
     tombstone = table.own("a")["tombstone"]

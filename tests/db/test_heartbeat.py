@@ -9,8 +9,10 @@ from subprocess import Popen
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import process, reaping, sessions
+from claude_sessions_cli import process
 from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)

@@ -23,10 +23,13 @@ from conftest import Cli, Table, make_caller, needs_open_checkout
 from psycopg.types.json import Jsonb
 from waiting import until, until_waiting
 
-from claude_sessions_cli import keeping, process, reaping, sessions
-from claude_sessions_cli.caller import Caller
+from claude_sessions_cli import process
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
+from claude_sessions_cli.operations import heartbeat_here as keeping
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.caller import Caller
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 DAY = 24 * 60

@@ -9,8 +9,10 @@ import psycopg
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import database, history, queries, reaping, sessions
+from claude_sessions_cli import database, queries
 from claude_sessions_cli.errors import NotHeld, SchemaMismatch
+from claude_sessions_cli.operations import history, sessions
+from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -196,7 +198,7 @@ def test_a_claim_notifies_nobody_and_a_release_those_who_wait(full_table: Table)
 
 
 def test_who_may_write_the_table_fills_the_history_and_cannot_write_it(fresh_database: Callable[..., str]) -> None:
-    from claude_sessions_cli import schema
+    from claude_sessions_cli.operations import schema
 
     dsn = fresh_database()
     with psycopg.connect(dsn, autocommit=True) as admin:

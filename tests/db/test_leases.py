@@ -13,9 +13,13 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import leases, process, reaping, sessions, terms, waiting
+from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.model import ClaimResult, ProcessRecord
+from claude_sessions_cli.operations import leases, sessions
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import run as terms
+from claude_sessions_cli.operations import wait as waiting
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import listing, process, sessions
+from claude_sessions_cli import process
+from claude_sessions_cli.operations import list as listing
+from claude_sessions_cli.operations import sessions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 

@@ -8,8 +8,8 @@ import psycopg
 from conftest import Table, make_caller
 from waiting import until_waiting
 
-from claude_sessions_cli import sessions
 from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.operations import sessions
 
 
 def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Table) -> None:

@@ -16,20 +16,13 @@ from conftest import Server, Table, make_caller
 from psycopg.types.json import Jsonb
 from waiting import until_waiting
 
-from claude_sessions_cli import (
-    database,
-    history,
-    leases,
-    listing,
-    process,
-    queries,
-    reaping,
-    schema,
-    sessions,
-    terms,
-)
+from claude_sessions_cli import database, process, queries
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, Unreachable
+from claude_sessions_cli.operations import history, leases, schema, sessions
+from claude_sessions_cli.operations import list as listing
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import run as terms
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 FIRST, SECOND, LAST = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "0af")

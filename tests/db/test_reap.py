@@ -14,7 +14,9 @@ from conftest import Table, make_caller
 from psycopg.types.json import Jsonb
 from waiting import until
 
-from claude_sessions_cli import process, reaping, sessions
+from claude_sessions_cli import process
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 DAY = 24 * 60

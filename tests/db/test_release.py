@@ -7,8 +7,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from conftest import Table, make_caller
 
-from claude_sessions_cli import sessions
 from claude_sessions_cli.errors import NotHeld, UsageError
+from claude_sessions_cli.operations import sessions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 LATER = NOON + timedelta(minutes=1)

@@ -19,8 +19,9 @@ import pytest
 from conftest import Cli, Server
 from waiting import until_waiting
 
-from claude_sessions_cli import database, queries, schema
+from claude_sessions_cli import database, queries
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError
+from claude_sessions_cli.operations import schema
 
 # The reference of the live table, word for word: name, type, nullable, default.
 SEED_COLUMNS = [

@@ -11,12 +11,15 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from claude_sessions_cli import database, process, reaping, sessions, terms
-from claude_sessions_cli.caller import Caller
+from claude_sessions_cli import database, process
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.model import JudgedSession
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import run as terms
+from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.settings import Settings
 
 STALE_AFTER_S = 3.0

@@ -16,12 +16,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from psycopg.rows import dict_row
 
-from claude_sessions_cli import history, keeping, leases, process, queries, reaping, sessions, terms, waiting
-from claude_sessions_cli.caller import Caller
+from claude_sessions_cli import process, queries
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
-from claude_sessions_cli.history import History
-from claude_sessions_cli.history import Term as ToldTerm
-from claude_sessions_cli.reaping import ReapResult
+from claude_sessions_cli.operations import heartbeat_here as keeping
+from claude_sessions_cli.operations import history, leases, sessions
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import run as terms
+from claude_sessions_cli.operations import wait as waiting
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.history import History
+from claude_sessions_cli.operations.history import Term as ToldTerm
+from claude_sessions_cli.operations.reap import ReapResult
 from faults import laws
 from faults.laws import Change, Ledger, Row, Term, demand
 from faults.oracle import Oracle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from claude_sessions_cli.caller import Caller
+from claude_sessions_cli.operations.caller import Caller
 from faults import laws
 from faults.laws import Ledger, Row
 from faults.stepping import Clock

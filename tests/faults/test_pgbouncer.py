@@ -15,7 +15,8 @@ from conftest import Cli, make_caller
 from psycopg.rows import dict_row
 from waiting import until
 
-from claude_sessions_cli import database, sessions
+from claude_sessions_cli import database
+from claude_sessions_cli.operations import sessions
 from faults import pool as racing
 from faults import servers
 from faults.pool import Pool, Watch

@@ -22,12 +22,14 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from claude_sessions_cli import database, process, reaping, sessions
-from claude_sessions_cli.caller import Caller
+from claude_sessions_cli import database, process
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.model import ClaimResult, HeartbeatResult, ReleaseResult
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.settings import Settings
 
 Answer = dict[str, Any]

@@ -26,9 +26,10 @@ import pytest
 from conftest import Table, make_caller
 from waiting import PATIENCE_S, until
 
-from claude_sessions_cli import process, sessions
-from claude_sessions_cli.caller import Caller
+from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother
+from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.process import Host
 from shell.terminal import SHELLS, Terminal, environment
 

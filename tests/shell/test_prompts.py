@@ -14,7 +14,8 @@ import pytest
 from conftest import Table
 from waiting import PATIENCE_S, until, until_waiting
 
-from claude_sessions_cli import process, state
+from claude_sessions_cli import process
+from claude_sessions_cli import prompt as state
 from shell.hooks import Open, state_of
 from shell.needed import each_shell, needs, only_zsh
 from shell.runs import PROGRAM

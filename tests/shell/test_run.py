@@ -16,7 +16,9 @@ import pytest
 from conftest import Table, make_caller
 from waiting import until
 
-from claude_sessions_cli import process, reaping, sessions
+from claude_sessions_cli import process
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.times import fence_of
 from shell.runs import (
     FAST,

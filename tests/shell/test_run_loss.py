@@ -16,7 +16,7 @@ import pytest
 from conftest import make_caller
 from waiting import until
 
-from claude_sessions_cli import sessions
+from claude_sessions_cli.operations import sessions
 from shell.runs import (
     FAST,
     IGNORE_TERM,

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from claude_sessions_cli import process, state
+from claude_sessions_cli import process
+from claude_sessions_cli import prompt as state
 from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.errors import UsageError
 from shell.hooks import HOOKS, Window, rows

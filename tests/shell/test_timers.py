@@ -17,7 +17,8 @@ from subprocess import Popen
 import pytest
 from conftest import Cli, Table, make_caller
 
-from claude_sessions_cli import crontab, process, rounds, sessions, timers
+from claude_sessions_cli import crontab, process, rounds, timers
+from claude_sessions_cli.operations import sessions
 from shell.crons import Run, private_cron
 from shell.runs import PROGRAM
 

@@ -11,10 +11,11 @@ import pytest
 import claude_sessions_cli
 
 PACKAGE = Path(claude_sessions_cli.__file__).parent
-WITH_EXAMPLES = sorted(path.stem for path in PACKAGE.glob("*.py") if "    >>> " in path.read_text())
+FILES = (path for path in PACKAGE.rglob("*.py") if "    >>> " in path.read_text())
+WITH_EXAMPLES = sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES)
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_of_docstrings(name: str) -> None:
-    result = doctest.testmod(import_module(f"claude_sessions_cli.{name}"))
+    result = doctest.testmod(import_module(name))
     assert result.attempted and not result.failed

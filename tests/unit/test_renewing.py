@@ -10,7 +10,7 @@ import pytest
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli.errors import NotHeld, SessionsError, Unreachable
-from claude_sessions_cli.renewing import HANGING_LIMIT, RETRY_S, Keeper, Trust, uptime
+from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, Keeper, Trust, uptime
 
 
 class Renewal:
@@ -110,12 +110,12 @@ def test_a_renewal_that_comes_in_late_does_not_undo_a_later_one() -> None:
 
 def test_a_renewal_that_fails_is_tried_again_soon() -> None:
     renewal = Renewal(Unreachable("nobody answers"))
-    kept = keeper(renewal)
+    kept = keeper(renewal, begun=0)
     kept.begin(begun := uptime())
     until(lambda: kept.failure, "its failure is noted")
     assert isinstance(kept.failure, Unreachable)
     assert begun + RETRY_S <= kept.due <= uptime() + RETRY_S
-    assert kept.trust == Trust(1000, 900)
+    assert kept.trust == Trust(0, 900)
     assert kept.lost is None
     renewal.outcome = 900.0
     kept.begin(kept.due)
@@ -123,7 +123,7 @@ def test_a_renewal_that_fails_is_tried_again_soon() -> None:
 
 
 def test_a_renewal_that_fails_in_an_unforeseen_way_is_a_failure_too() -> None:
-    kept = keeper(Renewal(ZeroDivisionError("a bug")))
+    kept = keeper(Renewal(ZeroDivisionError("a bug")), begun=0)
     kept.begin(uptime())
     until(lambda: kept.failure, "its failure is noted")
     assert isinstance(kept.failure, SessionsError)
@@ -144,7 +144,7 @@ def test_too_many_threads_are_a_failure_that_is_tried_again(monkeypatch: pytest.
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    kept = keeper(Renewal(900.0))
+    kept = keeper(Renewal(900.0), begun=0)
     kept.begin(uptime())
     assert kept.failure
     assert kept.failure.message == "can't start new thread"

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 from shell import probe
 
-from claude_sessions_cli import state
+from claude_sessions_cli import prompt as state
 from claude_sessions_cli.model import METADATA_KEY, Session
 from claude_sessions_cli.process import Process
-from claude_sessions_cli.state import State
+from claude_sessions_cli.prompt import State
 
 HELD = State("held", 1_767_225_600, "SD-AUTH-001", "session_0a1b2c3d_pts3_4711")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")

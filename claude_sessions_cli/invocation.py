@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from claude_sessions_cli import __version__, identity, settings, state
+from claude_sessions_cli import __version__, identity, prompt, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, NotHeld
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
 if TYPE_CHECKING:
-    from claude_sessions_cli.caller import Caller
     from claude_sessions_cli.database import Database
-    from claude_sessions_cli.model import Session
+    from claude_sessions_cli.model import ClaimResult, Session
+    from claude_sessions_cli.operations.caller import Caller
     from claude_sessions_cli.render import Output
 
 
@@ -29,7 +29,7 @@ def find_caller(
     required: bool = True,
 ) -> Caller:
     """Return who acts; raises NoIdentity where that is `required` and cannot be found."""
-    from claude_sessions_cli.caller import Caller
+    from claude_sessions_cli.operations.caller import Caller
 
     who = identity.detect(os.environ, session=session, pid=pid, tty=tty)
     if required:
@@ -43,13 +43,13 @@ def find_ending(found: Settings, pid: int, tty: str | None) -> Caller:
     Its hook says in CLAUDE_SESSIONS_SHELL which process it was; where starts cannot be known without asking, the file
     of its prompt knows the session.
     """
-    from claude_sessions_cli.caller import Caller
+    from claude_sessions_cli.operations.caller import Caller
 
     terminal, told, start = ([*os.environ.get("CLAUDE_SESSIONS_SHELL", "").split(":", 2), "", ""])[:3]
     if told != str(pid):
         return find_caller(found, pid=pid, tty=tty)
     anchor = Process(pid, 0, tty or terminal or None, start, zombie=False, name="")
-    known = None if start else state.read(os.environ, anchor)
+    known = None if start else prompt.read(os.environ, anchor)
     if not (start or known):
         return find_caller(found, pid=pid, tty=tty)
     who = identity.detect(os.environ, session=known.session_id if known else None, tty=tty, anchor=anchor)
@@ -80,10 +80,10 @@ def _close_inherited() -> None:
         os.closerange(3, max(numbers) + 1)
 
 
-def look_at_prompt(caller: Caller) -> state.Edition:
+def look_at_prompt(caller: Caller) -> prompt.Edition:
     """Return which edition of its file the prompt of the caller's terminal has now."""
     anchor = _terminal_of(caller)
-    return state.edition(os.environ, anchor) if anchor else None
+    return prompt.edition(os.environ, anchor) if anchor else None
 
 
 def remember(caller: Caller, session: Session) -> None:
@@ -92,14 +92,14 @@ def remember(caller: Caller, session: Session) -> None:
     if session.status == "released":
         forget(caller)
     elif anchor is not None:
-        state.write(os.environ, anchor, state.State.of(session))
+        prompt.write(os.environ, anchor, prompt.State.of(session))
 
 
 def forget(caller: Caller) -> None:
     """Leave nothing for the prompt of a terminal whose session is over."""
     anchor = _terminal_of(caller)
     if anchor is not None:
-        state.forget(os.environ, anchor)
+        prompt.forget(os.environ, anchor)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def loss_remembered(caller: Caller) -> Iterator[None]:
     except NotHeld as error:
         anchor = _terminal_of(caller)
         if anchor is not None and error.lost_item is not None:
-            state.write(os.environ, anchor, state.State.of_loss(error.lost_item, caller.session_id))
+            prompt.write(os.environ, anchor, prompt.State.of_loss(error.lost_item, caller.session_id))
         raise
 
 
@@ -136,8 +136,31 @@ def open_database(found: Settings, output: Output) -> Iterator[Database]:
     with database.connect(embedded.ensure(output.note), found.dsn_source) as connection:
         marker = embedded.schema_marker()
         if not marker.exists() or marker.read_text() != __version__:
-            from claude_sessions_cli import schema
+            from claude_sessions_cli.operations import schema
 
             schema.apply(connection)
             marker.write_text(__version__)
         yield connection
+
+
+def claim_or_wait(
+    database: Database,
+    caller: Caller,
+    sd_ids: Sequence[str],
+    seconds: float | None,
+    claim_one: Callable[[str], ClaimResult],
+    output: Output,
+) -> ClaimResult:
+    """Claim the first free one of the items; with `seconds`, wait that long for one, with a count-down."""
+    # A plain claim must not pay for what it does not use.
+    if seconds is None and len(sd_ids) == 1:
+        return claim_one(sd_ids[0])
+    from claude_sessions_cli.operations import wait
+
+    def attempt() -> ClaimResult:
+        return wait.claim_any(database, caller, sd_ids, claim_one)
+
+    if seconds is None:
+        return attempt()
+    with output.count_down() as progress:
+        return wait.wait(database, attempt, sd_ids, seconds, progress)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import NotHeld, UsageError
-from claude_sessions_cli.losses import lost_to
 from claude_sessions_cli.model import PARK_LIMIT_S, JudgedSession, Session
-from claude_sessions_cli.sessions import check_work_item, expect
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.sessions import check_work_item, expect
+from claude_sessions_cli.operations.tombstones import lost_to
 
 
 def check(database: Database, caller: Caller, sd_id: str | None = None, *, fence: int | None = None) -> JudgedSession:

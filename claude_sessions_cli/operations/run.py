@@ -6,15 +6,15 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, replace
 
-from claude_sessions_cli import leases, sessions
-from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.identity import derive_session_id
-from claude_sessions_cli.losses import lost_to
 from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord, Session
+from claude_sessions_cli.operations import leases, sessions
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.sessions import expect
+from claude_sessions_cli.operations.tombstones import lost_to
 from claude_sessions_cli.process import Host, Process, liveness_of
-from claude_sessions_cli.sessions import expect
 from claude_sessions_cli.times import time_of
 
 

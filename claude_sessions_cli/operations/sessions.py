@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import ClaimConflict, Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.identity import check_session_id, shorten
-from claude_sessions_cli.losses import bury, held_by, named_by_history
 from claude_sessions_cli.model import (
     FORCED,
     PROCESS_GONE,
@@ -26,6 +24,8 @@ from claude_sessions_cli.model import (
     Session,
     Tombstone,
 )
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.tombstones import bury, held_by, named_by_history
 from claude_sessions_cli.times import fence_of, time_of
 
 SD_ID_LIMIT = 256

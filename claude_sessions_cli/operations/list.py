@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Row
 from claude_sessions_cli.model import Listing, Session
+from claude_sessions_cli.operations.caller import Caller
 
 
 def list_sessions(

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_sessions_cli import atomic
+from claude_sessions_cli import files
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import state_directory
@@ -103,10 +103,10 @@ def write(environ: Mapping[str, str], anchor: Process, state: State) -> None:
     line = f"{state.kind} {state.since} {state.item} {state.session_id}\n".encode("ascii")
     try:
         try:
-            atomic.write(path, line)
+            files.write(path, line)
         except FileNotFoundError:
             _make_private(path.parent)
-            atomic.write(path, line)
+            files.write(path, line)
     except OSError:
         # What was true before is a lie now.
         with suppress(OSError):

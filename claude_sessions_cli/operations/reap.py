@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.losses import bury
 from claude_sessions_cli.model import MAX_AGE, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.tombstones import bury
 from claude_sessions_cli.times import format_age
 
 STALE_FOR = timedelta(days=1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from claude_sessions_cli import reaping
-from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.model import PROCESS_GONE, JudgedSession, Liveness
+from claude_sessions_cli.operations import reap
+from claude_sessions_cli.operations.caller import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     session is kept from being ended, but only its own heartbeat or claim opens it, and brings back what it lost.
     """
     renewed, gone = database.transact(lambda tx: _renew(tx, caller), actor=caller.actor)
-    verdicts = [reaping.judge(caller, seen, None) for seen in gone]
-    released = reaping.carry_out(database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE])
+    verdicts = [reap.judge(caller, seen, None) for seen in gone]
+    released = reap.carry_out(database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE])
     return HereResult(renewed, [verdict.session for verdict in released])
 
 

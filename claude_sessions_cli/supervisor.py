@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from claude_sessions_cli.errors import NotHeld, SessionsError
-from claude_sessions_cli.renewing import Keeper, uptime
+from claude_sessions_cli.renewal import Keeper, uptime
 
 # How long a command that was stopped by ^Z past its window waits for the proof that the claim is still there.
 PROOF_S = 5.0

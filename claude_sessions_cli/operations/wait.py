@@ -7,11 +7,11 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from claude_sessions_cli.caller import Caller
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, Unreachable
-from claude_sessions_cli.leases import read
 from claude_sessions_cli.model import ClaimResult
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.leases import read
 
 # Polling is the truth, and a notification only ends a pause early. Jittered, so that waiters do not fall into step.
 POLL_S = (0.5, 1.5)
