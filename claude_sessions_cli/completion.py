@@ -65,9 +65,10 @@ def _find(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tup
 def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tuple[str, ...]) -> list[str]:
     found = settings.load(environ, dsn=dsn)
 
-    from claude_sessions_cli import database, embedded
+    from claude_sessions_cli import database
+    from claude_sessions_cli.embedded import server
 
-    if found.dsn is None and not embedded.status().running:
+    if found.dsn is None and not server.status().running:
         return []
     limits = {"prefix": prefix, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
 
@@ -75,7 +76,7 @@ def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tu
         asked = [query for query in queries if tx.has_history or query != "complete_past_items"]
         return [str(row["name"]) for query in asked for row in tx.all(query, **limits)]
 
-    with database.connect(embedded.dsn() if found.dsn is None else found.dsn, found.dsn_source) as connection:
+    with database.connect(server.dsn() if found.dsn is None else found.dsn, found.dsn_source) as connection:
         return connection.transact(read, writes=False)
 
 

@@ -241,12 +241,22 @@ class Database:
 def connect(dsn: str, source: str) -> Iterator[Database]:
     """Open the database that `dsn` names; `source` says in errors where that DSN was found.
 
-    libpq reads service files, password files and its environment itself. Raises UsageError for a DSN that is none,
-    Unreachable where nobody answers in time.
+    libpq reads service files, password files and its environment itself. Raises UsageError if the DSN is malformed,
+    Unreachable if the server does not answer in time.
     """
+    parameters = parse_dsn(dsn, source)
+    given = {**parameters, **_defaults(parameters)}
+    database = Database(lambda: _connect(given, source))
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def parse_dsn(dsn: str, source: str) -> dict[str, Any]:
+    """Return libpq's parameters in a DSN. Raises UsageError, without quoting it, if the DSN is malformed."""
     try:
         parameters = psycopg.conninfo.conninfo_to_dict(dsn)
-        given = psycopg.conninfo.conninfo_to_dict(dsn, **_defaults(parameters))
         # libpq would read a text only as far as a NUL.
         if "\0" in dsn or ("://" in dsn and _is_misread(parameters)):
             raise psycopg.ProgrammingError
@@ -257,11 +267,13 @@ def connect(dsn: str, source: str) -> Iterator[Database]:
             "a DSN is like postgresql://user@host/database or host=... dbname=...; in the first form @ : / ? # in"
             " a password are written %40 %3A %2F %3F %23",
         ) from None
-    database = Database(lambda: _connect(given, source))
-    try:
-        yield database
-    finally:
-        database.close()
+    return parameters
+
+
+def connection_variables() -> dict[str, str]:
+    """Return the environment variables that libpq reads, each with the parameter that it stands for."""
+    options = psycopg.pq.Conninfo.get_defaults()
+    return {option.envvar.decode(): option.keyword.decode() for option in options if option.envvar}
 
 
 def _connect(parameters: Mapping[str, Any], source: str) -> psycopg.Connection[Row]:

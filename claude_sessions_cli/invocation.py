@@ -131,10 +131,10 @@ def open_database(found: Settings, output: Output) -> Iterator[Database]:
             yield connection
         return
 
-    from claude_sessions_cli import embedded
+    from claude_sessions_cli.embedded import server
 
-    with database.connect(embedded.ensure(output.note), found.dsn_source) as connection:
-        marker = embedded.schema_marker()
+    with database.connect(server.ensure(output.note), found.dsn_source) as connection:
+        marker = server.schema_marker()
         if not marker.exists() or marker.read_text() != __version__:
             from claude_sessions_cli.operations import schema
 

@@ -24,13 +24,13 @@ from claude_sessions_cli.text import align, clean
 from claude_sessions_cli.times import fence_of, format_age, utc
 
 if TYPE_CHECKING:
-    from claude_sessions_cli.embedded import Status
+    from claude_sessions_cli.embedded.server import Status
     from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.operations.heartbeat_here import HereResult
     from claude_sessions_cli.operations.history import History, SessionEvent, Term
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
     from claude_sessions_cli.operations.schema import AppliedFile, Difference
-    from claude_sessions_cli.timers import TimerResult
+    from claude_sessions_cli.timers.job import TimerResult
 
 NOT_A_COLUMN = ("server_now", "row_version")
 

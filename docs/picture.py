@@ -48,7 +48,8 @@ def _run(*argv: str) -> None:
 
 
 def _draw() -> None:
-    from claude_sessions_cli import database, embedded, invocation, render, views
+    from claude_sessions_cli import database, invocation, render, views
+    from claude_sessions_cli.embedded import server as embedded
     from claude_sessions_cli.operations import list as listing
 
     caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")

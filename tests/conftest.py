@@ -22,8 +22,9 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from claude_sessions_cli import database, embedded, process, queries
+from claude_sessions_cli import database, process, queries
 from claude_sessions_cli.database import Database
+from claude_sessions_cli.embedded import server as embedded
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller

@@ -419,7 +419,7 @@ class Worker:
 @contextmanager
 def hired() -> Iterator[Worker]:
     """Make a worker."""
-    from claude_sessions_cli import embedded
+    from claude_sessions_cli.embedded import server
 
     with tempfile.TemporaryDirectory(prefix="claude-sessions-predicates-") as directory:
         # As root the server runs as another account, which must be able to reach its directory.
@@ -429,7 +429,7 @@ def hired() -> Iterator[Worker]:
             shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", checkout)
         os.environ["CLAUDE_SESSIONS_DATA_DIR"] = f"{directory}/data"
-        dsn = embedded.ensure(lambda _: None)
+        dsn = server.ensure(lambda _: None)
         with psycopg.connect(dsn, autocommit=True) as connection:
             # Its data are worth nothing, and it makes some databases for every mutant.
             connection.execute("ALTER SYSTEM SET fsync = off")
@@ -438,7 +438,7 @@ def hired() -> Iterator[Worker]:
             yield Worker(checkout, dsn)
         finally:
             os.environ["CLAUDE_SESSIONS_DATA_DIR"] = f"{directory}/data"
-            embedded.stop()
+            server.stop()
             del os.environ["CLAUDE_SESSIONS_DATA_DIR"]
 
 

@@ -10,15 +10,16 @@ import typer
 
 from claude_sessions_cli import options
 from claude_sessions_cli.errors import SessionsError
+from claude_sessions_cli.timers.install import KINDS, Kind
 
-app = options.new_app(help="Let something outside keep the sessions.")
+app = options.new_app(help="Install a timer that renews and reaps.")
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")]
-Remove = Annotated[bool, typer.Option("--remove", help="Take it away again.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written; write nothing.")]
+Remove = Annotated[bool, typer.Option("--remove", help="Remove it.")]
 
 
-def _add_timer(kind: str, help: str) -> None:
-    @app.command(kind, help=f"{help}: heartbeat --here and reap, each minute.", short_help=f"{help}.")
+def _add_timer(name: str, kind: Kind) -> None:
+    @app.command(name, help=f"{kind.HELP}: heartbeat --here and reap, each minute.", short_help=f"{kind.HELP}.")
     def install(
         dry_run: DryRun = False,
         remove: Remove = False,
@@ -26,15 +27,17 @@ def _add_timer(kind: str, help: str) -> None:
         json: options.Json = False,
         quiet: options.Quiet = False,
     ) -> None:
-        from claude_sessions_cli import render, timers, views
+        from claude_sessions_cli import render, views
+        from claude_sessions_cli.timers import install as operation
+        from claude_sessions_cli.timers import job
 
-        output = render.Output(f"install {kind}", json, quiet)
+        output = render.Output(f"install {name}", json, quiet)
         try:
             if remove:
-                result = timers.remove(kind, os.environ, dry_run=dry_run)
+                result = operation.remove(name, os.environ, dry_run=dry_run)
             else:
-                job = timers.plan(os.environ, sys.argv[0], dsn)
-                result = timers.install(kind, job, os.environ, dry_run=dry_run)
+                planned = job.plan(os.environ, sys.argv[0], dsn)
+                result = operation.install(name, planned, os.environ, dry_run=dry_run)
         except OSError as error:
             raise SessionsError(f"cannot write {error.filename}: {error.strerror}") from None
         if result.note:
@@ -42,6 +45,5 @@ def _add_timer(kind: str, help: str) -> None:
         output.result(views.timer_data(result), lambda: views.timer_text(result))
 
 
-_add_timer("cron", "Add a line to this user's crontab")
-_add_timer("systemd", "Add a timer to this user's systemd")
-_add_timer("launchd", "Add a launch agent of this user")
+for name, kind in KINDS.items():
+    _add_timer(name, kind)

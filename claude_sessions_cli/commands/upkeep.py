@@ -15,62 +15,64 @@ from claude_sessions_cli import invocation, options, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, SessionsError
 
 # The next run is due after a minute.
-PATIENCE_S = 50
+TIMEOUT_S = 50
 
 app = options.new_app()
 
 
 @app.command(hidden=True)
 def upkeep(
-    log: Annotated[bool, typer.Option("--log", help="Say it in the log of the state directory.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Print to the log in the state directory.")] = False,
 ) -> None:
-    """Run heartbeat --here and reap, as a timer does: says what changed and what failed, each with the time."""
-    from claude_sessions_cli import rounds
+    """Run heartbeat --here and reap, as a timer does. Print changes and errors, each with the time."""
+    from claude_sessions_cli import files
+    from claude_sessions_cli.timers import upkeep_log
 
     directory = settings.state_directory(os.environ).absolute()
     try:
-        with rounds.only_one(directory) as first:
-            if first:
-                # First of all, since a run may end at any time.
-                rounds.rotate(directory)
+        with upkeep_log.run_lock(directory) as locked:
+            if locked:
+                # First, because a run may be killed at any time.
+                files.rotate(upkeep_log.log_path(directory))
                 if log:
-                    rounds.write_to_log(directory)
+                    upkeep_log.redirect_output(directory)
                 _run(directory)
     except OSError as error:
         raise SessionsError(f"cannot use {error.filename or directory}: {error.strerror}") from None
 
 
 def _run(directory: Path) -> None:
-    from claude_sessions_cli import rounds
+    from claude_sessions_cli.timers import upkeep_log
 
     def give_up(*_: object) -> None:
-        # At once, as if killed: to roll back would wait for the same server.
-        rounds.record_run(directory, message)
+        # At once, as if killed: a rollback would wait for the same server.
+        upkeep_log.record_run(directory, message)
         os.write(2, f"{_now()} {message}\n".encode())
         os._exit(EXIT_UNREACHABLE)
 
-    message = f"the database has not answered for {PATIENCE_S} seconds"
+    message = f"the database has not answered for {TIMEOUT_S} seconds"
     signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+    signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S)
     try:
-        for line in _keep().splitlines():
+        for line in _renew_and_reap().splitlines():
             sys.stdout.write(f"{_now()} {line}\n")
     except SessionsError as error:
-        rounds.record_run(directory, error.message)
+        upkeep_log.record_run(directory, error.message)
         sys.stderr.write(f"{_now()} {error.message}\n")
         raise typer.Exit(error.exit_code) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    rounds.record_run(directory, None)
+    upkeep_log.record_run(directory, None)
 
 
-def _keep() -> str:
-    from claude_sessions_cli import embedded, render, views
+def _renew_and_reap() -> str:
+    from claude_sessions_cli import render, views
+    from claude_sessions_cli.embedded import server
     from claude_sessions_cli.operations import heartbeat_here, reap
 
     found = invocation.load_settings(None)
-    # A private server that its user has stopped stays so; after a reboot the first command starts it.
-    if found.dsn is None and not embedded.status().running:
+    # A timer does not start a private server that its user stopped; after a reboot the first command does.
+    if found.dsn is None and not server.status().running:
         return ""
     caller = invocation.find_caller(found, required=False)
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:

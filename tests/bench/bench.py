@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import Server, _container, _embedded
 
-from claude_sessions_cli import cli, cluster, database
+from claude_sessions_cli import cli, database
+from claude_sessions_cli.embedded import cluster
 from claude_sessions_cli.errors import Unreachable
 from claude_sessions_cli.operations import schema
 

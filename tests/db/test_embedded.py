@@ -21,8 +21,9 @@ import pytest
 from conftest import needs_open_checkout
 from waiting import until
 
-from claude_sessions_cli import cluster as programs
-from claude_sessions_cli import embedded
+from claude_sessions_cli import files
+from claude_sessions_cli.embedded import cluster as programs
+from claude_sessions_cli.embedded import server as embedded
 from claude_sessions_cli.errors import Unreachable
 
 ME = os.geteuid()
@@ -35,8 +36,7 @@ WAIT_SECONDS = 120.0
 AS_USER = f"""
 import os, pwd, sys
 import platformdirs, psycopg
-from claude_sessions_cli import cluster as programs
-from claude_sessions_cli import embedded
+from claude_sessions_cli.embedded import cluster as programs, server as embedded
 from claude_sessions_cli.errors import Unreachable
 uid = int(sys.argv[1])
 if uid != os.geteuid():
@@ -541,11 +541,11 @@ def test_marker_goes_with_the_cluster(home: Path) -> None:
 def test_log_is_bounded(made: Path) -> None:
     start()
     embedded.stop()
-    (made / "postgres.log").write_bytes(b"x" * (programs.MAX_LOG_BYTES + 1))
+    (made / "postgres.log").write_bytes(b"x" * (files.LOG_LIMIT + 1))
     dsn, _ = start()
     with closing(psycopg.connect(dsn)) as connection, suppress(psycopg.Error):
         connection.execute("SELECT 1/0")
-    assert (made / "postgres.log.1").stat().st_size == programs.MAX_LOG_BYTES + 1
+    assert (made / "postgres.log.1").stat().st_size == files.LOG_LIMIT + 1
     assert (made / "postgres.log").stat().st_size < 2000
     assert "division" not in (made / "postgres.log").read_text()
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from waiting import until
 
-from claude_sessions_cli import cluster
+from claude_sessions_cli.embedded import cluster
 from claude_sessions_cli.errors import Unreachable
 
 NAME = "faults"

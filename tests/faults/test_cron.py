@@ -15,7 +15,7 @@ from shell.runs import PROGRAM
 from shell.terminal import CLI, Terminal
 from waiting import until
 
-from claude_sessions_cli import rounds
+from claude_sessions_cli.timers import upkeep_log
 
 pytestmark = pytest.mark.faults
 TWO_MINUTES_S = 125
@@ -58,7 +58,7 @@ def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table:
         log, told = state / "upkeep.log", f"released {name}: process gone"
         # The run that released it says so once it has gone through all rows, and then that it has run.
         until(lambda: log.exists() and told in log.read_text(), "it is in the log", TWO_MINUTES_S)
-        assert until(lambda: rounds.last_run(state), "it is noted that a run has ended").error is None
+        assert until(lambda: upkeep_log.last_run(state), "it is noted that a run has ended").error is None
     finally:
         daemon.terminate()
         daemon.wait()

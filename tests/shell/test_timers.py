@@ -17,8 +17,13 @@ from subprocess import Popen
 import pytest
 from conftest import Cli, Table, make_caller
 
-from claude_sessions_cli import crontab, process, rounds, timers
+from claude_sessions_cli import process
+from claude_sessions_cli.files import LOG_LIMIT
 from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.timers import cron, upkeep_log
+from claude_sessions_cli.timers.cron import cron_line
+from claude_sessions_cli.timers.job import Job
+from claude_sessions_cli.timers.launchd import LABEL
 from shell.crons import Run, private_cron
 from shell.runs import PROGRAM
 
@@ -65,9 +70,9 @@ def test_a_crontab_gets_one_line_and_keeps_the_rest(in_private_cron: Run, tmp_pa
 def test_a_crontab_that_was_not_there_is_not_there_afterwards(in_private_cron: Run) -> None:
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove").stdout == "cron: not installed\n"
     assert in_private_cron(*PROGRAM, "install", "cron", "-q").stdout == ""
-    assert crontab.BEGIN in _crontab(in_private_cron)
+    assert cron.BEGIN in _crontab(in_private_cron)
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove", "--dry-run").returncode == 0
-    assert crontab.BEGIN in _crontab(in_private_cron)
+    assert cron.BEGIN in _crontab(in_private_cron)
     in_private_cron(*PROGRAM, "install", "cron", "--remove")
     assert "no crontab for" in in_private_cron("crontab", "-l").stderr
 
@@ -76,7 +81,7 @@ def test_without_cron_one_line_says_so(cli: Cli, tmp_path: Path) -> None:
     for options in (["--dry-run"], [], ["--remove"]):
         done = cli("install", "cron", *options, env={"PATH": str(tmp_path)})
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.count("\n") == 1 and "no crontab program" in done.stderr
+        assert done.stderr.count("\n") == 1 and "crontab is missing" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,7 @@ def test_what_could_not_be_stopped_is_told_and_no_link_stays(cli: Cli, tmp_path:
         done = cli("install", kind, "--remove", env=env)
         assert (done.returncode, done.stdout) == (0, f"{kind}: removed\n")
         if said is UNREACHABLE:
-            assert done.stderr.count("\n") == 1 and said[kind] in done.stderr and "ends only after: " in done.stderr
+            assert done.stderr.count("\n") == 1 and said[kind] in done.stderr and "stops only after: " in done.stderr
         else:
             assert done.stderr == ""
         if kind == "systemd":
@@ -192,15 +197,15 @@ def test_systemd_and_launchd_are_told(cli: Cli, tmp_path: Path) -> None:
         for options in ([], ["--remove"]):
             done = cli("install", kind, *options, env=env)
             assert (done.returncode, done.stderr) == (0, "")
-    plist, agent = tmp_path / f"Library/LaunchAgents/{timers.LABEL}.plist", f"gui/{os.getuid()}"
+    plist, agent = tmp_path / f"Library/LaunchAgents/{LABEL}.plist", f"gui/{os.getuid()}"
     assert told.read_text().splitlines() == [
         "systemctl --user daemon-reload",
         "systemctl --user enable --now claude-sessions.timer",
         "systemctl --user disable --now claude-sessions.timer",
         "systemctl --user daemon-reload",
-        f"launchctl bootout {agent}/{timers.LABEL}",
+        f"launchctl bootout {agent}/{LABEL}",
         f"launchctl bootstrap {agent} {plist}",
-        f"launchctl bootout {agent}/{timers.LABEL}",
+        f"launchctl bootout {agent}/{LABEL}",
     ]
 
 
@@ -255,7 +260,7 @@ def test_upkeep_keeps_who_lives_frees_what_the_dead_and_the_silent_held_and_says
     ]
     assert all(datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ") for at, _ in lines)
     assert full_table.row("lives")["heartbeat_at"] > noon
-    run = rounds.last_run(state)
+    run = upkeep_log.last_run(state)
     assert run is not None and run.error is None
     quiet = _upkeep(cli, state, full_table.dsn)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
@@ -265,7 +270,7 @@ def test_upkeep_says_with_the_time_what_failed_and_notes_it(cli: Cli, state: Pat
     done = _upkeep(cli, state, "host=/nonexistent")
     assert (done.returncode, done.stdout) == (6, "")
     assert done.stderr.count("\n") == 1 and "Z cannot connect to the database" in done.stderr
-    run = rounds.last_run(state)
+    run = upkeep_log.last_run(state)
     assert run is not None and run.error is not None and "cannot connect" in run.error
 
 
@@ -274,23 +279,23 @@ def test_upkeep_never_starts_the_private_server(cli: Cli, state: Path, tmp_path:
     done = cli("upkeep", env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DATA_DIR": str(data)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not data.exists()
-    assert rounds.last_run(state) is not None
+    assert upkeep_log.last_run(state) is not None
 
 
 def test_upkeep_leaves_the_work_to_a_run_that_is_under_way(cli: Cli, state: Path) -> None:
-    with rounds.only_one(state) as first:
+    with upkeep_log.run_lock(state) as first:
         assert first
         done = _upkeep(cli, state, "host=/nonexistent")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert rounds.last_run(state) is None
+    assert upkeep_log.last_run(state) is None
 
 
 def test_upkeep_rotates_its_log(cli: Cli, state: Path) -> None:
     state.mkdir()
-    (state / "upkeep.log").write_bytes(b"x" * (rounds.LOG_LIMIT + 1))
+    (state / "upkeep.log").write_bytes(b"x" * (LOG_LIMIT + 1))
     _upkeep(cli, state, "host=/nonexistent")
     assert not (state / "upkeep.log").exists()
-    assert (state / "upkeep.log.1").stat().st_size == rounds.LOG_LIMIT + 1
+    assert (state / "upkeep.log.1").stat().st_size == LOG_LIMIT + 1
 
 
 def test_the_line_of_cron_makes_its_directory_and_its_log_again(state: Path, tmp_path: Path) -> None:
@@ -299,7 +304,7 @@ def test_the_line_of_cron_makes_its_directory_and_its_log_again(state: Path, tmp
     variables = {"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_CONFIG": str(config)}
 
     def run(*words: str) -> None:
-        line = timers.cron_line(timers.Job((*words, "upkeep"), variables, state)).removeprefix("* * * * * ")
+        line = cron_line(Job((*words, "upkeep"), variables, state)).removeprefix("* * * * * ")
         done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
         # Whatever a job says is sent by mail, each minute.
         assert (done.stdout, done.stderr) == ("", "")
@@ -317,7 +322,7 @@ def test_the_line_of_cron_makes_its_directory_and_its_log_again(state: Path, tmp
     log.mkdir()
     (state / "upkeep.json").unlink()
     run(*PROGRAM)
-    assert rounds.last_run(state) is not None
+    assert upkeep_log.last_run(state) is not None
 
 
 def test_upkeep_is_not_in_the_help(cli: Cli) -> None:
@@ -329,11 +334,11 @@ def test_upkeep_gives_up_on_a_server_that_hangs(state: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         code = (
-            "import sys; from claude_sessions_cli.commands import upkeep; upkeep.PATIENCE_S = 1;"
+            "import sys; from claude_sessions_cli.commands import upkeep; upkeep.TIMEOUT_S = 1;"
             " from claude_sessions_cli import cli; sys.argv = ['claude-sessions', 'upkeep']; cli.main()"
         )
         state.mkdir()
-        (state / "upkeep.log").write_bytes(b"x" * (rounds.LOG_LIMIT + 1))
+        (state / "upkeep.log").write_bytes(b"x" * (LOG_LIMIT + 1))
         begin = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -350,5 +355,5 @@ def test_upkeep_gives_up_on_a_server_that_hangs(state: Path) -> None:
     assert "has not answered for 1 seconds" in done.stderr
     assert time.monotonic() - begin < 30
     assert not (state / "upkeep.log").exists(), "nor does a run that gives up let the log grow"
-    run = rounds.last_run(state)
+    run = upkeep_log.last_run(state)
     assert run is not None and run.error is not None

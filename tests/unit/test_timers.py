@@ -11,12 +11,14 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from psycopg import pq
 
-from claude_sessions_cli import crontab, rounds, timers
-from claude_sessions_cli.crontab import BEGIN, END
+from claude_sessions_cli import files
 from claude_sessions_cli.errors import SessionsError, UsageError
-from claude_sessions_cli.timers import Job
+from claude_sessions_cli.files import LOG_LIMIT
+from claude_sessions_cli.timers import cron, install, upkeep_log
+from claude_sessions_cli.timers.cron import BEGIN, END, cron_line
+from claude_sessions_cli.timers.job import Job, plan
+from claude_sessions_cli.timers.launchd import LABEL
 
 BLOCK = f"{BEGIN}\n* * * * * new\n{END}\n"
 OLD = f"{BEGIN}\n* * * * * old\n{END}\n"
@@ -39,17 +41,17 @@ def job(tmp_path: Path, *words: str, **variables: str) -> Job:
     ],
 )
 def test_the_block_stands_once_and_foreign_lines_stay(before: str, after: str) -> None:
-    edited = crontab.edit(os.fsencode(before), BLOCK)
+    edited = cron.edit(os.fsencode(before), BLOCK)
     assert edited == os.fsencode(after)
-    assert crontab.edit(edited, BLOCK) == edited
+    assert cron.edit(edited, BLOCK) == edited
 
 
 @pytest.mark.parametrize("before", ["", "MAILTO=me\n", "# a\r\n\n \t# b", "\udcff\n"])
 def test_taking_the_block_away_leaves_the_rest_byte_for_byte(before: str) -> None:
     text = os.fsencode(before)
-    assert crontab.edit(text, None) == text
+    assert cron.edit(text, None) == text
     complete = text if not text or text.endswith(b"\n") else text + b"\n"
-    assert crontab.edit(crontab.edit(text, BLOCK), None) == complete
+    assert cron.edit(cron.edit(text, BLOCK), None) == complete
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_taking_the_block_away_leaves_the_rest_byte_for_byte(before: str) -> Non
 @pytest.mark.parametrize("block", [BLOCK, None])
 def test_markers_that_do_not_pair_are_left_to_a_person(before: str, block: str | None) -> None:
     with pytest.raises(SessionsError, match="do not pair"):
-        crontab.edit(before.encode(), block)
+        cron.edit(before.encode(), block)
 
 
 def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> N
     directory.mkdir()
     words = ("sh", "-c", 'printf "%s|%s|%s|%s" "$@" "$NAME" >said', "sh", "a b%c", 'it\'s "$HOME" `id`')
     made = Job(words, {"NAME": "50% of $HOME's"}, directory)
-    minute, line = timers.cron_line(made).split(" * * * * ", 1)
+    minute, line = cron_line(made).split(" * * * * ", 1)
     assert minute == "*"
     # What cron does before it gives the line to sh: the first bare percent sign would end it.
     assert "%" not in line.replace("\\%", "")
@@ -77,15 +79,15 @@ def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> N
 
 def test_a_line_that_cron_would_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too long"):
-        timers.cron_line(job(tmp_path, "/" + "x" * 1000))
+        cron_line(job(tmp_path, "/" + "x" * 1000))
 
 
 def test_a_launch_agent_runs_each_minute_with_its_variables(tmp_path: Path) -> None:
-    result = timers.install("launchd", job(tmp_path, A="b <&> c"), {"HOME": str(tmp_path)}, dry_run=True)
+    result = install.install("launchd", job(tmp_path, A="b <&> c"), {"HOME": str(tmp_path)}, dry_run=True)
     [write] = result.writes
     agent = plistlib.loads(write.text.encode())
-    assert write.to == f"{tmp_path}/Library/LaunchAgents/{timers.LABEL}.plist"
-    assert agent["Label"] == timers.LABEL
+    assert write.to == f"{tmp_path}/Library/LaunchAgents/{LABEL}.plist"
+    assert agent["Label"] == LABEL
     assert agent["ProgramArguments"] == ["/opt/bin/claude-sessions", "upkeep"]
     assert agent["EnvironmentVariables"] == {"A": "b <&> c"}
     assert (agent["StartInterval"], agent["RunAtLoad"]) == (60, True)
@@ -117,7 +119,7 @@ def test_a_dsn_that_only_the_environment_knows_is_refused_and_not_told(tmp_path:
         ("", {"PGHOST": "db"}, None),
     ):
         with pytest.raises(UsageError) as caught:
-            timers.plan(_environ(tmp_path, config, **more), PROGRAM, dsn)
+            plan(_environ(tmp_path, config, **more), PROGRAM, dsn)
         assert caught.value.hint is not None
         assert str(tmp_path / "config.toml") in caught.value.hint
         assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
@@ -129,27 +131,27 @@ def test_a_dsn_in_the_config_file_is_read_there_and_written_nowhere(tmp_path: Pa
         _environ(tmp_path, f'dsn = "{secret}"'),
         _environ(tmp_path, f'dsn = "{secret}"', CLAUDE_SESSIONS_DSN=secret),
     ):
-        made = timers.plan(environ, PROGRAM, None)
+        made = plan(environ, PROGRAM, None)
         assert made.variables["CLAUDE_SESSIONS_CONFIG"] == str(tmp_path / "config.toml")
         for kind in ("systemd", "launchd"):
-            written = timers.install(kind, made, environ, dry_run=True).writes
+            written = install.install(kind, made, environ, dry_run=True).writes
             assert not any("s3cret" in write.text for write in written)
-        assert "s3cret" not in timers.cron_line(made)
+        assert "s3cret" not in cron_line(made)
 
 
 INCOMPLETE = [
-    ("dbname=x", {"PGHOST": "db"}, "PGHOST has"),
-    ("dbname=x", {"PGPORT": "1", "PGHOST": "db", "PGUSER": "me"}, "PGHOST, PGPORT, PGUSER have"),
-    ("host=db dbname=x", {"PGHOSTADDR": "192.0.2.1"}, "PGHOSTADDR has"),
-    ("host=db dbname=x", {"PGPASSWORD": "s3cret"}, "PGPASSWORD has"),
-    ("host=db password='a user=b'", {"PGUSER": "me"}, "PGUSER has"),
-    ("postgresql:///x", {"PGHOST": "db"}, "PGHOST has"),
-    ("postgresql://db/x", {"PGPORT": "1"}, "PGPORT has"),
-    ("postgresql://:1/x", {"PGPORT": "1", "PGHOST": "db"}, "PGHOST has"),
-    ("postgresql://[2001:db8::1]/x", {"PGPORT": "1"}, "PGPORT has"),
-    ("postgresql://db", {"PGDATABASE": "x"}, "PGDATABASE has"),
-    ("postgresql://me@db/x", {"PGPASSWORD": "s3cret", "PGSSLMODE": "require"}, "PGPASSWORD, PGSSLMODE have"),
-    ("service=work", {"PGUSER": "me"}, "PGUSER has"),
+    ("dbname=x", {"PGHOST": "db"}, "PGHOST"),
+    ("dbname=x", {"PGPORT": "1", "PGHOST": "db", "PGUSER": "me"}, "PGUSER, PGHOST, PGPORT"),
+    ("host=db dbname=x", {"PGHOSTADDR": "192.0.2.1"}, "PGHOSTADDR"),
+    ("host=db dbname=x", {"PGPASSWORD": "s3cret"}, "PGPASSWORD"),
+    ("host=db password='a user=b'", {"PGUSER": "me"}, "PGUSER"),
+    ("postgresql:///x", {"PGHOST": "db"}, "PGHOST"),
+    ("postgresql://db/x", {"PGPORT": "1"}, "PGPORT"),
+    ("postgresql://:1/x", {"PGPORT": "1", "PGHOST": "db"}, "PGHOST"),
+    ("postgresql://[2001:db8::1]/x", {"PGPORT": "1"}, "PGPORT"),
+    ("postgresql://db", {"PGDATABASE": "x"}, "PGDATABASE"),
+    ("postgresql://me@db/x", {"PGPASSWORD": "s3cret", "PGSSLMODE": "require"}, "PGPASSWORD, PGSSLMODE"),
+    ("service=work", {"PGUSER": "me"}, "PGUSER"),
 ]
 COMPLETE = [
     ("dbname = x host= 'd b' port=1 user=me", {"PGDATABASE": "y", "PGHOST": "y", "PGPORT": "2", "PGUSER": "y"}),
@@ -169,30 +171,22 @@ def test_a_dsn_that_the_environment_completes_is_refused(
     tmp_path: Path, dsn: str, more: dict[str, str], said: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        timers.plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
-    assert caught.value.message.startswith(f"{said} a part in dsn in {tmp_path}/config.toml")
+        plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
+    assert caught.value.message.startswith(f"dsn in {tmp_path}/config.toml depends on {said}, which ")
     assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
 
 
 @pytest.mark.parametrize(("dsn", "more"), COMPLETE)
 def test_a_dsn_that_says_it_all_itself_is_taken(tmp_path: Path, dsn: str, more: dict[str, str]) -> None:
-    timers.plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
+    plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
 
 
 def test_without_a_dsn_no_variable_of_libpq_matters(tmp_path: Path) -> None:
-    timers.plan(_environ(tmp_path, None, PGUSER="me", PGPASSWORD="s3cret", PGSSLMODE="require"), PROGRAM, None)
-
-
-def test_all_that_libpq_reads_from_the_environment_is_known_here() -> None:
-    known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
-    harmless = {"PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING", "PGSSLCOMPRESSION", "PGPASSFILE"}
-    # What only ends differently when something is wrong, or is written down.
-    harmless |= {"PGREQUIRESSL", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION", "PGOAUTHDEBUG", "PGSSLKEYLOGFILE"}
-    assert known - harmless <= set(timers.CONNECTING_VARIABLES)
+    plan(_environ(tmp_path, None, PGUSER="me", PGPASSWORD="s3cret", PGSSLMODE="require"), PROGRAM, None)
 
 
 def test_the_private_server_needs_no_dsn(tmp_path: Path) -> None:
-    made = timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_DATA_DIR="/srv/d"), PROGRAM, None)
+    made = plan(_environ(tmp_path, None, CLAUDE_SESSIONS_DATA_DIR="/srv/d"), PROGRAM, None)
     assert made.variables == {"CLAUDE_SESSIONS_DATA_DIR": "/srv/d", "HOME": str(tmp_path)}
     assert Path(made.words[0]).is_absolute()
 
@@ -201,7 +195,7 @@ def test_paths_mean_the_same_wherever_the_timer_starts(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf.toml").write_text('dsn = "dbname=x"')
     environ = {"HOME": str(tmp_path), "CLAUDE_SESSIONS_CONFIG": "conf.toml", "CLAUDE_SESSIONS_STALE_AFTER": "20m"}
-    made = timers.plan(environ | {"CLAUDE_SESSIONS_STATE_DIR": "../state", "PGPASSFILE": "/p"}, PROGRAM, None)
+    made = plan(environ | {"CLAUDE_SESSIONS_STATE_DIR": "../state", "PGPASSFILE": "/p"}, PROGRAM, None)
     assert dict(made.variables) == {
         "CLAUDE_SESSIONS_CONFIG": f"{tmp_path}/conf.toml",
         "CLAUDE_SESSIONS_STATE_DIR": f"{tmp_path}/../state",
@@ -214,14 +208,14 @@ def test_paths_mean_the_same_wherever_the_timer_starts(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("more", [{}, {"HOME": ""}, {"HOME": pwd.getpwuid(os.geteuid()).pw_dir}])
 def test_the_users_own_home_is_told_as_well(more: dict[str, str]) -> None:
-    made = timers.plan(more, PROGRAM, None)
+    made = plan(more, PROGRAM, None)
     assert made.variables["HOME"] == pwd.getpwuid(os.geteuid()).pw_dir
-    assert f" HOME={made.variables['HOME']} " in timers.cron_line(made)
+    assert f" HOME={made.variables['HOME']} " in cron_line(made)
 
 
 def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="control characters"):
-        timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_STATE_DIR="/a\n* * * * * evil"), PROGRAM, None)
+        plan(_environ(tmp_path, None, CLAUDE_SESSIONS_STATE_DIR="/a\n* * * * * evil"), PROGRAM, None)
 
 
 # -- what a running timer leaves --------------------------------------------------------------------------------------
@@ -230,30 +224,30 @@ def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
 def test_a_log_that_has_grown_too_long_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     log, old = tmp_path / "upkeep.log", tmp_path / "upkeep.log.1"
     old.write_text("older")
-    log.write_bytes(b"x" * rounds.LOG_LIMIT)
-    rounds.rotate(tmp_path)
+    log.write_bytes(b"x" * LOG_LIMIT)
+    files.rotate(log)
     assert old.read_text() == "older"
-    log.write_bytes(b"x" * (rounds.LOG_LIMIT + 1))
-    rounds.rotate(tmp_path)
-    assert not log.exists() and old.stat().st_size == rounds.LOG_LIMIT + 1
-    rounds.rotate(tmp_path)
+    log.write_bytes(b"x" * (LOG_LIMIT + 1))
+    files.rotate(log)
+    assert not log.exists() and old.stat().st_size == LOG_LIMIT + 1
+    files.rotate(log)
 
 
 def test_the_last_run_is_noted_with_what_went_wrong(tmp_path: Path) -> None:
-    assert rounds.last_run(tmp_path) is None
-    rounds.record_run(tmp_path, "it broke")
-    run = rounds.last_run(tmp_path)
+    assert upkeep_log.last_run(tmp_path) is None
+    upkeep_log.record_run(tmp_path, "it broke")
+    run = upkeep_log.last_run(tmp_path)
     assert run is not None and run.error == "it broke"
     assert datetime.now(timezone.utc) - run.at < timedelta(minutes=1)
-    rounds.record_run(tmp_path, None)
+    upkeep_log.record_run(tmp_path, None)
     assert json.loads((tmp_path / "upkeep.json").read_text())["error"] is None
     assert (tmp_path / "upkeep.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "upkeep.json").write_text("{")
-    assert rounds.last_run(tmp_path) is None
+    assert upkeep_log.last_run(tmp_path) is None
 
 
 def test_only_one_run_is_under_way(tmp_path: Path) -> None:
-    with rounds.only_one(tmp_path / "new") as first, rounds.only_one(tmp_path / "new") as second:
+    with upkeep_log.run_lock(tmp_path / "new") as first, upkeep_log.run_lock(tmp_path / "new") as second:
         assert (first, second) == (True, False)
-    with rounds.only_one(tmp_path / "new") as again:
+    with upkeep_log.run_lock(tmp_path / "new") as again:
         assert again

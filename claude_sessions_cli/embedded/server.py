@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_sessions_cli import cluster
-from claude_sessions_cli.cluster import ELSEWHERE, SOCKET, Paths
+from claude_sessions_cli.embedded import cluster
+from claude_sessions_cli.embedded.cluster import ELSEWHERE, SOCKET, Paths
 from claude_sessions_cli.errors import Unreachable
 
 WAIT_SECONDS = 15.0

@@ -1,0 +1,1 @@
+"""The private Postgres server, used if no other database is configured."""

@@ -1,0 +1,108 @@
+"""A line in this user's crontab. Foreign lines stay byte for byte."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+from claude_sessions_cli.errors import SessionsError, UsageError
+from claude_sessions_cli.timers.job import Job, TimerResult, Write
+
+HELP = "Add a line to this user's crontab"
+BEGIN, END = "# >>> claude-sessions >>>", "# <<< claude-sessions <<<"
+LINE_LIMIT = 990
+
+
+def install(job: Job, environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
+    """Install the line, or update it."""
+    return _change(_block(job), dry_run)
+
+
+def remove(environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
+    """Remove the line."""
+    return _change(None, dry_run)
+
+
+def cron_line(job: Job) -> str:
+    """Return the line of the crontab; raises UsageError if it is too long for cron.
+
+    cron ends the command at an unescaped percent sign. The program opens its log itself: a redirection to a directory
+    that is gone would keep the command from running, and one that works would grow after the program is uninstalled.
+    """
+    words = [f"{name}={shlex.quote(value)}" for name, value in job.variables.items()]
+    words += [*map(shlex.quote, job.words), "--log", ">/dev/null", "2>&1"]
+    line = f"* * * * * {' '.join(words)}".replace("%", "\\%")
+    if len(os.fsencode(line)) > LINE_LIMIT:
+        raise UsageError("the paths are too long for a line of a crontab", "use another timer: install systemd")
+    return line
+
+
+def _block(job: Job) -> str:
+    return f"{BEGIN}\n# Each minute: heartbeat --here and reap. Log: {job.log}\n{cron_line(job)}\n{END}\n"
+
+
+def _change(block: str | None, dry_run: bool) -> TimerResult:
+    before = _read()
+    after = edit(before, block)
+    if block is None:
+        outcome = "removed" if BEGIN.encode() in before else "not_installed"
+    else:
+        outcome = "already_installed" if after == before else "installed"
+    if after != before and not dry_run:
+        _write(after)
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return TimerResult("cron", outcome, dry_run, [Write(f"the crontab of {user}", block or "")])
+
+
+def edit(before: bytes, block: str | None) -> bytes:
+    """Return a crontab with `block` as our only block, or with none; raises SessionsError if markers do not pair."""
+    lines = before.splitlines(keepends=True)
+    marks = [number for number, line in enumerate(lines) if line.strip() in (BEGIN.encode(), END.encode())]
+    kinds = [lines[number].strip().decode() for number in marks]
+    if kinds != [BEGIN, END] * (len(kinds) // 2):
+        raise SessionsError(
+            "the crontab's claude-sessions markers do not pair, so nothing was changed",
+            f"repair them with crontab -e: a block begins with {BEGIN} and ends with {END}",
+        )
+    new = [] if block is None else [os.fsencode(block)]
+    after: list[bytes] = []
+    position = 0
+    for begin, end in zip(marks[::2], marks[1::2], strict=True):
+        after += [*lines[position:begin], *new]
+        new, position = [], end + 1
+    after += lines[position:]
+    if new and after and not after[-1].endswith(b"\n"):
+        after.append(b"\n")
+    return b"".join([*after, *new])
+
+
+def _read() -> bytes:
+    """Return this user's crontab, empty if there is none; raises SessionsError if it cannot be read."""
+    done = _crontab(["-l"], check=False)
+    said = done.stderr.decode(errors="replace").strip()
+    if done.returncode == 0:
+        return done.stdout
+    # After any other error, writing could replace a crontab that was not read.
+    if "no crontab for" in said or "No such file" in said:
+        return b""
+    raise SessionsError(f"cannot read the crontab: {said or f'crontab -l exits {done.returncode}'}")
+
+
+def _write(text: bytes) -> None:
+    """Replace this user's crontab; remove it if empty."""
+    _crontab(["-"] if text else ["-r"], text)
+
+
+def _crontab(words: list[str], text: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("crontab")
+    if program is None:
+        raise SessionsError("the program crontab is missing", "install cron, or use another timer: install systemd")
+    done = subprocess.run([program, *words], input=text, capture_output=True, env={**os.environ, "LC_ALL": "C"})
+    if check and done.returncode != 0:
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        raise SessionsError(f"cannot write the crontab: {said or f'crontab exits {done.returncode}'}")
+    return done

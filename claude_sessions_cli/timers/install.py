@@ -1,0 +1,36 @@
+"""The kinds of timers, and what they share: a job is planned first, and its directory exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from claude_sessions_cli.timers import cron, launchd, systemd
+from claude_sessions_cli.timers.job import Job, TimerResult
+
+
+class Kind(Protocol):
+    """A module that installs and removes one kind of timer; `HELP` begins the help of its command."""
+
+    HELP: str
+
+    def install(self, job: Job, environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
+        """Install the timer, or update it. A dry run writes nothing. Raises OSError if a file cannot be written."""
+
+    def remove(self, environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
+        """Remove the timer, and nothing else. A dry run writes nothing."""
+
+
+KINDS: dict[str, Kind] = {"cron": cron, "systemd": systemd, "launchd": launchd}
+
+
+def install(kind: str, job: Job, environ: Mapping[str, str], *, dry_run: bool = False) -> TimerResult:
+    """Install a timer, or update it."""
+    if not dry_run:
+        job.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return KINDS[kind].install(job, environ, dry_run=dry_run)
+
+
+def remove(kind: str, environ: Mapping[str, str], *, dry_run: bool = False) -> TimerResult:
+    """Remove a timer, and nothing else."""
+    return KINDS[kind].remove(environ, dry_run=dry_run)

@@ -1,0 +1,104 @@
+"""What a timer runs: the command `upkeep`, on the database and with the settings that this command has."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from claude_sessions_cli import process, settings
+from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.timers import upkeep_log
+
+# Variables that name a place and are no secret. A timer does not inherit the environment of the user's shell.
+KEPT_PATHS = (
+    *("CLAUDE_SESSIONS_CONFIG", "CLAUDE_SESSIONS_DATA_DIR", "CLAUDE_SESSIONS_STATE_DIR"),
+    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"),
+)
+KEPT_VARIABLES = (*KEPT_PATHS, "CLAUDE_SESSIONS_STALE_AFTER", "CLAUDE_SESSIONS_HEARTBEAT_EVERY")
+# libpq's parameters that do not change which database is reached, or whether.
+HARMLESS_PARAMETERS = frozenset(
+    {
+        *("application_name", "client_encoding", "connect_timeout", "passfile", "sslcompression", "sslkeylogfile"),
+        *("min_protocol_version", "max_protocol_version"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A text that a timer keeps, and the place of it."""
+
+    to: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimerResult:
+    """What happened to a timer: `installed`, `already_installed`, `removed` or `not_installed`; a note for people."""
+
+    timer: str
+    outcome: str
+    dry_run: bool
+    writes: list[Write]
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The words of the command, the variables that it needs, and the state directory."""
+
+    words: tuple[str, ...]
+    variables: Mapping[str, str]
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        """The log of its runs."""
+        return upkeep_log.log_path(self.directory)
+
+
+def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
+    """Return the job of a timer; `called` is argv[0]. Raises UsageError if it would use another database than this."""
+    variables = {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
+    # A timer starts in another directory.
+    variables |= {name: str(Path(path).absolute()) for name, path in variables.items() if name in KEPT_PATHS}
+    found = settings.load(environ, dsn=dsn)
+    config = settings.config_path(environ)
+    hint = f'write a line dsn = "..." into {config}; a password belongs in ~/.pgpass'
+    try:
+        alone = settings.load(variables)
+    except UsageError as error:
+        raise UsageError(f"{error.message}, when a timer runs", hint) from None
+    if alone.dsn != found.dsn:
+        raise UsageError(f"the database is named by {found.dsn_source}, which is not set when a timer runs", hint)
+    if found.dsn is not None and (missing := _missing_variables(environ, found.dsn, found.dsn_source)):
+        verb = "is" if len(missing) == 1 else "are"
+        message = f"{found.dsn_source} depends on {', '.join(missing)}, which {verb} not set when a timer runs"
+        raise UsageError(message, hint)
+    # Set in any case: a crontab may set another HOME for its lines.
+    variables["HOME"] = str(home_directory(environ).absolute())
+    job = Job((*process.this_program(called), "upkeep"), variables, settings.state_directory(environ).absolute())
+    for text in (*job.words, *job.variables.values(), str(job.directory)):
+        if not text.isprintable():
+            raise UsageError(f"a timer cannot run this: {text[:60]!r} contains control characters")
+    return job
+
+
+def _missing_variables(environ: Mapping[str, str], dsn: str, source: str) -> list[str]:
+    """Return the variables of `environ` that libpq would complete `dsn` from."""
+    from claude_sessions_cli import database  # late: it imports psycopg
+
+    given = database.parse_dsn(dsn, source)
+    return [
+        variable
+        for variable, parameter in database.connection_variables().items()
+        if environ.get(variable) and parameter not in given and parameter not in HARMLESS_PARAMETERS
+    ]
+
+
+def home_directory(environ: Mapping[str, str]) -> Path:
+    """Return the user's home directory."""
+    return Path(environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
