@@ -7,15 +7,15 @@ import gc
 
 def main() -> None:
     """Run the program and exit."""
-    # A command lives for a fraction of a second: what it would collect, the system frees sooner. Before the imports,
-    # which make most of what there is to look through.
+    # A command lives for a fraction of a second, and the system frees its memory sooner. Before the imports, which
+    # create most objects.
     gc.disable()
     from claude_sessions_cli import cli
 
     try:
         cli.main()
     finally:
-        # Python collects once more at exit, whatever is disabled: a sixth of a command's time.
+        # Python collects once more at exit even so, which takes a sixth of a command's time.
         gc.freeze()
 
 

@@ -18,11 +18,18 @@ from typer.main import get_command
 from claude_sessions_cli import __version__, completion, options
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
 
-COMMANDS = (
-    *("claim", "heartbeat", "release", "list", "reap", "run", "check", "park", "unpark", "history", "whoami"),
-    *("shell-init", "prompt", "install", "schema", "db", "upkeep"),
-)
+# As the help groups them.
+SECTIONS = {
+    "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
+    "For scripts": ("run", "check", "heartbeat", "reap"),
+    "Terminals and timers": ("shell-init", "prompt", "install"),
+    "Set-up": ("schema", "db"),
+}
+HIDDEN = ("upkeep",)
+COMMANDS = (*(name for names in SECTIONS.values() for name in names), *HIDDEN)
 GROUPS = ("install", "schema", "db")
+# A one-line help must fit 80 columns uncut.
+HELP_LIMIT = 60
 PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
 # typer does not name this class, and before 0.26 it was click's.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -43,8 +50,18 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands in their sections."""
+        width = max(map(len, COMMANDS))
+        for section, names in SECTIONS.items():
+            with formatter.section(section):
+                commands = [(name, self.get_command(ctx, name)) for name in names]
+                # Padded alike, so that all sections have one column of texts.
+                rows = [(name.ljust(width), command.get_short_help_str(HELP_LIMIT)) for name, command in commands]
+                formatter.write_dl(rows)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Let the options that every command has stand before its name too."""
+        """Accept options that every command has before the command's name too."""
         leading: list[str] = []
         rest = list(args)
         while rest and rest[0].partition("=")[0] in options.LEADING:
@@ -52,7 +69,7 @@ class LazyGroup(TyperGroup):
             words = 2 if options.LEADING[name] and not equals else 1
             leading, rest = leading + rest[:words], rest[words:]
         depth = 2 if rest[:1] and rest[0] in GROUPS else 1
-        # Where no command follows, that is what is to be told.
+        # Without a command, its absence is the error to report.
         return super().parse_args(ctx, [*rest[:depth], *(leading if len(rest) >= depth else ()), *rest[depth:]])
 
 
@@ -85,13 +102,13 @@ def main() -> None:
     if completion.VARIABLE in os.environ:
         code = _complete(sys.argv[1:])
         sys.stdout.flush()
-        # A person waits for it with the Tab key down: Python's own tidying up is time, too.
+        # A person waits with the Tab key down, and Python's clean-up takes time.
         os._exit(code)
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
     except OSError:
-        # That is told already; Python would complain again, and exit with 120.
+        # The error is printed already; Python would print it again, and exit with 120.
         _silence(sys.stdout)
     sys.exit(code)
 
@@ -101,7 +118,7 @@ def _silence(stream: TextIO) -> None:
 
 
 def _open_streams() -> None:
-    """Stand /dev/null in for streams that the caller closed: else the database's socket would get their numbers."""
+    """Open /dev/null for streams that the caller closed: otherwise the database's socket would get their numbers."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         name, mode = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))[number]
         setattr(sys, name, open(number, mode))  # noqa: SIM115, PTH123
@@ -112,7 +129,7 @@ def _open_streams() -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line and return its exit code; every error is told in one line or one JSON object."""
+    """Run a command line and return its exit code; an error prints one line or one JSON object."""
     try:
         try:
             _check_encoding(argv)
@@ -123,11 +140,11 @@ def run(argv: list[str]) -> int:
             if type(error).__name__ == "NoArgsIsHelpError":
                 sys.stdout.write(f"{error}\n")
                 return UsageError.exit_code
-            # A DSN in the wrong place is quoted, password and all.
+            # The message quotes a misplaced DSN, with its password.
             message = PASSWORD.sub(r"\1***", error.format_message())  # type: ignore[attr-defined]
             raise UsageError(message) from None
         except (BrokenPipeError, SystemExit):  # typer exits on a broken pipe itself
-            # Whoever read has read enough, and what was asked is done; Python must not complain at exit.
+            # The reader has closed the pipe, and the command is done; Python must not complain at exit.
             _silence(sys.stdout)
             return 0
         except (KeyboardInterrupt, typer.Abort):
@@ -137,7 +154,7 @@ def run(argv: list[str]) -> int:
 
 
 def _complete(argv: list[str]) -> int:
-    """Answer a shell that asks for completions: words or nothing, whatever goes wrong."""
+    """Print completions for a shell: words, or nothing if it fails."""
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # noqa: PTH123
         try:
             get_command(app).main(argv, prog_name="claude-sessions", standalone_mode=False)
@@ -152,7 +169,7 @@ def _fail(argv: list[str], error: Exception) -> int:
     from claude_sessions_cli.render import CannotWrite, Output
 
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-        # Help is written by typer itself.
+        # Typer itself prints the help.
         error = CannotWrite(f"cannot write the answer: {error.strerror}")
     if not isinstance(error, SessionsError):
         if os.environ.get("CLAUDE_SESSIONS_DEBUG"):
@@ -165,7 +182,7 @@ def _fail(argv: list[str], error: Exception) -> int:
     command = next((word for word in named if word in COMMANDS), "")
     if command in GROUPS:
         command = " ".join(named[named.index(command) :][:2])
-    # Where not even that can be written, the exit code says it all.
+    # If this cannot be printed either, the exit code remains.
     with suppress(CannotWrite):
         Output(command, json="--json" in words).failure(error)
     return error.exit_code
@@ -180,5 +197,5 @@ def _check_encoding(argv: list[str]) -> None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            # Not shown: it may be a DSN with a password.
+            # The argument is not shown: it may be a DSN with a password.
             raise UsageError(f"argument {number} is not UTF-8") from None

@@ -1,6 +1,6 @@
-"""What a shell completes: work items and session ids, from the database within 300 ms, or nothing.
+"""Completion in a shell: work items and session ids, from the database within 300 ms, or nothing.
 
-A person waits for it with the Tab key down, so it says nothing of what went wrong, and never starts a server.
+A person waits with the Tab key down, so it reports no errors and never starts a server.
 """
 
 from __future__ import annotations
@@ -13,39 +13,30 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+import typer
+
 from claude_sessions_cli import process, settings
 from claude_sessions_cli.errors import UsageError
 
 VARIABLE = "_CLAUDE_SESSIONS_COMPLETE"
-# For a database that is further away.
+# A longer limit, for a distant database.
 BUDGET_VARIABLE = "CLAUDE_SESSIONS_COMPLETION_TIME"
 BUDGET_S = 0.3
-# What it takes to hand the words to the shell and to exit.
+# The time to print the words and exit.
 RESERVE_S = 0.04
 ROW_LIMIT = 200
 EVENT_LIMIT = 2000
-# zsh evaluates what it is given, and every shell would split or expand anything else, or take it for an option.
+# zsh evaluates the words, and every shell would split or expand other characters, or read an option.
 _HARMLESS = re.compile(r"[\w./:@+,][\w./:@+,-]*")
 
 
-def held_items(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
-    """Return the work items that are held and begin with `prefix`."""
-    return _find(environ, dsn, prefix, ("complete_held_items",))
+def completer(*queries: str) -> Callable[[typer.Context, str], list[str]]:
+    """Return a completion function for Typer: the names that these queries find, from the database of `--dsn`."""
 
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        return _find(os.environ, ctx.params.get("dsn"), incomplete, queries)
 
-def known_items(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
-    """Return the work items that are held, or were lately, and begin with `prefix`."""
-    return _find(environ, dsn, prefix, ("complete_held_items", "complete_past_items"))
-
-
-def session_ids(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
-    """Return the sessions that are not over and begin with `prefix`."""
-    return _find(environ, dsn, prefix, ("complete_session_ids",))
-
-
-def known_names(environ: Mapping[str, str], dsn: str | None, prefix: str) -> list[str]:
-    """Return work items and sessions that begin with `prefix`."""
-    return _find(environ, dsn, prefix, ("complete_held_items", "complete_past_items", "complete_session_ids"))
+    return complete
 
 
 def _find(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tuple[str, ...]) -> list[str]:
@@ -57,7 +48,7 @@ def _find(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tup
     answer = _within(seconds, lambda: "\n".join(_query(environ, dsn, prefix, queries)).encode())
     names = [name for name in answer.decode(errors="replace").split("\n") if _HARMLESS.fullmatch(name)]
     if environ.get(VARIABLE, "").endswith("bash"):
-        # There a colon parts words, and what stands before it would be inserted twice.
+        # bash splits words at a colon, and would insert the part before it twice.
         names = [name for name in names if ":" not in name]
     return sorted(set(names))[:ROW_LIMIT]
 
@@ -77,13 +68,13 @@ def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tu
         return [str(row["name"]) for query in asked for row in tx.all(query, **limits)]
 
     with database.connect(server.dsn() if found.dsn is None else found.dsn, found.dsn_source) as connection:
-        return connection.transact(read, writes=False)
+        return connection.read(read)
 
 
 def _within(seconds: float, work: Callable[[], bytes]) -> bytes:
-    """Return what `work` does in a child of this process, or nothing where it fails or takes longer.
+    """Return the result of `work`, run in a child process; empty if it fails or takes longer.
 
-    Not by a signal: a name server that is waited for in C would not let Python's handler run.
+    A signal would not do: Python's handler does not run while C code waits for a name server.
     """
     if seconds <= 0:
         return b""
@@ -96,7 +87,7 @@ def _within(seconds: float, work: Callable[[], bytes]) -> bytes:
             for number in (0, 1, 2):
                 os.dup2(nowhere, number)
             with os.fdopen(writer, "wb") as pipe:
-                # The end, without which the answer would be half of one.
+                # The end marker, so that half an answer is not taken for a whole one.
                 pipe.write(work() + b"\n\n")
         finally:
             os._exit(0)
@@ -116,9 +107,9 @@ def _within(seconds: float, work: Callable[[], bytes]) -> bytes:
 
 
 def _age() -> float:
-    """Return for how many seconds this process has been running."""
+    """Return the seconds since this process started."""
     try:
         start = float(process.read(os.getpid()).start) / os.sysconf("SC_CLK_TCK")
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start)
     except (AttributeError, OSError, ValueError):
-        return time.process_time()  # little is waited for until here
+        return time.process_time()  # close enough: it has waited little until here

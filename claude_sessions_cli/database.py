@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from psycopg.adapt import Dumper, Loader
@@ -28,15 +28,16 @@ UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
 SEE_WHAT_DIFFERS = "see what differs: claude-sessions schema check"
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Row = dict[str, Any]
 
 
 class ClaimConflict(SessionsError):
-    """The unique index refused a claim: a program that takes no locks was faster, every time."""
+    """The unique index refused a claim at each attempt: another program, which takes no locks, was faster."""
 
 
 class _FarTime(datetime):
-    """A time that Python's datetime does not have, such as the infinities: its nearest end, and what it really is."""
+    """A time outside Python's datetime, such as infinity: the nearest datetime, and the original text."""
 
     text: bytes
 
@@ -54,7 +55,7 @@ class _AnyTimestamp(TimestamptzLoader):
 
 
 class _FarTimeDumper(Dumper):
-    """Write what was read, so that a row is found by its time again."""
+    """Write the original text, so that a row is found by its time again."""
 
     oid = psycopg.postgres.types["timestamptz"].oid
 
@@ -68,14 +69,14 @@ class _ZonelessTime(Loader):
 
 
 class _AnyText(Loader):
-    """Load text that a SQL_ASCII database stored unseen: what is no UTF-8 is shown as such."""
+    """Load text of a SQL_ASCII database, which stores any bytes: bytes that are not UTF-8 are replaced."""
 
     def load(self, data: Any) -> str:
         return bytes(data).decode("utf-8", "replace")
 
 
 def _load_json(data: str | bytes) -> Any:
-    """Return other programs' JSON as text where Python refuses it: for its depth, or a number's digits."""
+    """Return JSON that Python cannot parse, because of its depth or a number's digits, as text."""
     text = data if isinstance(data, str) else data.decode("utf-8", "replace")
     try:
         return json.loads(text)
@@ -112,12 +113,12 @@ class Transaction:
         return self._connection.execute(queries.get(query), parameters).rowcount
 
     def script(self, text: str, **parameters: Any) -> None:
-        """Run the text of several statements in one round trip."""
+        """Run several statements in one round trip."""
         psycopg.ClientCursor(self._connection).execute(text, parameters or None)
 
 
 class Database:
-    """A connection whose every operation is one short transaction that leaves no session state behind."""
+    """A connection. Each operation is one short transaction and leaves no session state."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Row]]) -> None:
         self._connect = connect
@@ -129,36 +130,41 @@ class Database:
         self._connection.close()
 
     def reconnect(self) -> None:
-        """Open the connection anew, after the server went away. Raises Unreachable."""
+        """Open a new connection after the server went away. Raises Unreachable."""
         self.close()
         self._connection = self._connect()
         self._listening = False
 
-    def transact(
-        self,
-        work: Callable[[Transaction], T],
-        *,
-        writes: bool = True,
-        deletes: bool = False,
-        actor: Actor = NOBODY,
-    ) -> T:
-        """Run `work` in a READ COMMITTED transaction and commit it; the history says that `actor` did it.
+    def read(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(tx, *args)` in a READ COMMITTED transaction that writes nothing.
 
-        Deadlocks, serialisation failures and lost races for the unique index are tried again. Raises PermissionDenied
-        before `work` starts where row security would hide rows from this role: a hidden holder would be a hidden
-        conflict. Otherwise raises what `work` does, or the database's errors in the tool's own terms.
+        Deadlocks, serialisation failures and lost races for the unique index are retried. Raises PermissionDenied
+        before `work` starts if row security would hide rows from this role: a hidden holder would be a hidden conflict.
+        Otherwise raises what `work` raises, or the database's errors in the tool's own terms.
         """
-        return self._retry(lambda: self._attempt(work, lambda: self._begin(writes, deletes, actor)))
+        return self._retry(lambda: work(self._begin(NOBODY), *args, **kwargs))
 
-    def transact_schema(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work`, which may create the table, in a transaction that waits for its like."""
-        return self._retry(lambda: self._attempt(work, lambda: self._begin_schema()))
+    def write(
+        self, actor: Actor, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work(tx, *args)` in a transaction that writes rows; the history names `actor`. Otherwise as `read`."""
+        return self._retry(lambda: work(self._begin(actor, "may_write"), *args, **kwargs))
+
+    def delete(
+        self, actor: Actor, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work(tx, *args)` in a transaction that writes and deletes rows. Otherwise as `write`."""
+        return self._retry(lambda: work(self._begin(actor, "may_write", "may_delete"), *args, **kwargs))
+
+    def alter(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(tx, *args)`, which may create the table; such transactions run one after another."""
+        return self._retry(lambda: work(self._begin_schema(), *args, **kwargs))
 
     def listen(self) -> None:
-        """Ask to be told when a work item becomes free, if the connection is direct.
+        """Listen for work items that become free, if the connection is direct.
 
-        Through a pooler LISTEN would stay on a server connection that is somebody else's next. There, libpq was told of
-        another backend than the one that answers.
+        Through a pooler, LISTEN would stay on a server connection that another client gets next. A pooler is recognised
+        by its backend: libpq was given another pid than the one that answers.
         """
         with self._translated():
             row = self._connection.execute(queries.get("compare_backend")).fetchone()
@@ -167,7 +173,7 @@ class Database:
                 self._connection.execute("LISTEN claude_sessions")
 
     def notified(self, words: Collection[str], seconds: float) -> bool:
-        """Wait until a notification carries one of `words`, for `seconds` at most; return whether one did."""
+        """Wait up to `seconds` for a notification that carries one of `words`; return whether one came."""
         if not self._listening:
             time.sleep(seconds)
             return False
@@ -184,7 +190,7 @@ class Database:
     def _retry(self, attempt: Callable[[], T]) -> T:
         for number in range(ATTEMPTS):
             try:
-                return attempt()
+                return self._attempt(attempt)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
                 failure: SessionsError = Unreachable(f"the database gave up on a conflict: {_first_line(error)}")
             except psycopg.errors.UniqueViolation as error:
@@ -196,9 +202,9 @@ class Database:
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
 
-    def _attempt(self, work: Callable[[Transaction], T], begin: Callable[[], Transaction]) -> T:
+    def _attempt(self, work: Callable[[], T]) -> T:
         try:
-            result = work(begin())
+            result = work()
             self._connection.execute("COMMIT")
             return result
         except BaseException:
@@ -209,18 +215,17 @@ class Database:
         self._send("begin_schema")
         return Transaction(self._connection)
 
-    def _begin(self, writes: bool, deletes: bool, actor: Actor) -> Transaction:
+    def _begin(self, actor: Actor, *needs: str) -> Transaction:
         access = self._send("begin", timeout_ms=STATEMENT_TIMEOUT_MS, actor=actor.session_id, actor_host=actor.hostname)
-        wants = {"may_read": True, "may_write": writes, "may_delete": deletes}
-        if any(wanted and not access[name] for name, wanted in wants.items()):
+        if not all(access[need] for need in ("may_read", *needs)):
             raise PermissionDenied(
                 f"row security hides rows of claude_sessions from the role {access['role']}",
-                f"let an administrator run: claude-sessions schema apply --grant {access['role']}",
+                f"an administrator must run: claude-sessions schema apply --grant {access['role']}",
             )
         return Transaction(self._connection, access["has_history"])
 
     def _send(self, query: str, **parameters: Any) -> Row:
-        # Several statements go in one round trip only where the client binds the parameters.
+        # Several statements fit one round trip only if the client binds the parameters.
         cursor = psycopg.ClientCursor(self._connection, row_factory=dict_row)
         cursor.execute(queries.get(query), parameters or None)
         while cursor.nextset():
@@ -239,7 +244,7 @@ class Database:
 
 @contextmanager
 def connect(dsn: str, source: str) -> Iterator[Database]:
-    """Open the database that `dsn` names; `source` says in errors where that DSN was found.
+    """Open the database that `dsn` names; errors name `source`, where that DSN was found.
 
     libpq reads service files, password files and its environment itself. Raises UsageError if the DSN is malformed,
     Unreachable if the server does not answer in time.
@@ -280,8 +285,8 @@ def _connect(parameters: Mapping[str, Any], source: str) -> psycopg.Connection[R
     try:
         connection = _open(parameters)
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-            # Such a database stores any bytes, and refuses to send as UTF-8 what is none. The encoding goes with the
-            # connection: set afterwards, it would stay in a pool.
+            # Such a database stores any bytes, and refuses to send others than UTF-8 as UTF-8. The encoding is a
+            # parameter of the connection: set afterwards, it would stay in a pool.
             connection.close()
             connection = _open({**parameters, "client_encoding": "SQL_ASCII"})
             for name in ("text", "name", "varchar"):
@@ -304,7 +309,7 @@ def _open(parameters: Mapping[str, Any]) -> psycopg.Connection[Row]:
 
 
 def _is_misread(parameters: Mapping[str, Any]) -> bool:
-    """Whether a part of the password of a URL was taken for something else, which errors would then quote."""
+    """Whether a part of a URL's password was parsed as another parameter, which errors would quote."""
     ports = str(parameters.get("port", "")).split(",")
     return any("@" in str(parameters.get(name, "")) for name in ("host", "dbname")) or not all(
         port.isdecimal() or not port for port in ports
@@ -314,7 +319,7 @@ def _is_misread(parameters: Mapping[str, Any]) -> bool:
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     import os
 
-    # fallback_: a name that the user set, in the DSN or in PGAPPNAME, stands.
+    # fallback_ keeps a name that the user set in the DSN or in PGAPPNAME.
     defaults: dict[str, Any] = {"fallback_application_name": "claude-sessions", "client_encoding": "UTF8"}
     if "connect_timeout" not in given and not os.environ.get("PGCONNECT_TIMEOUT"):
         defaults["connect_timeout"] = CONNECT_TIMEOUT_S
@@ -322,12 +327,12 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translate(error: psycopg.Error) -> SessionsError:
-    """Return the tool's error for one of the database's, by SQLSTATE."""
+    """Return the tool's error for a database error, by its SQLSTATE."""
     state, text = error.sqlstate or "", _first_line(error)
     if state in ("42P01", "3F000"):
         return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
     if state in ("42703", "42704", "42883", "42P10", "42804", "42809"):
-        return SchemaMismatch(f"the table is not as it should be: {text}", SEE_WHAT_DIFFERS)
+        return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
     if state in ("42501", "25006"):
         return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
     if state in ("57014", "55P03", "25P03", "25P04"):
@@ -341,8 +346,8 @@ def translate(error: psycopg.Error) -> SessionsError:
 
 def _first_line(error: psycopg.Error, password: Any = None) -> str:
     text = error.diag.message_primary or str(error)
-    # libpq's advice is indented below what went wrong.
+    # libpq indents its advice below the error.
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
-    # Where several hosts were tried, the last line is the last host's answer.
+    # If libpq tried several hosts, the last line is the last host's answer.
     line = (lines[0] if error.diag.message_primary else lines[-1]) if lines else type(error).__name__
     return line.replace(str(password), "***") if password else line

@@ -1,4 +1,4 @@
-"""Errors that carry what a person or a script needs: a message, a hint, an exit code."""
+"""Errors with a message, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ EXIT_NO_IDENTITY = 5
 EXIT_UNREACHABLE = 6
 EXIT_SCHEMA = 7
 EXIT_DENIED = 8
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
 EXIT_INTERRUPTED = 130
 
 
 class SessionsError(Exception):
     """An unforeseen failure, and the base of every error that the tool raises on purpose.
 
-    `message` says in one line what went wrong, `hint` what to do next; neither holds a password. `data` is what a
-    command that failed has to show all the same.
+    `message` is the error in one line, `hint` the next step; neither holds a password. `data` is what a failed command
+    prints with `--json`.
     """
 
     code: ClassVar[str] = "failure"
@@ -43,7 +45,7 @@ class UsageError(SessionsError):
 
 
 class HeldByAnother(SessionsError):
-    """The work item has a live holder, which is not this session."""
+    """Another live session holds the work item."""
 
     code = "held"
     exit_code = EXIT_HELD
@@ -54,7 +56,7 @@ class HeldByAnother(SessionsError):
 
 
 class NotHeld(SessionsError):
-    """The session holds no such claim, is not registered, or has lost a claim: that of `lost_item`."""
+    """The session does not hold the claim, is not registered, or has lost its claim of `lost_item`."""
 
     code = "not_held"
     exit_code = EXIT_NOT_HELD
@@ -71,7 +73,7 @@ class NotHeld(SessionsError):
 
 
 class NoIdentity(SessionsError):
-    """Nothing says which session this is."""
+    """No rule finds the session of this command."""
 
     code = "no_identity"
     exit_code = EXIT_NO_IDENTITY
@@ -85,14 +87,14 @@ class Unreachable(SessionsError):
 
 
 class SchemaMismatch(SessionsError):
-    """The table is missing, or is not the one that this version works on."""
+    """The table is missing, or does not fit this version."""
 
     code = "schema"
     exit_code = EXIT_SCHEMA
 
 
 class PermissionDenied(SessionsError):
-    """The database does not let this role do it, or row security hides rows from it."""
+    """The database denies it to this role, or row security hides rows from the role."""
 
     code = "denied"
     exit_code = EXIT_DENIED

@@ -1,7 +1,7 @@
 """Who am I: which session this command belongs to, and which process that session is.
 
-Every rule is written down with its value, so that `whoami --explain` and the error of a command without an identity can
-show why a session was or was not found. Nothing guesses: a rule holds or it does not.
+Every rule records its value, so that `whoami --explain` and the error of a command without an identity can show why a
+session was or was not found. Nothing guesses: a rule holds or it does not.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from claude_sessions_cli import __version__, process
+from claude_sessions_cli.codebase import describe_directory
 from claude_sessions_cli.errors import NoIdentity, UsageError
-from claude_sessions_cli.process import Host, Process
+from claude_sessions_cli.liveness import Host, this_host
+from claude_sessions_cli.names import check_session_id
+from claude_sessions_cli.process import Process
+from claude_sessions_cli.text import shorten, valid_utf8
 
-SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-NIL_UUID = "00000000-0000-0000-0000-000000000000"
 TTY = re.compile(r"/dev/[A-Za-z0-9/._-]{1,64}")
 OWN_ID = "CLAUDE_SESSIONS_SESSION_ID"
 AGENT_ID = "CLAUDE_CODE_SESSION_ID"
@@ -31,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of identity: what it looked at, what it found, whether it won, and why if it did not."""
+    """One rule of identity: its name and value, whether it won, and why not."""
 
     rule: str
     value: str | None
@@ -41,7 +43,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The session of this command. `anchor` is None where the session's process cannot be seen from here."""
+    """The session of this command. `anchor` is None if the session's process is not visible from here."""
 
     session_id: str | None
     anchor: Process | None
@@ -59,7 +61,7 @@ class Identity:
 
     @property
     def process_record(self) -> dict[str, Any] | None:
-        """What the row keeps to prove later that this process lives; None without an anchor."""
+        """What the row records to prove later that this process lives; None without an anchor."""
         if self.anchor is None:
             return None
         return {
@@ -70,7 +72,7 @@ class Identity:
         }
 
     def own_metadata(self) -> dict[str, Any]:
-        """Return the tool's part of the row's metadata, without what this command cannot see."""
+        """Return the tool's part of the row's metadata, without values that this command cannot see."""
         part = {
             "process": self.process_record,
             "cwd": self.cwd,
@@ -79,18 +81,6 @@ class Identity:
             "cli": __version__,
         }
         return {key: value for key, value in part.items() if value is not None}
-
-
-def check_session_id(value: str, source: str) -> str:
-    """Return a well-formed session id, or raise UsageError naming the source."""
-    if value.replace("-", "") == NIL_UUID.replace("-", ""):
-        raise UsageError(f"{source} is the nil UUID, which is no session")
-    if not SESSION_ID.fullmatch(value):
-        raise UsageError(
-            f"{source} is not a session id: {shorten(value)}",
-            "a session id is 1 to 128 of A-Z a-z 0-9 . _ : - and begins with a letter or digit",
-        )
-    return value
 
 
 def detect(
@@ -104,18 +94,18 @@ def detect(
 ) -> Identity:
     """Find out which session this command belongs to.
 
-    `session`, `pid` and `tty` are what the command line says, `anchor` the process `pid` where it may be gone by now;
-    `lineage` are this process and its ancestors, nearest first. Raises UsageError where a given value is wrong; an
-    identity that was not found has no `session_id`.
+    `session`, `pid` and `tty` come from the command line; `anchor` is the process `pid`, if it may have ended already;
+    `lineage` are this process and its ancestors, nearest first. Raises UsageError if a given value is wrong. If no rule
+    finds a session, the identity has no `session_id`.
     """
     if tty is not None and not TTY.fullmatch(tty):
         raise UsageError(f"--tty is not a terminal: {shorten(tty)}", "a terminal is named like /dev/pts/3")
     given = anchor if anchor or pid is None else _given_process(pid)
-    scene = _Scene.look(environ, process.lineage(os.getpid()) if lineage is None else lineage)
+    context = _Context.look(environ, process.lineage(os.getpid()) if lineage is None else lineage)
 
-    anchors = _anchor_rules(scene, given)
+    anchors = _anchor_rules(context, given)
     anchor = next((rule.found for rule in anchors if rule.found), None)
-    ids = _session_id_rules(scene, session, derive_session_id(anchor, scene.host) if anchor else None)
+    ids = _session_id_rules(context, session, derive_session_id(anchor, context.host) if anchor else None)
     winner = next((rule for rule in ids if rule.found is not None), None)
     session_id = check_session_id(winner.found, winner.name) if winner and winner.found is not None else None
 
@@ -126,18 +116,18 @@ def detect(
         anchor=anchor,
         tty=tty or (anchor.tty if anchor else None),
         codebase=codebase,
-        cwd=_text(str(cwd)) if cwd else None,
+        cwd=valid_utf8(str(cwd)) if cwd else None,
         branch=branch,
-        host=scene.host,
+        host=context.host,
         rules=[
-            *_told("session", ids, str),
-            *_told("anchor", anchors, lambda found: f"{found.program} (pid {found.pid})"),
+            *_explain("session", ids, str),
+            *_explain("anchor", anchors, lambda found: f"{found.program} (pid {found.pid})"),
         ],
     )
 
 
 def require(identity: Identity) -> str:
-    """Return the session id, or raise NoIdentity that says in one line which rules failed."""
+    """Return the session id, or raise NoIdentity, which names the rules that failed."""
     if identity.session_id is not None:
         return identity.session_id
     why = {rule.rule: rule.why for rule in identity.rules}
@@ -165,7 +155,7 @@ class _Candidate(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Exported:
-    """What CLAUDE_SESSIONS_ANCHOR says of an id that the tool itself exported."""
+    """Whether an id that the tool exported counts here, and its anchor, from CLAUDE_SESSIONS_ANCHOR."""
 
     counts: bool
     anchor: Process | None
@@ -173,8 +163,8 @@ class _Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scene:
-    """What the rules look at: the environment, and the place of this command among the processes."""
+class _Context:
+    """What the rules examine: the environment, and the ancestors of this command."""
 
     environ: Mapping[str, str]
     host: Host
@@ -184,17 +174,17 @@ class _Scene:
     agent: Process | None
 
     @classmethod
-    def look(cls, environ: Mapping[str, str], lineage: list[Process]) -> _Scene:
+    def look(cls, environ: Mapping[str, str], lineage: list[Process]) -> _Context:
         parents = lineage[1:]
-        agent = _told_agent(environ, parents) or next((parent for parent in parents if parent.is_claude), None)
+        agent = _agent_by_pid(environ, parents) or next((parent for parent in parents if parent.is_claude), None)
         terminal = lineage[0].tty if lineage else None
-        return cls(environ, process.this_host(), terminal, parents, _window(lineage), agent)
+        return cls(environ, this_host(), terminal, parents, _window(lineage), agent)
 
     def variable(self, name: str) -> str | None:
         return self.environ.get(name) or None
 
 
-def _told_agent(environ: Mapping[str, str], parents: list[Process]) -> Process | None:
+def _agent_by_pid(environ: Mapping[str, str], parents: list[Process]) -> Process | None:
     pid = environ.get("CLAUDE_PID")
     return next((parent for parent in parents if str(parent.pid) == pid), None)
 
@@ -202,9 +192,9 @@ def _told_agent(environ: Mapping[str, str], parents: list[Process]) -> Process |
 def _window(lineage: list[Process]) -> list[Process]:
     """Return the ancestors in this command's window.
 
-    sudo and script open a terminal of their own inside the window, so the walk goes on through them; a tmux server or a
-    terminal emulator, even one that was started from another terminal, ends it. A command that left its terminal is
-    still in the window of the first ancestor that has one.
+    sudo and script open a terminal inside the window, so the walk continues through them; a tmux server or a terminal
+    emulator, even one started from another terminal, ends it. A command that left its terminal is still in the window
+    of the first ancestor that has one.
     """
     window: list[Process] = []
     terminal = lineage[0].tty if lineage else None
@@ -212,7 +202,7 @@ def _window(lineage: list[Process]) -> list[Process]:
         if terminal is None:
             terminal = parent.tty
         elif parent.tty != terminal:
-            # Only what is above can have opened the terminal below it.
+            # Only an ancestor can have opened the terminal below it.
             if parent.tty is None or not parent.is_relay:
                 break
             terminal = parent.tty
@@ -220,60 +210,60 @@ def _window(lineage: list[Process]) -> list[Process]:
     return window
 
 
-def _anchor_rules(scene: _Scene, given: Process | None) -> list[_Candidate[Process]]:
+def _anchor_rules(context: _Context, given: Process | None) -> list[_Candidate[Process]]:
     rules = [_Candidate("--pid", given, NOT_GIVEN)]
-    exported = _exported_anchor(scene)
+    exported = _exported_anchor(context)
     rules.append(_Candidate("CLAUDE_SESSIONS_ANCHOR", exported.anchor, exported.why))
-    rules.append(_Candidate("claude process", scene.agent, "no claude process is above this command"))
-    rules.append(_hooked_shell(scene))
+    rules.append(_Candidate("claude process", context.agent, "no claude process is above this command"))
+    rules.append(_hooked_shell(context))
 
-    shells = [parent for parent in scene.window if parent.is_interactive_shell] if scene.terminal else []
-    why = f"no interactive shell runs in {scene.terminal}" if scene.terminal else "it has no terminal"
+    shells = [parent for parent in context.window if parent.is_interactive_shell] if context.terminal else []
+    why = f"no interactive shell runs in {context.terminal}" if context.terminal else "it has no terminal"
     rules.append(_Candidate("terminal", shells[-1] if shells else None, why))
     return rules
 
 
-def _session_id_rules(scene: _Scene, given: str | None, derived: str | None) -> list[_Candidate[str]]:
+def _session_id_rules(context: _Context, given: str | None, derived: str | None) -> list[_Candidate[str]]:
     rules = [_Candidate("--session", given, NOT_GIVEN)]
 
-    own, exported = scene.variable(OWN_ID), _exported_anchor(scene)
+    own, exported = context.variable(OWN_ID), _exported_anchor(context)
     refused = own is not None and not exported.counts
     rules.append(_Candidate(OWN_ID, None if refused else own, exported.why if refused else NOT_SET))
 
-    agents = scene.variable(AGENT_ID)
-    refused = agents is not None and scene.terminal is not None and scene.agent is None
-    why = f"does not count in {scene.terminal}, which is not below a claude process"
+    agents = context.variable(AGENT_ID)
+    refused = agents is not None and context.terminal is not None and context.agent is None
+    why = f"does not count in {context.terminal}, which is not below a claude process"
     rules.append(_Candidate(AGENT_ID, None if refused else agents, why if refused else NOT_SET))
 
     rules.append(_Candidate("derived from the anchor", derived, "there is no anchor"))
     return rules
 
 
-def _exported_anchor(scene: _Scene) -> _Exported:
-    value = scene.variable("CLAUDE_SESSIONS_ANCHOR")
-    if value is None or scene.variable(OWN_ID) is None:
+def _exported_anchor(context: _Context) -> _Exported:
+    value = context.variable("CLAUDE_SESSIONS_ANCHOR")
+    if value is None or context.variable(OWN_ID) is None:
         return _Exported(True, None, NOT_SET)
-    # The namespace may hold spaces itself, pid and start never do.
+    # The namespace may contain spaces; pid and start never do.
     namespace, pid, start = ([*value.rsplit(" ", 2), "", ""])[:3]
     if not (namespace and pid.isdecimal() and start):
         return _Exported(False, None, "does not count: CLAUDE_SESSIONS_ANCHOR is malformed")
-    if namespace != scene.host.pid_ns:
+    if namespace != context.host.pid_ns:
         return _Exported(True, None, "names a process of another pid namespace")
-    anchor = next((parent for parent in scene.parents if (str(parent.pid), parent.start) == (pid, start)), None)
+    anchor = next((parent for parent in context.parents if (str(parent.pid), parent.start) == (pid, start)), None)
     if anchor is None:
         return _Exported(False, None, "belongs to a process that is not above this command")
-    if anchor.is_claude and scene.agent is not anchor:
+    if anchor.is_claude and context.agent is not anchor:
         return _Exported(False, None, "belongs to an agent that started this one")
     return _Exported(True, anchor, "")
 
 
-def _hooked_shell(scene: _Scene) -> _Candidate[Process]:
+def _hooked_shell(context: _Context) -> _Candidate[Process]:
     name = "CLAUDE_SESSIONS_SHELL"
-    value = scene.variable(name)
+    value = context.variable(name)
     if value is None:
         return _Candidate(name, None, NOT_SET)
     _, pid, start = ([*value.split(":", 2), "", ""])[:3]
-    shell = next((parent for parent in scene.window if str(parent.pid) == pid and start in ("", parent.start)), None)
+    shell = next((parent for parent in context.window if str(parent.pid) == pid and start in ("", parent.start)), None)
     return _Candidate(name, shell, "names a shell that is not above this command in this window")
 
 
@@ -286,19 +276,21 @@ def _given_process(pid: int) -> Process:
         raise UsageError(f"--pid {pid}: that process is hidden from this user") from None
 
 
-def _told(kind: str, rules: list[_Candidate[T]], show: Callable[[T], str]) -> list[Rule]:
-    """Return rules as `whoami --explain` shows them: the first that found something won."""
-    told: list[Rule] = []
+def _explain(kind: str, rules: list[_Candidate[T]], show: Callable[[T], str]) -> list[Rule]:
+    """Return the rules for `whoami --explain`; the first that found something won."""
+    explained: list[Rule] = []
     for rule in rules:
         if rule.found is None:
-            told.append(Rule(f"{kind}: {rule.name}", None, False, rule.why))
+            explained.append(Rule(f"{kind}: {rule.name}", None, False, rule.why))
         else:
-            told.append(Rule(f"{kind}: {rule.name}", show(rule.found), not any(before.used for before in told)))
-    return told
+            explained.append(
+                Rule(f"{kind}: {rule.name}", show(rule.found), not any(before.used for before in explained))
+            )
+    return explained
 
 
 def derive_session_id(anchor: Process, host: Host) -> str:
-    """Return `session_<8 hex>_<tty>_<pid>`: the same as long as this very process lives, and never again after."""
+    """Return `session_<8 hex>_<tty>_<pid>`: constant while this process lives, and never used again."""
     import hashlib  # late: it loads OpenSSL
 
     identity = f"{host.boot_id}\n{host.pid_ns}\n{anchor.pid}\n{anchor.start}"
@@ -312,55 +304,3 @@ def _working_directory() -> Path | None:
         return Path.cwd()
     except OSError:
         return None  # it was deleted
-
-
-def describe_directory(directory: Path) -> tuple[str, str | None]:
-    """Return the codebase and the branch of a directory.
-
-    The codebase is the name of the git repository's main worktree, also inside a linked worktree, else the directory's
-    own name. Git's files are read as gitrepository-layout(5) has them; no git needs to be installed.
-    """
-    for parent in (directory, *directory.parents):
-        dot_git = parent / ".git"
-        try:
-            if dot_git.is_dir() and os.path.lexists(dot_git / "HEAD"):
-                return _name(parent), _branch(dot_git)
-            if dot_git.is_file():
-                git_dir = parent / os.fsdecode(dot_git.read_bytes()).removeprefix("gitdir:").strip()
-                return _worktree_owner(git_dir) or _name(parent), _branch(git_dir)
-        except (OSError, RuntimeError, ValueError):
-            break
-    return _name(directory), None
-
-
-def _worktree_owner(git_dir: Path) -> str | None:
-    # Only a linked worktree has a commondir; a submodule's .git file leads to a whole repository.
-    common = git_dir / "commondir"
-    if not common.exists():
-        return None
-    owner = (git_dir / os.fsdecode(common.read_bytes()).strip()).resolve()
-    # A bare repository is often hidden inside the directory that holds its worktrees.
-    return _name(owner.parent) if owner.name.startswith(".") else _text(owner.name.removesuffix(".git"))
-
-
-def _branch(git_dir: Path) -> str | None:
-    head = git_dir / "HEAD"
-    text = _text(os.fsdecode(head.read_bytes()).strip()) if head.exists() else ""
-    branch = text.removeprefix("ref: refs/heads/")
-    # Git writes the branch .invalid where it keeps its references elsewhere.
-    return None if branch in (text, ".invalid") else branch
-
-
-def _name(directory: Path) -> str:
-    return _text(directory.name) or "/"
-
-
-def _text(name: str) -> str:
-    """Return a file's name as text that a database takes: a name may hold bytes that are no UTF-8."""
-    return os.fsencode(name).decode(errors="replace")
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """Return a wrong value fit for one line: control characters escaped, the end cut."""
-    text = ascii(value)
-    return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"

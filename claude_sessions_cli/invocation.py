@@ -1,4 +1,4 @@
-"""What every command does around its operation: find the settings, the caller and the database."""
+"""Settings, caller and database of one run of a command; the prompt kept current."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli import __version__, identity, prompt, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, NotHeld
@@ -15,8 +15,9 @@ from claude_sessions_cli.settings import Settings
 
 if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
-    from claude_sessions_cli.model import ClaimResult, Session
+    from claude_sessions_cli.model import JudgedSession, Session
     from claude_sessions_cli.operations.caller import Caller
+    from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.render import Output
 
 
@@ -28,7 +29,7 @@ def find_caller(
     tty: str | None = None,
     required: bool = True,
 ) -> Caller:
-    """Return who acts; raises NoIdentity where that is `required` and cannot be found."""
+    """Return the caller. Raises NoIdentity if it is `required` and no rule finds it."""
     from claude_sessions_cli.operations.caller import Caller
 
     who = identity.detect(os.environ, session=session, pid=pid, tty=tty)
@@ -38,15 +39,15 @@ def find_caller(
 
 
 def find_ending(found: Settings, pid: int, tty: str | None) -> Caller:
-    """Return the session of a shell that asks for its end, and may be gone before this process has started.
+    """Return the caller of `release --end` at a shell's exit; the shell may have ended before this process started.
 
-    Its hook says in CLAUDE_SESSIONS_SHELL which process it was; where starts cannot be known without asking, the file
-    of its prompt knows the session.
+    CLAUDE_SESSIONS_SHELL names its process. On a system where a shell cannot know its start time, its prompt file names
+    the session.
     """
     from claude_sessions_cli.operations.caller import Caller
 
-    terminal, told, start = ([*os.environ.get("CLAUDE_SESSIONS_SHELL", "").split(":", 2), "", ""])[:3]
-    if told != str(pid):
+    terminal, shell_pid, start = ([*os.environ.get("CLAUDE_SESSIONS_SHELL", "").split(":", 2), "", ""])[:3]
+    if shell_pid != str(pid):
         return find_caller(found, pid=pid, tty=tty)
     anchor = Process(pid, 0, tty or terminal or None, start, zombie=False, name="")
     known = None if start else prompt.read(os.environ, anchor)
@@ -62,13 +63,13 @@ def load_settings(dsn: str | None, stale_after: float | None = None) -> Settings
 
 
 def give_up_after(seconds: float | None) -> None:
-    """End this process after so many seconds: a background call whose server hangs must not stay for ever.
+    """Exit after `seconds`, so that a background call does not outlive a server that hangs.
 
-    Nor must it keep open what its shell had: a lock that ends with the shell, a pipe whose reader waits for its end.
+    Also close the descriptors of its shell: a lock may end with the shell, and a reader may wait for the end of a pipe.
     """
     if seconds is not None:
         _close_inherited()
-        # At once, as if killed: to roll back would wait for the same server.
+        # At once, as if killed: a rollback would wait for the same server.
         signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_UNREACHABLE))
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -80,31 +81,31 @@ def _close_inherited() -> None:
         os.closerange(3, max(numbers) + 1)
 
 
-def look_at_prompt(caller: Caller) -> prompt.Edition:
-    """Return which edition of its file the prompt of the caller's terminal has now."""
+def prompt_version(caller: Caller) -> prompt.Version:
+    """Return the version of the file that the prompt of the caller's terminal reads."""
     anchor = _terminal_of(caller)
-    return prompt.edition(os.environ, anchor) if anchor else None
+    return prompt.version(os.environ, anchor) if anchor else None
 
 
-def remember(caller: Caller, session: Session) -> None:
-    """Tell the prompt of the caller's terminal how its session stands."""
+def update_prompt(caller: Caller, session: Session) -> None:
+    """Show in the prompt of the caller's terminal what its session holds."""
     anchor = _terminal_of(caller)
     if session.status == "released":
-        forget(caller)
+        clear_prompt(caller)
     elif anchor is not None:
         prompt.write(os.environ, anchor, prompt.State.of(session))
 
 
-def forget(caller: Caller) -> None:
-    """Leave nothing for the prompt of a terminal whose session is over."""
+def clear_prompt(caller: Caller) -> None:
+    """Show nothing in the prompt of a terminal whose session has ended."""
     anchor = _terminal_of(caller)
     if anchor is not None:
-        prompt.forget(os.environ, anchor)
+        prompt.remove(os.environ, anchor)
 
 
 @contextmanager
-def loss_remembered(caller: Caller) -> Iterator[None]:
-    """Tell the prompt of the caller's terminal of a loss that is raised."""
+def prompt_shows_loss(caller: Caller) -> Iterator[None]:
+    """Show a loss that is raised in the prompt of the caller's terminal."""
     try:
         yield
     except NotHeld as error:
@@ -115,15 +116,15 @@ def loss_remembered(caller: Caller) -> Iterator[None]:
 
 
 def _terminal_of(caller: Caller) -> Process | None:
-    """Return the process whose terminal shows the caller's session; a session named for one command is not shown."""
+    """Return the process whose prompt shows the caller's session; None for a session named for one command."""
     named = any(rule.rule == "session: --session" and rule.used for rule in caller.identity.rules)
     return None if named else caller.identity.anchor
 
 
 @contextmanager
 def open_database(found: Settings, output: Output) -> Iterator[Database]:
-    """Connect to the database of the settings; the embedded server is started, and its schema applied, where needed."""
-    # psycopg is most of what a command costs: not before its options are known to be right.
+    """Connect to the database of the settings; start the embedded server and apply its schema if needed."""
+    # Late: importing psycopg is most of a command's time, and a usage error does not need it.
     from claude_sessions_cli import database
 
     if found.dsn is not None:
@@ -164,3 +165,29 @@ def claim_or_wait(
         return attempt()
     with output.count_down() as progress:
         return wait.wait(database, attempt, sd_ids, seconds, progress)
+
+
+def act_on_claim(
+    command: str,
+    operation: Callable[[Database, Caller], JudgedSession],
+    answer: Callable[[JudgedSession], tuple[dict[str, Any], str]],
+    *,
+    session: str | None,
+    pid: int | None,
+    tty: str | None,
+    dsn: str | None,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Run a command on the claim of the caller's session; `answer` adds to the session's data and gives the line."""
+    found = load_settings(dsn)
+    caller = find_caller(found, session=session, pid=pid, tty=tty)
+
+    from claude_sessions_cli import as_json, render
+
+    output = render.Output(command, json, quiet)
+    with open_database(found, output) as database, prompt_shows_loss(caller):
+        held = operation(database, caller)
+    update_prompt(caller, held.session)
+    data, line = answer(held)
+    output.result({"session": as_json.session_data(held), **data}, lambda: line)

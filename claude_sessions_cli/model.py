@@ -1,4 +1,4 @@
-"""What a row says: frozen values and the one predicate that decides whether a claim has lapsed."""
+"""Sessions as frozen values, and the one predicate that decides whether a claim has lapsed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from claude_sessions_cli.times import EPOCH, fence_of, to_fence, to_time, utc
+from claude_sessions_cli.times import EPOCH, fence_of, to_fence, to_time
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -16,11 +16,11 @@ METADATA_KEY = "claude_sessions_cli"
 TRACKS = ("A", "B", "C", "STANDALONE")
 STATUSES = ("active", "idle", "stale", "released")
 PARK_LIMIT_S = 45 * 60
-# A recorded stale_after above this is not believed: it would hold an item for good.
+# The limit of a recorded stale_after: a longer one would hold an item for good.
 STALE_AFTER_LIMIT_S = 7 * 24 * 3600
 
 SILENT = "silent"
-# Silent until the session had ended: what was kept for it is kept no more.
+# Silent until the session ended: its item is no longer kept for it.
 SILENT_TO_THE_END = "silent until it ended"
 PROCESS_GONE = "process gone"
 MAX_AGE = "max age"
@@ -37,7 +37,7 @@ class Liveness(str, Enum):
 
 
 class Label(str, Enum):
-    """How `list` shows a session; the first that fits, in this order."""
+    """The state that `list` shows; the first that fits, in this order."""
 
     ENDED = "ENDED"
     YOURS = "YOURS"
@@ -50,7 +50,7 @@ class Label(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """The process that a row says the session is."""
+    """The process that a row records."""
 
     pid: int
     start: str
@@ -60,10 +60,10 @@ class ProcessRecord:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """What a session that lost its claim finds: which term, when, why, and who has the item now.
+    """What a session that lost its claim finds: which term, when, why, and its successor.
 
-    `fence` is that of the lost term; `by` is the session that took the item, and `new_fence` that of its term: None
-    while nobody has.
+    `fence` is that of the lost term. `by` is the session that took the item, and `new_fence` that of its term; both are
+    None until one does.
     """
 
     sd_id: str
@@ -77,17 +77,8 @@ class Tombstone:
 
     @property
     def restorable(self) -> bool:
-        """Silence alone took the item and nobody has taken it since."""
+        """Whether silence alone ended the term, and no session has taken the item since."""
         return self.reason == SILENT and self.by is None
-
-    @property
-    def story(self) -> str:
-        """Which item was lost, to whom, when and why."""
-        under = f" under fence {self.new_fence}" if self.new_fence else ""
-        to = f" to {self.by}{under}" if self.by else ""
-        at = f" at {utc(self.at)}" if self.at else ""
-        note = f" ({self.note})" if self.note else ""
-        return f"lost {self.sd_id}{to}{at}: {self.reason}{note}"
 
     def as_metadata(self) -> dict[str, Any]:
         """Return the JSON form that the row keeps."""
@@ -126,7 +117,7 @@ class Session:
 
     @property
     def own(self) -> dict[str, Any]:
-        """The tool's own part of `metadata`; empty where another program put something else there."""
+        """The tool's own part of `metadata`; empty if another program put something else there."""
         part = self.metadata.get(METADATA_KEY) if isinstance(self.metadata, dict) else None
         return part if isinstance(part, dict) else {}
 
@@ -142,7 +133,7 @@ class Session:
 
     @property
     def process(self) -> ProcessRecord | None:
-        """The recorded process, if it is whole and still belongs to the `pid` column."""
+        """The recorded process, if it is complete and still belongs to the `pid` column."""
         record = _process_record(self.own.get("process"), self.pid)
         return record if record and record.pid == self.pid else None
 
@@ -181,7 +172,7 @@ class Session:
 
     @property
     def last_sign(self) -> datetime:
-        """The last sign of life, as far back as the epoch where the row has no time at all."""
+        """The last sign of life; the epoch if the row has no time."""
         return self.heartbeat_at or self.claimed_at or self.created_at or EPOCH
 
     @property
@@ -194,21 +185,21 @@ class Session:
         """Seconds since the claim was taken."""
         return max(0.0, (self.server_now - self.claimed_at).total_seconds()) if self.claimed_at else None
 
-    def patience_s(self, stale_after: float) -> float:
-        """Seconds of silence that this row may keep: its own recorded setting or the caller's, whichever is longer."""
+    def effective_stale_after(self, stale_after: float) -> float:
+        """Return the seconds of silence that this row is allowed: its recorded setting or, if longer, the caller's."""
         recorded = self.own.get("stale_after")
         if isinstance(recorded, (int, float)) and not isinstance(recorded, bool) and recorded > stale_after:
             return float(min(recorded, STALE_AFTER_LIMIT_S))
         return stale_after
 
     def expires_in_s(self, stale_after: float) -> float:
-        """Seconds until silence alone makes the claim lapse; negative once it has."""
-        by_silence = self.patience_s(stale_after) - self.heartbeat_age_s
+        """Return the seconds until silence alone makes the claim lapse; negative once it has."""
+        by_silence = self.effective_stale_after(stale_after) - self.heartbeat_age_s
         parked = self.parked_until
         return max(by_silence, (parked - self.server_now).total_seconds()) if parked else by_silence
 
     def has_lapsed(self, liveness: Liveness, stale_after: float) -> bool:
-        """Whether others may take what this session holds: its process is dead, or it is silent and nobody knows.
+        """Whether another session may take the item: the process is dead, or it is unknown and silent for too long.
 
         `claim`, `list` and `reap` all ask this one predicate. `stale_after` is the caller's setting in seconds.
         """
@@ -217,7 +208,7 @@ class Session:
         return liveness is Liveness.UNKNOWN and self.expires_in_s(stale_after) < 0
 
     def label(self, liveness: Liveness, lapsed: bool, heartbeat_every: float, mine: bool) -> Label:
-        """Say in one word how this session stands."""
+        """Return the state that `list` shows."""
         if self.status == "released":
             return Label.ENDED
         if mine:
@@ -235,7 +226,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who the history says did it; both empty where nobody says so."""
+    """Whom the history names for a change; empty for an unknown one."""
 
     session_id: str = ""
     hostname: str = ""
@@ -245,7 +236,7 @@ class Actor:
 class JudgedSession:
     """A session with what this host and this caller know of it, from one look at its process.
 
-    `lapsed` says whether others may take what it holds.
+    `lapsed` is whether another session may take its item.
     """
 
     session: Session
@@ -253,49 +244,6 @@ class JudgedSession:
     lapsed: bool
     label: Label
     expires_in_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimResult:
-    """What `claim` did: `claimed`, `already_yours`, `took_over`, `forced` or `switched`.
-
-    `lost_before` is a loss that the session is told of with it, and that stands no more.
-    """
-
-    outcome: str
-    session: JudgedSession
-    evicted: JudgedSession | None = None
-    lost_before: Tombstone | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HeartbeatResult:
-    """What `heartbeat` did: `renewed`, `registered`, `restored`, `fresh` or `lost`."""
-
-    outcome: str
-    session: JudgedSession
-    tombstone: Tombstone | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseResult:
-    """What `release` did: `released`, `nothing_held` or `ended`; `session` is None where no row exists.
-
-    `sd_id` is what was given back, `tombstone` a loss that this release acknowledges.
-    """
-
-    outcome: str
-    session: JudgedSession | None
-    sd_id: str | None = None
-    tombstone: Tombstone | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The sessions that a filter matched, and how many there are without the limit."""
-
-    sessions: list[JudgedSession]
-    total: int
 
 
 def _process_record(part: object, pid: int | None = None) -> ProcessRecord | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -11,27 +10,27 @@ import typer
 from claude_sessions_cli import completion
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import TRACKS
-from claude_sessions_cli.settings import parse_duration
+from claude_sessions_cli.settings import DEFAULT_STALE_AFTER, parse_duration
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
-# Options that may also stand before the command's name.
+# Options that are also accepted before the command's name.
 LEADING = {"--dsn": True, "--session": True, "--json": False, "--quiet": False, "-q": False}
 
 
 def new_app(help: str | None = None) -> typer.Typer:
-    """Return a plain application: help without panels costs 60 ms less and can be copied from the terminal."""
+    """Return an application with plain help: it costs 60 ms less than panels, and can be copied from a terminal."""
     return typer.Typer(
         help=help, context_settings=CONTEXT, add_completion=False, rich_markup_mode=None, no_args_is_help=False
     )
 
 
 def check_track(*tracks: str | None) -> None:
-    """Raise UsageError for a track that there is not."""
+    """Raise UsageError for an unknown track."""
     check_words("--track", tracks, TRACKS)
 
 
 def check_words(option: str, given: Iterable[str | None], allowed: Sequence[str]) -> None:
-    """Raise UsageError where what an option was given is not one of the words that it knows."""
+    """Raise UsageError if a value of an option is not one of the allowed words."""
     for word in given:
         if word is not None and word not in allowed:
             raise UsageError(f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}")
@@ -45,25 +44,10 @@ def duration(text: str) -> float:
         raise typer.BadParameter(f"{error.message} ({error.hint})") from None
 
 
-def complete_held_items(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete a work item that is held."""
-    return completion.held_items(os.environ, ctx.params.get("dsn"), incomplete)
-
-
-def complete_known_items(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete a work item."""
-    return completion.known_items(os.environ, ctx.params.get("dsn"), incomplete)
-
-
-def complete_session_ids(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete a session id."""
-    return completion.session_ids(os.environ, ctx.params.get("dsn"), incomplete)
-
-
-def complete_known_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete a work item or a session id."""
-    return completion.known_names(os.environ, ctx.params.get("dsn"), incomplete)
-
+complete_held_items = completion.completer("complete_held_items")
+complete_known_items = completion.completer("complete_held_items", "complete_past_items")
+complete_session_ids = completion.completer("complete_session_ids")
+complete_known_names = completion.completer("complete_held_items", "complete_past_items", "complete_session_ids")
 
 Dsn = Annotated[
     str | None,
@@ -92,7 +76,7 @@ StaleAfter = Annotated[
         "--stale-after",
         parser=duration,
         metavar="DURATION",
-        help="Silence after which a claim lapses [15m]. [env: CLAUDE_SESSIONS_STALE_AFTER]",
+        help=f"Silence after which a claim lapses [{DEFAULT_STALE_AFTER}]. [env: CLAUDE_SESSIONS_STALE_AFTER]",
     ),
 ]
 Track = Annotated[
@@ -100,13 +84,11 @@ Track = Annotated[
 ]
 Wait = Annotated[
     float | None,
-    typer.Option("--wait", parser=duration, metavar="DURATION", help="Wait for it, for as long as this."),
+    typer.Option("--wait", parser=duration, metavar="DURATION", help="Wait for it, this long at most."),
 ]
 Within = Annotated[
     float | None,
-    typer.Option(
-        "--within", parser=duration, metavar="DURATION", hidden=True, help="Give up silently after this long, exit 6."
-    ),
+    typer.Option("--within", parser=duration, metavar="DURATION", hidden=True, help="Exit 6 silently after this time."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for results and for errors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on success.")]

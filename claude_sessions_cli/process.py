@@ -1,4 +1,4 @@
-"""Processes of this host: their ancestry, and whether the one that a row records is alive.
+"""Processes of this host, their ancestors, and which programs they run.
 
 Linux is read from `/proc`; elsewhere from `ps` with a fixed locale and time zone, because a start time that changed
 with the caller's settings would make a live process look like another one.
@@ -7,7 +7,6 @@ with the caller's settings would make a live process look like another one.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,23 +15,20 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from claude_sessions_cli.model import Liveness, ProcessRecord, Session
-
 PROC = Path("/proc")
 PS = "ps"
 SHELLS = frozenset({"ash", "bash", "csh", "dash", "elvish", "fish", "ksh", "mksh", "nu", "pwsh", "sh", "tcsh", "zsh"})
-# Programs that run their command on a terminal of its own, which is still the same window to the person.
+# Programs that open a new terminal for the command, inside the same window.
 RELAYS = frozenset({"doas", "pkexec", "runuser", "script", "su", "sudo"})
 _JAVASCRIPT = frozenset({"bun", "node", "nodejs"})
-# Options of shells that take the next word, which is then no script. Terminals start their shells with some of them.
+# Shell options that take the next word, which is then not a script. Terminals start shells with some of them.
 _LONG_OPTIONS_WITH_WORD = frozenset({"--rcfile", "--init-file", "--init-command", "--features", "--debug"})
 _SHORT_OPTIONS_WITH_WORD = {"fish": "CdfoD"}
 # One -o for each: POSIX lets a header, an empty one too, swallow the rest of its argument, and the BSDs do so.
 _PS_COLUMNS = ("pid", "ppid", "tty", "stat", "lstart", "ucomm", "command")
-_INITIAL_TIME_NAMESPACE = "time:[4026531834]"
 
 
-class _Source(Enum):
+class Source(Enum):
     PROC = "proc"
     PS = "ps"
     NOTHING = "nothing"
@@ -40,7 +36,7 @@ class _Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as the kernel shows it; `start` identifies it together with the pid until the next boot."""
+    """A process as the kernel shows it; pid and `start` together identify it until the next boot."""
 
     pid: int
     ppid: int
@@ -57,7 +53,7 @@ class Process:
 
     @property
     def is_claude(self) -> bool:
-        """Whether this is a Claude Code process, by its name or, where node runs it, by its script."""
+        """Whether this is a Claude Code process, by its name or, if node runs it, by its script."""
         if "claude" in (self.name, self.program):
             return True
         if self.program not in _JAVASCRIPT:
@@ -94,23 +90,8 @@ class Process:
         return self.program in RELAYS
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What tells this host, this boot and this pid namespace from any other; empty where it cannot be known."""
-
-    hostname: str
-    boot_id: str
-    pid_ns: str
-
-
-@lru_cache(maxsize=1)
-def this_host() -> Host:
-    """Return where this process runs."""
-    return Host(socket.gethostname(), _boot_id(), _pid_namespace())
-
-
 def this_program(called: str) -> list[str]:
-    """Return the words that run this very program from any directory; `called` is what it was called as (argv[0])."""
+    """Return the words that run this program from any directory; `called` is its argv[0]."""
     import shutil  # slow to import, and seldom needed
 
     script = Path(called).absolute()
@@ -126,7 +107,7 @@ def this_program(called: str) -> list[str]:
 def read(pid: int) -> Process:
     """Return the process `pid`.
 
-    Raises ProcessLookupError where no such process exists (ESRCH), PermissionError where it is hidden from this user.
+    Raises ProcessLookupError if it does not exist (ESRCH), PermissionError if it is hidden from this user.
     """
     found = _look_up(pid)
     if found is not None:
@@ -142,15 +123,10 @@ def read(pid: int) -> Process:
     raise ProcessLookupError(pid)
 
 
-def ancestors(pid: int) -> list[Process]:
-    """Return the ancestors of `pid` that this user may see, its parent first."""
-    return lineage(pid)[1:]
-
-
 def lineage(pid: int) -> list[Process]:
     """Return `pid` and its ancestors, nearest first, as far as this user may see them."""
     # ps costs as much for one process as for all.
-    look_up: Callable[[int], Process | None] = _read_ps(None).get if _source() is _Source.PS else _look_up
+    look_up: Callable[[int], Process | None] = _read_ps(None).get if source() is Source.PS else _look_up
     chain: list[Process] = []
     current = look_up(pid)
     while current is not None and all(current.pid != seen.pid for seen in chain):
@@ -159,62 +135,25 @@ def lineage(pid: int) -> list[Process]:
     return chain
 
 
-def liveness(session: Session, host: Host) -> Liveness:
-    """Say whether the process that the row records is alive, as far as this host can prove it.
-
-    Alive needs the same boot, namespace, pid and start (hostnames change with the network, boot ids do not); dead needs
-    the same hostname besides, and a pid that does not exist, started at another time, or is a zombie. While a command
-    runs under the claim, the session lives, even if its terminal is closed.
-    """
-    if session.runner and liveness_of(session.runner, session.hostname, host) is Liveness.ALIVE:
-        return Liveness.ALIVE
-    return liveness_of(session.process, session.hostname, host)
-
-
-def liveness_of(record: ProcessRecord | None, hostname: str | None, host: Host) -> Liveness:
-    """Say the same of one process that was recorded on `hostname`."""
-    if record is None or record.pid <= 0 or not (host.boot_id and host.pid_ns):
-        return Liveness.UNKNOWN
-    if (record.boot_id, record.pid_ns) != (host.boot_id, host.pid_ns):
-        return Liveness.UNKNOWN
-    gone = Liveness.DEAD if hostname == host.hostname else Liveness.UNKNOWN
-    try:
-        found = read(record.pid)
-    except ProcessLookupError:
-        return gone
-    except PermissionError:
-        return Liveness.UNKNOWN
-    if found.zombie:
-        return gone
-    if found.start == record.start:
-        return Liveness.ALIVE
-    # A start that is written in another way was not read by the same means: it says nothing about this process.
-    return gone if _shape(found.start) == _shape(record.start) else Liveness.UNKNOWN
-
-
-def _shape(start: str) -> tuple[bool, int]:
-    return start.isdecimal(), start.count(":")
-
-
 @lru_cache(maxsize=1)
-def _source() -> _Source:
+def source() -> Source:
     """Return where processes are read.
 
-    A /proc that calls this process by another number belongs to another pid namespace: what it shows under a pid is a
-    stranger.
+    A /proc that shows this process under another pid belongs to another pid namespace, and its pids are other
+    processes.
     """
     try:
         own = (PROC / "self").readlink().name
     except OSError:
-        return _Source.NOTHING if (PROC / "uptime").exists() else _Source.PS
-    return _Source.PROC if own == str(os.getpid()) else _Source.NOTHING
+        return Source.NOTHING if (PROC / "uptime").exists() else Source.PS
+    return Source.PROC if own == str(os.getpid()) else Source.NOTHING
 
 
 def _look_up(pid: int) -> Process | None:
-    source = _source()
-    if source is _Source.PROC:
+    found = source()
+    if found is Source.PROC:
         return _read_proc(pid)
-    return _read_ps(pid).get(pid) if source is _Source.PS else None
+    return _read_ps(pid).get(pid) if found is Source.PS else None
 
 
 def _read_proc(pid: int) -> Process | None:
@@ -226,14 +165,14 @@ def _read_proc(pid: int) -> Process | None:
     # The name may hold spaces and brackets: the fields begin after the last one.
     head, _, tail = stat.rpartition(b")")
     fields = tail.split()
-    # A process that renamed itself may leave no NUL at the end, or many.
+    # A process that renamed itself may leave no NUL at the end, or several.
     words = cmdline.rstrip(b"\0").split(b"\0") if cmdline else []
     return Process(
         pid=pid,
         ppid=int(fields[1]),
         tty=_tty_name(int(fields[4])),
         start=fields[19].decode(),
-        # A process whose first thread has ended while others run looks like a zombie too.
+        # A process whose first thread ended before the others looks like a zombie.
         zombie=fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1,
         name=head.partition(b"(")[2].decode(errors="replace"),
         argv=tuple(word.decode(errors="replace") for word in words),
@@ -258,7 +197,7 @@ def _read_ps(pid: int | None) -> dict[int, Process]:
     which = ["-A"] if pid is None else ["-p", str(pid)]
     columns = [word for name in _PS_COLUMNS for word in ("-o", f"{name}=")]
     # Wide: without a terminal the BSDs cut lines at 79 columns.
-    output = _run([PS, "-ww", *which, *columns], PATH="/bin:/usr/bin", LC_ALL="C", TZ="UTC")
+    output = run([PS, "-ww", *which, *columns], PATH="/bin:/usr/bin", LC_ALL="C", TZ="UTC")
     found = (_parse_ps(line) for line in output.splitlines())
     return {process.pid: process for process in found if process}
 
@@ -267,7 +206,7 @@ def _parse_ps(line: str) -> Process | None:
     words = line.split(None, 10)
     if len(words) < 10 or not (words[0].isdecimal() and words[1].isdecimal()):
         return None
-    # ps loses where a word of the command ends, which matters to no program that is looked for here.
+    # ps does not mark the end of a word; no program that is recognised here needs it.
     argv = tuple(words[10].split()) if len(words) > 10 else ()
     return Process(
         pid=int(words[0]),
@@ -280,31 +219,9 @@ def _parse_ps(line: str) -> Process | None:
     )
 
 
-def _run(command: list[str], **environment: str) -> str:
+def run(command: list[str], **environment: str) -> str:
     try:
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError:
         return ""
     return done.stdout.decode(errors="replace")
-
-
-def _boot_id() -> str:
-    try:
-        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return _run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]).strip()
-
-
-def _pid_namespace() -> str:
-    if _source() is _Source.PS:
-        return "none"
-    try:
-        namespace = str((PROC / "self/ns/pid").readlink())
-    except OSError:
-        return ""
-    try:
-        clock = str((PROC / "self/ns/time").readlink())
-    except OSError:
-        return namespace
-    # In a time namespace of its own, the same process shows another start.
-    return namespace if clock == _INITIAL_TIME_NAMESPACE else f"{namespace} {clock}"

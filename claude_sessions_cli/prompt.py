@@ -1,8 +1,8 @@
-"""What a terminal holds, in a small file that its shell's prompt reads with a builtin.
+"""The small file that a shell's prompt reads with a builtin: what its terminal holds.
 
 One line of words, such as `held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711`. The file is named for the process
 that the session is, by pid and start: a shell knows both, and a process that got the pid later has another start.
-Where the start is not a number that shells can read too, the name is the pid alone.
+If the start is not a number that shells can read, the name is the pid alone.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from claude_sessions_cli.settings import state_directory
 from claude_sessions_cli.times import format_age
 
 HELD, LOST, NOTHING = "held", "lost", "none"
-# Anything else might be read as more than text by a shell that expands its prompt.
+# A shell that expands its prompt might evaluate other characters.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:-]", re.ASCII)
 _LINE = re.compile(r"(held|lost|none) (0|[1-9]\d{0,11}) ([A-Za-z0-9._:?-]+) ([A-Za-z0-9._:-]+)\n", re.ASCII)
 _NAMES = re.compile(r"\.?\d+(-\d+)?(\.\d+)?", re.ASCII)
 KEPT_S = 7 * 86400
-Edition = tuple[int, int] | None
+Version = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a session stands, as its last command saw it; `since` is in seconds of this host's clock."""
+    """What a session holds, as its last command saw it; `since` is in seconds of this host's clock."""
 
     kind: str
     since: int
@@ -41,8 +41,8 @@ class State:
 
     @classmethod
     def of(cls, session: Session) -> State:
-        """Return what a prompt needs to know of a session's row."""
-        # The server's clock may be another than this host's, by which a prompt has to count.
+        """Return the state of a session's row."""
+        # A prompt counts by this host's clock, which may differ from the server's.
         if session.holds and session.sd_id:
             since = max(0, int(time.time() - (session.claim_age_s or 0.0)))
             return cls(HELD, since, harmless(session.sd_id), session.session_id)
@@ -56,14 +56,14 @@ class State:
         return cls(LOST, 0, harmless(item), session_id)
 
     def segment(self, now: float) -> str:
-        """Return what a prompt shows: `SD-AUTH-001 12m`, `LOST SD-AUTH-001`, or nothing."""
+        """Return the text of the prompt: `SD-AUTH-001 12m`, `LOST SD-AUTH-001`, or nothing."""
         if self.kind == LOST:
             return f"LOST {self.item}"
         return f"{self.item} {format_age(max(0.0, now - self.since))}" if self.kind == HELD else ""
 
 
 def harmless(text: str) -> str:
-    """Return a text of the database with a question mark for whatever a shell might expand.
+    """Return text with a question mark for each character that a shell might expand.
 
     >>> harmless("SD-1 $(rm -r ~) %~")
     'SD-1???rm?-r??????'
@@ -72,21 +72,21 @@ def harmless(text: str) -> str:
 
 
 def directory(environ: Mapping[str, str]) -> Path | None:
-    """Return where the files of terminals are; None where this user has no place for them."""
+    """Return the directory of the prompt files; None if this user has no place for them."""
     root = state_directory(environ)
-    # Of a relative one, each command would find another; and without a home, `~` stays as it is.
+    # A relative path would differ between commands; and without a home, `~` is not expanded.
     return root / "terminals" if root.is_absolute() else None
 
 
 def file_of(environ: Mapping[str, str], anchor: Process) -> Path | None:
-    """Return the file of the session that is the process `anchor`."""
+    """Return the prompt file of the process `anchor`."""
     place = directory(environ)
     name = f"{anchor.pid}-{anchor.start}" if anchor.start.isdecimal() else str(anchor.pid)
     return place / name if place else None
 
 
-def edition(environ: Mapping[str, str], anchor: Process) -> Edition:
-    """Return what tells the file of `anchor` from every one that replaces it; None while there is none."""
+def version(environ: Mapping[str, str], anchor: Process) -> Version:
+    """Return what changes whenever the file of `anchor` is replaced; None if it is missing."""
     path = file_of(environ, anchor)
     try:
         found = path.stat() if path else None
@@ -96,7 +96,7 @@ def edition(environ: Mapping[str, str], anchor: Process) -> Edition:
 
 
 def write(environ: Mapping[str, str], anchor: Process, state: State) -> None:
-    """Replace the file of `anchor` at once and whole. No failure matters to the command that does it."""
+    """Replace the prompt file of `anchor` atomically. A failure does not fail the command."""
     path = file_of(environ, anchor)
     if path is None:
         return
@@ -108,7 +108,7 @@ def write(environ: Mapping[str, str], anchor: Process, state: State) -> None:
             _make_private(path.parent)
             files.write(path, line)
     except OSError:
-        # What was true before is a lie now.
+        # A stale file is worse than a missing one.
         with suppress(OSError):
             path.unlink()
 
@@ -116,7 +116,7 @@ def write(environ: Mapping[str, str], anchor: Process, state: State) -> None:
 def _make_private(place: Path) -> None:
     missing = [parent for parent in (place, *place.parents) if not parent.exists()]
     above = missing[-1].parent
-    # Under sudo, HOME may be somebody's who could then not write there any more.
+    # Under sudo, HOME may belong to another user, who could no longer write there.
     if os.geteuid() == 0 and above.stat().st_uid != 0:
         raise PermissionError(above)
     for parent in reversed(missing):
@@ -125,7 +125,7 @@ def _make_private(place: Path) -> None:
 
 
 def read(environ: Mapping[str, str], anchor: Process) -> State | None:
-    """Return how the session that is `anchor` stands; None where nobody has said so."""
+    """Return the state in the prompt file of `anchor`; None if it is missing or malformed."""
     path = file_of(environ, anchor)
     try:
         line = path.read_text("ascii") if path else ""
@@ -135,8 +135,8 @@ def read(environ: Mapping[str, str], anchor: Process) -> State | None:
     return State(words[1], int(words[2]), words[3], words[4]) if words else None
 
 
-def forget(environ: Mapping[str, str], anchor: Process) -> None:
-    """Remove the file of a session that is over."""
+def remove(environ: Mapping[str, str], anchor: Process) -> None:
+    """Delete the prompt file of a session that has ended."""
     path = file_of(environ, anchor)
     if path:
         with suppress(OSError):
@@ -144,7 +144,7 @@ def forget(environ: Mapping[str, str], anchor: Process) -> None:
 
 
 def sweep(environ: Mapping[str, str]) -> None:
-    """Remove the files of shells that ended without a word, a week after their last one."""
+    """Delete prompt files of shells that died without cleanup, after a week."""
     place = directory(environ)
     if place is None:
         return

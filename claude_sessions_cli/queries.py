@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-# Parts that several queries share stand in their text as {name}.
+# Fragments that several queries share; a query names one as {name}.
 FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata", "prunable")
 
 

@@ -1,6 +1,7 @@
-"""What is printed: people get tables on a terminal and plain lines in a pipe, programs get JSON.
+"""Printing: tables on a terminal, plain lines in a pipe, JSON for programs.
 
-stdout is data, stderr is talk. Text from the database is stripped of control characters and never read as markup.
+Results go to stdout, notes and errors to stderr. Text from the database is stripped of control characters and never
+read as markup.
 """
 
 from __future__ import annotations
@@ -10,26 +11,27 @@ import json
 import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, SessionsError
 from claude_sessions_cli.model import Label
+from claude_sessions_cli.table import Table, fit
 from claude_sessions_cli.text import align, clean, clean_lines, cut
-from claude_sessions_cli.views import json_value, session_data
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
 SCHEMA_VERSION = 1
 PROGRAM = "claude-sessions"
 CLEAR_LINE = "\r\x1b[K"
 USUAL_COLUMNS = 80
 Progress = Callable[[float, HeldByAnother], None]
-LIST_COLUMNS = ("STATE", "SD", "TRACK", "SESSION", "HOST", "TTY", "PID", "CODEBASE", "CLAIMED", "HEARTBEAT")
 LABEL_STYLES = {
     Label.YOURS: "bold green",
     Label.LIVE: "green",
@@ -42,12 +44,12 @@ LABEL_STYLES = {
 
 
 class CannotWrite(SessionsError):
-    """The answer could not be written, though what was asked is done."""
+    """The command succeeded, but its output could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How this invocation answers."""
+    """How this invocation prints."""
 
     command: str
     json: bool = False
@@ -59,24 +61,24 @@ class Output:
             return
         _write(sys.stdout, self._envelope(data, None) if self.json else clean_lines(text()))
 
-    def table(self, data: dict[str, Any], rows: Sequence[Sequence[str]], empty: str) -> None:
-        """Print a table: with rich on a terminal, aligned lines in a pipe; where it has no rows, say `empty`."""
+    def table(self, data: dict[str, Any], rows: Table, empty: str) -> None:
+        """Print a table of sessions: fitted to a terminal, whole in a pipe; if it has no rows, note `empty`."""
         if self.json or self.quiet:
             self.result(data, lambda: "")
-        elif not rows:
+        elif len(rows) == 1:
             self.note(empty)
         elif sys.stdout.isatty():
             _print_rich(rows)
         else:
-            self.result(data, lambda: align([LIST_COLUMNS, *rows]))
+            self.result(data, lambda: align(rows))
 
-    def watch(self, look: Callable[[], tuple[dict[str, Any], Sequence[Sequence[str]]]], seconds: float) -> None:
-        """Print what `look` returns, every so many `seconds`, until interrupted or unread: a screen, or lines."""
-        gc.enable()  # which the program turns off, because most commands are short
+    def watch(self, look: Callable[[], tuple[dict[str, Any], Table]], seconds: float) -> None:
+        """Print what `look` returns every `seconds`, as a screen or as lines, until interrupted or unread."""
+        gc.enable()  # the program disables it, because most commands are short
         if self.json or not sys.stdout.isatty():
             while True:
                 data, rows = look()
-                text = self._envelope(data, None) if self.json else clean_lines(align([LIST_COLUMNS, *rows]) + "\n")
+                text = self._envelope(data, None) if self.json else clean_lines(align(rows) + "\n")
                 if not _write(sys.stdout, text):
                     return
                 time.sleep(seconds)
@@ -84,7 +86,7 @@ class Output:
 
         with Live(screen=True, auto_refresh=False) as live:
             while True:
-                live.update(rich_table(look()[1]), refresh=True)
+                live.update(rich_table(fit(look()[1], live.console.width)), refresh=True)
                 time.sleep(seconds)
 
     @contextmanager
@@ -99,7 +101,7 @@ class Output:
             sys.stderr.write(CLEAR_LINE)
 
     def note(self, text: str) -> None:
-        """Tell a person something that is not the result."""
+        """Print a line for people on stderr; it is not the result."""
         if not self.quiet and not self.json:
             _write(sys.stderr, clean_lines(f"{PROGRAM}: {text}\n"))
 
@@ -131,12 +133,12 @@ class Output:
 
 
 def _write(stream: TextIO, text: str) -> bool:
-    """Write text at once; return False where the reader has gone, who then has read enough."""
+    """Write text and flush it; return False if the reader has closed the pipe."""
     try:
         stream.write(text)
         stream.flush()
     except OSError as error:
-        # What is left in the buffer must not fail again at exit.
+        # The rest of the buffer must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             raise CannotWrite(f"cannot write the answer: {error.strerror}") from None
@@ -162,20 +164,39 @@ def _columns() -> int:
         return USUAL_COLUMNS
 
 
-def rich_table(rows: Sequence[Sequence[str]]) -> Table:
-    """Return the table of `list` for a terminal."""
-    from rich.table import Table
+def rich_table(rows: Table) -> RichTable:
+    """Return a table of sessions for a terminal, with its states in colour."""
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in LIST_COLUMNS:
-        table.add_column(column, overflow="fold" if column in ("SD", "SESSION") else "ellipsis")
-    for label, *cells in rows:
-        table.add_row(Text(label, style=LABEL_STYLES[Label(label)]), *(Text(cell) for cell in cells))
-    return table
+    heads, *lines = rows
+    made = RichTable(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        made.add_column(head, no_wrap=True)
+    for label, *cells in lines:
+        made.add_row(Text(label, style=LABEL_STYLES[Label(label)]), *map(Text, cells))
+    return made
 
 
-def _print_rich(rows: Sequence[Sequence[str]]) -> None:
+def _print_rich(rows: Table) -> None:
     from rich.console import Console
 
-    Console().print(rich_table(rows))
+    console = Console()
+    fitted = rich_table(fit(rows, console.width))
+    # A table that is too wide for its terminal is wrapped by it; rich would cut its cells.
+    console.width = max(console.width, console.measure(fitted, options=console.options.update(width=1 << 16)).maximum)
+    console.print(fitted, crop=False)
+
+
+def report(text: str, seconds: float) -> None:
+    """Print a line on stderr within some seconds: who reads slowly, or never, must not delay this process."""
+    line = os.fsencode(f"{PROGRAM}: {clean(text)}\n")
+
+    def write() -> None:
+        with suppress(OSError):
+            os.write(2, line)
+
+    # Not through sys.stderr: a thread that holds its lock at exit crashes the interpreter.
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    writer.join(seconds)

@@ -1,4 +1,4 @@
-"""Where the data is and how patient we are: command line, environment, `config.toml`, in this order."""
+"""The database and the intervals: from the command line, the environment and `config.toml`, in this order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import STALE_AFTER_LIMIT_S
 
-DEFAULT_STALE_AFTER_S = 15 * 60.0
-DEFAULT_HEARTBEAT_EVERY_S = 60.0
+DEFAULT_STALE_AFTER = "15m"
+DEFAULT_HEARTBEAT_EVERY = "60s"
 KEYS = ("dsn", "stale_after", "heartbeat_every")
-# With one of these set, libpq's own environment says where the database is.
+# If one of these is set, libpq's environment names the database.
 LIBPQ_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d)?", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
@@ -24,7 +24,7 @@ DURATION_LIMIT_S = 3650 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the operations need to know; durations in seconds, `dsn` None for the embedded server."""
+    """The settings of one command; durations in seconds, `dsn` None for the embedded server."""
 
     dsn: str | None
     dsn_source: str
@@ -49,8 +49,8 @@ def load(environ: Mapping[str, str], *, dsn: str | None = None, stale_after: flo
     """Merge the command line's values with the environment and the config file, or raise UsageError."""
     config, path = _read_config(environ)
     if stale_after is None:
-        stale_after = _duration("stale_after", environ, config, path, DEFAULT_STALE_AFTER_S)
-    heartbeat_every = _duration("heartbeat_every", environ, config, path, DEFAULT_HEARTBEAT_EVERY_S)
+        stale_after = _duration("stale_after", environ, config, path, DEFAULT_STALE_AFTER)
+    heartbeat_every = _duration("heartbeat_every", environ, config, path, DEFAULT_HEARTBEAT_EVERY)
     if stale_after > STALE_AFTER_LIMIT_S:
         raise UsageError("stale_after is at most 7d: a longer one would let a dead holder keep its item for good")
     if stale_after < 3 * heartbeat_every:
@@ -63,7 +63,7 @@ def load(environ: Mapping[str, str], *, dsn: str | None = None, stale_after: flo
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
-    """Return the config file's place, `CLAUDE_SESSIONS_CONFIG` or the platform's."""
+    """Return the path of the config file, `CLAUDE_SESSIONS_CONFIG` or the platform's."""
     explicit = environ.get("CLAUDE_SESSIONS_CONFIG")
     if explicit:
         return Path(explicit)
@@ -73,7 +73,7 @@ def config_path(environ: Mapping[str, str]) -> Path:
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    """Return where what is only of this machine is kept, `CLAUDE_SESSIONS_STATE_DIR` or the platform's place."""
+    """Return the directory of this machine's state, `CLAUDE_SESSIONS_STATE_DIR` or the platform's."""
     explicit = environ.get("CLAUDE_SESSIONS_STATE_DIR")
     if explicit:
         return Path(explicit)
@@ -107,13 +107,13 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     return config, path
 
 
-def _duration(key: str, environ: Mapping[str, str], config: Mapping[str, Any], path: Path, default: float) -> float:
+def _duration(key: str, environ: Mapping[str, str], config: Mapping[str, Any], path: Path, default: str) -> float:
     variable = f"CLAUDE_SESSIONS_{key.upper()}"
     value, source = environ.get(variable), variable
     if not value:
         value, source = config.get(key), f"{key} in {path}"
     if value is None:
-        return default
+        value = default
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UsageError(f"{source} is not a duration", 'write it like "15m"')
     try:
@@ -127,7 +127,7 @@ def _find_dsn(
 ) -> tuple[str | None, str]:
     if given is not None:
         if not given.strip():
-            # Most likely a variable that is not set: falling back would claim in another database.
+            # Most likely an unset variable: the fallback would claim in another database.
             raise UsageError("--dsn is empty", "leave it out to use the configured database")
         return given, "--dsn"
     if environ.get("CLAUDE_SESSIONS_DSN"):

@@ -1,7 +1,8 @@
-"""Text fit for a terminal: without what the database may have put there, and no wider than there is room."""
+"""Text that is safe to print, and fits its terminal."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 
@@ -15,35 +16,58 @@ def clean(text: str) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """Return text without control characters other than the ends of its lines."""
+    """Return lines without control characters."""
     return "".join(clean(line) + "\n" for line in text.splitlines())
 
 
 def cut(line: str, columns: int) -> str:
-    """Return as much of a line as fits into so many columns of a terminal.
+    """Return a line cut to fit `columns` of a terminal.
 
     >>> cut("SD-AUTH-001", 8), cut("SD-1", 8), cut("漢字", 3)
     ('SD-AUTH…', 'SD-1', '漢…')
     """
-    import unicodedata  # for few commands
+    if width_of(line) <= columns:
+        return line
+    kept = line
+    while kept and width_of(kept) >= columns:
+        kept = kept[:-1]
+    return kept + "…"
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes.
+
+    >>> width_of("SD-1"), width_of("漢字"), width_of("e\u0301")
+    (4, 4, 1)
+    """
+    if text.isascii():
+        return len(text)
+    import unicodedata  # late: few texts need it
 
     def width(character: str) -> int:
         if unicodedata.combining(character):
             return 0
         return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
-    widths = [width(character) for character in line]
-    if sum(widths) <= columns:
-        return line
-    kept = 0
-    while kept < len(line) and sum(widths[: kept + 1]) < columns:
-        kept += 1
-    return line[:kept] + "…"
+    return sum(map(width, text))
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines whose columns stand below each other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows
-    )
+    """Return rows as lines whose columns are aligned."""
+    widths = [max(width_of(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "".join("  ".join(map(_pad, row, widths)).rstrip() + "\n" for row in rows)
+
+
+def _pad(cell: str, width: int) -> str:
+    return cell + " " * (width - width_of(cell))
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """Return a wrong value for a message: control characters escaped, the end cut."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[: limit - 4]}...{text[-1]}"
+
+
+def valid_utf8(name: str) -> str:
+    """Return a file name as text that a database accepts: bytes that are not UTF-8 are replaced."""
+    return os.fsencode(name).decode(errors="replace")

@@ -1,11 +1,11 @@
-"""Times as they are reckoned with: a claim's time is its fence, and people read ages."""
+"""Times: a claim's time is its fence, and people read ages."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# Where other programs wrote a later time, infinity above all, it is no fence that a next term could exceed.
+# A later `claimed_at`, such as 'infinity' from another program, is not a fence: no later term could exceed it.
 FENCE_LIMIT = (datetime(9999, 1, 1, tzinfo=timezone.utc) - EPOCH) // timedelta(microseconds=1)
 
 
@@ -38,7 +38,7 @@ def utc(moment: datetime) -> str:
 
 
 def format_age(seconds: float | None) -> str:
-    """Return an age as a person says it.
+    """Return an age for people.
 
     >>> format_age(42), format_age(900), format_age(5400), format_age(200_000)
     ('42s', '15m', '1h30m', '2d7h')
@@ -56,12 +56,12 @@ def format_age(seconds: float | None) -> str:
 
 
 def to_fence(value: object) -> int | None:
-    """Return a fence that metadata keeps; None for anything else."""
+    """Return a fence from metadata; None if it is malformed."""
     return value if isinstance(value, int) and 0 <= value <= FENCE_LIMIT else None
 
 
 def to_time(value: object) -> datetime | None:
-    """Return a time that metadata keeps, of UTC where it names no zone; None for anything else."""
+    """Return a time from metadata, UTC if it has no zone; None if it is malformed."""
     # Python 3.10 does not read the Z of other programs.
     if not isinstance(value, str):
         return None

@@ -50,11 +50,11 @@ def _run(*argv: str) -> None:
 def _draw() -> None:
     from claude_sessions_cli import database, invocation, render, views
     from claude_sessions_cli.embedded import server as embedded
-    from claude_sessions_cli.operations import list as listing
+    from claude_sessions_cli.operations.list import list_sessions
 
     caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")
     with database.connect(embedded.dsn(), "the embedded server") as connection:
-        found = listing.list_sessions(connection, caller)
+        found = list_sessions(connection, caller)
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=118, file=nowhere, force_terminal=True)
         console.print("[bold]$[/bold] claude-sessions list")

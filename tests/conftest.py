@@ -22,10 +22,11 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from claude_sessions_cli import database, process, queries
+from claude_sessions_cli import database, queries
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.embedded import server as embedded
 from claude_sessions_cli.identity import Identity
+from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.process import Process
@@ -305,7 +306,7 @@ def make_caller(
     cwd: str = "/tmp/codebase",
 ) -> Caller:
     """Return a caller that is `session_id`, as the process `anchor`, at the time `now`."""
-    identity = Identity(session_id, anchor, tty, "codebase", cwd, "main", process.this_host())
+    identity = Identity(session_id, anchor, tty, "codebase", cwd, "main", this_host())
     return Caller(identity, Settings(None, "the test", stale_after, heartbeat_every), now)
 
 

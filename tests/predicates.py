@@ -98,7 +98,7 @@ TESTS = {
     "count_prunable": ("reap",),
     "prunable": ("reap",),
     "prune_sessions": ("reap",),
-    "settle_heartbeats": ("reap",),
+    "clamp_future_heartbeats": ("reap",),
     "read_catalog": CATALOG,
     "read_fence_floor": ("history", "claim", *ODD_ROWS),
     "reap_sessions": ("reap", "here", *ODD_ROWS),

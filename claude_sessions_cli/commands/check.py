@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from claude_sessions_cli import invocation, options
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.database import Database
+    from claude_sessions_cli.model import JudgedSession
+    from claude_sessions_cli.operations.caller import Caller
 
 app = options.new_app()
 
@@ -16,7 +21,7 @@ def check(
     sd: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SD]", help="The work item; without it, any.", autocompletion=options.complete_held_items
+            metavar="[SD]", help="The work item [any that is held].", autocompletion=options.complete_held_items
         ),
     ] = None,
     fence: Annotated[int | None, typer.Option("--fence", metavar="N", help="The fence that must be current.")] = None,
@@ -27,18 +32,27 @@ def check(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Tell whether this session holds the work item: exit 0 if so, 4 if not. For scripts and hooks; never writes."""
-    settings = invocation.load_settings(dsn)
-    caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
+    """Exit 0 if this session holds the item.
 
-    from claude_sessions_cli import render, views
-    from claude_sessions_cli.operations import leases
+    Exit 4 if it does not. For scripts and git hooks; never writes.
+    """
 
-    output = render.Output("check", json, quiet)
-    with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):
-        held = leases.check(database, caller, sd, fence=fence)
-    invocation.remember(caller, held.session)
-    output.result(
-        {"session": views.session_data(held), "fence": held.session.fence},
-        lambda: f"{held.session.sd_id} is yours, fence {held.session.fence}",
+    def operate(database: Database, caller: Caller) -> JudgedSession:
+        from claude_sessions_cli.operations import check as operation
+
+        return operation.check(database, caller, sd, fence=fence)
+
+    invocation.act_on_claim(
+        "check",
+        operate,
+        lambda held: (
+            {"fence": held.session.fence},
+            f"{held.session.sd_id} is yours, fence {held.session.fence}",
+        ),
+        session=session,
+        pid=pid,
+        tty=tty,
+        dsn=dsn,
+        json=json,
+        quiet=quiet,
     )

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from claude_sessions_cli import invocation, options, render, views
+from dataclasses import asdict
+
+from claude_sessions_cli import as_text, invocation, options, render
 from claude_sessions_cli.embedded import server
 from claude_sessions_cli.settings import Settings
 
-app = options.new_app("The private Postgres that is used where no other is configured.")
+app = options.new_app("Manage the private Postgres server.")
 
 
 @app.command()
 def start(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Start the server, where it does not run yet."""
+    """Start the server if it is not running."""
     output = render.Output("db start", json, quiet)
     with invocation.open_database(_embedded(), output):
         status_ = server.status()
-    output.result(views.server_data(status_), lambda: views.server_text(status_))
+    output.result(asdict(status_), lambda: as_text.server_text(status_))
 
 
 @app.command()
 def stop(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Stop the server. The next command that needs it starts it again."""
+    """Stop the server.
+
+    The next command that needs it starts it again.
+    """
     stopped = server.stop()
     render.Output("db stop", json, quiet).result({"stopped": stopped}, lambda: "stopped" if stopped else "not running")
 
 
 @app.command()
 def status(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show whether the server runs, and where its files are."""
+    """Show whether it runs, and its files."""
     found = server.status()
-    render.Output("db status", json, quiet).result(views.server_data(found), lambda: views.server_text(found))
+    render.Output("db status", json, quiet).result(asdict(found), lambda: as_text.server_text(found))
 
 
 @app.command()
 def dsn(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Print the server's DSN, for psql and other programs."""
+    """Print its DSN, for psql and other programs."""
     found = server.dsn()
     render.Output("db dsn", json, quiet).result({"dsn": found}, lambda: found)
 

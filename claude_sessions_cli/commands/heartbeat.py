@@ -19,7 +19,7 @@ app = options.new_app()
 @app.command()
 def heartbeat(
     register: Annotated[
-        bool, typer.Option("--register", help="Register the session where it is unknown or has ended.")
+        bool, typer.Option("--register", help="Register a session that is unknown or has ended.")
     ] = False,
     if_older_than: Annotated[
         float | None,
@@ -27,14 +27,12 @@ def heartbeat(
             "--if-older-than",
             parser=options.duration,
             metavar="DURATION",
-            help="Leave a heartbeat that is younger than this alone.",
+            help="Send none if the last one is younger.",
         ),
     ] = None,
     here: Annotated[
         bool,
-        typer.Option(
-            "--here", help="For cron: renew every session of this host that runs, release those whose process is gone."
-        ),
+        typer.Option("--here", help="For cron: renew the live sessions of this host, and release the dead ones."),
     ] = False,
     session: options.SessionId = None,
     pid: options.Pid = None,
@@ -45,46 +43,47 @@ def heartbeat(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Prove that this session lives; what it holds stays as it is.
+    """Prove that this session is alive.
 
-    Exit 4 where the session is not registered, or has lost its claim: to whom, when and why. A session that lost its
-    item to silence alone gets it back, under a new fence, while nobody else has taken it.
+    Exit 4 if the session is not registered, or has lost its claim: to whom, when and why. A session that lost its item
+    to silence alone gets it back, under a new fence, unless another one has taken it.
     """
     invocation.give_up_after(within)
     settings = invocation.load_settings(dsn, stale_after)
     if here:
         if register or any(option is not None for option in (if_older_than, session, pid, tty)):
-            raise UsageError("--here renews every session of this host: it goes with no option that is about one")
+            raise UsageError("--here cannot be combined with --session, --pid, --tty, --register or --if-older-than")
         _beat_here(settings, json=json, quiet=quiet)
         return
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
-    from claude_sessions_cli import render, views
-    from claude_sessions_cli.operations import sessions, tombstones
+    from claude_sessions_cli import as_json, as_text, render
+    from claude_sessions_cli.operations import heartbeat as operation
+    from claude_sessions_cli.operations.tombstones import claim_lost
 
     output = render.Output("heartbeat", json, quiet)
-    before = invocation.look_at_prompt(caller)
+    before = invocation.prompt_version(caller)
     with invocation.open_database(settings, output) as database:
-        result = sessions.heartbeat(database, caller, register=register, if_older_than=if_older_than)
-    # In the background, a command that was typed meanwhile knows better.
-    if within is None or invocation.look_at_prompt(caller) == before:
-        invocation.remember(caller, result.session.session)
+        result = operation.heartbeat(database, caller, register=register, if_older_than=if_older_than)
+    # A command that ran during a heartbeat in the background has shown newer facts.
+    if within is None or invocation.prompt_version(caller) == before:
+        invocation.update_prompt(caller, result.session.session)
     if result.outcome == "registered":
         prompt.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:
-        lost = tombstones.lost_to(result.tombstone)
-        lost.data = views.heartbeat_data(result)
+        lost = claim_lost(result.tombstone)
+        lost.data = as_json.heartbeat_data(result)
         raise lost
-    output.result(views.heartbeat_data(result), lambda: views.heartbeat_text(result))
+    output.result(as_json.heartbeat_data(result), lambda: as_text.heartbeat_text(result))
 
 
 def _beat_here(settings: Settings, *, json: bool, quiet: bool) -> None:
     caller = invocation.find_caller(settings, required=False)
 
-    from claude_sessions_cli import render, views
-    from claude_sessions_cli.operations import heartbeat_here
+    from claude_sessions_cli import as_json, as_text, render
+    from claude_sessions_cli.operations import heartbeat_here as operation
 
     output = render.Output("heartbeat", json, quiet)
     with invocation.open_database(settings, output) as database:
-        result = heartbeat_here.heartbeat_here(database, caller)
-    output.result(views.here_data(result), lambda: views.here_text(result))
+        result = operation.heartbeat_here(database, caller)
+    output.result(as_json.here_data(result), lambda: as_text.here_text(result))

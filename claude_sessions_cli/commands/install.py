@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -27,7 +28,7 @@ def _add_timer(name: str, kind: Kind) -> None:
         json: options.Json = False,
         quiet: options.Quiet = False,
     ) -> None:
-        from claude_sessions_cli import render, views
+        from claude_sessions_cli import as_text, render
         from claude_sessions_cli.timers import install as operation
         from claude_sessions_cli.timers import job
 
@@ -42,7 +43,7 @@ def _add_timer(name: str, kind: Kind) -> None:
             raise SessionsError(f"cannot write {error.filename}: {error.strerror}") from None
         if result.note:
             output.note(result.note)
-        output.result(views.timer_data(result), lambda: views.timer_text(result))
+        output.result(asdict(result), lambda: as_text.timer_text(result))
 
 
 for name, kind in KINDS.items():

@@ -9,9 +9,10 @@ import typer
 from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import STATUSES, TRACKS
+from claude_sessions_cli.names import check_work_item
 
 if TYPE_CHECKING:
-    from claude_sessions_cli.model import Listing
+    from claude_sessions_cli.table import Table
 
 app = options.new_app()
 MAX_LIMIT = 2**31 - 1
@@ -24,11 +25,11 @@ def list_(
         list[str] | None,
         typer.Argument(
             metavar="[SD]...",
-            help="Only who holds these work items.",
+            help="Only the holders of these work items.",
             autocompletion=options.complete_held_items,
         ),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Sessions that have ended too.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Include sessions that have ended.")] = False,
     status: Annotated[
         list[str] | None, typer.Option("--status", metavar="|".join(STATUSES), help="Only this status; repeatable.")
     ] = None,
@@ -36,15 +37,16 @@ def list_(
         list[str] | None, typer.Option("--track", metavar="|".join(TRACKS), help="Only this track; repeatable.")
     ] = None,
     host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="Only sessions on this host.")] = None,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions on the host of this command.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions on this host.")] = False,
     codebase: Annotated[str | None, typer.Option("--codebase", metavar="NAME", help="Only this codebase.")] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only this session.")] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, max=MAX_LIMIT, metavar="N", help="At most N sessions.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     interval: Annotated[
-        float | None, typer.Option("--interval", parser=options.duration, metavar="DURATION", help="How often [2s].")
+        float | None,
+        typer.Option("--interval", parser=options.duration, metavar="DURATION", help="How often [2s]."),
     ] = None,
     session: options.SessionId = None,
     stale_after: options.StaleAfter = None,
@@ -52,50 +54,43 @@ def list_(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show who holds what, where, how old it is, and whether it is really alive.
+    """Show who holds what, and whether it lives.
 
     YOURS is this session; DEAD has a process that is gone; PARKED has declared its silence; LAPSED may be taken by
-    anyone; LIVE has a live process or a fresh heartbeat; QUIET is the rest.
+    anyone; LIVE has a live process or a fresh heartbeat; QUIET is the rest. A narrow terminal shows fewer columns, and
+    ids as prefixes that other commands accept.
     """
     options.check_words("--status", status or (), STATUSES)
     options.check_track(*(track or ()))
     if host is not None and here:
-        raise UsageError("--host and --here exclude each other")
+        raise UsageError("--host cannot be combined with --here")
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, required=mine)
 
-    from claude_sessions_cli import render, views
+    from claude_sessions_cli import as_json, render, table
     from claude_sessions_cli.operations import list as operation
-    from claude_sessions_cli.operations import sessions
 
-    sd_ids = [sessions.check_work_item(item) for item in sd or ()]
+    filters = operation.Filters(
+        sd_ids=[check_work_item(item) for item in sd or ()],
+        all_statuses=all_,
+        statuses=status or (),
+        tracks=track or (),
+        hostname=caller.identity.host.hostname if here else host,
+        codebase=codebase,
+        session_id=caller.session_id if mine else None,
+        limit=limit,
+    )
     output = render.Output("list", json, quiet)
     with invocation.open_database(settings, output) as database:
 
-        def find() -> Listing:
-            return operation.list_sessions(
-                database,
-                caller,
-                sd_ids=sd_ids,
-                all_statuses=all_,
-                statuses=status or (),
-                tracks=track or (),
-                hostname=caller.identity.host.hostname if here else host,
-                codebase=codebase,
-                session_id=caller.session_id if mine else None,
-                limit=limit,
-            )
+        def look() -> tuple[dict[str, Any], Table]:
+            found = operation.list_sessions(database, caller, filters)
+            return as_json.listing_data(found), table.rows(table.LIST, found.sessions)
 
         if watch:
-            output.watch(lambda: _cells_of(find()), interval or WATCH_EVERY_S)
+            output.watch(look, interval or WATCH_EVERY_S)
             return
-        found = find()
-    output.table(views.listing_data(found), views.listing_rows(found), "no sessions")
-    if found.total > len(found.sessions):
-        output.note(f"{found.total - len(found.sessions)} more")
-
-
-def _cells_of(found: Listing) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
-    from claude_sessions_cli import views
-
-    return views.listing_data(found), views.listing_rows(found)
+        data, rows = look()
+    output.table(data, rows, "no sessions")
+    if (more := data["total"] - len(rows) + 1) > 0:
+        output.note(f"{more} more")

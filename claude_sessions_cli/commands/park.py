@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from claude_sessions_cli import invocation, options
+from claude_sessions_cli.times import utc
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.database import Database
+    from claude_sessions_cli.model import JudgedSession
+    from claude_sessions_cli.operations.caller import Caller
 
 app = options.new_app()
 
 
 @app.command()
 def park(
-    how_long: Annotated[
-        float, typer.Argument(metavar="DURATION", parser=options.duration, help="For how long, 45m at most.")
-    ],
+    how_long: Annotated[float, typer.Argument(metavar="DURATION", parser=options.duration, help="At most 45m.")],
     session: options.SessionId = None,
     pid: options.Pid = None,
     tty: options.Tty = None,
@@ -23,20 +27,18 @@ def park(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Declare silence: nobody takes this session's claim before the time is over, though it sends no heartbeat."""
-    settings = invocation.load_settings(dsn)
-    caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
+    """Declare silence, for 45 minutes at most.
 
-    from claude_sessions_cli import render, views
-    from claude_sessions_cli.operations import leases
-    from claude_sessions_cli.times import utc
+    The claim does not lapse before the time is over, although the session sends no heartbeat.
+    """
 
-    output = render.Output("park", json, quiet)
-    with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):
-        parked = leases.park(database, caller, how_long)
-    invocation.remember(caller, parked.session)
-    until = parked.session.parked_until
-    output.result(
-        {"session": views.session_data(parked), "parked_until": until},
-        lambda: f"parked {parked.session.sd_id} until {utc(until) if until else '-'}",
-    )
+    def operate(database: Database, caller: Caller) -> JudgedSession:
+        from claude_sessions_cli.operations import park as operation
+
+        return operation.park(database, caller, how_long)
+
+    def answer(parked: JudgedSession) -> tuple[dict[str, Any], str]:
+        until = parked.session.parked_until
+        return {"parked_until": until}, f"parked {parked.session.sd_id} until {utc(until) if until else '-'}"
+
+    invocation.act_on_claim("park", operate, answer, session=session, pid=pid, tty=tty, dsn=dsn, json=json, quiet=quiet)

@@ -23,14 +23,15 @@ def prompt(
         typer.Option("--pid", metavar="PID", help="The process that this session is, instead of detecting it."),
     ] = None,
 ) -> None:
-    """Print what this terminal holds, for a prompt or a status line: `SD-AUTH-001 12m`, `LOST SD-AUTH-001` or nothing.
+    """Print what this terminal holds.
 
-    Asks no database: it reads the small file that the commands of this session keep current. Always exits 0.
+    For a prompt or a status line: `SD-AUTH-001 12m`, `LOST SD-AUTH-001`, or nothing. Reads the small file that the
+    commands of this session keep current, and no database. Always exits 0.
     """
     try:
         anchor = identity.detect(os.environ, pid=None if pid is None else int(pid)).anchor
     except (UsageError, ValueError):
-        return  # a status line is no place for errors, and the shell that it was for may just have ended
+        return  # a status line must not show errors, and its shell may just have ended
     found = prompt_file.read(os.environ, anchor) if anchor else None
     segment = found.segment(time.time()) if found else ""
     if segment:

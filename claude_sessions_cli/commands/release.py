@@ -8,7 +8,7 @@ import typer
 
 from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import NotHeld
-from claude_sessions_cli.identity import check_session_id
+from claude_sessions_cli.names import check_session_id, check_work_item
 
 app = options.new_app()
 
@@ -19,20 +19,20 @@ def release(
         str | None,
         typer.Argument(
             metavar="[SD]",
-            help="The work item; without it, whatever is held.",
+            help="The work item [the one that is held].",
             autocompletion=options.complete_held_items,
         ),
     ] = None,
     end: Annotated[bool, typer.Option("--end", help="End the session as well.")] = False,
     reason: Annotated[
-        str | None, typer.Option("--reason", metavar="TEXT", help="Why: completed, manual, or any other word.")
+        str | None, typer.Option("--reason", metavar="TEXT", help="Why: completed, manual, or any text.")
     ] = None,
     session: Annotated[
         str | None,
         typer.Option(
             "--session",
             metavar="ID-PREFIX",
-            help="Release this session's claim: its id, or its beginning.",
+            help="Release another session's claim.",
             autocompletion=options.complete_session_ids,
         ),
     ] = None,
@@ -45,8 +45,7 @@ def release(
 ) -> None:
     """Give this session's claim back.
 
-    Nothing held is fine (exit 0); an item that another session holds is exit 4. A session that lost its claim is told
-    so once, with exit 4.
+    Exit 0 if nothing is held, 4 if another session holds the item. Exit 4, once, if the session has lost its claim.
     """
     invocation.give_up_after(within)
     settings = invocation.load_settings(dsn)
@@ -57,20 +56,21 @@ def release(
     if session is not None:
         check_session_id(session, "--session")
 
-    from claude_sessions_cli import render, views
-    from claude_sessions_cli.operations import sessions
+    from claude_sessions_cli import as_json, as_text, render
+    from claude_sessions_cli.operations import release as operation
+    from claude_sessions_cli.operations.tombstones import describe
 
     if sd is not None:
-        sessions.check_work_item(sd)
+        check_work_item(sd)
     output = render.Output("release", json, quiet)
     with invocation.open_database(settings, output) as database:
         if session is None or session == caller.identity.session_id:
-            result = sessions.release(database, caller, sd, end=end, reason=reason)
+            result = operation.release(database, caller, sd, end=end, reason=reason)
         else:
-            result = sessions.release_other(database, caller, session, sd, end=end, reason=reason)
+            result = operation.release_other(database, caller, session, sd, end=end, reason=reason)
     own = session is None or session == caller.identity.session_id
     if own and result.session:
-        invocation.remember(caller, result.session.session)
+        invocation.update_prompt(caller, result.session.session)
     if result.tombstone:
-        raise NotHeld(f"this session {result.tombstone.story}", data=views.release_data(result))
-    output.result(views.release_data(result), lambda: views.release_text(result))
+        raise NotHeld(f"this session {describe(result.tombstone)}", data=as_json.release_data(result))
+    output.result(as_json.release_data(result), lambda: as_text.release_text(result))

@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, options, render, views
+from claude_sessions_cli import as_text, invocation, options, render
 from claude_sessions_cli.errors import SchemaMismatch
 
-app = options.new_app("Set up the table and check it.")
+app = options.new_app("Create and check the table.")
 
 
 @app.command("apply")
 def apply_(
     grant: Annotated[
-        str | None, typer.Option("--grant", metavar="ROLE", help="Also let this role use the table.")
+        str | None, typer.Option("--grant", metavar="ROLE", help="Also grant this role the use of the table.")
     ] = None,
     dsn: options.Dsn = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Create what is missing of the table. Safe to repeat, and beside the running system."""
+    """Create the missing parts of the table.
+
+    Safe to repeat, and while sessions work.
+    """
     from claude_sessions_cli.operations import schema
 
     output = render.Output("schema apply", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
         applied = schema.apply(database, grant=grant)
-    output.result(views.applied_data(applied), lambda: views.applied_text(applied))
+    output.result({"files": [asdict(file) for file in applied]}, lambda: as_text.applied_text(applied))
 
 
 @app.command()
 def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Compare the live table with what is shipped. Exit 7 where something is missing or changed."""
+    """Compare the table with the shipped DDL.
+
+    Exit 7 if an object is missing or changed.
+    """
     from claude_sessions_cli.operations import schema
 
     output = render.Output("schema check", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
         differences = schema.check(database)
-    lines = views.difference_lines(differences)
-    data = views.difference_data(differences)
+    lines = as_text.difference_lines(differences)
+    data = {"differences": [asdict(found) for found in differences]}
     wrong = sum(found.difference != "extra" for found in differences)
     if wrong:
         if not json:
             output.result(data, lambda: "\n".join(lines))
         raise SchemaMismatch(
             f"the table is not as shipped: {wrong} missing or changed",
-            "create what is missing: claude-sessions schema apply; what is changed it leaves alone",
+            "create missing objects: claude-sessions schema apply (it leaves changed ones alone)",
             data,
         )
     output.result(data, lambda: "\n".join([*lines, "the table is as shipped"]))
@@ -54,7 +61,7 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
 
 @app.command("print")
 def print_() -> None:
-    """Print the DDL, for psql or a migration tool of your own."""
+    """Print the DDL, for psql or a migration tool."""
     from claude_sessions_cli.operations import schema
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in schema.ddl_files())

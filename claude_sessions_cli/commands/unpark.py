@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from claude_sessions_cli import invocation, options
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.database import Database
+    from claude_sessions_cli.model import JudgedSession
+    from claude_sessions_cli.operations.caller import Caller
 
 app = options.new_app()
 
@@ -16,15 +23,21 @@ def unpark(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Take a declared silence back."""
-    settings = invocation.load_settings(dsn)
-    caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
+    """End a declared silence."""
 
-    from claude_sessions_cli import render, views
-    from claude_sessions_cli.operations import leases
+    def operate(database: Database, caller: Caller) -> JudgedSession:
+        from claude_sessions_cli.operations import park as operation
 
-    output = render.Output("unpark", json, quiet)
-    with invocation.open_database(settings, output) as database, invocation.loss_remembered(caller):
-        session_ = leases.unpark(database, caller)
-    invocation.remember(caller, session_.session)
-    output.result({"session": views.session_data(session_)}, lambda: f"unparked {session_.session.sd_id}")
+        return operation.unpark(database, caller)
+
+    invocation.act_on_claim(
+        "unpark",
+        operate,
+        lambda held: ({}, f"unparked {held.session.sd_id}"),
+        session=session,
+        pid=pid,
+        tty=tty,
+        dsn=dsn,
+        json=json,
+        quiet=quiet,
+    )

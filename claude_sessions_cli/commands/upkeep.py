@@ -66,7 +66,7 @@ def _run(directory: Path) -> None:
 
 
 def _renew_and_reap() -> str:
-    from claude_sessions_cli import render, views
+    from claude_sessions_cli import as_text, render
     from claude_sessions_cli.embedded import server
     from claude_sessions_cli.operations import heartbeat_here, reap
 
@@ -78,7 +78,7 @@ def _renew_and_reap() -> str:
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:
         here = heartbeat_here.heartbeat_here(database, caller)
         reaped = reap.reap(database, caller)
-    return views.here_released_text(here) + views.reap_text(reaped, explain=False)
+    return as_text.here_released_text(here) + as_text.reap_text(reaped, explain=False)
 
 
 def _now() -> str:

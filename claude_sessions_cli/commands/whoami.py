@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import identity, options, render, views
+from claude_sessions_cli import as_json, as_text, identity, options, render
 from claude_sessions_cli.errors import NoIdentity
 
 app = options.new_app()
@@ -22,14 +22,17 @@ def whoami(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show which session this command belongs to, and how that was found. Exit 5 where nothing says so."""
+    """Show which session this command belongs to.
+
+    Exit 5 if no rule finds one.
+    """
     who = identity.detect(os.environ, session=session, pid=pid, tty=tty)
     output = render.Output("whoami", json, quiet)
     try:
         identity.require(who)
     except NoIdentity as error:
-        error.data = views.whoami_data(who)
+        error.data = as_json.whoami_data(who)
         if explain and not json:
-            output.result(error.data, lambda: views.whoami_text(who, explain))
+            output.result(error.data, lambda: as_text.whoami_text(who, explain))
         raise
-    output.result(views.whoami_data(who), lambda: views.whoami_text(who, explain))
+    output.result(as_json.whoami_data(who), lambda: as_text.whoami_text(who, explain))

@@ -26,7 +26,7 @@ ELSEWHERE = "set CLAUDE_SESSIONS_DATA_DIR to another directory, or CLAUDE_SESSIO
 
 @dataclass(frozen=True)
 class Paths:
-    """Where everything lies; `home` belongs to the invoking user, `cluster` to the account of the server."""
+    """The places of the files; `home` belongs to the invoking user, `cluster` to the account of the server."""
 
     home: Path
     cluster: Path
@@ -42,7 +42,7 @@ class Paths:
 
 
 def find_install(cluster: Path) -> Path:
-    """Find the Postgres that fits the cluster, and refuse what is not a whole cluster."""
+    """Return the Postgres that fits the cluster. Raises Unreachable for a directory that is not a whole cluster."""
     spec = importlib.util.find_spec(EXTRA)
     locations = (spec.submodule_search_locations if spec else None) or []
     installs = {_major(path): path for package in locations for path in sorted(Path(package).glob("pginstall*"))}
@@ -54,7 +54,7 @@ def find_install(cluster: Path) -> Path:
     if not cluster.exists() or not any(cluster.iterdir()):
         return installs[max(installs, key=int)]
     if not (cluster / "PG_VERSION").is_file():
-        raise Unreachable(f"{cluster} is not empty, and is no Postgres cluster", f"move it away, or {ELSEWHERE}")
+        raise Unreachable(f"{cluster} is not empty, and not a Postgres cluster", f"move it away, or {ELSEWHERE}")
     if not (cluster / "global" / "pg_control").is_file():
         raise Unreachable(f"the Postgres cluster in {cluster} is incomplete", f"restore it or move it, or {ELSEWHERE}")
     version = (cluster / "PG_VERSION").read_text().strip()
@@ -70,7 +70,7 @@ def _major(install: Path) -> str:
 
 
 def server_account(cluster: Path) -> pwd.struct_passwd:
-    """Choose the account that the server runs as: the caller's own, but never root."""
+    """Return the account that the server runs as: the caller's own, but never root."""
     uid = os.geteuid() or (cluster.stat().st_uid if cluster.exists() else 0)
     try:
         if uid:
@@ -79,13 +79,14 @@ def server_account(cluster: Path) -> pwd.struct_passwd:
             return pwd.getpwnam("postgres")
         return pwd.getpwnam("nobody")
     except KeyError as error:
-        message = f"the embedded server needs an account, and there is none: {error.args[0]}"
+        message = f"the embedded server needs an account to run as: {error.args[0]}"
         raise Unreachable(message, "set CLAUDE_SESSIONS_DSN or --dsn to a Postgres of your own") from error
 
 
 def make_home(home: Path, account: pwd.struct_passwd) -> None:
+    """Create the directory of all files, closed to others; as root, open to the server's account."""
     if (home / "PG_VERSION").exists():
-        raise Unreachable(f"{home} is itself a Postgres cluster, which is not touched", ELSEWHERE)
+        raise Unreachable(f"{home} is itself a Postgres cluster of another program", ELSEWHERE)
     if os.geteuid() == 0 and (closed := _closed_to(account, home / "postgres")):
         raise Unreachable(f"{closed} is closed to the account {account.pw_name}, which runs the server", ELSEWHERE)
     mode = 0o700 if os.geteuid() else 0o755
@@ -97,7 +98,7 @@ def make_home(home: Path, account: pwd.struct_passwd) -> None:
 
 
 def _closed_to(account: pwd.struct_passwd, path: Path) -> Path | None:
-    """Find a directory on the way to `path` that the account may not enter."""
+    """Return a directory on the way to `path` that the account may not enter."""
     for directory in reversed(path.resolve().parents):
         with suppress(FileNotFoundError):
             found = directory.stat()
@@ -108,7 +109,7 @@ def _closed_to(account: pwd.struct_passwd, path: Path) -> Path | None:
 
 
 def within_reach(home: Path, install: Path, account: pwd.struct_passwd) -> Path:
-    """Return a Postgres that the account can run: the installed one, else a copy of it."""
+    """Return a Postgres that the account can run: the installed one, or a copy of it."""
     package, postgres = install.parent, install / "bin" / "postgres"
     bundled = [path for path in (package.with_name(f"{EXTRA}.libs"), package / ".dylibs") if path.is_dir()]
     needed = [postgres, install / CATALOG, *(library for directory in bundled for library in directory.iterdir())]
@@ -128,7 +129,7 @@ def within_reach(home: Path, install: Path, account: pwd.struct_passwd) -> Path:
 
 
 def create(paths: Paths, install: Path, account: pwd.struct_passwd, lock: int) -> None:
-    """Make the cluster beside its place and rename it, so that an interrupted one is never taken for whole."""
+    """Create the cluster under another name and rename it, so that an interrupted one is never taken for whole."""
     unfinished = paths.home / "postgres.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(0o700)
@@ -168,7 +169,7 @@ def _run(command: list[str], text: str, account: pwd.struct_passwd, lock: int) -
 
 
 def _child_options(account: pwd.struct_passwd, lock: int) -> dict[str, Any]:
-    """Detach a child from the caller: its session, directory, environment, umask, and every file but the lock."""
+    """Return options that detach a child from the caller: session, directory, environment, umask, and files."""
     inherited = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     return {
@@ -183,14 +184,14 @@ def _child_options(account: pwd.struct_passwd, lock: int) -> dict[str, Any]:
 
 
 def last_complaint(output: bytes) -> str:
-    """Find the last thing that a failed Postgres program complained of."""
+    """Return the last error line of a Postgres program's output."""
     text = output.decode(errors="replace")
     complaints: list[str] = re.findall(r"(?:PANIC|FATAL|ERROR|error): +(.+)", text)
-    return (complaints or text.strip().splitlines() or ["it said nothing"])[-1].strip()
+    return (complaints or text.strip().splitlines() or ["it printed nothing"])[-1].strip()
 
 
 def write_access_rules(home: Path) -> None:
-    """Let in the owner, and not even the account of the server; these files lie where that account cannot write."""
+    """Admit the owner alone, not even the account of the server, which cannot write these files."""
     me = pwd.getpwuid(os.geteuid()).pw_name.replace('"', '""')
     rules = {"pg_hba.conf": "local all all peer map=owner\n", "pg_ident.conf": f'owner "{me}" {NAME}\n'}
     for name, text in rules.items():
@@ -199,31 +200,31 @@ def write_access_rules(home: Path) -> None:
 
 
 def launch(paths: Paths, install: Path, account: pwd.struct_passwd, lock: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the server; return its process, and where in the log its own lines begin."""
+    """Start the server; return its process, and the position in the log where its lines begin."""
     settings = {
         "listen_addresses": "",
         "port": "5432",
-        "unix_socket_directories": ".",  # relative to the cluster, so no length of path is too much
+        "unix_socket_directories": ".",  # relative to the cluster, so that no path is too long
         "unix_socket_permissions": "0700",
         "hba_file": str(paths.home / "pg_hba.conf"),
         "ident_file": str(paths.home / "pg_ident.conf"),
         "cluster_name": "claude-sessions",
         "logging_collector": "off",
         "log_destination": "stderr",
-        "log_min_messages": "log",  # clients hear of their errors themselves, and this file must stay small
+        "log_min_messages": "log",  # clients get their errors themselves, and this file must stay small
         "log_checkpoints": "off",
     }
     command = [f"{install}/bin/postgres", "-D", str(paths.cluster), *_settings(settings)]
     options = _child_options(account, lock)
-    # The lock proves that no server of ours lives, but after a reboot the pid in its pid file may be somebody
-    # else's, on which Postgres would give up. It ignores the pid of its "grandparent", and then still checks
-    # the shared memory, so that a server which somebody started by hand is not endangered.
+    # The lock proves that our server is not running, but after a reboot the pid in its pid file may belong to
+    # another process, and Postgres would refuse to start. It ignores the pid of its "grandparent", and still
+    # checks the shared memory, which protects a server that was started by hand.
     with suppress(FileNotFoundError):
         options["env"]["PG_GRANDPARENT_PID"] = (paths.cluster / "postmaster.pid").read_text().partition("\n")[0]
     for name in ("postmaster.pid", f"{SOCKET}.lock"):
         with suppress(FileNotFoundError):
             if not (paths.cluster / name).stat().st_size:
-                (paths.cluster / name).unlink()  # a power failure emptied it, and Postgres would give up
+                (paths.cluster / name).unlink()  # a power failure emptied it, and Postgres would refuse to start
     files.rotate(paths.log)
     log = os.open(paths.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

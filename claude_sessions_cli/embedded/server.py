@@ -1,4 +1,4 @@
-"""The private Postgres server that holds the sessions where no other database is configured."""
+"""The private Postgres server, which holds the sessions if no other database is configured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_SOCKET_PATH = 100  # the kernel's limit is 108 bytes on Linux, 104 on macOS
 
 @dataclass(frozen=True)
 class Status:
-    """What there is of the server, running or not."""
+    """The state of the server and its files."""
 
     running: bool
     pid: int | None
@@ -39,7 +39,7 @@ class Status:
 
 
 def ensure(announce: Callable[[str], None]) -> str:
-    """Return the DSN of the running server, starting or creating it where needed."""
+    """Return the DSN of the running server; start it, and create it, if needed. Raises Unreachable."""
     paths = _locate()
     try:
         _check_owner(paths)
@@ -51,7 +51,7 @@ def ensure(announce: Callable[[str], None]) -> str:
 
 
 def stop() -> bool:
-    """Shut the server down and wait for its last process; False when it was not running."""
+    """Shut the server down and wait for its last process; return False if it was not running."""
     paths = _locate()
     try:
         _check_owner(paths)
@@ -61,7 +61,7 @@ def stop() -> bool:
 
 
 def status() -> Status:
-    """Describe the server without touching it."""
+    """Return the state of the server, without touching it."""
     paths = _locate()
     pid = _listener(paths) if _is_ready(paths) else None
     version = None
@@ -71,12 +71,12 @@ def status() -> Status:
 
 
 def dsn() -> str:
-    """Name the database, whether its server is running or not."""
+    """Return the DSN, whether the server is running or not."""
     return _locate().dsn
 
 
 def schema_marker() -> Path:
-    """Name the file in which to note the schema version that was applied; a new cluster begins without it."""
+    """Return the file that records which schema version was applied; a new cluster begins without it."""
     return _locate().marker
 
 
@@ -91,7 +91,7 @@ def _locate() -> Paths:
         home = Path(platformdirs.user_data_dir("claude-sessions"))
     cluster = home / "postgres"
     socket_dir = cluster
-    # libpq takes a comma for the end of a host name.
+    # libpq ends a host name at a comma.
     if len(os.fsencode(cluster / SOCKET)) > MAX_SOCKET_PATH or "," in str(cluster):
         digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
         socket_dir = Path(f"/tmp/claude-sessions-{os.geteuid()}-{digest}") / "socket"
@@ -100,7 +100,7 @@ def _locate() -> Paths:
 
 
 def _check_owner(paths: Paths) -> None:
-    """Refuse a server of another user, which would not let this one in."""
+    """Refuse a server of another user, which would not admit this one."""
     me = os.geteuid()
     for path in (paths.lock, paths.cluster) if me else (paths.lock,):
         with suppress(FileNotFoundError):
@@ -116,7 +116,7 @@ def _is_ready(paths: Paths) -> bool:
 
 
 def _listener(paths: Paths) -> int | None:
-    """Name the process that listens on the socket: None if there is none, 0 if it is in another pid namespace."""
+    """Return the pid that listens on the socket: None if nothing does, 0 for one in another pid namespace."""
     if paths.socket_dir != paths.cluster:
         _link_socket_dir(paths)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -124,7 +124,7 @@ def _listener(paths: Paths) -> int | None:
         try:
             probe.connect(str(paths.socket_dir / SOCKET))
         except (BlockingIOError, TimeoutError):
-            return 0  # its queue is full: busy, but there
+            return 0  # its queue is full: it is busy, but running
         except OSError:
             return None
         if sys.platform == "darwin":
@@ -134,7 +134,7 @@ def _listener(paths: Paths) -> int | None:
 
 
 def _link_socket_dir(paths: Paths) -> None:
-    """Give the cluster a short second path, through a directory that nobody else can write."""
+    """Give the cluster a short second path, through a directory that only this user can write."""
     private = paths.socket_dir.parent
     with suppress(FileExistsError):
         private.mkdir(0o700)
@@ -178,15 +178,15 @@ def _try_lock(paths: Paths) -> int | None:
 
 
 def _lock_unless_ready(paths: Paths) -> int | None:
-    """Take the lock that every server process holds; None if a server is ready meanwhile."""
+    """Take the lock that every server process holds; return None if another command started a server."""
     deadline = time.monotonic() + WAIT_SECONDS
     while (lock := _try_lock(paths)) is None:
         if _is_ready(paths):
             return None
         if time.monotonic() > deadline:
             raise Unreachable(
-                f"{paths.lock} is held, but nobody answers at {paths.socket_dir / SOCKET}",
-                f"another host or container may run it, or it is starting still: see {paths.log}; or {ELSEWHERE}",
+                f"{paths.lock} is held, but no server answers at {paths.socket_dir / SOCKET}",
+                f"another host or container may run it, or it is still starting: see {paths.log}; or {ELSEWHERE}",
             )
         time.sleep(0.02)
     if _is_ready(paths):
@@ -207,17 +207,17 @@ def _await_ready(paths: Paths, server: subprocess.Popen[bytes], log_begin: int) 
             time.sleep(0.005)
     finally:
         if server.returncode is None:
-            server.returncode = 0  # it outlives this process: nobody is to wait for it, or to warn that nobody did
+            server.returncode = 0  # it outlives this process, which must neither wait for it nor warn about it
 
 
 def _stop(paths: Paths) -> bool:
-    """Ask for a fast shutdown, and take the lock to know when the last process is gone."""
+    """Request a fast shutdown, and take the lock to know when the last process has ended."""
     deadline = time.monotonic() + STOP_SECONDS
     asked = False
     while (lock := _try_lock(paths)) is None:
         if not asked and (pid := _listener(paths)) is not None:
             if pid == 0:
-                raise Unreachable("the server runs in another container, out of sight", "stop it there")
+                raise Unreachable("the server runs in another container", "stop it there")
             os.kill(pid, signal.SIGINT)
             asked = True
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Who acts on the table: an identity with its settings, and what it may conclude about the sessions it sees."""
+"""The caller: an identity with its settings, and its judgement of sessions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from claude_sessions_cli.identity import Identity, require
+from claude_sessions_cli.liveness import liveness
 from claude_sessions_cli.model import Actor, JudgedSession, Session
-from claude_sessions_cli.process import liveness
 from claude_sessions_cli.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who acts, with which settings, and in tests at which time (`now`, None for the server's clock)."""
+    """An identity with its settings. `now` replaces the server's clock in tests."""
 
     identity: Identity
     settings: Settings
@@ -28,11 +28,11 @@ class Caller:
 
     @property
     def actor(self) -> Actor:
-        """Who the history says did it: the session, where there is one, and the host."""
+        """Whom the history names: the session, if there is one, and the host."""
         return Actor(self.identity.session_id or "", self.identity.host.hostname)
 
     def judge(self, session: Session) -> JudgedSession:
-        """Say how a session stands for this caller."""
+        """Judge a session, with one look at its process."""
         known = liveness(session, self.identity.host)
         patience, every = self.settings.stale_after, self.settings.heartbeat_every
         mine = session.session_id == self.identity.session_id
@@ -42,14 +42,14 @@ class Caller:
         )
 
     def columns(self, **own: Any) -> dict[str, Any]:
-        """Return the parameters with which a row is registered or refreshed; `own` adds to the tool's metadata."""
+        """Return the parameters that register or refresh a row; `own` adds to the tool's metadata."""
         return {
             "session_id": self.session_id,
             "tty": self.identity.tty,
             "pid": self.identity.pid,
             "hostname": self.identity.host.hostname,
             "codebase": self.identity.codebase,
-            # Not in ASCII: a database that is not in UTF-8 takes the character, but not its escape.
+            # Not as ASCII: a database in another encoding accepts the character, but not its escape.
             "own": json.dumps({**self.identity.own_metadata(), **own}, ensure_ascii=False),
             "now": self.now,
         }

@@ -1,4 +1,4 @@
-"""Heartbeats for every session of this host at once: for cron, where no prompt hook and no agent beats."""
+"""Heartbeats for every session of this host at once, for cron."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from claude_sessions_cli.operations.caller import Caller
 
 @dataclass(frozen=True, slots=True)
 class HereResult:
-    """How many sessions were renewed, and which were released because their process is gone."""
+    """The number of sessions renewed, and those released because their process is gone."""
 
     renewed: int
     released: list[JudgedSession]
@@ -21,11 +21,11 @@ class HereResult:
 def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     """Renew the sessions of this host whose process is alive, and release those whose process is gone.
 
-    Two statements, however many sessions live; those that are gone are released as `reap` does it, in one more for each
-    batch. What is neither proven alive nor dead is left alone. A heartbeat keeps the status, a loss and a park: a stale
-    session is kept from being ended, but only its own heartbeat or claim opens it, and brings back what it lost.
+    Two statements for any number of live sessions, and one for each batch of dead ones, which are released as `reap`
+    does. A session of unknown liveness is left alone. A heartbeat keeps the status, a loss and a park: a stale session
+    does not end, but only its own heartbeat or claim opens it and restores its item.
     """
-    renewed, gone = database.transact(lambda tx: _renew(tx, caller), actor=caller.actor)
+    renewed, gone = database.write(caller.actor, _renew, caller)
     verdicts = [reap.judge(caller, seen, None) for seen in gone]
     released = reap.carry_out(database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE])
     return HereResult(renewed, [verdict.session for verdict in released])

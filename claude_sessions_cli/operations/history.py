@@ -1,4 +1,4 @@
-"""The history of work items and sessions, as the triggers of `003_history.sql` wrote it. It decides nothing."""
+"""History: the terms of work items and sessions, which `003_history.sql` records. It decides nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime
 
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import NotHeld, SchemaMismatch
+from claude_sessions_cli.operations import rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """Something that happened to a session, and who did it."""
+    """An event of a session, and who caused it."""
 
     at: datetime
     event: str
@@ -63,11 +64,12 @@ class History:
 
 
 def read(database: Database, name: str, *, limit: int | None = None) -> History:
-    """Return the terms of the work item or session `name`, and a session's events, the latest first.
+    """Return the terms of a work item or session, and a session's events, the latest first.
 
-    Raises NotHeld where nobody and nothing ever had that name, SchemaMismatch where the table has no history.
+    A session may be named by the beginning of its id. Raises NotHeld if neither an item nor a session had that name,
+    UsageError if it begins several session ids, SchemaMismatch if the table has no history.
     """
-    return database.transact(lambda tx: _read(tx, name, limit), writes=False)
+    return database.read(_read, name, limit)
 
 
 def _read(tx: Transaction, name: str, limit: int | None) -> History:
@@ -75,8 +77,15 @@ def _read(tx: Transaction, name: str, limit: int | None) -> History:
         raise SchemaMismatch(
             "this table has no history, or this role may not read it", "add it: claude-sessions schema apply"
         )
+    found = _read_exactly(tx, name, limit)
+    if not found.terms and not found.events and (session := rows.find(tx, name)):
+        found = _read_exactly(tx, session.session_id, limit)
+    if not found.terms and not found.events:
+        raise NotHeld(f"no history: no work item or session was ever named {name}")
+    return found
+
+
+def _read_exactly(tx: Transaction, name: str, limit: int | None) -> History:
     terms = [Term(**row) for row in tx.all("list_terms", name=name, row_limit=limit)]
     events = [SessionEvent(**row) for row in tx.all("list_session_events", name=name, row_limit=limit)]
-    if not terms and not events:
-        raise NotHeld(f"no history: no work item and no session was ever called {name}")
     return History(name, terms, events)

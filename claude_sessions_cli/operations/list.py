@@ -1,46 +1,58 @@
-"""Which sessions there are: a look that writes nothing."""
+"""List: who holds what. Never writes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from claude_sessions_cli.database import Database, Row
-from claude_sessions_cli.model import Listing, Session
+from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.model import JudgedSession, Session
 from claude_sessions_cli.operations.caller import Caller
 
 
-def list_sessions(
-    database: Database,
-    caller: Caller,
-    *,
-    sd_ids: Sequence[str] = (),
-    all_statuses: bool = False,
-    statuses: Sequence[str] = (),
-    tracks: Sequence[str] = (),
-    hostname: str | None = None,
-    codebase: str | None = None,
-    session_id: str | None = None,
-    limit: int | None = None,
-) -> Listing:
-    """Return the sessions that fit every filter given, holders first; live ones unless statuses are named."""
-    rows = database.transact(
-        lambda tx: tx.all(
-            "list_sessions",
-            all_statuses=all_statuses or bool(statuses),
-            sd_ids=list(sd_ids) or None,
-            statuses=list(statuses) or None,
-            tracks=list(tracks) or None,
-            hostname=hostname,
-            codebase=codebase,
-            session_id=session_id,
-            row_limit=limit,
-            now=caller.now,
-        ),
-        writes=False,
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which sessions to list: those that fit every filter. Without `all_statuses` or `statuses`, live ones."""
+
+    sd_ids: Sequence[str] = ()
+    all_statuses: bool = False
+    statuses: Sequence[str] = ()
+    tracks: Sequence[str] = ()
+    hostname: str | None = None
+    codebase: str | None = None
+    session_id: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The sessions that fit the filters, holders first, and their number without the limit."""
+
+    sessions: list[JudgedSession]
+    total: int
+
+
+LIVE = Filters()
+
+
+def list_sessions(database: Database, caller: Caller, filters: Filters = LIVE) -> Listing:
+    """Return the sessions that fit every filter."""
+    return database.read(_list, caller, filters)
+
+
+def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
+    found = tx.all(
+        "list_sessions",
+        all_statuses=filters.all_statuses or bool(filters.statuses),
+        sd_ids=list(filters.sd_ids) or None,
+        statuses=list(filters.statuses) or None,
+        tracks=list(filters.tracks) or None,
+        hostname=filters.hostname,
+        codebase=filters.codebase,
+        session_id=filters.session_id,
+        row_limit=filters.limit,
+        now=caller.now,
     )
-    total = rows[0]["total"] if rows else 0
-    return Listing([caller.judge(_without_total(row)) for row in rows], total)
-
-
-def _without_total(row: Row) -> Session:
-    return Session(**{key: value for key, value in row.items() if key != "total"})
+    total = found[0]["total"] if found else 0
+    sessions = [Session(**{name: value for name, value in row.items() if name != "total"}) for row in found]
+    return Listing([caller.judge(session) for session in sessions], total)

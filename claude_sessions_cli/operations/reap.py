@@ -1,4 +1,4 @@
-"""Reap: end the sessions whose process is proven dead, and take the claims of those that fell silent."""
+"""Reap: release sessions whose process is proven dead, and free the claims of silent ones."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.model import MAX_AGE, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.tombstones import bury
+from claude_sessions_cli.operations.tombstones import tombstone_for
 from claude_sessions_cli.times import format_age
 
+if TYPE_CHECKING:
+    from uuid import UUID
+
 STALE_FOR = timedelta(days=1)
-# Sessions changed in one transaction, so that a million rows neither hold their locks together nor fail together.
+# Sessions changed in one transaction: a million rows must neither hold their locks nor fail together.
 BATCH = 200
-# Rows deleted, or whose heartbeat alone is set, in one.
+# Rows deleted, or clamped, in one transaction.
 PRUNE_BATCH = 5000
 # Sessions read in one statement.
 PAGE = 5000
@@ -25,7 +28,7 @@ PAGE = 5000
 
 @dataclass(frozen=True, slots=True)
 class ReapVerdict:
-    """What `reap` decided on one session; `to` is its new status, None where it is kept."""
+    """The verdict on one session; `to` is its new status, None if it is kept."""
 
     session: JudgedSession
     to: str | None
@@ -35,7 +38,7 @@ class ReapVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ReapResult:
-    """What `reap` changed and kept, and how many released sessions it deleted; in a dry run, what it would."""
+    """The sessions changed and kept, and the number deleted; in a dry run, those that would be."""
 
     dry_run: bool
     changed: list[ReapVerdict]
@@ -51,45 +54,42 @@ def reap(
     prune: float | None = None,
     dry_run: bool = False,
 ) -> ReapResult:
-    """Judge every live session and change those that are over; see `judge` for the rules.
+    """Judge every live session, and change those that are dead or silent; see `judge` for the rules.
 
-    Safe beside other reapers and beside the sessions themselves: a row that was touched after it was judged, or that
-    somebody has locked, is left alone. `max_age` and `prune` are in seconds; the latter also deletes the sessions that
-    have been released, and untouched, for so long.
+    Safe beside other reapers and the sessions themselves: a row that has changed since it was judged, or that is
+    locked, is left alone. `max_age` and `prune` are in seconds; the latter also deletes sessions that have been
+    released, and unchanged, for longer.
     """
     if not dry_run:
-        _settle(database, caller)
+        while database.write(caller.actor, _clamp_future_heartbeats, caller) == PRUNE_BATCH:
+            pass
     verdicts = sorted((judge(caller, seen, max_age) for seen in _live(database, caller)), key=_by_item)
     condemned = [verdict for verdict in verdicts if verdict.to]
     kept = [verdict for verdict in verdicts if not verdict.to]
     if dry_run:
-        return ReapResult(True, condemned, kept, _count(database, caller, prune) if prune is not None else 0)
+        return ReapResult(True, condemned, kept, 0 if prune is None else database.read(_count_prunable, caller, prune))
     changed = carry_out(database, caller, condemned)
     pruned = _prune(database, caller, prune) if prune is not None else 0
     return ReapResult(False, changed, kept, pruned)
 
 
-def _settle(database: Database, caller: Caller) -> None:
-    """A heartbeat in the future counts as now: here that moment is written down, so that it passes."""
-
-    def settle(tx: Transaction) -> int:
-        return tx.run("settle_heartbeats", row_limit=PRUNE_BATCH, now=caller.now)
-
-    while database.transact(settle, actor=caller.actor) == PRUNE_BATCH:
-        pass
+def _clamp_future_heartbeats(tx: Transaction, caller: Caller) -> int:
+    """Set heartbeats in the future to now, so that they can age; return how many."""
+    return tx.run("clamp_future_heartbeats", row_limit=PRUNE_BATCH, now=caller.now)
 
 
 def _live(database: Database, caller: Caller) -> Iterator[JudgedSession]:
     after = None
     while True:
-        page = database.transact(
-            lambda tx, after=after: tx.sessions("list_live_sessions", after=after, row_limit=PAGE, now=caller.now),  # type: ignore[misc]
-            writes=False,
-        )
+        page = database.read(_read_page, caller, after)
         yield from map(caller.judge, page)
         if len(page) < PAGE:
             return
         after = page[-1].id
+
+
+def _read_page(tx: Transaction, caller: Caller, after: UUID | None) -> list[Session]:
+    return tx.sessions("list_live_sessions", after=after, row_limit=PAGE, now=caller.now)
 
 
 def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
@@ -97,40 +97,39 @@ def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
     return session.sd_id is None, session.sd_id or "", session.session_id
 
 
-def _count(database: Database, caller: Caller, older_than: float) -> int:
-    row = database.transact(lambda tx: tx.one("count_prunable", older_than_s=older_than, now=caller.now), writes=False)
-    return int(row["number"]) if row else 0
-
-
 def _prune(database: Database, caller: Caller, older_than: float) -> int:
     total, after = 0, None
     while True:
-        deleted = database.transact(
-            lambda tx, after=after: tx.all(  # type: ignore[misc]
-                "prune_sessions", after=after, older_than_s=older_than, row_limit=PRUNE_BATCH, now=caller.now
-            ),
-            deletes=True,
-            actor=caller.actor,
-        )
+        deleted = database.delete(caller.actor, _prune_batch, caller, older_than, after)
         total += len(deleted)
         if len(deleted) < PRUNE_BATCH:
             return total
-        after = max(row["id"] for row in deleted)
+        after = max(deleted)
+
+
+def _prune_batch(tx: Transaction, caller: Caller, older_than: float, after: UUID | None) -> list[UUID]:
+    limits = {"after": after, "older_than_s": older_than, "row_limit": PRUNE_BATCH}
+    return [row["id"] for row in tx.all("prune_sessions", **limits, now=caller.now)]
+
+
+def _count_prunable(tx: Transaction, caller: Caller, older_than: float) -> int:
+    row = tx.one("count_prunable", older_than_s=older_than, now=caller.now)
+    return int(row["number"]) if row else 0
 
 
 def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVerdict:
-    """Decide what becomes of a session.
+    """Return the verdict on a session.
 
     A dead process on this host: released. A claim or an idle session that has lapsed, or a claim older than `max_age`
-    without a provably live process: stale. Stale for a day: released.
+    without a proven live process: stale. Stale for a day: released.
     """
     session = seen.session
-    patience = session.patience_s(caller.settings.stale_after)
+    stale_after = session.effective_stale_after(caller.settings.stale_after)
     evidence: dict[str, Any] = {
         "sd_id": session.sd_id,
         "process": seen.liveness.value,
         "heartbeat_age_s": session.heartbeat_age_s,
-        "patience_s": patience,
+        "stale_after_s": stale_after,
         "claim_age_s": session.claim_age_s,
         "hostname": session.hostname,
         "boot": _boot(session, caller),
@@ -165,11 +164,11 @@ def _boot(session: Session, caller: Caller) -> str:
 
 
 def carry_out(database: Database, caller: Caller, condemned: list[ReapVerdict]) -> list[ReapVerdict]:
-    """Change the sessions as judged, in batches, and return those that nobody has touched since."""
+    """Change the sessions as judged, in batches; return those that had not changed since."""
     changed: list[ReapVerdict] = []
     for start in range(0, len(condemned), BATCH):
         batch = condemned[start : start + BATCH]
-        changed += database.transact(lambda tx, batch=batch: _carry_out(tx, caller, batch), actor=caller.actor)  # type: ignore[misc]
+        changed += database.write(caller.actor, _carry_out, caller, batch)
     return changed
 
 
@@ -186,5 +185,5 @@ def _carry_out(tx: Transaction, caller: Caller, batch: list[ReapVerdict]) -> lis
 
 def _as_json(verdict: ReapVerdict) -> dict[str, object]:
     session = verdict.session.session
-    own = {"parked_until": None, "tombstone": bury(session, verdict.reason)}
+    own = {"parked_until": None, "tombstone": tombstone_for(session, verdict.reason)}
     return {"id": str(session.id), "row_version": session.row_version, "status": verdict.to, "own": own}

@@ -1,175 +1,229 @@
-"""The term of a claim that a command runs under: whose it is, its renewal, and its end."""
+"""Run: a command under a claim, which is renewed while it runs and given back when it ends."""
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-from dataclasses import asdict, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 
-from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
-from claude_sessions_cli.identity import derive_session_id
-from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord, Session
-from claude_sessions_cli.operations import leases, sessions
+from claude_sessions_cli import supervisor
+from claude_sessions_cli.database import Database
+from claude_sessions_cli.errors import NotHeld, SessionsError, UsageError
+from claude_sessions_cli.identity import derive_session_id, export_anchor
+from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord
+from claude_sessions_cli.operations import rows, term
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.sessions import expect
-from claude_sessions_cli.operations.tombstones import lost_to
-from claude_sessions_cli.process import Host, Process, liveness_of
-from claude_sessions_cli.times import time_of
+from claude_sessions_cli.operations.check import check
+from claude_sessions_cli.operations.claim import ClaimResult, claim
+from claude_sessions_cli.operations.release import release
+from claude_sessions_cli.process import Process
+from claude_sessions_cli.renewal import KeepAlive, TrustWindow, uptime
+from claude_sessions_cli.text import shorten
+
+# Seconds that the end of a run waits for the database, and for the reader of its last lines.
+LAST_WORDS_S = 5.0
+
+Acquire = Callable[[Caller, Callable[[str], ClaimResult]], ClaimResult]
+Connect = Callable[[], AbstractContextManager[Database]]
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The term that a command runs under.
+
+    `caller` is the session that holds it: the caller's own if `shared`, which keeps it when the command ends; else one
+    that is the wrapper's process. `renewed_at` is when its last renewal began, by `uptime`.
+    """
+
+    caller: Caller
+    runner: ProcessRecord
+    held: JudgedSession
+    shared: bool
+    renewed_at: float
+
+    @property
+    def sd_id(self) -> str:
+        """The work item."""
+        return rows.expect(self.held.session.sd_id)
+
+    @property
+    def fence(self) -> int:
+        """The fence of the term."""
+        return self.held.session.fence or 0
+
+    def stale_after(self, held: JudgedSession) -> float:
+        """Return the seconds of silence that the row allows: every other client goes by them."""
+        return held.session.effective_stale_after(0.0) or self.caller.settings.stale_after
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How the command ended, and whether its claim was lost before."""
+
+    finished: supervisor.Finished
+    lost: bool
+
+
+def begin(
+    database: Database, own: Caller, itself: Process, sd_id: str, *, named: bool, track: str | None, acquire: Acquire
+) -> Lease:
+    """Claim the item for a command, unless the caller's session holds it, and record the wrapper in the row.
+
+    `itself` is the wrapper's process; `named` says that the caller's id was named for this run. `acquire` calls the
+    claim that it is given, and may wait. Raises HeldByAnother if the item has another holder, or runs a command.
+    """
+    caller, shared = find_holder(database, own, itself, sd_id, named=named)
+    host = own.identity.host
+    runner = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns)
+
+    def claim_one(item: str) -> ClaimResult:
+        return claim(database, caller, item, track=track)
+
+    if not shared:
+        acquire(caller, claim_one)
+    renewed_at = uptime()
+    held = term.enter(database, caller, runner)
+    if shared and track:
+        held = claim_one(sd_id).session
+    return Lease(caller, runner, held, shared, renewed_at)
 
 
 def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *, named: bool) -> tuple[Caller, bool]:
-    """Return who is to hold the item while a command runs, and whether that is the caller's session, which does now.
+    """Return the session that is to hold the item, and whether it is the caller's, which holds it now.
 
-    Else it is the wrapper's process `itself`, a session that ends with the command: under the caller's id where that
-    was `named`, which raises UsageError if it is another's that lives. Raises HeldByAnother where other programs gave
-    the caller's item to somebody else as well.
+    Otherwise it is the wrapper's process `itself`, a session that ends with the command: under the caller's id if that
+    was `named`. Raises UsageError if the named session is another live one, HeldByAnother if other programs gave the
+    caller's item to a second holder.
     """
     if _holds(database, own, sd_id):
         return own, True
     if named:
-        _refuse_living(database, own, sd_id)
+        _refuse_live_session(database, own, sd_id)
     session_id = own.identity.session_id if named else derive_session_id(itself, own.identity.host)
-    who = replace(own.identity, session_id=session_id, anchor=itself, tty=itself.tty)
-    return replace(own, identity=who), False
+    identity = replace(own.identity, session_id=session_id, anchor=itself, tty=itself.tty)
+    return replace(own, identity=identity), False
 
 
 def _holds(database: Database, own: Caller, sd_id: str) -> bool:
-    """Whether the caller's session holds the item, and it is not what a killed run of that session left behind."""
-    mine = leases.read(database, own) if own.identity.session_id else None
+    """Whether the caller's session holds the item, and not only because an earlier run of it was killed."""
+    mine = database.read(rows.read, own) if own.identity.session_id else None
     if mine is None or not mine.holds or mine.sd_id != sd_id:
         return False
     judged = own.judge(mine)
     if judged.lapsed:
-        # What of it may still run must not share a fence with what comes now.
+        # A command of the earlier run may still work: it must not share its fence with the new one.
         reason = PROCESS_GONE if judged.liveness is Liveness.DEAD else SILENT
-        sessions.release(database, own, sd_id, reason=reason)
+        release(database, own, sd_id, reason=reason)
         return False
     with suppress(NotHeld):
-        if leases.check(database, own, sd_id).session.fence is not None:
+        if check(database, own, sd_id).session.fence is not None:
             return True
-    # What other programs made of the claim, a claim puts right.
-    sessions.claim(database, own, sd_id)
+    # A claim corrects what other programs did to this one.
+    claim(database, own, sd_id)
     return True
 
 
-def _refuse_living(database: Database, own: Caller, sd_id: str) -> None:
-    """A session that somebody else is must neither get this process for its own, nor end with it."""
-    named = leases.read(database, own)
+def _refuse_live_session(database: Database, own: Caller, sd_id: str) -> None:
+    """Raise UsageError for a session of another live process: it must not get this process, nor end with it."""
+    named = database.read(rows.read, own)
     if named and named.status != "released" and not own.judge(named).lapsed:
         raise UsageError(
-            f"session {named.session_id} is another's, which is not over",
+            f"session {named.session_id} belongs to another process and has not ended",
             f"claim {sd_id} in that session first, and run under that claim; or leave --session out",
         )
 
 
-def enter(database: Database, caller: Caller, runner: ProcessRecord) -> JudgedSession:
-    """Note in the holder's row that the process `runner` runs a command under the claim.
+def supervise(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    lease: Lease,
+    connect: Connect,
+    report: Report,
+    *,
+    keep_on_failure: bool,
+) -> RunResult:
+    """Run the command while its claim is renewed, and give the claim back.
 
-    Raises HeldByAnother where another one does so already, NotHeld where the claim is gone.
+    `connect` opens a database for a transaction; `report` prints a line within some seconds. The claim of a command
+    that failed lapses by itself with `keep_on_failure`.
     """
-    return database.transact(lambda tx: _enter(tx, caller, runner), actor=caller.actor)
+
+    def renew_lease() -> float:
+        with connect() as database:
+            return lease.stale_after(term.renew(database, lease.caller, lease.sd_id, lease.fence))
+
+    settings = lease.caller.settings
+    window = TrustWindow(lease.renewed_at, lease.stale_after(lease.held))
+    keep_alive = KeepAlive(renew_lease, settings.heartbeat_every, window)
+    has_started = True
+    try:
+        finished = supervisor.run(command, environment, keep_alive, report)
+    except OSError as error:
+        has_started, finished = False, supervisor.Finished.not_started(error)
+        report(f"cannot run {shorten(command[0])}: {error.strerror}", LAST_WORDS_S)
+
+    failed = finished.code != 0 or finished.stopped_for is not None
+    keep = keep_on_failure and failed and has_started and keep_alive.lost is None
+    problem = _within(LAST_WORDS_S, lambda: _give_back(connect, lease, keep, "failed" if failed else "completed"))
+    lost = finished.stopped_for is not None or (has_started and isinstance(problem, NotHeld))
+    if isinstance(problem, NotHeld):
+        # The supervisor has reported a loss that it stopped the command for.
+        if finished.stopped_for is None:
+            report(f"the claim was lost before the command ended: {problem.message}", LAST_WORDS_S)
+    elif problem:
+        # No error: the claim lapses by itself, because this process is gone.
+        report(f"the claim was not given back: {problem.message}", LAST_WORDS_S)
+    elif keep and not lease.shared:
+        command_line = f"claude-sessions release --session {lease.caller.session_id} --end"
+        report(f"{lease.sd_id} is kept until it lapses; give it back: {command_line}", LAST_WORDS_S)
+    return RunResult(finished, lost)
 
 
-def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord) -> JudgedSession:
-    session = leases.lock_holder(tx, caller, "this session holds nothing to run a command under")
-    if _may_run(session, caller.identity.host):
-        raise HeldByAnother(
-            f"a command runs under {session.sd_id} in this session already", holder=caller.judge(session)
-        )
-    # The command trusts a term that every other client has to respect.
-    columns = caller.columns(run=asdict(runner), stale_after=session.patience_s(caller.settings.stale_after))
-    return caller.judge(expect(tx.session("revive_session", **columns)))
+def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
+    """Do some work in a thread that may hang; return its error."""
+    problems = [SessionsError("the database did not answer in time")]
+
+    def attempt() -> None:
+        try:
+            work()
+            problems.clear()
+        except SessionsError as error:
+            problems[:] = [error]
+        except Exception as error:
+            problems[:] = [SessionsError(f"{type(error).__name__}: {error}")]
+
+    worker = threading.Thread(target=attempt, daemon=True)
+    worker.start()
+    worker.join(seconds)
+    return problems[0] if problems else None
 
 
-def _may_run(session: Session, host: Host) -> bool:
-    """Whether the command that the row tells of may still run: it does, or this host cannot know."""
-    runner = session.runner
-    if runner is None or (session.hostname == host.hostname and runner.boot_id != host.boot_id):
-        return False  # there is none, or it was of an earlier boot
-    return liveness_of(runner, host.hostname, host) is not Liveness.DEAD
+def _give_back(connect: Connect, lease: Lease, keep: bool, reason: str) -> None:
+    with connect() as database:
+        if lease.shared:
+            term.leave(database, lease.caller, lease.runner, lease.sd_id, lease.fence)
+        elif keep:
+            term.outlive_process(database, lease.caller, lease.sd_id, lease.fence)
+        else:
+            term.release(database, lease.caller, lease.sd_id, lease.fence, reason=reason)
 
 
-def leave(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> None:
-    """Take back what `enter` noted of this very `runner`; the claim stays.
-
-    Raises NotHeld where the term was lost meanwhile.
-    """
-    if not database.transact(lambda tx: _leave(tx, caller, runner, sd_id, fence), actor=caller.actor):
-        _raise_loss(database, caller, sd_id, fence)
-
-
-def _leave(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> bool:
-    session = tx.session("lock_session", session_id=caller.session_id, now=caller.now)
-    # Another one may run under a later term of this session.
-    if session and session.runner == runner:
-        tx.one("merge_metadata", session_id=caller.session_id, own=json.dumps({"run": None}), now=caller.now)
-    return _is_in_term(session, sd_id, fence)
-
-
-def _is_in_term(session: Session | None, sd_id: str, fence: int) -> bool:
-    return session is not None and session.holds and (session.sd_id, session.fence) == (sd_id, fence)
-
-
-def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
-    """Raise NotHeld for a term that is over, unless the session itself gave it back."""
-
-    def find(tx: Transaction) -> NotHeld | None:
-        session = tx.session("read_session", session_id=caller.session_id, now=caller.now)
-        lost = session.tombstone if session else None
-        if lost and lost.sd_id == sd_id:
-            return lost_to(lost)
-        gone = None if session else NotHeld(f"session {caller.session_id} was deleted")
-        return leases.later_holder(tx, caller, sd_id, time_of(fence)) or gone
-
-    if loss := database.transact(find, writes=False):
-        raise loss
-
-
-def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
-    """Prove life under one very term; raises NotHeld, having changed nothing, where that term is over."""
-    return database.transact(lambda tx: _renew(tx, caller, sd_id, fence), actor=caller.actor)
-
-
-def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
-    own = {"session_id": caller.session_id, "now": caller.now}
-    renewed = tx.session("renew_term", **own, sd_id=sd_id, claimed_at=time_of(fence))
-    if renewed:
-        return caller.judge(renewed)
-    leases.prove(tx, caller, sd_id, fence)
-    raise NotHeld(f"the term of {sd_id} under fence {fence} is over")
-
-
-def outlive_process(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
-    """Let one very term outlive the process that the session was: from now on it lapses by silence alone.
-
-    Where the term is over, the session ends. Raises NotHeld where it was lost.
-    """
-    own = json.dumps({"run": None, "process": None})
-
-    def keep(tx: Transaction) -> bool:
-        kept = _is_in_term(tx.session("lock_session", session_id=caller.session_id, now=caller.now), sd_id, fence)
-        if kept:
-            tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now)
-        return kept
-
-    if not database.transact(keep, actor=caller.actor):
-        release(database, caller, sd_id, fence, reason="failed")
-
-
-def release(database: Database, caller: Caller, sd_id: str, fence: int, *, reason: str) -> None:
-    """End one very term and the session that it was; where the term is over, what is left of the session alone.
-
-    Nothing happens where the session holds something else by now. Raises NotHeld where the term was lost.
-    """
-    own = json.dumps({"release_reason": reason, "run": None, "parked_until": None}, ensure_ascii=False)
-    over = {"session_id": caller.session_id, "status": "released", "own": own, "now": caller.now}
-
-    def end(tx: Transaction) -> bool:
-        if tx.one("clear_claim", **over, sd_id=sd_id, claimed_at=time_of(fence)):
-            return True
-        tx.one("clear_claim", **over, sd_id=None, claimed_at=None)
-        return False
-
-    if not database.transact(end, actor=caller.actor):
-        _raise_loss(database, caller, sd_id, fence)
+def environment_for(
+    lease: Lease, environ: Mapping[str, str], dsn: str | None, stale_after: float | None
+) -> dict[str, str]:
+    """Return the command's environment, in which the program acts as this session on this database."""
+    identity = lease.caller.identity
+    exports = {
+        "CLAUDE_SESSIONS_SESSION_ID": identity.session_id,
+        # An inherited anchor belongs to another id.
+        "CLAUDE_SESSIONS_ANCHOR": export_anchor(identity.anchor, identity.host) if identity.anchor else None,
+        "CLAUDE_SESSIONS_SD": lease.sd_id,
+        "CLAUDE_SESSIONS_FENCE": str(lease.fence),
+    }
+    if dsn:
+        exports["CLAUDE_SESSIONS_DSN"] = dsn
+    if stale_after:
+        exports["CLAUDE_SESSIONS_STALE_AFTER"] = f"{stale_after:g}"
+    return {name: value for name, value in {**environ, **exports}.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The schema: apply the shipped DDL files, and check the live catalog against them."""
+"""Schema: apply the shipped DDL files, and compare the live catalog with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from claude_sessions_cli.errors import SchemaMismatch, UsageError
 
 @dataclass(frozen=True, slots=True)
 class CatalogObject:
-    """A column, constraint, index, policy, trigger or setting of the table, as the catalog words it."""
+    """A column, constraint, index, policy, trigger or setting of the table, in the catalog's words."""
 
     kind: str
     name: str
@@ -21,7 +21,7 @@ class CatalogObject:
 
 @dataclass(frozen=True, slots=True)
 class AppliedFile:
-    """What one DDL file did: the objects that are new or not as they were before."""
+    """The objects that one DDL file created or changed."""
 
     file: str
     created: list[CatalogObject]
@@ -29,7 +29,7 @@ class AppliedFile:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How the live table differs: `missing`, `changed` or `extra`, and from which file."""
+    """A difference of the live table: `missing`, `changed` or `extra`, and the file that it concerns."""
 
     difference: str
     kind: str
@@ -47,20 +47,24 @@ def ddl_files() -> list[Path]:
 def apply(database: Database, *, grant: str | None = None) -> list[AppliedFile]:
     """Apply every DDL file, each in a transaction of its own; then give the role `grant` what it needs.
 
-    Idempotent. Raises UsageError where that role does not exist, SchemaMismatch where the table's rows forbid a file.
+    Idempotent. Raises UsageError if that role does not exist, SchemaMismatch if the table's rows conflict with a file.
     """
     if grant is not None:
-        _require_role(database, grant)
-    applied = [database.transact_schema(lambda tx, path=path: _apply_file(tx, path)) for path in ddl_files()]  # type: ignore[misc]
+        database.alter(_require_role, grant)
+    applied = [database.alter(_apply_file, path) for path in ddl_files()]
     if grant is not None:
-        database.transact_schema(lambda tx: tx.script(queries.get("grant_access"), role=grant))
+        database.alter(_grant, grant)
     return applied
 
 
-def _require_role(database: Database, role: str) -> None:
-    found = database.transact_schema(lambda tx: tx.one("role_exists", role=role))
+def _require_role(tx: Transaction, role: str) -> None:
+    found = tx.one("role_exists", role=role)
     if not found or not found["role_exists"]:
-        raise UsageError(f"--grant: there is no role {role!r} on this server")
+        raise UsageError(f"--grant: role {role!r} does not exist on this server", "create it first: CREATE ROLE")
+
+
+def _grant(tx: Transaction, role: str) -> None:
+    tx.script(queries.get("grant_access"), role=role)
 
 
 def _apply_file(tx: Transaction, path: Path) -> AppliedFile:
@@ -70,13 +74,13 @@ def _apply_file(tx: Transaction, path: Path) -> AppliedFile:
 
 
 def check(database: Database) -> list[Difference]:
-    """Return how the live table differs from what the DDL files make; empty where it does not.
+    """Return the differences between the live table and the DDL files.
 
-    Raises SchemaMismatch where there is no table at all.
+    Raises SchemaMismatch if the table is missing.
     """
-    live = {(found.kind, found.name): found.definition for found in database.transact_schema(_read_catalog)}
+    live = {(found.kind, found.name): found.definition for found in database.alter(_read_catalog)}
     if not live:
-        raise SchemaMismatch("there is no table public.claude_sessions", "create it: claude-sessions schema apply")
+        raise SchemaMismatch("the table public.claude_sessions is missing", "create it: claude-sessions schema apply")
     shipped = expected_catalog()
     differences = []
     for (kind, name), (file, definition) in shipped.items():
@@ -91,7 +95,7 @@ def check(database: Database) -> list[Difference]:
 
 
 def expected_catalog() -> dict[tuple[str, str], tuple[str, str]]:
-    """Return what the DDL files make: (kind, name) to (file, definition)."""
+    """Return the objects of the DDL files: (kind, name) to (file, definition)."""
     lines = (queries.directory() / "catalog.tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return {(kind, name): (file, definition) for file, kind, name, definition in rows}

@@ -9,24 +9,24 @@ from collections.abc import Callable, Sequence
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, Unreachable
-from claude_sessions_cli.model import ClaimResult
+from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.leases import read
+from claude_sessions_cli.operations.claim import ClaimResult
 
-# Polling is the truth, and a notification only ends a pause early. Jittered, so that waiters do not fall into step.
+# Polling decides; a notification only ends a pause early. The jitter keeps waiters from polling in step.
 POLL_S = (0.5, 1.5)
 
 
 def claim_any(
     database: Database, caller: Caller, sd_ids: Sequence[str], claim_one: Callable[[str], ClaimResult]
 ) -> ClaimResult:
-    """Claim the first free one of several items; raises HeldByAnother, naming the first one's holder, where none is."""
+    """Claim the first free one of several items. Raises HeldByAnother with the first holder if all are held."""
     if len(sd_ids) == 1:
         return claim_one(sd_ids[0])
-    mine = read(database, caller)
+    mine = database.read(rows.read, caller)
     held = mine.sd_id if mine else None
     refusals: list[HeldByAnother] = []
-    # What is held already comes first: the same command again changes nothing.
+    # An item that the caller holds comes first, so that repeating the command changes nothing.
     for sd_id in sorted(sd_ids, key=lambda candidate: candidate != held):
         try:
             return claim_one(sd_id)
@@ -62,7 +62,7 @@ def wait(
         except HeldByAnother as error:
             refusal, gone = error, None
         except Unreachable as error:
-            # What cannot be reached from the start is told at once.
+            # A database that is unreachable from the start is not waited for.
             if refusal is None:
                 raise
             gone = error

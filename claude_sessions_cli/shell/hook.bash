@@ -1,22 +1,22 @@
 # shellcheck shell=bash
 # claude-sessions in bash, from 3.2 on; printed by `claude-sessions shell-init bash`.
 # Off for a while: CLAUDE_SESSIONS_HOOK=0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
-# Nothing in a restricted shell, which cannot start a thing without a word.
+# Nothing in a restricted shell, which cannot start a program silently.
 if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
 
     __claude_sessions_program=(@PROGRAM@)
     __claude_sessions_states=@STATES@
     __claude_sessions_every=@EVERY@
     __claude_sessions_within=@WITHIN@
-    # Expanded when they run, so that a shell which inherits the text without the hook runs nothing; quoted, whatever IFS
-    # is. No `set -e` and no trap on errors may take the status that is passed on for an error: hence the `&&`.
-    # bash-preexec takes a command for one that was typed unless it is a line of PROMPT_COMMAND: hence the lines.
+    # Expanded when they run, so that a shell which inherits the text without the hook runs nothing; quoted, for any IFS.
+    # The `&&` keeps `set -e` and ERR traps from treating the status that is passed on as an error.
+    # Lines of their own, because bash-preexec takes other commands of PROMPT_COMMAND for typed ones.
     __claude_sessions_at_prompt=$'{\n"${__claude_sessions_prompt-true}"\n} &&\ntrue'
     # shellcheck disable=SC2016
     __claude_sessions_at_exit='"${__claude_sessions_exit-true}" && :'
 
-    # Locals begin with __cs_, lest they be readonly in somebody's shell, and get their values later, since `set -k`
-    # takes an assignment beside a command for its environment.
+    # Locals begin with __cs_, because other names may be readonly in a user's shell, and get their values later, because
+    # `set -k` moves an assignment beside a command into its environment.
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
@@ -43,12 +43,12 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         fi
     }
 
-    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
+    # Determine once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
     # in one that is, or guest of an agent or a `run`.
     __claude_sessions_adopt() {
         local __cs_name __cs_parent __cs_device __cs_start __cs_tty __cs_own __cs_pid __cs_told __cs_hooked
         __cs_start='' __cs_tty='' __cs_own='' __cs_pid=$PPID __cs_told='' __cs_hooked=${CLAUDE_SESSIONS_SHELL-}
-        # An array, since no shell inherits one: whatever `set -a` exports is what another shell was.
+        # An array, which no shell inherits: a variable that `set -a` exports would describe another shell.
         __claude_sessions_role=(owner)
         __claude_sessions_pid=$$ __claude_sessions_last=0 __claude_sessions_base=0
         __claude_sessions_line='' __claude_sessions_since='' __claude_sessions_item=''
@@ -82,7 +82,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             break
         done
         if [[ -z $__cs_own && -n $__cs_hooked ]]; then
-            # No /proc: a shell of this terminal that still lives is above.
+            # Without /proc, a live shell of this terminal is an ancestor.
             __cs_hooked=${__cs_hooked#"$__cs_tty":}
             __cs_hooked=${__cs_hooked%%:*}
             if [[ $__cs_hooked != "$$" ]] && builtin kill -0 "$__cs_hooked" 2>/dev/null; then
@@ -96,7 +96,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         if [[ $__claude_sessions_role == owner ]]; then
             CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             export CLAUDE_SESSIONS_SHELL
-            # Without a start in its name, this may be of an earlier process with this pid.
+            # Without a start in its name, the file may belong to an earlier process with this pid.
             if [[ -z $__cs_own && -s $__claude_sessions_state ]]; then
                 { : >|"$__claude_sessions_state"; } 2>/dev/null || :
             fi
@@ -108,8 +108,8 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         fi
     }
 
-    # Run the program with these arguments behind the shell's back. A subshell, so that $! and the jobs stay; what it
-    # starts outlives the terminal.
+    # Run the program with these arguments in the background, unnoticed. A subshell keeps $! and the jobs as they are;
+    # the program outlives the terminal.
     __claude_sessions_call() {
         [[ -x ${__claude_sessions_program[0]-} && $- != *r* ]] || return 0
         (
@@ -118,25 +118,25 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             export CLAUDE_SESSIONS_SHELL
             unset CLAUDE_CODE_SESSION_ID
-            # A session that somebody named may have more terminals than this one.
+            # A session that a person named may have other terminals.
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
             "${__claude_sessions_program[@]}" "$@" --quiet --within "$__claude_sessions_within" \
                 --pid "$__claude_sessions_pid" --tty "$__claude_sessions_tty" &
         ) </dev/null >/dev/null 2>&1 || :
     }
 
-    # Put the end of the session before whatever is to be done at the shell's exit.
+    # Put the end of the session before the commands of the shell's EXIT trap.
     __claude_sessions_watch_exit() {
         local __cs_trap __cs_words
         __cs_trap=$(builtin trap -p EXIT) || :
         [[ $__cs_trap != *"$__claude_sessions_at_exit"* ]] || return 0
-        # It is printed as a command: trap -- 'text' EXIT, or, in POSIX mode, trap -- - EXIT where there is none.
+        # bash prints the trap as a command: trap -- 'text' EXIT, or in POSIX mode trap -- - EXIT if there is none.
         eval "__cs_words=($__cs_trap)"
         [[ ${__cs_words[2]-} != - ]] || __cs_words[2]=
         builtin trap -- "$__claude_sessions_at_exit"$'\n'"${__cs_words[2]-}" EXIT
     }
 
-    # Take the line of the state file apart: it seldom changes from one prompt to the next.
+    # Parse the line of the state file: it seldom changes from one prompt to the next.
     __claude_sessions_parse() {
         local __cs_kind __cs_rest __cs_since __cs_item
         __cs_kind=${__cs_line%% *} __cs_rest=${__cs_line#* }
@@ -199,7 +199,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
     claude_sessions_unhook() {
         local __cs_now __cs_words __cs_hook __cs_name __cs_key __cs_end
         __cs_hook=$__claude_sessions_at_prompt __cs_end=$'\n'
-        # Wherever other tools have put it, in whatever they have joined it to: no separator may be left alone.
+        # Other tools may have moved it, or joined it to their commands: no separator may stay behind alone.
         for __cs_key in "${!PROMPT_COMMAND[@]}"; do
             __cs_now=$__cs_end${PROMPT_COMMAND[__cs_key]}$__cs_end
             __cs_now=${__cs_now//"$__cs_end$__cs_hook$__cs_end"/$__cs_end}
@@ -228,7 +228,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
 
     __claude_sessions_prompt=__claude_sessions_at_each_prompt
     __claude_sessions_exit=__claude_sessions_at_the_end
-    # Where this is an array, it is its first element.
+    # Of an array, this is the first element.
     # shellcheck disable=SC2128,SC2178
     if [[ "${PROMPT_COMMAND[*]-}" != *"$__claude_sessions_at_prompt"* ]]; then
         PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}$__claude_sessions_at_prompt

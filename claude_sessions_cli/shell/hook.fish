@@ -28,14 +28,14 @@ if status is-interactive
         end
     end
 
-    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
+    # Determine once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
     # in one that is, or guest of an agent or a `run`.
     function __claude_sessions_adopt
         set -l tty
         set -l own
         set -l hooked
         set -l told
-        # Which process that was: another shell may have exported the rest.
+        # Record the process: another shell may have exported the other variables.
         set -g __claude_sessions_in $fish_pid
         set -g __claude_sessions_last 0
         set -g __claude_sessions_next 0
@@ -74,7 +74,7 @@ if status is-interactive
             break
         end
         if test -z "$own" -a -n "$hooked"
-            # No /proc: a shell of this terminal that still lives is above.
+            # Without /proc, a live shell of this terminal is an ancestor.
             set hooked (string split : -- $hooked)[2]
             if test "$hooked" != $fish_pid; and command kill -0 $hooked 2>/dev/null
                 set -g __claude_sessions_role nested
@@ -86,7 +86,7 @@ if status is-interactive
         set -g __claude_sessions_state $__claude_sessions_states/$__claude_sessions_pid(string replace -r '^(?=.)' - -- "$own")
         if test $__claude_sessions_role = owner
             set -gx CLAUDE_SESSIONS_SHELL $__claude_sessions_name
-            # Without a start in its name, this may be of an earlier process with this pid.
+            # Without a start in its name, the file may belong to an earlier process with this pid.
             if test -z "$own" -a -s $__claude_sessions_state -a -w $__claude_sessions_state
                 echo -n >$__claude_sessions_state
             end
@@ -99,20 +99,20 @@ if status is-interactive
         end
     end
 
-    # Run the program with these arguments behind the shell's back, outliving the terminal. Not as a job of fish, which
-    # would change $last_pid, and runs none any more when it exits.
+    # Run the program with these arguments in the background, unnoticed; it outlives the terminal. Not as a job of fish:
+    # that would change $last_pid, and fish starts no jobs while it exits.
     function __claude_sessions_call
         test -x $__claude_sessions_program[1]; or return 0
         set -lx CLAUDE_SESSIONS_SHELL $__claude_sessions_name
         set -l more --quiet --within $__claude_sessions_within --pid $__claude_sessions_pid --tty $__claude_sessions_tty
-        # A session that somebody named may have more terminals than this one.
+        # A session that a person named may have other terminals.
         command sh -c 'trap "" HUP; unset CLAUDE_CODE_SESSION_ID
             test "$1" != release || unset CLAUDE_SESSIONS_SESSION_ID
             program=$2 command=$1; shift 2; "$program" "$@" &' \
             sh $argv[1] $__claude_sessions_program $argv $more </dev/null >/dev/null 2>/dev/null
     end
 
-    # Take the line of the state file apart: it seldom changes from one prompt to the next.
+    # Parse the line of the state file: it seldom changes from one prompt to the next.
     function __claude_sessions_parse
         set -g __claude_sessions_line $argv[1]
         set -g __claude_sessions_since ''
@@ -121,7 +121,7 @@ if status is-interactive
         if test $words[1] = lost
             set -g __claude_sessions_item "LOST $words[3]"
         else
-            # From here on by the clock of the prompt: that of this boot, which takes no fork, where there is /proc.
+            # From here on by the clock of the prompt: with /proc that is the clock of this boot, read without a fork.
             set -g __claude_sessions_since (math $words[2] - $__claude_sessions_epoch)
             set -g __claude_sessions_item $words[3]
         end

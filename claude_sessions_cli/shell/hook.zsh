@@ -7,7 +7,7 @@ if [[ -o interactive ]]; then
     typeset -g __claude_sessions_states=@STATES@
     typeset -g __claude_sessions_every=@EVERY@
     typeset -g __claude_sessions_within=@WITHIN@
-    # The clock of the prompt's own escapes: no module to load, no fork.
+    # The clock of the prompt's escapes: no module to load, no fork.
     typeset -g __claude_sessions_clock='%D{%s}'
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
@@ -19,16 +19,16 @@ if [[ -o interactive ]]; then
         parent=$2 device=$5 start=${20}
     }
 
-    # Find out once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
+    # Determine once what this shell is, by the rules of `claude-sessions whoami --explain`: owner of the session, nested
     # in one that is, or guest of an agent or a `run`.
     __claude_sessions_adopt() {
         local name= parent= device= start= own= pid=$PPID told= hooked=${CLAUDE_SESSIONS_SHELL-} terminal=${TTY-}
-        # An array, since no shell inherits one: whatever all_export exports is what another shell was.
+        # An array, which no shell inherits: a variable that all_export exports would describe another shell.
         typeset -ga __claude_sessions_role
         __claude_sessions_role=(owner)
         typeset -g __claude_sessions_pid=$$ __claude_sessions_last=0
         typeset -g __claude_sessions_line= __claude_sessions_since= __claude_sessions_item=
-        # Nothing in a restricted shell, which cannot start a thing without a word.
+        # Nothing in a restricted shell, which cannot start a program silently.
         if [[ -o restricted ]]; then
             __claude_sessions_role=(nobody)
             return 0
@@ -53,7 +53,7 @@ if [[ -o interactive ]]; then
             break
         done
         if [[ -z $own && -n $hooked ]]; then
-            # No /proc: a shell of this terminal that still lives is above.
+            # Without /proc, a live shell of this terminal is an ancestor.
             hooked=${${hooked#"$terminal":}%%:*}
             if [[ $hooked != $$ ]] && builtin kill -0 $hooked 2>/dev/null; then
                 __claude_sessions_role=(nested) __claude_sessions_pid=$hooked
@@ -64,7 +64,7 @@ if [[ -o interactive ]]; then
         typeset -g __claude_sessions_state=$__claude_sessions_states/$__claude_sessions_pid${own:+-$own}
         if [[ $__claude_sessions_role == owner ]]; then
             export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
-            # Without a start in its name, this may be of an earlier process with this pid.
+            # Without a start in its name, the file may belong to an earlier process with this pid.
             if [[ -z $own && -s $__claude_sessions_state ]]; then
                 { : >|$__claude_sessions_state; } 2>/dev/null || :
             fi
@@ -72,24 +72,24 @@ if [[ -o interactive ]]; then
         export CLAUDE_SESSIONS_PROMPT=
     }
 
-    # Run the program with these arguments behind the shell's back. A subshell, so that $! and the jobs stay; what it
-    # starts outlives the terminal.
+    # Run the program with these arguments in the background, unnoticed. A subshell keeps $! and the jobs as they are;
+    # the program outlives the terminal.
     __claude_sessions_call() {
         [[ -x $__claude_sessions_program[1] && ! -o restricted ]] || return 0
         (
-            # zsh would make it nicer, and complain where it may not, and would not let it ignore a hang-up.
+            # Otherwise zsh lowers its priority, complains if it may not, and hangs it up.
             setopt no_bg_nice no_monitor posix_traps
             builtin trap '' HUP
             export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             unset CLAUDE_CODE_SESSION_ID
-            # A session that somebody named may have more terminals than this one.
+            # A session that a person named may have other terminals.
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
             $__claude_sessions_program "$@" --quiet --within $__claude_sessions_within \
                 --pid $__claude_sessions_pid --tty $__claude_sessions_tty &
         ) </dev/null >/dev/null 2>&1 || :
     }
 
-    # Take the line of the state file apart: it seldom changes from one prompt to the next.
+    # Parse the line of the state file: it seldom changes from one prompt to the next.
     __claude_sessions_parse() {
         local kind=${line%% *} rest=${line#* } since item
         since=${rest%% *} rest=${rest#* }
@@ -114,11 +114,11 @@ if [[ -o interactive ]]; then
         [[ $__claude_sessions_role != nobody ]] || return 0
         local now=${(%)__claude_sessions_clock} line=
         local -i age
-        # No fork either, and many times faster than zsh's read, which asks for one byte at a time.
+        # No fork, and many times faster than zsh's read, which reads byte by byte.
         [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]] && line=$(<$__claude_sessions_state)
         [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
         if [[ -n $__claude_sessions_since ]]; then
-            # In a condition: elsewhere a trap on errors would take an age of 0 for one.
+            # In a condition, because an ERR trap would take an age of 0 for an error.
             if (( (age = now - __claude_sessions_since) < 60 )); then
                 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age < 0 ? 0 : age ))s"
             elif (( age < 3600 )); then
@@ -142,7 +142,7 @@ if [[ -o interactive ]]; then
     __claude_sessions_exit() {
         emulate -L zsh
         setopt no_err_exit no_err_return
-        # This is called in subshells that call exit as well.
+        # zsh also calls this in subshells that call exit.
         if [[ $ZSH_SUBSHELL == 0 && ${__claude_sessions_role-} == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 ]]; then
             __claude_sessions_call release --end
         fi
@@ -161,7 +161,7 @@ if [[ -o interactive ]]; then
     }
 
     typeset -ga precmd_functions zshexit_functions
-    # Whatever options number the elements of arrays otherwise.
+    # Under any option that numbers array elements differently.
     () {
         emulate -L zsh
         (( ${precmd_functions[(I)__claude_sessions_prompt]} )) || precmd_functions+=(__claude_sessions_prompt)

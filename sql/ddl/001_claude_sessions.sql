@@ -1,6 +1,6 @@
--- The table claude_sessions as the installations that exist already have it.
--- Idempotent: on a table that is there, it adds what is missing by name and alters nothing; where nothing is missing, it
--- waits for nobody and nobody waits for it.
+-- The table claude_sessions as existing installations have it.
+-- Idempotent: on an existing table, it adds objects that are missing by name and alters nothing; if none is missing, it
+-- takes no lock that others wait for.
 
 DO $$
 DECLARE
@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS public.claude_sessions (
 
 DO $$
 BEGIN
-    -- Asked first, because CREATE INDEX IF NOT EXISTS waits for every writer even where the index exists.
+    -- Checked first, because CREATE INDEX IF NOT EXISTS waits for every writer even if the index exists.
     IF to_regclass('public.idx_claude_sessions_heartbeat') IS NULL THEN
         CREATE INDEX idx_claude_sessions_heartbeat ON public.claude_sessions USING btree (heartbeat_at DESC);
     END IF;
@@ -59,11 +59,11 @@ BEGIN
         CREATE INDEX idx_claude_sessions_tty_pid ON public.claude_sessions USING btree (tty, pid);
     END IF;
 
-    -- Its ACCESS EXCLUSIVE lock would hold up every session.
+    -- Its ACCESS EXCLUSIVE lock would block every session.
     IF NOT (SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = 'public.claude_sessions'::regclass) THEN
         ALTER TABLE public.claude_sessions ENABLE ROW LEVEL SECURITY;
     END IF;
-    -- Where an administrator has set other policies, these must not open the table again.
+    -- If an administrator has set other policies, these must not open the table again.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'public.claude_sessions'::regclass) THEN
         CREATE POLICY "Allow all for anon" ON public.claude_sessions
         FOR ALL TO anon USING (true) WITH CHECK (true);

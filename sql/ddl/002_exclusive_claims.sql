@@ -1,5 +1,5 @@
--- At most one live claim on a work item, whatever program writes it.
--- Refuses a table that holds double claims already: lists them, and changes nothing.
+-- At most one live claim on a work item, whichever program writes it.
+-- Fails on a table that already holds double claims: lists them, and changes nothing.
 
 DO $$
 DECLARE

@@ -1,5 +1,5 @@
--- Who held what, from when to when, ended how, by whom, from where; and the wake-up of those who wait.
--- Filled by triggers, whatever program writes the table; a heartbeat never calls them.
+-- The history: who held what, from when to when, how it ended, by whom and from where; and the notification of waiters.
+-- Filled by triggers, whichever program writes the table; a heartbeat never calls them.
 
 DO $$
 BEGIN
@@ -27,13 +27,13 @@ BEGIN
                 event IN ('registered', 'claimed', 'unclaimed', 'stale', 'ended', 'reopened', 'deleted')
             )
         );
-        -- Append-only: the trigger alone writes here, whatever default privileges the database gives away. Who may read
-        -- is the administrator's to change, so it is said once.
+        -- Append-only: the trigger alone writes here, whatever the database's default privileges are. Administrators
+        -- may change who reads, so that is granted once, at creation.
         REVOKE ALL ON public.claude_session_events FROM PUBLIC, anon, authenticated;
         GRANT SELECT ON public.claude_session_events TO authenticated;
     END IF;
 
-    -- Asked first, because CREATE INDEX IF NOT EXISTS waits for every writer even where the index exists.
+    -- Checked first, because CREATE INDEX IF NOT EXISTS waits for every writer even if the index exists.
     IF to_regclass('public.idx_claude_session_events_sd') IS NULL THEN
         CREATE INDEX idx_claude_session_events_sd
         ON public.claude_session_events USING btree (sd_id, claimed_at) WHERE sd_id IS NOT NULL;
@@ -129,7 +129,7 @@ FROM PUBLIC, anon, authenticated;
 
 DO $$
 BEGIN
-    -- Replacing a trigger locks the table against writers; one that is there stays.
+    -- Replacing a trigger locks the table against writers, so an existing one stays.
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_trigger
         WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_insert'
@@ -157,7 +157,7 @@ BEGIN
             OR OLD.status IS DISTINCT FROM NEW.status
         )
         EXECUTE FUNCTION public.claude_sessions_record();
-        -- Claims that no trigger saw begin are told too, so that their end will be, and fences stay above them.
+        -- Claims from before the triggers are recorded too, so that their end will be, and fences stay above them.
         PERFORM public.claude_sessions_append('claimed', held, NULL, NULL, NULL)
         FROM public.claude_sessions AS held
         WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released'

@@ -1,9 +1,8 @@
--- Open a transaction in one round trip, say who acts in it, and tell whether row security hides rows from this role and
--- whether there is a history that it may read.
+-- Open a transaction in one round trip, record its actor, and return whether row security hides rows from this role.
 -- Parameters: timeout_ms (integer), actor (text: a session id or empty), actor_host (text).
--- Returns: role, may_read, may_write, may_delete, has_history (NULL where there is none).
+-- Returns: role, may_read, may_write, may_delete, has_history (whether this role may read it; NULL if it is missing).
 -- READ COMMITTED whatever the database's default is: each statement after a lock must see what the lock protected.
--- Likewise the form of times: the client reads no other.
+-- The client reads times in one format only.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = %(timeout_ms)s;
 SET LOCAL lock_timeout = %(timeout_ms)s;

@@ -1,6 +1,6 @@
 -- Open the transaction of one DDL file; two that apply at once take turns.
 -- Parameters: none. Returns: one row, void.
--- The catalog words names by the search path, which databases set as they like.
+-- The catalog qualifies names according to the search path, which differs between databases.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL statement_timeout = '5min';
 SET LOCAL lock_timeout = '30s';

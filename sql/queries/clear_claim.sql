@@ -1,6 +1,6 @@
--- End a session's term: compare-and-set on the whole term. Never touches heartbeat_at.
+-- End a session's term: compare-and-set on the whole term. Never writes heartbeat_at.
 -- Parameters: session_id, sd_id, claimed_at (NULL matches NULL), status (the new one), own (jsonb), now.
--- Returns: the session, or nothing if the term is over already.
+-- Returns: the session, or nothing if the term is over.
 UPDATE public.claude_sessions SET
     sd_id = NULL,
     track = NULL,

@@ -1,3 +1,3 @@
--- Tell which server process answers: through a pooler it is not the one that libpq was told of.
+-- Return the server process that answers: through a pooler it differs from the one that libpq knows.
 -- Parameters: none. Returns: pid.
 SELECT pg_backend_pid() AS pid;

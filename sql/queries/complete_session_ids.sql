@@ -1,4 +1,4 @@
--- Find the sessions that are not over, for a shell's completion.
+-- Find the sessions that have not ended, for a shell's completion.
 -- Parameters: prefix (text), row_limit (integer). Returns: name.
 SELECT session_id AS name
 FROM public.claude_sessions

@@ -1,5 +1,5 @@
--- Find the sessions that a person means by an id or its beginning.
--- Parameters: prefix (text), now. Returns: up to three sessions, an exact match first, the live ones before the ended.
+-- Find sessions by an id or its beginning.
+-- Parameters: prefix (text), now. Returns: up to three sessions, an exact match first, then live ones.
 SELECT {session_columns}
 FROM public.claude_sessions
 WHERE starts_with(session_id, %(prefix)s)

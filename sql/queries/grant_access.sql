@@ -1,4 +1,4 @@
--- Give a role what the commands need; being a member of authenticated is what lets it through row security.
+-- Grant a role what the commands need, and membership in authenticated, which row security admits.
 -- Parameters: role (text). Returns: nothing.
 SELECT set_config('claude_sessions.grantee', %(role)s, true);
 DO $$

@@ -1,5 +1,6 @@
--- Register a session that is not there yet: idle, without a claim.
--- Parameters: session_id, tty, pid, hostname, codebase, own (jsonb), now. Returns: the session, or nothing if it exists.
+-- Register a new session: idle, without a claim.
+-- Parameters: session_id, tty, pid, hostname, codebase, own (jsonb), now. Returns: the session, or nothing if it
+-- exists.
 INSERT INTO public.claude_sessions AS s (
     session_id, tty, pid, hostname, codebase, heartbeat_at, status, metadata, created_at, updated_at
 )

@@ -1,6 +1,6 @@
--- List the sessions that have not ended, some at a time: reap judges tables that are longer than one statement may take.
--- Parameters: after (uuid: the last of those before, NULL at first), row_limit (integer), now. Returns: sessions with
--- row_version.
+-- List the sessions that have not ended, a page at a time: reap judges more rows than one statement may read in time.
+-- Parameters: after (uuid: the last id of the previous page, NULL at first), row_limit (integer), now. Returns:
+-- sessions with row_version.
 SELECT {session_columns}, xmin::text AS row_version
 FROM public.claude_sessions
 WHERE (status IN ('active', 'idle', 'stale') OR status IS NULL)

@@ -1,4 +1,4 @@
--- List what happened to a session.
+-- List the events of a session.
 -- Parameters: name (text: a session id), row_limit (integer). Returns: events, the latest first.
 SELECT
     at, event, session_id, sd_id, claimed_at, track, hostname, tty, pid, codebase, reason, note,

@@ -1,4 +1,4 @@
--- List the live sessions whose process was recorded on this boot and in this pid namespace, whatever the host was called.
+-- List the live sessions whose process was recorded on this boot and in this pid namespace, under any hostname.
 -- Parameters: boot_id, pid_ns (text), now. Returns: sessions with row_version.
 SELECT {session_columns}, xmin::text AS row_version
 FROM public.claude_sessions

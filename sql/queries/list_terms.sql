@@ -1,6 +1,6 @@
--- List the terms of a work item, or of a session: from when to when, ended how and by whom.
--- Parameters: name (text: a work item or a session id), row_limit (integer). Returns: terms, the latest first; a term
--- that has not ended has no ended_at.
+-- List the terms of a work item or a session, with their ends and who ended them.
+-- Parameters: name (text: a work item or a session id), row_limit (integer). Returns: terms, the latest first; a
+-- current term has no ended_at.
 SELECT
     term.sd_id, term.session_id, term.claimed_at, term.track, term.hostname, term.tty, term.pid, term.codebase,
     term.at AS began_at, finish.at AS ended_at, finish.reason, finish.note,

@@ -1,8 +1,8 @@
--- Lock a session's row and those that a claim of a work item concerns: its holders, and the stale or idle sessions that
--- lost it to silence. In the order of id, so that claims that cross each other cannot deadlock.
+-- Lock a session's row and those that a claim of a work item concerns: its holders, and stale or idle sessions that
+-- lost it to silence. In the order of id, so that crossing claims cannot deadlock.
 -- Parameters: session_id (text), sd_id (text or NULL: the session's row alone), now. Returns: sessions.
--- The ids are gathered as an array first: where a row has changed while its lock was awaited, Postgres tests the new row
--- against this condition again, and a join with the subquery can then miss it.
+-- The ids are gathered as an array first: if a row changed while its lock was awaited, Postgres rechecks the new row,
+-- and a join with the subquery can then miss it.
 SELECT {session_columns}
 FROM (
     SELECT *

@@ -1,3 +1,4 @@
--- Serialise all claims of one work item; a statement of its own, so that the next one's snapshot is younger than the lock.
+-- Serialise all claims of one work item; a statement of its own, so that the next statement's snapshot follows the
+-- lock.
 -- Parameters: sd_id (text). Returns: one row, void.
 SELECT pg_advisory_xact_lock(hashtext(%(sd_id)s));

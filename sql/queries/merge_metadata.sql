@@ -1,4 +1,4 @@
--- Change the tool's own part of a session's metadata, and nothing else.
+-- Change the tool's own part of a session's metadata alone.
 -- Parameters: session_id (text), own (jsonb), now. Returns: the session, or nothing.
 UPDATE public.claude_sessions SET
     metadata = {merged_metadata},

@@ -1,5 +1,5 @@
--- Write who has the item now, and under which fence, into the tombstones of those who lost it. What another program keeps in
--- metadata may have no room for one.
+-- Write the new holder of an item, and its fence, into the tombstones of earlier losers. Metadata of other programs may
+-- have no room for them.
 -- Parameters: session_ids (text[]), by (text), fence (bigint). Returns: nothing.
 UPDATE public.claude_sessions SET
     metadata = jsonb_set(

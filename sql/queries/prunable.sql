@@ -1,4 +1,4 @@
--- Whether a session is over, and nothing has touched it since a time.
+-- Whether a session has been released, and unchanged, for longer than a time.
 -- Part of other queries. Parameters: older_than_s (numeric: seconds), now.
     status = 'released'
         AND greatest(heartbeat_at, updated_at, created_at)

@@ -1,6 +1,6 @@
--- Delete released sessions that nothing has touched since a time, a batch of them; what somebody has locked stays.
--- Parameters: after (uuid: the last of those before, NULL at first), older_than_s (numeric: seconds), row_limit (integer),
--- now. Returns: id of each deleted row.
+-- Delete a batch of released sessions that have not changed for longer than a time. Skips locked rows.
+-- Parameters: after (uuid: the last id of the previous batch, NULL at first), older_than_s (numeric: seconds),
+-- row_limit (integer), now. Returns: id of each deleted row.
 DELETE FROM public.claude_sessions
 WHERE id IN (
     SELECT id

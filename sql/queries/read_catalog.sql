@@ -1,5 +1,5 @@
--- Describe the live tables as the catalog has them, one line per object.
--- Parameters: none. Returns: kind, name, definition; no rows where there is no table.
+-- Describe the live tables in the catalog's words, one line per object.
+-- Parameters: none. Returns: kind, name, definition; no rows if the table is missing.
 WITH relations AS (
     SELECT oid, relname, CASE WHEN relname = 'claude_sessions' THEN '' ELSE relname || '.' END AS prefix
     FROM pg_class
@@ -15,7 +15,7 @@ JOIN pg_attribute ON attrelid = relations.oid
 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 WHERE attnum > 0 AND NOT attisdropped
 UNION ALL
--- Postgres 18 also lists NOT NULL as constraints, which the columns tell already.
+-- Postgres 18 also lists NOT NULL as constraints, which the columns show already.
 SELECT 'constraint', conname, pg_get_constraintdef(pg_constraint.oid)
 FROM relations
 JOIN pg_constraint ON conrelid = relations.oid
@@ -44,7 +44,7 @@ FROM relations
 JOIN pg_trigger ON tgrelid = relations.oid
 WHERE NOT tgisinternal
 UNION ALL
--- A function's text is told by its hash: what counts is whether it is the shipped one.
+-- A function is compared by the hash of its text.
 SELECT 'function', proname,
     concat_ws(' ', pg_get_function_identity_arguments(oid), CASE WHEN prosecdef THEN 'SECURITY DEFINER' END,
         array_to_string(proconfig, ' '), md5(prosrc))

@@ -1,5 +1,5 @@
--- Read the latest term of a work item, also where its row is gone. Where another program wrote a time without measure, such
--- as infinity, no term can be later: that one does not count.
+-- Read the latest term of a work item, even if its row was deleted. A time that no later term could exceed, such as
+-- infinity from another program, does not count.
 -- Parameters: sd_id (text). Returns: claimed_at and session_id, or nothing.
 SELECT claimed_at, session_id
 FROM public.claude_session_events

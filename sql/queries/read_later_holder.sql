@@ -1,5 +1,6 @@
--- Find who else holds a work item under a later fence, which is the one that counts: other programs can give an item to two.
--- Parameters: session_id, sd_id, claimed_at (timestamptz or NULL: the caller's), now. Returns: sessions, the latest first.
+-- Find other holders of a work item under a later fence, which counts: other programs can give an item to two.
+-- Parameters: session_id, sd_id, claimed_at (timestamptz or NULL: the caller's), now. Returns: sessions, the latest
+-- first.
 SELECT {session_columns}
 FROM public.claude_sessions
 WHERE sd_id = %(sd_id)s

@@ -1,5 +1,5 @@
--- End or mark the sessions that reap has judged, each if nothing has touched it since: compare-and-swap on the row's version,
--- so on the heartbeat and everything else that the verdict rests on. A row that somebody has locked is left to the next reap.
+-- Release the sessions that reap has judged, or mark them stale, by compare-and-swap on the row's version: it covers
+-- the heartbeat and every other fact of the verdict. Skips locked rows, which the next reap judges.
 -- Parameters: verdicts (jsonb: objects of id, row_version, status (the new one), own), now. Returns: the sessions.
 WITH judged AS (
     SELECT session.id AS judged_id, verdict.status AS new_status, verdict.own

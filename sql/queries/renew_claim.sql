@@ -1,4 +1,4 @@
--- Refresh a claim that the session holds already: same term, same fence.
+-- Refresh a claim that the session holds: same term, same fence.
 -- Parameters: session_id, track (NULL keeps it), tty, pid, hostname, codebase, own (jsonb), now.
 -- Returns: the session.
 UPDATE public.claude_sessions SET

@@ -1,7 +1,7 @@
--- Prove life, and write heartbeat_at alone: with more columns the whole row between them would go to the WAL.
--- Parameters: session_id, pid and process (jsonb; NULL where the command cannot see the session's process), older_than_s
+-- Prove life by writing heartbeat_at alone: with more columns, the whole row between them would go to the WAL.
+-- Parameters: session_id, pid and process (jsonb; NULL if the command cannot see the session's process), older_than_s
 -- (float8: leave a younger heartbeat alone, but not one in the future; NULL for none), now.
--- Returns: the session; nothing if it is fresh, or has to be registered, revived, told of a loss, or shown in another
+-- Returns: the session; nothing if it is fresh, must be registered or revived, has lost its claim, or has another
 -- process.
 UPDATE public.claude_sessions SET
     heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp())

@@ -1,5 +1,5 @@
--- Prove life for many sessions whose process has been seen alive: compare-and-swap on that process, and heartbeat_at alone.
--- Waits for nobody: a row that somebody has locked is being written, or will be renewed the next time.
+-- Prove life for many sessions whose process was seen alive: compare-and-set on that process, writing heartbeat_at
+-- alone. Skips locked rows: each is being written, or will be renewed next time.
 -- Parameters: ids (uuid[]), pids (integer[]) and starts (text[]), in the same order; boot_id, pid_ns (text); now.
 -- Returns: nothing, but the number of rows.
 UPDATE public.claude_sessions SET

@@ -1,4 +1,4 @@
--- Prove life under one very term, writing heartbeat_at alone.
+-- Prove life under one term only, writing heartbeat_at alone.
 -- Parameters: session_id, sd_id, claimed_at (timestamptz), now. Returns: the session, or nothing if that term is over.
 UPDATE public.claude_sessions SET
     heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp())

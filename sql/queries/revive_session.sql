@@ -1,5 +1,5 @@
--- Prove life with all that a command sees, opening a stale or released session as idle. A released row's claim goes in
--- the same statement: older writers leave claims there.
+-- Prove life with all that a command sees, and open a stale or released session as idle. Clears the claim of a released
+-- row in the same statement: older writers leave claims there.
 -- Parameters: session_id, tty, pid, hostname, codebase, own (jsonb), now. Returns: the session.
 UPDATE public.claude_sessions SET
     sd_id = CASE WHEN status = 'released' THEN NULL ELSE sd_id END,

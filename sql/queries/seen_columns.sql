@@ -1,5 +1,5 @@
--- What every command that proves life writes: the present, and what it can see of the session. A command that cannot see
--- the session's process (pid is NULL) leaves what is known of it alone.
+-- The columns that each proof of life writes: the time, and what the command sees of the session. A command that cannot
+-- see the session's process (pid is NULL) keeps the recorded one.
 -- Part of other queries. Parameters: tty, pid, hostname, codebase, own (jsonb), now.
     heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
     tty = coalesce(%(tty)s, tty),

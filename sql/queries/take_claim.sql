@@ -1,6 +1,6 @@
--- Give a work item to a session, whose row is locked and holds none, under a fence above that of every earlier term.
--- Parameters: session_id, sd_id, track, tty, pid, hostname, codebase, own (jsonb), floor (timestamptz or NULL: the latest
--- earlier term), now. Returns: the session.
+-- Give a work item to a session, whose row is locked and holds nothing, under a fence above that of every earlier term.
+-- Parameters: session_id, sd_id, track, tty, pid, hostname, codebase, own (jsonb), floor (timestamptz or NULL: the
+-- latest earlier term), now. Returns: the session.
 UPDATE public.claude_sessions SET
     sd_id = %(sd_id)s,
     track = %(track)s,

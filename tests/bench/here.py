@@ -21,8 +21,9 @@ from bench import databases
 from conftest import make_caller
 
 from claude_sessions_cli import database, process, queries
-from claude_sessions_cli.operations import heartbeat_here as keeping
-from claude_sessions_cli.operations import schema, sessions
+from claude_sessions_cli.operations import schema
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
 
 COUNTS = (1, 100, 1000)
 PROCESSES = 200
@@ -51,7 +52,7 @@ def _measure(dsn: str, pids: list[int]) -> int:
         for count in COUNTS:
             for number in range(made, count):
                 anchor = process.read(pids[number % len(pids)])
-                sessions.heartbeat(connection, make_caller(f"s-{number}", anchor=anchor), register=True)
+                heartbeat(connection, make_caller(f"s-{number}", anchor=anchor), register=True)
             made = count
             _vacuum(dsn)
             median[count] = statistics.median(_run(dsn) for _ in range(ROUNDS))
@@ -81,13 +82,13 @@ def _run(dsn: str) -> float:
 def _inside(dsn: str, connection: database.Database, count: int) -> tuple[int, float]:
     """Return how many statements one call makes, and the WAL it writes for each session."""
     _vacuum(dsn)
-    keeping.heartbeat_here(connection, make_caller(None))  # once, so that the texts of the queries are read
+    heartbeat_here(connection, make_caller(None))  # once, so that the texts of the queries are read
     counter = itertools.count()
     get, queries.get = queries.get, lambda name: (next(counter), get(name))[1]  # type: ignore[assignment]
     try:
         with psycopg.connect(dsn, autocommit=True) as watch:
             before = _position(watch)
-            assert keeping.heartbeat_here(connection, make_caller(None)).renewed == count
+            assert heartbeat_here(connection, make_caller(None)).renewed == count
             written = _position(watch) - before
     finally:
         queries.get = get

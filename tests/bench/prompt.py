@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from claude_sessions_cli.commands import shell_init
+from claude_sessions_cli.shell import hooks
 
 BURSTS, PROMPTS, DUE_BURSTS = 300, 20, 60
 NOT_DUE_BAR_US, DUE_BAR_US = 50, 3000
@@ -179,7 +179,7 @@ def main() -> None:
                 print(f"{shell:8}left out: it is not installed")
                 continue
             hook = directory / f"hook.{shell}"
-            hook.write_text(shell_init.render(shell, [shutil.which("true") or "/bin/true"], 86400))
+            hook.write_text(hooks.render(shell, [shutil.which("true") or "/bin/true"], 86400))
             took = measure(shell, directory, hook)
             if not took:
                 print(f"{shell:8}left out: this version has no clock that is fine enough")

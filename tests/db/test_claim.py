@@ -13,8 +13,10 @@ from conftest import Table, make_caller
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
 from claude_sessions_cli.model import Liveness
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.release import release
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -25,7 +27,7 @@ def at(minutes: float) -> datetime:
 
 
 def test_a_claim_registers_and_takes(table: Table) -> None:
-    result = sessions.claim(table.database, make_caller("a", now=NOON, tty="/dev/pts/9"), "SD-1", track="A")
+    result = claim(table.database, make_caller("a", now=NOON, tty="/dev/pts/9"), "SD-1", track="A")
     row = table.row("a")
     assert result.outcome == "claimed"
     assert (row["sd_id"], row["track"], row["status"]) == ("SD-1", "A", "active")
@@ -35,8 +37,8 @@ def test_a_claim_registers_and_takes(table: Table) -> None:
 
 
 def test_the_same_claim_again_keeps_the_fence(table: Table) -> None:
-    first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
-    again = sessions.claim(table.database, make_caller("a", now=at(5)), "SD-1")
+    first = claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    again = claim(table.database, make_caller("a", now=at(5)), "SD-1")
     assert again.outcome == "already_yours"
     assert again.session.session.fence == first.session.session.fence
     assert table.row("a")["heartbeat_at"] == at(5)
@@ -44,10 +46,10 @@ def test_the_same_claim_again_keeps_the_fence(table: Table) -> None:
 
 
 def test_a_live_holder_keeps_its_item(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.row("a")
     with pytest.raises(HeldByAnother) as caught:
-        sessions.claim(table.database, make_caller("b", now=at(15)), "SD-1")
+        claim(table.database, make_caller("b", now=at(15)), "SD-1")
     assert caught.value.holder is not None
     assert caught.value.holder.session.session_id == "a"
     assert table.row("a") == before
@@ -58,17 +60,17 @@ def test_a_live_holder_keeps_its_item(table: Table) -> None:
 def test_an_older_writers_claim_excludes_on_every_status_but_released(table: Table, status: str | None) -> None:
     table.insert("old", sd_id="SD-1", status=status, claimed_at=NOON, heartbeat_at=NOON)
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1")
+        claim(table.database, make_caller("b", now=at(1)), "SD-1")
 
 
 def test_a_released_row_excludes_nobody(table: Table) -> None:
     table.insert("old", sd_id="SD-1", status="released", claimed_at=NOON, heartbeat_at=NOON)
-    assert sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1").outcome == "claimed"
+    assert claim(table.database, make_caller("b", now=at(1)), "SD-1").outcome == "claimed"
 
 
 def test_silence_lets_another_take_over_and_leaves_a_tombstone(table: Table) -> None:
-    lost = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="B")
-    result = sessions.claim(table.database, make_caller("b", now=at(15.1)), "SD-1")
+    lost = claim(table.database, make_caller("a", now=NOON), "SD-1", track="B")
+    result = claim(table.database, make_caller("b", now=at(15.1)), "SD-1")
     assert result.outcome == "took_over"
     assert result.evicted is not None
     assert result.evicted.session.session_id == "a"
@@ -84,22 +86,22 @@ def test_silence_lets_another_take_over_and_leaves_a_tombstone(table: Table) -> 
 
 
 def test_a_holders_longer_patience_counts(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON, stale_after=3600), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, stale_after=3600), "SD-1")
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("b", now=at(59)), "SD-1")
-    assert sessions.claim(table.database, make_caller("b", now=at(61)), "SD-1").outcome == "took_over"
+        claim(table.database, make_caller("b", now=at(59)), "SD-1")
+    assert claim(table.database, make_caller("b", now=at(61)), "SD-1").outcome == "took_over"
 
 
 def test_a_callers_longer_patience_counts(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON, stale_after=180), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, stale_after=180), "SD-1")
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("b", now=at(14), stale_after=900), "SD-1")
+        claim(table.database, make_caller("b", now=at(14), stale_after=900), "SD-1")
 
 
 def test_a_heartbeat_in_the_future_counts_as_now(table: Table) -> None:
     table.insert("old", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=at(1000))
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("b", now=at(60)), "SD-1")
+        claim(table.database, make_caller("b", now=at(60)), "SD-1")
 
 
 @pytest.mark.parametrize("times", [{"claimed_at": NOON}, {"created_at": NOON}], ids=["claimed_at", "created_at"])
@@ -107,19 +109,19 @@ def test_a_row_without_heartbeat_is_judged_by_its_other_times(table: Table, time
     columns = {"heartbeat_at": None, "claimed_at": None, "created_at": None, **times}
     table.insert("old", sd_id="SD-1", status="active", **columns)
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("b", now=at(14)), "SD-1")
-    assert sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
+        claim(table.database, make_caller("b", now=at(14)), "SD-1")
+    assert claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
 
 
 def test_a_dead_process_loses_at_once(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     child = sleeper()
     holder = make_caller("a", now=NOON, anchor=process.read(child.pid))
-    sessions.claim(table.database, holder, "SD-1")
+    claim(table.database, holder, "SD-1")
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("b", now=at(0.1)), "SD-1")
+        claim(table.database, make_caller("b", now=at(0.1)), "SD-1")
     child.kill()
     child.wait()
-    result = sessions.claim(table.database, make_caller("b", now=at(0.2)), "SD-1")
+    result = claim(table.database, make_caller("b", now=at(0.2)), "SD-1")
     assert result.outcome == "took_over"
     assert table.row("a")["status"] == "released"
     assert table.own("a")["tombstone"]["reason"] == "process gone"
@@ -127,56 +129,56 @@ def test_a_dead_process_loses_at_once(table: Table, sleeper: Callable[[], Popen[
 
 def test_a_live_process_keeps_its_claim_however_silent(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     holder = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
-    sessions.claim(table.database, holder, "SD-1")
+    claim(table.database, holder, "SD-1")
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("b", now=at(60 * 24 * 30)), "SD-1")
+        claim(table.database, make_caller("b", now=at(60 * 24 * 30)), "SD-1")
 
 
 def test_one_session_holds_one_item(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     with pytest.raises(UsageError, match="already holds SD-1"):
-        sessions.claim(table.database, make_caller("a", now=NOON), "SD-2")
+        claim(table.database, make_caller("a", now=NOON), "SD-2")
     assert table.row("a")["sd_id"] == "SD-1"
 
 
 def test_who_holds_an_item_is_told_so_before_it_waits_for_another(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=NOON), "SD-2")
     with pytest.raises(UsageError, match="already holds SD-1"):
-        sessions.claim(table.database, make_caller("a", now=NOON), "SD-2")
+        claim(table.database, make_caller("a", now=NOON), "SD-2")
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("a", now=NOON), "SD-2", switch=True)
+        claim(table.database, make_caller("a", now=NOON), "SD-2", switch=True)
 
 
 def test_a_loser_finds_the_fence_of_its_successor(table: Table) -> None:
-    sessions.claim(table.database, make_caller("silent", now=NOON), "SD-1")
-    reaping.reap(table.database, make_caller(None, now=at(16)))
-    first = sessions.claim(table.database, make_caller("robbed", now=at(17)), "SD-1")
-    forced = sessions.claim(table.database, make_caller("b", now=at(18)), "SD-1", force_reason="because")
+    claim(table.database, make_caller("silent", now=NOON), "SD-1")
+    reap(table.database, make_caller(None, now=at(16)))
+    first = claim(table.database, make_caller("robbed", now=at(17)), "SD-1")
+    forced = claim(table.database, make_caller("b", now=at(18)), "SD-1", force_reason="because")
     told = {name: table.own(name)["tombstone"] for name in ("silent", "robbed")}
     assert (told["silent"]["by"], told["silent"]["new_fence"]) == ("robbed", first.session.session.fence)
     assert (told["robbed"]["by"], told["robbed"]["new_fence"]) == ("b", forced.session.session.fence)
 
 
 def test_a_claim_that_is_refused_tells_of_the_loss_before(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    forced = sessions.claim(table.database, make_caller("b", now=NOON), "SD-1", force_reason="because")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    forced = claim(table.database, make_caller("b", now=NOON), "SD-1", force_reason="because")
     story = rf"held by b.*; this session lost SD-1 to b under fence {forced.session.session.fence} at .*because"
     with pytest.raises(HeldByAnother, match=story):
-        sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
+        claim(table.database, make_caller("a", now=at(1)), "SD-1")
     assert table.own("a")["tombstone"]["by"] == "b", "it stands until it claims or releases"
 
 
 @pytest.mark.parametrize("metadata", ["[1, 2]", '"text"', "null"])
 def test_what_has_no_room_for_a_tombstone_stays_as_it_is(table: Table, metadata: str) -> None:
     table.insert("theirs", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON, metadata=metadata)
-    assert sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
+    assert claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
     [row] = table.execute("SELECT metadata::text AS kept FROM public.claude_sessions WHERE session_id = 'theirs'")
     assert row["kept"] == metadata
 
 
 def test_switch_gives_the_old_item_back_first(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     try:
         table.execute("CREATE TABLE public.seen (old text, new text)")
         table.execute(
@@ -187,7 +189,7 @@ def test_switch_gives_the_old_item_back_first(table: Table) -> None:
             "CREATE TRIGGER note AFTER UPDATE OF sd_id ON public.claude_sessions"
             " FOR EACH ROW EXECUTE FUNCTION public.note()"
         )
-        result = sessions.claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
+        result = claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
         assert result.outcome == "switched"
         seen = table.execute("SELECT old, new FROM public.seen")
         assert seen == [{"old": "SD-1", "new": None}, {"old": None, "new": "SD-2"}]
@@ -195,20 +197,20 @@ def test_switch_gives_the_old_item_back_first(table: Table) -> None:
         # With its trigger: other tests use this database as well.
         table.execute("DROP FUNCTION IF EXISTS public.note() CASCADE")
         table.execute("DROP TABLE IF EXISTS public.seen")
-    assert sessions.claim(table.database, make_caller("b", now=at(2)), "SD-1").outcome == "claimed"
+    assert claim(table.database, make_caller("b", now=at(2)), "SD-1").outcome == "claimed"
 
 
 def test_a_refused_switch_keeps_the_old_item(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=NOON), "SD-2")
     with pytest.raises(HeldByAnother):
-        sessions.claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
+        claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
     assert table.row("a")["sd_id"] == "SD-1"
 
 
 def test_force_takes_from_a_live_holder_and_says_why(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    result = sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    result = claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
     assert result.outcome == "forced"
     assert table.row("a")["status"] == "idle"
     tombstone = table.own("a")["tombstone"]
@@ -218,18 +220,18 @@ def test_force_takes_from_a_live_holder_and_says_why(table: Table) -> None:
 def test_a_holder_that_dies_while_it_is_judged_is_told_what_was_done_to_it(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     looks = iter([Liveness.ALIVE])
     monkeypatch.setattr("claude_sessions_cli.operations.caller.liveness", lambda *_: next(looks, Liveness.DEAD))
-    result = sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
+    result = claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
     assert result.outcome == "forced"
     tombstone = table.own("a")["tombstone"]
     assert (tombstone["reason"], tombstone["note"]) == ("forced", "a is on holiday")
 
 
 def test_the_fence_grows_though_the_clock_steps_back(table: Table) -> None:
-    first = sessions.claim(table.database, make_caller("a", now=at(60)), "SD-1")
-    second = sessions.claim(table.database, make_caller("b", now=at(0)), "SD-1", force_reason="test")
+    first = claim(table.database, make_caller("a", now=at(60)), "SD-1")
+    second = claim(table.database, make_caller("b", now=at(0)), "SD-1", force_reason="test")
     assert (first.session.session.fence or 0) + 1 == second.session.session.fence
 
 
@@ -238,9 +240,9 @@ def test_a_second_holder_that_another_program_made_is_outbid(seed_dsn: str, stat
     # Without 002 nothing keeps other programs from it.
     table = Table(seed_dsn)
     with table.stack:
-        first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+        first = claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
         table.insert("old", sd_id="SD-1", status=status, claimed_at=at(1), heartbeat_at=at(1))
-        again = sessions.claim(table.database, make_caller("a", now=at(30)), "SD-1")
+        again = claim(table.database, make_caller("a", now=at(30)), "SD-1")
         fence = again.session.session.fence
         assert (again.outcome, table.row("old")["sd_id"], table.row("a")["track"]) == ("took_over", None, "A")
         assert fence is not None
@@ -249,17 +251,17 @@ def test_a_second_holder_that_another_program_made_is_outbid(seed_dsn: str, stat
 
 
 def test_a_claim_of_another_program_without_a_time_gets_its_fence_from_the_next_claim(table: Table) -> None:
-    sessions.claim(table.database, make_caller("b", now=at(60)), "SD-1")
-    sessions.release(table.database, make_caller("b", now=at(61)))
+    claim(table.database, make_caller("b", now=at(60)), "SD-1")
+    release(table.database, make_caller("b", now=at(61)))
     table.insert("a", sd_id="SD-1", status="active", track="A", heartbeat_at=NOON)
-    claimed = sessions.claim(table.database, make_caller("a", now=at(62)), "SD-1")
+    claimed = claim(table.database, make_caller("a", now=at(62)), "SD-1")
     assert (claimed.outcome, claimed.session.session.fence) == ("already_yours", fence_of(at(62)))
     assert (table.row("a")["track"], table.row("a")["status"]) == ("A", "active")
 
 
 def test_a_released_session_is_opened_again_by_a_claim(table: Table) -> None:
     table.insert("a", sd_id="SD-OLD", status="released", claimed_at=NOON, heartbeat_at=NOON)
-    result = sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
+    result = claim(table.database, make_caller("a", now=at(1)), "SD-1")
     assert result.outcome == "claimed"
     assert table.row("a")["sd_id"] == "SD-1"
 
@@ -269,8 +271,8 @@ def test_metadata_of_other_programs_stays(table: Table) -> None:
         "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES"
         """ ('a', 'idle', '{"theirs": {"x": 1}, "claude_sessions_cli": {"cwd": "/old", "kept": true}}')"""
     )
-    sessions.claim(table.database, make_caller("a"), "SD-1")
-    sessions.release(table.database, make_caller("a"))
+    claim(table.database, make_caller("a"), "SD-1")
+    release(table.database, make_caller("a"))
     metadata = table.row("a")["metadata"]
     assert metadata["theirs"] == {"x": 1}
     assert metadata["claude_sessions_cli"]["kept"] is True
@@ -283,35 +285,35 @@ def test_metadata_that_is_no_object_stays_as_it_is(table: Table, metadata: str) 
         "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('a', 'idle', %s::jsonb)", metadata
     )
     before = table.row("a")["metadata"]
-    sessions.claim(table.database, make_caller("a"), "SD-1")
+    claim(table.database, make_caller("a"), "SD-1")
     assert table.row("a")["metadata"] == before
-    assert sessions.heartbeat(table.database, make_caller("a")).outcome == "renewed"
+    assert heartbeat(table.database, make_caller("a")).outcome == "renewed"
 
 
 def test_a_null_metadata_is_filled(table: Table) -> None:
     table.execute("INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('a', 'idle', NULL)")
-    sessions.claim(table.database, make_caller("a"), "SD-1")
+    claim(table.database, make_caller("a"), "SD-1")
     assert table.own("a")["stale_after"] == 900
 
 
 @pytest.mark.parametrize("value", ["", " ", " SD-1", "SD-1\n", "a\tb", "x" * 257, "\x1b[31m", "a\u202eb", "\udcff"])
 def test_a_work_item_is_a_printable_word(table: Table, value: str) -> None:
     with pytest.raises(UsageError, match="not a work item"):
-        sessions.claim(table.database, make_caller("a"), value)
+        claim(table.database, make_caller("a"), value)
 
 
 def test_work_items_are_case_sensitive(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a"), "SD-1")
-    assert sessions.claim(table.database, make_caller("b"), "sd-1").outcome == "claimed"
+    claim(table.database, make_caller("a"), "SD-1")
+    assert claim(table.database, make_caller("b"), "sd-1").outcome == "claimed"
 
 
 def test_a_command_that_cannot_see_the_process_leaves_it_alone(
     table: Table, sleeper: Callable[[], Popen[bytes]]
 ) -> None:
     seen = process.read(sleeper().pid)
-    sessions.claim(table.database, make_caller("a", anchor=seen, tty="/dev/pts/9"), "SD-1")
+    claim(table.database, make_caller("a", anchor=seen, tty="/dev/pts/9"), "SD-1")
     before = table.row("a")
-    sessions.claim(table.database, make_caller("a"), "SD-1")
+    claim(table.database, make_caller("a"), "SD-1")
     after = table.row("a")
     assert after["metadata"]["claude_sessions_cli"]["process"]["pid"] == seen.pid
     for column in ("pid", "tty", "hostname"):
@@ -319,10 +321,10 @@ def test_a_command_that_cannot_see_the_process_leaves_it_alone(
 
 
 def test_release_is_compare_and_set(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=NOON), "SD-2")
     before = table.row("a")
     with pytest.raises(NotHeld, match="held by a"):
-        sessions.release(table.database, make_caller("b", now=at(1)), "SD-1")
+        release(table.database, make_caller("b", now=at(1)), "SD-1")
     assert table.row("a") == before
     assert table.row("b")["sd_id"] == "SD-2"

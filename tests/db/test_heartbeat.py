@@ -11,8 +11,11 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import NotHeld
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import _restorable_item, heartbeat
+from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.release import release
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -23,34 +26,34 @@ def at(minutes: float) -> datetime:
 
 
 def test_a_heartbeat_writes_heartbeat_at_alone(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
     before = table.row("a")
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    result = heartbeat(table.database, make_caller("a", now=at(1)))
     assert result.outcome == "renewed"
     assert table.row("a") == {**before, "heartbeat_at": at(1)}
 
 
 def test_a_session_that_is_not_registered_is_told_so(table: Table) -> None:
     with pytest.raises(NotHeld, match="not registered"):
-        sessions.heartbeat(table.database, make_caller("a"))
+        heartbeat(table.database, make_caller("a"))
     assert table.execute("SELECT session_id FROM public.claude_sessions") == []
 
 
 def test_register_inserts_an_idle_session_without_a_claim(table: Table) -> None:
-    assert sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True).outcome == "registered"
+    assert heartbeat(table.database, make_caller("a", now=NOON), register=True).outcome == "registered"
     row = table.row("a")
     assert (row["status"], row["sd_id"], row["heartbeat_at"], row["hostname"]) == (
         "idle",
         None,
         NOON,
-        process.this_host().hostname,
+        this_host().hostname,
     )
     assert table.own("a")["cwd"] == "/tmp/codebase"
 
 
 def test_register_keeps_a_claim(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(1)), register=True).outcome == "renewed"
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    assert heartbeat(table.database, make_caller("a", now=at(1)), register=True).outcome == "renewed"
     assert table.row("a")["sd_id"] == "SD-1"
 
 
@@ -58,13 +61,13 @@ def test_a_session_that_has_ended_stays_so_without_register(table: Table) -> Non
     table.insert("a", status="released", sd_id="SD-OLD", claimed_at=NOON, heartbeat_at=NOON)
     before = table.row("a")
     with pytest.raises(NotHeld, match="has ended"):
-        sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+        heartbeat(table.database, make_caller("a", now=at(1)))
     assert table.row("a") == before
 
 
 def test_register_reopens_a_session_without_its_old_claim(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-OLD", track="A", claimed_at=NOON, heartbeat_at=NOON)
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(1)), register=True).outcome == "registered"
+    assert heartbeat(table.database, make_caller("a", now=at(1)), register=True).outcome == "registered"
     row = table.row("a")
     assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("idle", None, None, None)
 
@@ -72,19 +75,19 @@ def test_register_reopens_a_session_without_its_old_claim(table: Table) -> None:
 @pytest.mark.parametrize("status", ["active", "idle", None])
 def test_a_status_is_kept(table: Table, status: str | None) -> None:
     table.insert("a", status=status, heartbeat_at=NOON)
-    sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    heartbeat(table.database, make_caller("a", now=at(1)))
     assert table.row("a")["status"] == status
 
 
 def test_a_stale_session_without_a_claim_becomes_idle(table: Table) -> None:
     table.insert("a", status="stale", heartbeat_at=NOON)
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
+    assert heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
     assert table.row("a")["status"] == "idle"
 
 
 def _reaped(table: Table) -> int:
-    first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="C")
-    reaping.reap(table.database, make_caller(None, now=at(16)))
+    first = claim(table.database, make_caller("a", now=NOON), "SD-1", track="C")
+    reap(table.database, make_caller(None, now=at(16)))
     assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("stale", None)
     assert first.session.session.fence is not None
     return first.session.session.fence
@@ -92,7 +95,7 @@ def _reaped(table: Table) -> int:
 
 def test_what_silence_alone_took_comes_back_under_a_new_fence(table: Table) -> None:
     fence = _reaped(table)
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(17)))
+    result = heartbeat(table.database, make_caller("a", now=at(17)))
     row = table.row("a")
     assert result.outcome == "restored"
     assert (row["sd_id"], row["track"], row["status"], row["claimed_at"]) == ("SD-1", "C", "active", at(17))
@@ -102,14 +105,14 @@ def test_what_silence_alone_took_comes_back_under_a_new_fence(table: Table) -> N
 
 def test_a_restored_fence_grows_though_the_clock_steps_back(table: Table) -> None:
     fence = _reaped(table)
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(-60)))
+    result = heartbeat(table.database, make_caller("a", now=at(-60)))
     assert result.session.session.fence == fence + 1
 
 
 def test_what_another_holds_now_is_lost(table: Table) -> None:
     _reaped(table)
-    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(18)))
+    claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    result = heartbeat(table.database, make_caller("a", now=at(18)))
     assert result.outcome == "lost"
     assert result.tombstone is not None
     assert (result.tombstone.sd_id, result.tombstone.by, result.tombstone.reason) == ("SD-1", "b", "silent")
@@ -119,9 +122,9 @@ def test_what_another_holds_now_is_lost(table: Table) -> None:
 
 def test_what_another_held_since_is_lost_though_it_is_free_again(table: Table) -> None:
     _reaped(table)
-    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
-    sessions.release(table.database, make_caller("b", now=at(18)))
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(19)))
+    claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    release(table.database, make_caller("b", now=at(18)))
+    result = heartbeat(table.database, make_caller("a", now=at(19)))
     assert result.outcome == "lost"
     assert table.row("a")["sd_id"] is None
 
@@ -129,85 +132,85 @@ def test_what_another_held_since_is_lost_though_it_is_free_again(table: Table) -
 def test_what_another_program_took_without_a_word_is_lost_for_good(table: Table) -> None:
     _reaped(table)
     table.insert("old", sd_id="SD-1", status="active", claimed_at=at(17), heartbeat_at=at(17))
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(18)))
+    result = heartbeat(table.database, make_caller("a", now=at(18)))
     assert result.outcome == "lost"
     assert table.own("a")["tombstone"]["by"] == "old"
     table.execute("UPDATE public.claude_sessions SET sd_id = NULL WHERE session_id = 'old'")
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(19))).outcome == "lost"
+    assert heartbeat(table.database, make_caller("a", now=at(19))).outcome == "lost"
 
 
 def test_what_was_silent_until_the_session_ended_does_not_come_back(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     for minutes in (16, 2 * 24 * 60):
-        reaping.reap(table.database, make_caller(None, now=at(minutes)))
+        reap(table.database, make_caller(None, now=at(minutes)))
     assert table.row("a")["status"] == "released"
     # Who takes it now does not look at sessions that have ended.
-    sessions.claim(table.database, make_caller("b", now=at(3000)), "SD-1")
-    sessions.release(table.database, make_caller("b", now=at(3001)), end=True)
+    claim(table.database, make_caller("b", now=at(3000)), "SD-1")
+    release(table.database, make_caller("b", now=at(3001)), end=True)
     for minutes in (3002, 3003):
-        lost = sessions.heartbeat(table.database, make_caller("a", now=at(minutes)), register=True)
+        lost = heartbeat(table.database, make_caller("a", now=at(minutes)), register=True)
         assert (lost.outcome, lost.session.session.sd_id) == ("lost", None)
     assert lost.tombstone and lost.tombstone.reason == "silent until it ended"
 
 
 def test_what_another_program_held_since_is_lost_where_the_history_knows(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
-    reaping.reap(full_table.database, make_caller(None, now=at(16)))
+    claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    reap(full_table.database, make_caller(None, now=at(16)))
     full_table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(17), heartbeat_at=at(17))
     full_table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL WHERE session_id = 'theirs'")
     for minutes in (18, 19):
-        lost = sessions.heartbeat(full_table.database, make_caller("a", now=at(minutes)))
+        lost = heartbeat(full_table.database, make_caller("a", now=at(minutes)))
         assert (lost.outcome, lost.session.session.sd_id) == ("lost", None)
         assert lost.tombstone and (lost.tombstone.by, lost.tombstone.new_fence) == ("theirs", fence_of(at(17)))
 
 
 def test_an_older_term_in_the_history_keeps_nothing_from_coming_back(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("b", now=at(-9)), "SD-1")
-    sessions.release(full_table.database, make_caller("b", now=at(-8)))
-    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
-    reaping.reap(full_table.database, make_caller(None, now=at(16)))
-    assert sessions.heartbeat(full_table.database, make_caller("a", now=at(17))).outcome == "restored"
+    claim(full_table.database, make_caller("b", now=at(-9)), "SD-1")
+    release(full_table.database, make_caller("b", now=at(-8)))
+    claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    reap(full_table.database, make_caller(None, now=at(16)))
+    assert heartbeat(full_table.database, make_caller("a", now=at(17))).outcome == "restored"
 
 
 def test_what_was_taken_by_force_does_not_come_back(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
-    sessions.release(table.database, make_caller("b", now=at(2)))
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(3)))
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    release(table.database, make_caller("b", now=at(2)))
+    result = heartbeat(table.database, make_caller("a", now=at(3)))
     assert result.outcome == "lost"
     assert result.tombstone is not None
     assert result.tombstone.note == "urgent"
 
 
 def test_what_max_age_took_does_not_come_back(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.heartbeat(table.database, make_caller("a", now=at(60)))
-    reaping.reap(table.database, make_caller(None, now=at(61)), max_age=3600)
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    heartbeat(table.database, make_caller("a", now=at(60)))
+    reap(table.database, make_caller(None, now=at(61)), max_age=3600)
     assert table.row("a")["sd_id"] is None
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(62))).outcome == "lost"
+    assert heartbeat(table.database, make_caller("a", now=at(62))).outcome == "lost"
 
 
 def test_a_loss_stands_until_it_is_acknowledged(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "lost"
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "lost"
-    told = sessions.release(table.database, make_caller("a", now=at(19)))
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    assert heartbeat(table.database, make_caller("a", now=at(17))).outcome == "lost"
+    assert heartbeat(table.database, make_caller("a", now=at(18))).outcome == "lost"
+    told = release(table.database, make_caller("a", now=at(19)))
     assert told.tombstone is not None
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(20))).outcome == "renewed"
+    assert heartbeat(table.database, make_caller("a", now=at(20))).outcome == "renewed"
 
 
 def test_a_new_claim_ends_the_loss(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
-    result = sessions.claim(table.database, make_caller("a", now=at(17)), "SD-2")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    result = claim(table.database, make_caller("a", now=at(17)), "SD-2")
     assert result.lost_before is not None
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "renewed"
+    assert heartbeat(table.database, make_caller("a", now=at(18))).outcome == "renewed"
 
 
 def test_an_older_writers_stale_claim_is_renewed_while_it_is_free(table: Table) -> None:
     table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
+    assert heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
     row = table.row("a")
     assert (row["status"], row["sd_id"], row["claimed_at"]) == ("active", "SD-1", NOON)
 
@@ -215,7 +218,7 @@ def test_an_older_writers_stale_claim_is_renewed_while_it_is_free(table: Table) 
 def test_an_older_writers_stale_claim_is_lost_to_a_holder(table: Table) -> None:
     table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     table.insert("b", status="active", sd_id="SD-1", claimed_at=at(1), heartbeat_at=at(1))
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(2)))
+    result = heartbeat(table.database, make_caller("a", now=at(2)))
     assert result.outcome == "lost"
     assert table.row("a")["sd_id"] is None
     assert table.row("b")["sd_id"] == "SD-1"
@@ -223,33 +226,34 @@ def test_an_older_writers_stale_claim_is_lost_to_a_holder(table: Table) -> None:
 
 def test_a_new_process_of_the_session_is_recorded(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     first = sleeper()
-    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(first.pid)), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(first.pid)), "SD-1")
     second = process.read(sleeper().pid)
     first.kill()
     first.wait()
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(1), anchor=second)).outcome == "renewed"
+    assert heartbeat(table.database, make_caller("a", now=at(1), anchor=second)).outcome == "renewed"
     assert table.row("a")["pid"] == second.pid
-    assert reaping.reap(table.database, make_caller(None, now=at(2))).changed == []
+    assert reap(table.database, make_caller(None, now=at(2))).changed == []
     assert table.row("a")["sd_id"] == "SD-1"
 
 
 def test_a_pid_that_another_program_overwrote_is_put_right(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     anchor = process.read(sleeper().pid)
-    sessions.claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
     table.execute("UPDATE public.claude_sessions SET pid = 1")
-    sessions.heartbeat(table.database, make_caller("a", now=at(1), anchor=anchor))
+    heartbeat(table.database, make_caller("a", now=at(1), anchor=anchor))
     assert table.row("a")["pid"] == anchor.pid
 
 
 def test_a_loss_to_silence_between_two_looks_is_made_good_all_the_same(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    reaping.reap(table.database, make_caller(None, now=at(16)))
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    reap(table.database, make_caller(None, now=at(16)))
     # The first look is from before that.
-    looks, look = iter([lambda _: None]), sessions._restorable_item
-    monkeypatch.setattr(sessions, "_restorable_item", lambda session: next(looks, look)(session))
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "restored"
+    looks, look = iter([lambda _: None]), _restorable_item
+    target = "claude_sessions_cli.operations.heartbeat._restorable_item"
+    monkeypatch.setattr(target, lambda session: next(looks, look)(session))
+    assert heartbeat(table.database, make_caller("a", now=at(17))).outcome == "restored"
     assert table.row("a")["sd_id"] == "SD-1"
 
 
@@ -258,11 +262,11 @@ def test_a_beat_that_comes_after_the_end_of_its_process_opens_no_session(table: 
     with Popen(["sleep", "600"]) as child:
         late = make_caller("a", anchor=process.read(child.pid), now=at(2))
         if has_ended:
-            sessions.heartbeat(table.database, make_caller("a", anchor=late.identity.anchor, now=NOON), register=True)
-            sessions.release(table.database, make_caller("a", anchor=late.identity.anchor, now=at(1)), end=True)
+            heartbeat(table.database, make_caller("a", anchor=late.identity.anchor, now=NOON), register=True)
+            release(table.database, make_caller("a", anchor=late.identity.anchor, now=at(1)), end=True)
         child.kill()
     before = table.execute("SELECT * FROM public.claude_sessions")
     with pytest.raises(NotHeld, match="process of session a is gone"):
-        sessions.heartbeat(table.database, late, register=True)
+        heartbeat(table.database, late, register=True)
     assert table.execute("SELECT * FROM public.claude_sessions") == before
     assert [row["status"] for row in before] == ["released"] * has_ended

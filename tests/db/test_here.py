@@ -26,10 +26,15 @@ from waiting import until, until_waiting
 from claude_sessions_cli import process
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
-from claude_sessions_cli.operations import heartbeat_here as keeping
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.liveness import Host, this_host
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.claim import claim as claim_item
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
+from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.reap import reap as reap_sessions
+from claude_sessions_cli.operations.release import release
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 DAY = 24 * 60
@@ -45,7 +50,7 @@ def _who(name: str, pid: int, minutes: float = 0) -> Caller:
 
 
 def _here(table: Table, minutes: float, database: Any = None) -> tuple[int, list[str]]:
-    result = keeping.heartbeat_here(database or table.database, make_caller(None, now=at(minutes)))
+    result = heartbeat_here(database or table.database, make_caller(None, now=at(minutes)))
     return result.renewed, [released.session.session_id for released in result.released]
 
 
@@ -56,8 +61,14 @@ class _Watched:
         self._database, self._after, self._then = table.database, after, then
         self.statements: list[str] = []
 
-    def transact(self, work: Any, **options: Any) -> Any:
-        return self._database.transact(lambda tx: work(_Noted(self, tx)), **options)
+    def read(self, work: Any, *args: Any) -> Any:
+        return self._database.read(self._noted(work, *args))
+
+    def write(self, actor: Any, work: Any, *args: Any) -> Any:
+        return self._database.write(actor, self._noted(work, *args))
+
+    def _noted(self, work: Any, *args: Any) -> Any:
+        return lambda tx: work(_Noted(self, tx), *args)
 
     def note(self, query: str, result: Any) -> Any:
         self.statements.append(query)
@@ -76,7 +87,7 @@ class _Noted:
 
 
 def test_a_live_process_renews_heartbeat_at_alone(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1", track="A")
+    claim(table.database, _who("a", sleeper().pid), "SD-1", track="A")
     before = table.row("a")
     assert _here(table, 10) == (1, [])
     assert table.row("a") == {**before, "heartbeat_at": at(10)}
@@ -84,8 +95,8 @@ def test_a_live_process_renews_heartbeat_at_alone(table: Table, sleeper: Sleeper
 
 def test_a_process_that_is_gone_ends_its_session_with_a_tombstone(table: Table, sleeper: Sleeper) -> None:
     child, other = sleeper(), sleeper()
-    fence = sessions.claim(table.database, _who("a", child.pid), "SD-1", track="A").session.session.fence
-    sessions.heartbeat(table.database, _who("b", other.pid), register=True)
+    fence = claim(table.database, _who("a", child.pid), "SD-1", track="A").session.session.fence
+    heartbeat(table.database, _who("b", other.pid), register=True)
     child.kill()
     child.wait()
     assert _here(table, 1) == (1, ["a"])
@@ -93,20 +104,20 @@ def test_a_process_that_is_gone_ends_its_session_with_a_tombstone(table: Table, 
     assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("released", None, None, None)
     assert (row["heartbeat_at"], row["updated_at"]) == (NOON, at(1))
     assert (tombstone["sd_id"], tombstone["fence"], tombstone["reason"]) == ("SD-1", fence, "process gone")
-    assert sessions.claim(table.database, make_caller("c", now=at(1)), "SD-1").outcome == "claimed"
+    assert claim(table.database, make_caller("c", now=at(1)), "SD-1").outcome == "claimed"
     assert _here(table, 2) == (1, [])
 
 
 def test_a_zombie_is_gone(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    claim(table.database, _who("a", child.pid), "SD-1")
     child.kill()
     until(lambda: process.read(child.pid).zombie, "the process to become a zombie")
     assert _here(table, 1) == (0, ["a"])
 
 
 def test_a_reused_pid_is_another_process(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    claim(table.database, _who("a", sleeper().pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET"
         " metadata = jsonb_set(metadata, '{claude_sessions_cli,process,start}', '\"1\"')"
@@ -116,8 +127,8 @@ def test_a_reused_pid_is_another_process(table: Table, sleeper: Sleeper) -> None
 
 def test_a_session_that_registers_meanwhile_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     first, second = sleeper(), sleeper()
-    sessions.heartbeat(table.database, _who("a", first.pid), register=True)
-    arrive = lambda: sessions.claim(table.another(), _who("b", second.pid, 1), "SD-1")  # noqa: E731
+    heartbeat(table.database, _who("a", first.pid), register=True)
+    arrive = lambda: claim(table.another(), _who("b", second.pid, 1), "SD-1")  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", arrive)) == (1, [])
     row = table.row("b")
     assert (row["status"], row["sd_id"], row["heartbeat_at"]) == ("active", "SD-1", at(1))
@@ -128,26 +139,26 @@ def test_a_session_that_moves_to_another_process_meanwhile_is_not_renewed_for_th
     table: Table, sleeper: Sleeper
 ) -> None:
     first, second = sleeper(), sleeper()
-    sessions.heartbeat(table.database, _who("a", first.pid), register=True)
-    move = lambda: sessions.heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
+    heartbeat(table.database, _who("a", first.pid), register=True)
+    move = lambda: heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", move)) == (0, [])
     assert (table.row("a")["pid"], table.row("a")["heartbeat_at"]) == (second.pid, at(1))
 
 
 def test_a_session_that_comes_back_in_a_new_process_meanwhile_is_not_released(table: Table, sleeper: Sleeper) -> None:
     child, second = sleeper(), sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    claim(table.database, _who("a", child.pid), "SD-1")
     child.kill()
     child.wait()
-    back = lambda: sessions.heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
+    back = lambda: heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", back)) == (0, [])
     assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("active", "SD-1")
 
 
 def test_a_session_that_is_released_meanwhile_stays_so(table: Table, sleeper: Sleeper) -> None:
     caller = _who("a", sleeper().pid)
-    sessions.claim(table.database, caller, "SD-1")
-    end = lambda: sessions.release(table.another(), caller, end=True)  # noqa: E731
+    claim(table.database, caller, "SD-1")
+    end = lambda: release(table.another(), caller, end=True)  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", end)) == (0, [])
     assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == ("released", NOON)
 
@@ -167,7 +178,7 @@ def test_what_this_host_did_not_record_is_left_alone(
     table: Table, sleeper: Sleeper, change: dict[str, Any], alive: bool
 ) -> None:
     child = sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    claim(table.database, _who("a", child.pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET"
         " metadata = jsonb_set(metadata, '{claude_sessions_cli,process}',"
@@ -184,8 +195,8 @@ def test_what_this_host_did_not_record_is_left_alone(
 
 def test_the_hostname_may_change_for_a_live_process_and_protects_a_dead_one(table: Table, sleeper: Sleeper) -> None:
     child, other = sleeper(), sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
-    sessions.claim(table.database, _who("b", other.pid), "SD-2")
+    claim(table.database, _who("a", child.pid), "SD-1")
+    claim(table.database, _who("b", other.pid), "SD-2")
     table.execute("UPDATE public.claude_sessions SET hostname = 'elsewhere'")
     other.kill()
     other.wait()
@@ -199,7 +210,7 @@ def test_the_hostname_may_change_for_a_live_process_and_protects_a_dead_one(tabl
     "metadata", [None, [1], {}, {"claude_sessions_cli": 7}, {"claude_sessions_cli": {"process": 7}}]
 )
 def test_rows_of_other_programs_are_left_alone(table: Table, sleeper: Sleeper, metadata: Any) -> None:
-    hostname = process.this_host().hostname
+    hostname = this_host().hostname
     table.insert(
         "old", sd_id="SD-1", pid=sleeper().pid, hostname=hostname, heartbeat_at=NOON,
         metadata=None if metadata is None else Jsonb(metadata),
@@ -214,7 +225,7 @@ def test_rows_of_other_programs_are_left_alone(table: Table, sleeper: Sleeper, m
 
 @pytest.mark.parametrize("status", ["active", "idle", None])
 def test_a_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) -> None:
-    sessions.heartbeat(table.database, _who("a", sleeper().pid), register=True)
+    heartbeat(table.database, _who("a", sleeper().pid), register=True)
     table.execute("UPDATE public.claude_sessions SET status = %s", status)
     assert _here(table, 5) == (1, [])
     assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == (status, at(5))
@@ -222,11 +233,11 @@ def test_a_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) ->
 
 def _reaped_elsewhere(table: Table, pid: int) -> None:
     """Let another host, which knows nothing of this one's processes, take the claim of a silent session."""
-    sessions.claim(table.database, _who("a", pid), "SD-1", track="C")
+    claim(table.database, _who("a", pid), "SD-1", track="C")
     caller = make_caller(None, now=at(16))
-    elsewhere = process.Host("elsewhere", "another boot", "another namespace")
+    elsewhere = Host("elsewhere", "another boot", "another namespace")
     identity = replace(caller.identity, host=elsewhere)
-    reaping.reap(table.database, replace(caller, identity=identity))
+    reap(table.database, replace(caller, identity=identity))
     assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("stale", None)
 
 
@@ -238,7 +249,7 @@ def test_a_stale_session_stays_stale_and_is_not_ended(table: Table, sleeper: Sle
     assert table.row("a") == {**before, "heartbeat_at": at(17)}
     # On the day after, no host has a reason to end it.
     assert _here(table, 2 * DAY) == (1, [])
-    reaping.reap(table.database, make_caller(None, now=at(2 * DAY + 1)))
+    reap(table.database, make_caller(None, now=at(2 * DAY + 1)))
     assert table.row("a")["status"] == "stale"
 
 
@@ -247,22 +258,22 @@ def test_what_silence_took_is_brought_back_by_the_sessions_own_heartbeat(table: 
     _reaped_elsewhere(table, pid)
     assert _here(table, 17) == (1, [])
     assert table.row("a")["sd_id"] is None
-    assert sessions.heartbeat(table.database, _who("a", pid, 18)).outcome == "restored"
+    assert heartbeat(table.database, _who("a", pid, 18)).outcome == "restored"
     assert table.row("a")["sd_id"] == "SD-1"
 
 
 def test_a_loss_is_told_still(table: Table, sleeper: Sleeper) -> None:
     pid = sleeper().pid
     _reaped_elsewhere(table, pid)
-    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
-    assert sessions.heartbeat(table.database, _who("a", pid, 18)).outcome == "lost"
+    claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    assert heartbeat(table.database, _who("a", pid, 18)).outcome == "lost"
     assert _here(table, 19) == (1, [])
     assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == ("idle", at(19))
-    assert sessions.heartbeat(table.database, _who("a", pid, 20)).outcome == "lost"
+    assert heartbeat(table.database, _who("a", pid, 20)).outcome == "lost"
 
 
 def test_an_older_writers_stale_claim_is_kept_for_a_live_process(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    claim(table.database, _who("a", sleeper().pid), "SD-1")
     table.execute("UPDATE public.claude_sessions SET status = 'stale'")
     before = table.row("a")
     assert _here(table, 5) == (1, [])
@@ -283,8 +294,8 @@ def test_a_dead_process_ends_a_stale_session_and_its_earlier_loss_stands(table: 
 def test_a_released_session_stays_so(table: Table, sleeper: Sleeper, alive: bool) -> None:
     child = sleeper()
     caller = _who("a", child.pid)
-    sessions.claim(table.database, caller, "SD-1")
-    sessions.release(table.database, caller, end=True)
+    claim(table.database, caller, "SD-1")
+    release(table.database, caller, end=True)
     if not alive:
         child.kill()
         child.wait()
@@ -294,7 +305,7 @@ def test_a_released_session_stays_so(table: Table, sleeper: Sleeper, alive: bool
 
 
 def test_a_park_is_kept(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    claim(table.database, _who("a", sleeper().pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
         Jsonb(at(30).isoformat()),
@@ -304,7 +315,7 @@ def test_a_park_is_kept(table: Table, sleeper: Sleeper) -> None:
 
 
 def test_a_heartbeat_in_the_future_is_put_right(table: Table, sleeper: Sleeper) -> None:
-    sessions.heartbeat(table.database, _who("a", sleeper().pid, 1000), register=True)
+    heartbeat(table.database, _who("a", sleeper().pid, 1000), register=True)
     assert _here(table, 5) == (1, [])
     assert table.row("a")["heartbeat_at"] == at(5)
 
@@ -315,7 +326,7 @@ def test_a_heartbeat_in_the_future_is_put_right(table: Table, sleeper: Sleeper) 
 def test_a_locked_row_is_left_to_the_next_time(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     for name in ("a", "b"):
-        sessions.heartbeat(table.database, _who(name, child.pid), register=True)
+        heartbeat(table.database, _who(name, child.pid), register=True)
     with psycopg.connect(table.dsn) as holder:
         holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'a' FOR UPDATE")
         assert _here(table, 5) == (1, [])
@@ -329,7 +340,7 @@ def test_a_locked_row_is_left_to_the_next_time(table: Table, sleeper: Sleeper) -
 def test_many_sessions_are_two_statements(table: Table, sleeper: Sleeper, count: int) -> None:
     pid = sleeper().pid
     for number in range(count):
-        sessions.heartbeat(table.database, _who(f"s-{number}", pid), register=True)
+        heartbeat(table.database, _who(f"s-{number}", pid), register=True)
     watched = _Watched(table)
     assert _here(table, 5, watched) == (count, [])
     assert watched.statements == ["list_sessions_here", "renew_heartbeats"]
@@ -342,7 +353,7 @@ def test_many_that_are_gone_are_released_by_one_statement_each_with_its_own_tomb
     child = sleeper()
     fences = {}
     for number in range(100):
-        claimed = sessions.claim(table.database, _who(f"s-{number}", child.pid), f"SD-{number}")
+        claimed = claim(table.database, _who(f"s-{number}", child.pid), f"SD-{number}")
         fences[f"SD-{number}"] = claimed.session.session.fence
     child.kill()
     child.wait()
@@ -361,10 +372,10 @@ def test_many_that_are_gone_are_released_by_one_statement_each_with_its_own_tomb
 def test_of_many_that_are_gone_the_one_that_comes_back_meanwhile_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     child, second = sleeper(), sleeper()
     for name in ("a", "b", "c"):
-        sessions.claim(table.database, _who(name, child.pid), f"SD-{name}")
+        claim(table.database, _who(name, child.pid), f"SD-{name}")
     child.kill()
     child.wait()
-    back = lambda: sessions.heartbeat(table.another(), _who("b", second.pid, 1))  # noqa: E731
+    back = lambda: heartbeat(table.another(), _who("b", second.pid, 1))  # noqa: E731
     renewed, released = _here(table, 5, _Watched(table, "list_sessions_here", back))
     assert (renewed, sorted(released)) == (0, ["a", "c"])
     assert (table.row("b")["status"], table.row("b")["sd_id"], table.row("b")["heartbeat_at"]) == (
@@ -383,8 +394,8 @@ def test_nothing_here_is_one_statement(table: Table) -> None:
 @pytest.mark.parametrize("others", [0, 2000])
 def test_a_claim_that_waits_for_a_heartbeat_still_sees_the_holder(table: Table, others: int) -> None:
     for name in ("holder", "me"):
-        sessions.heartbeat(table.database, make_caller(name), register=True)
-    sessions.claim(table.database, make_caller("holder"), "SD-1")
+        heartbeat(table.database, make_caller(name), register=True)
+    claim_item(table.database, make_caller("holder"), "SD-1")
     # What the planner knows of the table decides how the rows are found.
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, status)"
@@ -394,7 +405,7 @@ def test_a_claim_that_waits_for_a_heartbeat_still_sees_the_holder(table: Table, 
     table.execute("ANALYZE public.claude_sessions")
     with psycopg.connect(table.dsn) as beat, ThreadPoolExecutor(1) as pool:
         beat.execute("UPDATE public.claude_sessions SET heartbeat_at = now() WHERE session_id = 'holder'")
-        claim = pool.submit(sessions.claim, table.another(), make_caller("me"), "SD-1")
+        claim = pool.submit(claim_item, table.another(), make_caller("me"), "SD-1")
         until_waiting(table.connection)
         beat.commit()
         with pytest.raises(HeldByAnother):
@@ -415,30 +426,30 @@ def test_two_at_once_beside_claims_and_reaps_never_deadlock_and_lose_nothing(tab
     corpse.wait()
     callers = [make_caller(f"s-{n}", anchor=process.read(living[n % 3].pid)) for n in range(24)]
     for caller in callers:
-        sessions.heartbeat(table.database, caller, register=True)
+        heartbeat(table.database, caller, register=True)
     before, over = _deadlocks(table), threading.Event()
 
     def beat(database: Database) -> list[str]:
         released = []
         while not over.is_set():
-            released += keeping.heartbeat_here(database, nobody).released
+            released += heartbeat_here(database, nobody).released
         return [seen.session.session_id for seen in released]
 
     def reap(database: Database) -> list[str]:
         changed = []
         while not over.is_set():
-            changed += reaping.reap(database, nobody).changed
+            changed += reap_sessions(database, nobody).changed
         return [verdict.session.session.session_id for verdict in changed]
 
     def work(database: Database, mine: list[Caller], name: str) -> list[str]:
         for number in range(40):
             caller = mine[number % len(mine)]
             with suppress(HeldByAnother):
-                sessions.claim(database, caller, f"SD-{number % 5}", switch=True)
-                sessions.heartbeat(database, caller)
-                sessions.release(database, caller)
+                claim(database, caller, f"SD-{number % 5}", switch=True)
+                heartbeat(database, caller)
+                release(database, caller)
             # Sessions of a dead process come and go among the living.
-            sessions.claim(database, make_caller(name, anchor=dead), f"SD-{name}")
+            claim(database, make_caller(name, anchor=dead), f"SD-{name}")
         return []
 
     with ThreadPoolExecutor(8) as pool:
@@ -497,7 +508,7 @@ def test_a_process_hidden_from_this_user_is_left_alone(table: Table, sleeper: Sl
     try:
         until(lambda: process.read(visible.pid).name == "sleep", "the program to start")
         for name, pid in (("hidden", hidden.pid), ("visible", visible.pid), ("gone", gone.pid)):
-            sessions.claim(table.database, make_caller(name, anchor=process.read(pid), now=NOON), f"SD-{name}")
+            claim(table.database, make_caller(name, anchor=process.read(pid), now=NOON), f"SD-{name}")
         gone.kill()
         gone.wait()
         before = table.row("hidden")
@@ -522,7 +533,7 @@ def test_a_containers_sessions_and_the_hosts_are_each_kept_by_their_own(
 ) -> None:
     _namespaces()
     child = sleeper()
-    sessions.claim(table.database, make_caller("outside", anchor=process.read(child.pid), now=NOON), "SD-1")
+    claim(table.database, make_caller("outside", anchor=process.read(child.pid), now=NOON), "SD-1")
     child.kill()
     child.wait()
     program = f"{shlex.quote(sys.executable)} -m claude_sessions_cli"
@@ -557,8 +568,8 @@ def test_a_containers_sessions_and_the_hosts_are_each_kept_by_their_own(
 
 def test_the_command_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
     child, other = sleeper(), sleeper()
-    sessions.claim(table.database, make_caller("a", anchor=process.read(child.pid)), "SD-1")
-    sessions.claim(table.database, make_caller("b", anchor=process.read(other.pid)), "SD-2")
+    claim(table.database, make_caller("a", anchor=process.read(child.pid)), "SD-1")
+    claim(table.database, make_caller("b", anchor=process.read(other.pid)), "SD-2")
     child.kill()
     child.wait()
     env = {"CLAUDE_SESSIONS_DSN": table.dsn}
@@ -591,11 +602,11 @@ def test_here_goes_with_no_option_about_one_session(cli: Cli, option: list[str])
 
 def _beat(table: Table, minutes: float, older_than: float = 30, **options: Any) -> str:
     caller = options.pop("caller", None) or make_caller("a", now=at(minutes))
-    return sessions.heartbeat(table.database, caller, if_older_than=older_than, **options).outcome
+    return heartbeat(table.database, caller, if_older_than=older_than, **options).outcome
 
 
 def test_a_younger_heartbeat_is_left_alone(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
     assert _beat(table, 0.4) == "fresh"
     assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
@@ -621,8 +632,8 @@ def test_a_session_that_has_to_be_registered_opened_or_told_is_not_fresh(table: 
     with pytest.raises(NotHeld, match="has ended"):
         _beat(table, 0.2)
     assert _beat(table, 0.2, register=True) == "registered"
-    sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    claim(table.database, make_caller("a", now=at(1)), "SD-1")
+    claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
     assert _beat(table, 1) == "lost"
 
 

@@ -11,8 +11,11 @@ from conftest import Table, make_caller
 
 from claude_sessions_cli import database, queries
 from claude_sessions_cli.errors import NotHeld, SchemaMismatch
-from claude_sessions_cli.operations import history, sessions
-from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.history import read
+from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.release import release, release_other
 from claude_sessions_cli.times import fence_of
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -24,29 +27,29 @@ def at(minutes: float) -> datetime:
 
 def _terms(table: Table, name: str) -> list[tuple[str, str, str | None, str | None]]:
     """Return a name's terms, the earliest first: item, session, how it ended, by whom."""
-    found = history.read(table.database, name).terms
+    found = read(table.database, name).terms
     return [(term.sd_id, term.session_id, term.reason, term.ended_by) for term in reversed(found)]
 
 
 def test_a_term_begins_with_a_claim_and_ends_with_a_release(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    claim(full_table.database, make_caller("a"), "SD-1")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", None, None)]
-    sessions.release(full_table.database, make_caller("a"), reason="completed")
+    release(full_table.database, make_caller("a"), reason="completed")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "completed", "a")]
-    [term] = history.read(full_table.database, "a").terms
+    [term] = read(full_table.database, "a").terms
     assert term.ended_at is not None
     assert term.began_at <= term.ended_at
     assert term.ended_from == make_caller("a").identity.host.hostname
 
 
 def test_each_way_to_lose_a_claim_is_told(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
-    sessions.claim(full_table.database, make_caller("c", now=at(17)), "SD-1", force_reason="urgent")
-    sessions.claim(full_table.database, make_caller("c", now=at(18)), "SD-2", switch=True)
-    reaping.reap(full_table.database, make_caller("cron", now=at(60)))
-    sessions.claim(full_table.database, make_caller("d", now=at(61)), "SD-3")
-    sessions.release_other(full_table.database, make_caller("me", cwd="/elsewhere"), "d", None, reason="stuck")
+    claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
+    claim(full_table.database, make_caller("c", now=at(17)), "SD-1", force_reason="urgent")
+    claim(full_table.database, make_caller("c", now=at(18)), "SD-2", switch=True)
+    reap(full_table.database, make_caller("cron", now=at(60)))
+    claim(full_table.database, make_caller("d", now=at(61)), "SD-3")
+    release_other(full_table.database, make_caller("me", cwd="/elsewhere"), "d", None, reason="stuck")
     assert _terms(full_table, "SD-1") == [
         ("SD-1", "a", "silent", "b"),
         ("SD-1", "b", "forced", "c"),
@@ -54,7 +57,7 @@ def test_each_way_to_lose_a_claim_is_told(full_table: Table) -> None:
     ]
     assert _terms(full_table, "SD-2") == [("SD-2", "c", "silent", "cron")]
     assert _terms(full_table, "SD-3") == [("SD-3", "d", "released by another", "me")]
-    assert history.read(full_table.database, "SD-1").terms[1].note == "urgent"
+    assert read(full_table.database, "SD-1").terms[1].note == "urgent"
 
 
 def test_other_programs_are_recorded_too(full_table: Table) -> None:
@@ -65,7 +68,7 @@ def test_other_programs_are_recorded_too(full_table: Table) -> None:
     full_table.execute("DELETE FROM public.claude_sessions")
     full_table.execute("RESET application_name")
     assert _terms(full_table, "old") == [("SD-1", "old", "released", None), ("SD-2", "old", "released", None)]
-    found = history.read(full_table.database, "old")
+    found = read(full_table.database, "old")
     assert {term.actor_program for term in found.terms} == {"old-writer"}
     assert [event.event for event in reversed(found.events)] == [
         *("registered", "claimed", "unclaimed", "claimed", "unclaimed", "ended", "deleted")
@@ -77,58 +80,58 @@ GIVE = "UPDATE public.claude_sessions SET sd_id = 'SD-1', claimed_at = now() WHE
 
 
 def test_what_another_program_ends_is_not_told_with_the_reason_of_an_earlier_term(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
-    sessions.release(full_table.database, make_caller("a"), reason="completed")
+    claim(full_table.database, make_caller("a"), "SD-1")
+    release(full_table.database, make_caller("a"), reason="completed")
     full_table.execute(GIVE)
     full_table.execute(CLEAR)
     full_table.execute(GIVE)
-    sessions.release(full_table.database, make_caller("a"), reason="completed")
+    release(full_table.database, make_caller("a"), reason="completed")
     assert [term[2] for term in _terms(full_table, "a")] == ["completed", "released", "completed"]
 
 
 def test_another_program_may_say_why_it_ends_a_term(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    claim(full_table.database, make_caller("a"), "SD-1")
     reason = "jsonb_set(metadata, '{claude_sessions_cli,release_reason}', '\"handover\"')"
     full_table.execute(f"UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL, metadata = {reason}")
     assert [term[2] for term in _terms(full_table, "a")] == ["handover"]
 
 
 def test_a_release_without_a_reason_is_told_as_such(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
-    sessions.release(full_table.database, make_caller("a"))
+    claim(full_table.database, make_caller("a"), "SD-1")
+    release(full_table.database, make_caller("a"))
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "released", "a")]
 
 
 def test_a_loss_of_another_item_is_not_how_a_term_ended(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    claim(full_table.database, make_caller("a"), "SD-1")
     loss = """'{"claude_sessions_cli": {"tombstone": {"sd_id": "SD-2", "reason": "forced", "note": "n", "by": "b"}}}'"""
     full_table.execute(f"UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL, metadata = {loss}")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "released", None)]
 
 
 def test_what_another_program_ends_is_not_told_with_an_earlier_loss(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
-    sessions.claim(full_table.database, make_caller("b"), "SD-1", force_reason="urgent")
-    sessions.release(full_table.database, make_caller("b"))
+    claim(full_table.database, make_caller("a"), "SD-1")
+    claim(full_table.database, make_caller("b"), "SD-1", force_reason="urgent")
+    release(full_table.database, make_caller("b"))
     full_table.execute(GIVE)
     full_table.execute(CLEAR)
     assert [term[2] for term in _terms(full_table, "a")] == ["forced", "released"]
 
 
 def test_a_session_that_names_itself_ends_its_term_itself(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
-    sessions.release_other(full_table.database, make_caller(None), "a", None, reason="completed")
+    claim(full_table.database, make_caller("a"), "SD-1")
+    release_other(full_table.database, make_caller(None), "a", None, reason="completed")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "completed", "a")]
 
 
 def test_a_deleted_holder_has_an_end(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    claim(full_table.database, make_caller("a"), "SD-1")
     full_table.execute("DELETE FROM public.claude_sessions")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "deleted", None)]
 
 
 def test_a_heartbeat_never_calls_the_trigger(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a"), "SD-1")
+    claim(full_table.database, make_caller("a"), "SD-1")
     full_table.execute("SELECT pg_stat_reset()")
     # A trigger that is called fails here, because the function is gone.
     full_table.execute("ALTER FUNCTION public.claude_sessions_record() RENAME TO hidden")
@@ -137,35 +140,35 @@ def test_a_heartbeat_never_calls_the_trigger(full_table: Table) -> None:
         " $$BEGIN RAISE 'the trigger was called'; END$$"
     )
     try:
-        assert sessions.heartbeat(full_table.database, make_caller("a")).outcome == "renewed"
+        assert heartbeat(full_table.database, make_caller("a")).outcome == "renewed"
         with pytest.raises(Exception, match="the trigger was called"):
-            sessions.release(full_table.database, make_caller("a"))
+            release(full_table.database, make_caller("a"))
     finally:
         full_table.execute("ALTER FUNCTION public.hidden() RENAME TO claude_sessions_record")
         full_table.execute((queries.directory() / "ddl/003_history.sql").read_text())
 
 
 def test_a_fence_stays_above_the_history_when_the_clock_steps_back(full_table: Table) -> None:
-    first = sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1").session.session.fence
-    sessions.release(full_table.database, make_caller("a", now=at(60)), end=True)
+    first = claim(full_table.database, make_caller("a", now=at(60)), "SD-1").session.session.fence
+    release(full_table.database, make_caller("a", now=at(60)), end=True)
     full_table.execute("DELETE FROM public.claude_sessions")
-    second = sessions.claim(full_table.database, make_caller("b", now=NOON), "SD-1").session.session.fence
+    second = claim(full_table.database, make_caller("b", now=NOON), "SD-1").session.session.fence
     assert first is not None
     assert second == first + 1
-    [latest] = full_table.database.transact(lambda tx: tx.all("read_fence_floor", sd_id="SD-1"))
+    [latest] = full_table.database.read(lambda tx: tx.all("read_fence_floor", sd_id="SD-1"))
     assert (latest["session_id"], fence_of(latest["claimed_at"])) == ("b", second)
 
 
 def test_without_history_claims_work_and_history_says_what_is_missing(seed_dsn: str) -> None:
     with database.connect(seed_dsn, "the test") as connection:
-        sessions.claim(connection, make_caller("a"), "SD-1")
+        claim(connection, make_caller("a"), "SD-1")
         with pytest.raises(SchemaMismatch, match="no history"):
-            history.read(connection, "SD-1")
+            read(connection, "SD-1")
 
 
 def test_a_name_that_never_was_has_no_history(full_table: Table) -> None:
     with pytest.raises(NotHeld, match="ever called nobody"):
-        history.read(full_table.database, "nobody")
+        read(full_table.database, "nobody")
 
 
 def test_claims_that_are_older_than_the_history_begin_it(fresh_database: Callable[..., str]) -> None:
@@ -179,9 +182,9 @@ def test_claims_that_are_older_than_the_history_begin_it(fresh_database: Callabl
         connection.execute((ddl / "003_history.sql").read_bytes())
         connection.execute((ddl / "003_history.sql").read_bytes())
     with database.connect(dsn, "the test") as opened:
-        taken = sessions.claim(opened, make_caller("a", now=NOON), "SD-1", force_reason="test")
+        taken = claim(opened, make_caller("a", now=NOON), "SD-1", force_reason="test")
         assert taken.session.session.claimed_at == at(60) + timedelta(microseconds=1)
-        assert len(history.read(opened, "SD-1").terms) == 2
+        assert len(read(opened, "SD-1").terms) == 2
 
 
 def test_a_claim_notifies_nobody_and_a_release_those_who_wait(full_table: Table) -> None:
@@ -189,10 +192,10 @@ def test_a_claim_notifies_nobody_and_a_release_those_who_wait(full_table: Table)
 
     with psycopg.connect(full_table.dsn, autocommit=True) as listener:
         listener.execute("LISTEN claude_sessions")
-        sessions.claim(full_table.database, make_caller("a"), "SD-1")
-        sessions.heartbeat(full_table.database, make_caller("a"))
+        claim(full_table.database, make_caller("a"), "SD-1")
+        heartbeat(full_table.database, make_caller("a"))
         assert list(listener.notifies(timeout=0.1)) == []
-        sessions.release(full_table.database, make_caller("a"))
+        release(full_table.database, make_caller("a"))
         [notice] = listener.notifies(timeout=60, stop_after=1)
         assert notice.payload == hashlib.md5(b"SD-1").hexdigest()
 

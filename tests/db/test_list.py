@@ -11,8 +11,8 @@ import pytest
 from conftest import Table, make_caller
 
 from claude_sessions_cli import process
-from claude_sessions_cli.operations import list as listing
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.list import Filters, list_sessions
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -22,7 +22,7 @@ def at(minutes: float) -> datetime:
 
 
 def _shown(table: Table, minutes: float = 0, who: str | None = None, **filters: Any) -> dict[str, str]:
-    found = listing.list_sessions(table.database, make_caller(who, now=at(minutes)), **filters)
+    found = list_sessions(table.database, make_caller(who, now=at(minutes)), Filters(**filters))
     assert found.total == len(found.sessions)
     return {seen.session.session_id: seen.label.value for seen in found.sessions}
 
@@ -30,13 +30,13 @@ def _shown(table: Table, minutes: float = 0, who: str | None = None, **filters: 
 def test_each_session_has_the_first_label_that_fits(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     alive, dead = sleeper(), sleeper()
     dead_process = process.read(dead.pid)
-    sessions.claim(table.database, make_caller("alive", now=at(-900), anchor=process.read(alive.pid)), "SD-1")
-    sessions.claim(table.database, make_caller("dead", now=NOON, anchor=dead_process), "SD-2")
+    claim(table.database, make_caller("alive", now=at(-900), anchor=process.read(alive.pid)), "SD-1")
+    claim(table.database, make_caller("dead", now=NOON, anchor=dead_process), "SD-2")
     dead.kill()
     dead.wait()
     for name, age in [("mine", 100), ("fresh", 2), ("quiet", 3), ("lapsed", 16)]:
-        sessions.claim(table.database, make_caller(name, now=at(-age)), f"SD-{name}")
-    sessions.claim(table.database, make_caller("parked", now=at(-16)), "SD-6")
+        claim(table.database, make_caller(name, now=at(-age)), f"SD-{name}")
+    claim(table.database, make_caller("parked", now=at(-16)), "SD-6")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)"
         " WHERE session_id = 'parked'",
@@ -54,7 +54,7 @@ def test_each_session_has_the_first_label_that_fits(table: Table, sleeper: Calla
 
 
 def test_a_park_counts_for_45_minutes_at_most(table: Table) -> None:
-    sessions.claim(table.database, make_caller("parked", now=NOON), "SD-6")
+    claim(table.database, make_caller("parked", now=NOON), "SD-6")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
         f'"{at(600).isoformat()}"',
@@ -86,7 +86,7 @@ def test_filters_are_combined(table: Table) -> None:
 def test_a_limit_says_how_many_there_are(table: Table) -> None:
     for number in range(5):
         table.insert(f"s-{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
-    found = listing.list_sessions(table.database, make_caller(None), limit=2)
+    found = list_sessions(table.database, make_caller(None), Filters(limit=2))
     assert [seen.session.sd_id for seen in found.sessions] == ["SD-0", "SD-1"]
     assert found.total == 5
 
@@ -112,5 +112,5 @@ def test_the_time_left_honours_what_the_holder_recorded(table: Table, own: dict[
     from psycopg.types.json import Jsonb
 
     table.insert("a", status="active", heartbeat_at=NOON, metadata=Jsonb({"claude_sessions_cli": own}))
-    found = listing.list_sessions(table.database, make_caller(None, now=NOON))
+    found = list_sessions(table.database, make_caller(None, now=NOON))
     assert found.sessions[0].expires_in_s == expires

@@ -9,7 +9,10 @@ from conftest import Table, make_caller
 from waiting import until_waiting
 
 from claude_sessions_cli.errors import NotHeld
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.claim import claim as claim_item
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.release import release_other
 
 
 def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Table) -> None:
@@ -24,13 +27,13 @@ def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Tabl
     for number in range(8):
         names = [f"{who}-{number}" for who in "abc"]
         item, mine = f"SD-{number}", names[0]
-        sessions.heartbeat(table.database, make_caller(mine), register=True)
+        heartbeat(table.database, make_caller(mine), register=True)
         for holder in names[1:]:
             table.insert(holder, sd_id=item, status="stale", heartbeat_at="2026-01-01")
         outcomes: list[str] = []
 
         def claim(mine: str = mine, item: str = item) -> None:
-            outcomes.append(sessions.claim(database, make_caller(mine), item).outcome)  # noqa: B023
+            outcomes.append(claim_item(database, make_caller(mine), item).outcome)  # noqa: B023
 
         waiting = threading.Thread(target=claim)
         with psycopg.connect(table.dsn) as other:
@@ -46,12 +49,12 @@ def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Tabl
 
 
 def test_a_session_that_is_deleted_while_another_releases_it_is_not_held(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a"), "SD-1")
+    claim(table.database, make_caller("a"), "SD-1")
     caught: list[str] = []
 
     def release() -> None:
         try:
-            sessions.release_other(table.another(), make_caller("b", cwd="/tmp/elsewhere"), "a", None)
+            release_other(table.another(), make_caller("b", cwd="/tmp/elsewhere"), "a", None)
         except NotHeld as error:
             caught.append(error.message)
 

@@ -19,10 +19,16 @@ from waiting import until_waiting
 from claude_sessions_cli import database, process, queries
 from claude_sessions_cli.database import Database, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, Unreachable
-from claude_sessions_cli.operations import history, leases, schema, sessions
-from claude_sessions_cli.operations import list as listing
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import run as terms
+from claude_sessions_cli.operations import schema, term
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.claim import claim as claim_item
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.history import read
+from claude_sessions_cli.operations.list import Filters, list_sessions
+from claude_sessions_cli.operations.park import park
+from claude_sessions_cli.operations.park import park as park_session
+from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.release import release
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 FIRST, SECOND, LAST = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "0af")
@@ -51,7 +57,7 @@ def test_a_claim_sees_who_was_faster_whatever_the_databases_isolation(seed_dsn: 
     # Under REPEATABLE READ the claim would look at the table as it was before it waited for its turn.
     eager = psycopg.conninfo.make_conninfo(seed_dsn, options="-c default_transaction_isolation=repeatable\\ read")
     with database.connect(eager, "the test") as late:
-        claim = lambda: sessions.claim(late, make_caller("b"), "SD-1")  # noqa: E731
+        claim = lambda: claim_item(late, make_caller("b"), "SD-1")  # noqa: E731
         with _while_waiting(seed_dsn, claim, "SELECT pg_advisory_xact_lock(hashtext('SD-1'))") as (other, claiming):
             other.execute("INSERT INTO claude_sessions (session_id, sd_id, claimed_at) VALUES ('a', 'SD-1', now())")
         with pytest.raises(HeldByAnother, match="SD-1 is held by a"):
@@ -63,8 +69,8 @@ def test_a_claim_waits_for_another_claim_of_its_item(table: Table) -> None:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('SD-1'))")
         with pytest.raises(Unreachable), pytest.MonkeyPatch.context() as patch:
             patch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
-            sessions.claim(table.database, make_caller("a"), "SD-1")
-        assert sessions.claim(table.database, make_caller("a"), "SD-2").outcome == "claimed"
+            claim(table.database, make_caller("a"), "SD-1")
+        assert claim(table.database, make_caller("a"), "SD-2").outcome == "claimed"
 
 
 def _settings(tx: Transaction) -> dict[str, str]:
@@ -76,12 +82,12 @@ def test_every_transaction_is_bounded_and_no_setting_outlives_it(dsn: str) -> No
     defaults = "-c statement_timeout=0 -c lock_timeout=1 -c idle_in_transaction_session_timeout=0"
     own = psycopg.conninfo.make_conninfo(dsn, options=f"{defaults} -c timezone=Asia/Kathmandu -c datestyle=German,DMY")
     with database.connect(own, "the test") as opened:
-        assert opened.transact(_settings) == {
+        assert opened.read(_settings) == {
             **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), "10s"),
             "timezone": "UTC",
             "datestyle": "ISO, DMY",
         }
-        assert opened.transact_schema(_settings) == {
+        assert opened.alter(_settings) == {
             "statement_timeout": "5min",
             "lock_timeout": "30s",
             "idle_in_transaction_session_timeout": "1min",
@@ -130,11 +136,11 @@ def guarded(server: Server) -> Iterator[tuple[str, Database]]:
 def _may(opened: Database) -> str:
     """Return what row security lets a role do: nothing, read, or write."""
     try:
-        opened.transact(lambda tx: None, writes=False)
+        opened.read(lambda tx: None)
     except PermissionDenied:
         return "nothing"
     try:
-        opened.transact(lambda tx: None)
+        opened.write(database.NOBODY, lambda tx: None)
     except PermissionDenied:
         return "read"
     return "write"
@@ -196,7 +202,7 @@ def test_rows_are_locked_in_the_order_of_their_ids(table: Table) -> None:
     for number, (name, key) in enumerate([("me", LAST), ("old-2", SECOND), ("old-1", FIRST)]):
         item = None if name == "me" else "SD-1"
         table.insert(name, id=key, sd_id=item, status="stale", claimed_at=at(-number), heartbeat_at=at(-999))
-    claim = lambda: sessions.claim(table.database, make_caller("me", now=NOON), "SD-1")  # noqa: E731
+    claim = lambda: claim_item(table.database, make_caller("me", now=NOON), "SD-1")  # noqa: E731
     lock = "SELECT FROM public.claude_sessions WHERE session_id = 'old-1' FOR UPDATE"
     with _while_waiting(table.dsn, claim, lock) as (_, claiming):
         free = table.execute("SELECT session_id FROM public.claude_sessions FOR UPDATE SKIP LOCKED")
@@ -213,10 +219,10 @@ def test_the_latest_of_several_holders_is_the_one_that_is_told(table: Table) -> 
     ]:
         table.insert(name, id=key, sd_id="SD-1", status="stale", claimed_at=begun, heartbeat_at=NOON)
     with pytest.raises(HeldByAnother, match="SD-1 is held by a"):
-        sessions.claim(table.database, make_caller("me", now=at(3)), "SD-1")
+        claim(table.database, make_caller("me", now=at(3)), "SD-1")
     table.execute("DELETE FROM public.claude_sessions WHERE session_id = 'a'")
     with pytest.raises(HeldByAnother, match="SD-1 is held by b"):
-        sessions.claim(table.database, make_caller("me", now=at(3)), "SD-1")
+        claim(table.database, make_caller("me", now=at(3)), "SD-1")
 
 
 @pytest.mark.parametrize(
@@ -239,13 +245,13 @@ def test_a_claim_waits_for_nobody_whom_it_does_not_concern(
     table.insert("b", status=status, sd_id=item, metadata=Jsonb({"claude_sessions_cli": {"tombstone": tombstone}}))
     with psycopg.connect(table.dsn) as other:
         other.execute("SELECT FROM public.claude_sessions FOR UPDATE")
-        assert sessions.claim(table.database, make_caller("a"), "SD-1").outcome == "claimed"
+        assert claim(table.database, make_caller("a"), "SD-1").outcome == "claimed"
 
 
 def test_a_claim_that_ends_meanwhile_is_not_parked(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a"), "SD-1")
+    claim(table.database, make_caller("a"), "SD-1")
     lose = "UPDATE public.claude_sessions SET sd_id = NULL, track = NULL, claimed_at = NULL, status = 'idle'"
-    park = lambda: leases.park(table.database, make_caller("a"), 60)  # noqa: E731
+    park = lambda: park_session(table.database, make_caller("a"), 60)  # noqa: E731
     with _while_waiting(table.dsn, park, lose) as (_, parking):
         pass
     with pytest.raises(NotHeld, match="nothing to park"):
@@ -253,14 +259,14 @@ def test_a_claim_that_ends_meanwhile_is_not_parked(table: Table) -> None:
 
 
 def test_a_term_of_another_item_is_neither_renewed_nor_released(table: Table) -> None:
-    claimed = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
+    claimed = claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
     assert claimed.fence is not None
     # Another program that moves the claim at once, and keeps its time.
     table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2'")
     before = table.row("a")
     with pytest.raises(NotHeld):
-        terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence)
-    terms.release(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence, reason="completed")
+        term.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence)
+    term.release(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence, reason="completed")
     assert table.row("a") == before
 
 
@@ -279,7 +285,7 @@ def test_a_role_that_may_create_no_roles_applies_where_they_are_there(
                 psycopg.conninfo.make_conninfo(made, options="-c role=cs_owner"), "the test"
             ) as opened:
                 schema.apply(opened)
-                assert sessions.claim(opened, make_caller("a"), "SD-1").outcome == "claimed"
+                assert claim(opened, make_caller("a"), "SD-1").outcome == "claimed"
         finally:
             admin.execute("DROP OWNED BY cs_owner")
             admin.execute("DROP ROLE cs_owner")
@@ -395,7 +401,7 @@ def test_check_looks_at_nothing_but_the_tools_own_objects_and_tells_more_in_orde
 
 def _events(table: Table, session_id: str) -> list[str]:
     """Return what happened to a session, the earliest first."""
-    return [event.event for event in reversed(history.read(table.database, session_id).events)]
+    return [event.event for event in reversed(read(table.database, session_id).events)]
 
 
 @pytest.mark.parametrize(
@@ -449,16 +455,16 @@ def test_a_row_that_another_program_inserts_begins_as_it_is(full_table: Table, s
 def test_metadata_of_any_shape_end_a_term(full_table: Table, metadata: Any) -> None:
     full_table.insert("a", sd_id="SD-1", metadata=Jsonb(metadata))
     full_table.execute("UPDATE claude_sessions SET sd_id = NULL")
-    [term] = history.read(full_table.database, "SD-1").terms
+    [term] = read(full_table.database, "SD-1").terms
     assert term.reason == "released"
 
 
 def test_an_earlier_loss_is_not_the_reason_of_a_later_release(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
+    claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
     full_table.execute("UPDATE claude_sessions SET sd_id = 'SD-2', claimed_at = now() WHERE session_id = 'a'")
     full_table.execute("UPDATE claude_sessions SET sd_id = NULL WHERE session_id = 'a'")
-    [term] = history.read(full_table.database, "SD-2").terms
+    [term] = read(full_table.database, "SD-2").terms
     assert (term.reason, term.note, term.ended_by) == ("released", None, None)
 
 
@@ -470,7 +476,7 @@ def test_who_acts_is_told_only_where_it_is_known(full_table: Table) -> None:
             "BEGIN; SET LOCAL claude_sessions.actor = 'x'; SET LOCAL claude_sessions.actor_host = 'x'; COMMIT"
         )
         other.execute("INSERT INTO public.claude_sessions (session_id) VALUES ('a')")
-    [event] = history.read(full_table.database, "a").events
+    [event] = read(full_table.database, "a").events
     assert (event.actor_session, event.actor_host, event.actor_program) == (None, None, None)
     assert event.actor_role == full_table.execute("SELECT session_user AS name")[0]["name"]
 
@@ -516,26 +522,26 @@ def test_a_history_that_begins_late_begins_with_the_claims_that_it_does_not_know
 
 def test_a_limit_shows_the_latest_of_the_history(full_table: Table) -> None:
     for number in range(3):
-        sessions.claim(full_table.database, make_caller("a", now=at(number)), f"SD-{number}")
-        sessions.release(full_table.database, make_caller("a", now=at(number)))
-    sessions.claim(full_table.database, make_caller("b", now=at(3)), "SD-3")
-    found = history.read(full_table.database, "a", limit=2)
+        claim(full_table.database, make_caller("a", now=at(number)), f"SD-{number}")
+        release(full_table.database, make_caller("a", now=at(number)))
+    claim(full_table.database, make_caller("b", now=at(3)), "SD-3")
+    found = read(full_table.database, "a", limit=2)
     assert [term.sd_id for term in found.terms] == ["SD-2", "SD-1"]
     assert [event.event for event in found.events] == ["unclaimed", "claimed"]
 
 
 def test_each_term_has_its_own_end(full_table: Table) -> None:
     # One session holds an item twice, another in between; the second term has not ended.
-    sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.release(full_table.database, make_caller("a", now=at(1)), reason="first")
-    sessions.claim(full_table.database, make_caller("b", now=at(2)), "SD-1")
-    sessions.release(full_table.database, make_caller("b", now=at(3)), reason="second")
-    sessions.claim(full_table.database, make_caller("a", now=at(4)), "SD-2")
-    sessions.release(full_table.database, make_caller("a", now=at(5)), reason="third")
-    sessions.claim(full_table.database, make_caller("a", now=at(6)), "SD-1")
-    told = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
+    claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    release(full_table.database, make_caller("a", now=at(1)), reason="first")
+    claim(full_table.database, make_caller("b", now=at(2)), "SD-1")
+    release(full_table.database, make_caller("b", now=at(3)), reason="second")
+    claim(full_table.database, make_caller("a", now=at(4)), "SD-2")
+    release(full_table.database, make_caller("a", now=at(5)), reason="third")
+    claim(full_table.database, make_caller("a", now=at(6)), "SD-1")
+    told = [(term.session_id, term.sd_id, term.reason) for term in read(full_table.database, "SD-1").terms]
     assert told == [("a", "SD-1", None), ("b", "SD-1", "second"), ("a", "SD-1", "first")]
-    told = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "a").terms]
+    told = [(term.session_id, term.sd_id, term.reason) for term in read(full_table.database, "a").terms]
     assert told == [("a", "SD-1", None), ("a", "SD-2", "third"), ("a", "SD-1", "first")]
 
 
@@ -557,7 +563,7 @@ def test_a_term_whose_end_nobody_saw_has_none(full_table: Table) -> None:
         full_table.execute(add, *event)
     # So that the order in the table is not that of the events.
     full_table.execute("UPDATE claude_session_events SET note = 'moved' WHERE reason = 'of the third'")
-    told = [(term.session_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
+    told = [(term.session_id, term.reason) for term in read(full_table.database, "SD-1").terms]
     ends = ["of the fourth", "of the third", "of the second"]
     assert told == [*(("a", end) for end in ends), ("b", "of b"), ("a", None)]
 
@@ -567,7 +573,7 @@ def test_a_term_whose_end_nobody_saw_has_none(full_table: Table) -> None:
 
 def _offered(table: Table, query: str, prefix: str, **limits: int) -> list[str]:
     limits = {"row_limit": 99, "event_limit": 99, **limits}
-    return [row["name"] for row in table.database.transact(lambda tx: tx.all(query, prefix=prefix, **limits))]
+    return [row["name"] for row in table.database.read(lambda tx: tx.all(query, prefix=prefix, **limits))]
 
 
 def test_a_completion_offers_the_first_names_of_many(full_table: Table) -> None:
@@ -588,19 +594,19 @@ def test_a_completion_offers_the_first_names_of_many(full_table: Table) -> None:
 
 
 def test_what_is_noted_of_one_session_is_noted_of_no_other(table: Table) -> None:
-    sessions.heartbeat(table.database, make_caller("b", now=NOON), register=True)
-    fence = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session.fence
+    heartbeat(table.database, make_caller("b", now=NOON), register=True)
+    fence = claim(table.database, make_caller("a", now=NOON), "SD-1").session.session.fence
     before = table.row("b")
-    terms.outlive_process(table.database, make_caller("a", now=at(1)), "SD-1", fence or 0)
+    term.outlive_process(table.database, make_caller("a", now=at(1)), "SD-1", fence or 0)
     assert (table.row("a")["updated_at"], table.row("b")) == (at(1), before)
 
 
 def test_a_successor_is_told_to_those_alone_whom_it_succeeds(table: Table) -> None:
     for name in ("a", "b"):
-        sessions.claim(table.database, make_caller(name, now=NOON), f"SD-{name}")
-    reaping.reap(table.database, make_caller(None, now=at(20)))
+        claim(table.database, make_caller(name, now=NOON), f"SD-{name}")
+    reap(table.database, make_caller(None, now=at(20)))
     before = table.row("b")
-    sessions.claim(table.database, make_caller("c", now=at(21)), "SD-a")
+    claim(table.database, make_caller("c", now=at(21)), "SD-a")
     assert (table.own("a")["tombstone"]["by"], table.row("b")) == ("c", before)
 
 
@@ -610,41 +616,41 @@ def test_one_of_two_rows_that_were_written_together_is_reaped(table: Table) -> N
         " VALUES ('a', 'SD-1', 'active', %s), ('b', 'SD-2', 'active', %s)",
         *(NOON, at(20)),
     )
-    reaped = reaping.reap(table.database, make_caller(None, now=at(20)))
+    reaped = reap(table.database, make_caller(None, now=at(20)))
     assert [verdict.session.session.session_id for verdict in reaped.changed] == ["a"]
     assert table.row("b")["sd_id"] == "SD-2"
 
 
 def test_a_session_that_has_not_ended_is_never_pruned(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     caller = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
-    sessions.heartbeat(table.database, caller, register=True)
-    assert reaping.reap(table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 0
+    heartbeat(table.database, caller, register=True)
+    assert reap(table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 0
     assert table.row("a")["status"] == "idle"
 
 
 def test_each_batch_is_pruned_in_a_transaction_of_its_own(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "PRUNE_BATCH", 2)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 2)
     old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
     for number in range(5):
         full_table.insert(f"s{number}", status="released", **old)
-    assert reaping.reap(full_table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 5
+    assert reap(full_table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 5
     deletions = "SELECT count(*) AS n FROM claude_session_events WHERE event = 'deleted' GROUP BY xmin::text ORDER BY 1"
     assert [row["n"] for row in full_table.execute(deletions)] == [1, 2, 2]
 
 
 def test_a_claim_again_may_change_the_track_and_touches_no_other_session(table: Table) -> None:
-    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2", track="C")
+    claim(table.database, make_caller("b", now=NOON), "SD-2", track="C")
     before = table.row("b")
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
-    sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1", track="B")
+    claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    claim(table.database, make_caller("a", now=at(1)), "SD-1", track="B")
     assert (table.row("a")["track"], table.row("b")) == ("B", before)
 
 
 def test_parking_keeps_the_claim_as_it_is_and_touches_no_other_session(table: Table) -> None:
     for name, track in [("a", "A"), ("b", "B")]:
-        sessions.claim(table.database, make_caller(name, now=NOON), f"SD-{name}", track=track)
+        claim(table.database, make_caller(name, now=NOON), f"SD-{name}", track=track)
     before, other = table.row("a"), table.row("b")
-    leases.park(table.database, make_caller("a", now=at(1)), 60)
+    park(table.database, make_caller("a", now=at(1)), 60)
     kept = ("sd_id", "track", "claimed_at", "status")
     assert [table.row("a")[name] for name in kept] == [before[name] for name in kept]
     assert table.row("b") == other
@@ -654,20 +660,20 @@ def test_a_renewal_of_a_term_leaves_a_row_of_the_same_item_and_time_alone(seed_d
     # Without 002 two sessions may even hold it.
     table = Table(seed_dsn)
     with table.stack:
-        claimed = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
+        claimed = claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
         table.insert("b", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
-        terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence or 0)
+        term.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence or 0)
         assert (table.row("a")["heartbeat_at"], table.row("b")["heartbeat_at"]) == (at(1), NOON)
 
 
 def test_a_session_is_shown_where_it_was_seen_last(table: Table) -> None:
     for tty, shown in [("/dev/pts/1", "/dev/pts/1"), ("/dev/pts/2", "/dev/pts/2"), (None, "/dev/pts/2")]:
-        sessions.claim(table.database, make_caller("a", tty=tty), "SD-1")
+        claim(table.database, make_caller("a", tty=tty), "SD-1")
         assert table.row("a")["tty"] == shown
     caller = make_caller("a")
     for codebase, shown in [("web", "web"), ("api", "api"), (None, "api")]:
         elsewhere = replace(caller, identity=replace(caller.identity, codebase=codebase))
-        sessions.claim(table.database, elsewhere, "SD-1")
+        claim(table.database, elsewhere, "SD-1")
         assert table.row("a")["codebase"] == shown
 
 
@@ -678,24 +684,24 @@ def test_the_host_is_that_of_the_process_or_the_first_that_is_known(
     table.insert("a", status="idle", hostname=None)
     table.insert("b", status="idle", hostname="elsewhere")
     for name, shown in [("a", here), ("b", "elsewhere")]:
-        sessions.claim(table.database, make_caller(name), f"SD-{name}")
+        claim(table.database, make_caller(name), f"SD-{name}")
         assert table.row(name)["hostname"] == shown
-    sessions.claim(table.database, make_caller("b", anchor=process.read(sleeper().pid)), "SD-b")
+    claim(table.database, make_caller("b", anchor=process.read(sleeper().pid)), "SD-b")
     assert table.row("b")["hostname"] == here
 
 
 def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Table) -> None:
-    sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1")
+    claim(full_table.database, make_caller("a", now=at(60)), "SD-1")
     full_table.insert("old", sd_id="SD-2", status="active", claimed_at="infinity")
     full_table.execute("DELETE FROM claude_sessions WHERE session_id = 'old'")
-    claimed = sessions.claim(full_table.database, make_caller("b", now=NOON), "SD-2")
+    claimed = claim(full_table.database, make_caller("b", now=NOON), "SD-2")
     assert claimed.session.session.claimed_at == NOON
     # Nor does it hide one that is.
-    claimed = sessions.claim(full_table.database, make_caller("c", now=at(-60)), "SD-2", force_reason="again")
+    claimed = claim(full_table.database, make_caller("c", now=at(-60)), "SD-2", force_reason="again")
     assert claimed.session.session.claimed_at == NOON + timedelta(microseconds=1)
-    sessions.release(full_table.database, make_caller("c", now=at(-60)))
+    release(full_table.database, make_caller("c", now=at(-60)))
     full_table.execute("DELETE FROM claude_sessions")
-    claimed = sessions.claim(full_table.database, make_caller("d", now=at(-60)), "SD-2")
+    claimed = claim(full_table.database, make_caller("d", now=at(-60)), "SD-2")
     assert claimed.session.session.claimed_at == NOON + timedelta(microseconds=2)
 
 
@@ -704,23 +710,23 @@ def test_a_heartbeat_by_the_process_that_is_recorded_writes_nothing_else(
     table: Table, sleeper: Callable[[], Popen[bytes]], if_older_than: float | None
 ) -> None:
     anchor = process.read(sleeper().pid)
-    sessions.claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
     if if_older_than:
         table.execute("UPDATE public.claude_sessions SET heartbeat_at = NULL")
     before = table.row("a")
-    sessions.heartbeat(table.database, make_caller("a", now=at(5), anchor=anchor), if_older_than=if_older_than)
+    heartbeat(table.database, make_caller("a", now=at(5), anchor=anchor), if_older_than=if_older_than)
     assert table.row("a") == {**before, "heartbeat_at": at(5)}
     # A pid can be reused: then the session is another process, which is recorded.
     reused = replace(anchor, start=f"{anchor.start}0")
-    sessions.heartbeat(table.database, make_caller("a", now=at(6), anchor=reused), if_older_than=if_older_than)
+    heartbeat(table.database, make_caller("a", now=at(6), anchor=reused), if_older_than=if_older_than)
     assert (table.own("a")["process"]["start"], table.row("a")["updated_at"]) == (reused.start, at(6))
 
 
 def test_an_end_ends_one_session_alone(table: Table) -> None:
     for name in ("a", "b"):
-        sessions.heartbeat(table.database, make_caller(name, now=NOON), register=True)
+        heartbeat(table.database, make_caller(name, now=NOON), register=True)
     before = table.row("b")
-    assert sessions.release(table.database, make_caller("a", now=at(1)), end=True).outcome == "ended"
+    assert release(table.database, make_caller("a", now=at(1)), end=True).outcome == "ended"
     assert table.row("b") == before
 
 
@@ -734,12 +740,12 @@ def test_the_session_that_is_meant_is_among_the_few_that_are_found(table: Table)
         ("ab", "released"),
     ]:
         table.insert(name, status=status)
-    rows = table.database.transact(lambda tx: tx.all("find_sessions", prefix="ab", now=None))
+    rows = table.database.read(lambda tx: tx.all("find_sessions", prefix="ab", now=None))
     assert [row["session_id"] for row in rows] == ["ab", "ab-3", "ab-4"]
 
 
 def _listed(table: Table, **filters: Any) -> list[str]:
-    found = listing.list_sessions(table.database, make_caller(None), **filters).sessions
+    found = list_sessions(table.database, make_caller(None), Filters(**filters)).sessions
     return [seen.session.session_id for seen in found]
 
 
@@ -761,7 +767,7 @@ def test_only_this_boots_and_namespaces_sessions_are_fetched_to_be_kept(table: T
     here = {"boot_id": "boot", "pid_ns": "1"}
     for name, record in [("a", here), ("b", {**here, "boot_id": "other"}), ("c", {**here, "pid_ns": "2"}), ("d", {})]:
         table.insert(name, status="idle", metadata=Jsonb({"claude_sessions_cli": {"process": record}}))
-    rows = table.database.transact(lambda tx: tx.all("list_sessions_here", **here, now=None))
+    rows = table.database.read(lambda tx: tx.all("list_sessions_here", **here, now=None))
     assert [row["session_id"] for row in rows] == ["a"]
 
 
@@ -772,10 +778,10 @@ def test_only_the_process_that_was_seen_alive_is_renewed(table: Table) -> None:
         table.insert(name, status="idle", pid=9, heartbeat_at=NOON, metadata=metadata)
     ids = [table.row(name)["id"] for name in "abcd"]
     seen = {"ids": ids, "pids": [9] * 4, "starts": ["7"] * 4, "boot_id": "boot", "pid_ns": "1"}
-    assert table.database.transact(lambda tx: tx.run("renew_heartbeats", **seen, now=at(1))) == 1
+    assert table.database.read(lambda tx: tx.run("renew_heartbeats", **seen, now=at(1))) == 1
     assert [table.row(name)["heartbeat_at"] == at(1) for name in "abcde"] == [True, False, False, False, False]
     [begin] = table.execute("SELECT clock_timestamp() AS now")
-    table.database.transact(lambda tx: tx.run("renew_heartbeats", **seen, now=None))
+    table.database.read(lambda tx: tx.run("renew_heartbeats", **seen, now=None))
     assert table.row("a")["heartbeat_at"] > begin["now"]
 
 
@@ -795,29 +801,27 @@ def test_what_is_written_carries_the_servers_time(table: Table) -> None:
         assert later == set(columns)
         return result
 
-    writes(
-        lambda: sessions.heartbeat(table.database, caller, register=True), "created_at", "heartbeat_at", "updated_at"
-    )
-    writes(lambda: sessions.heartbeat(table.database, caller), "heartbeat_at")
+    writes(lambda: heartbeat(table.database, caller, register=True), "created_at", "heartbeat_at", "updated_at")
+    writes(lambda: heartbeat(table.database, caller), "heartbeat_at")
     claimed = writes(
-        lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at"
+        lambda: claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at"
     ).session.session
-    writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at")
-    writes(lambda: terms.renew(table.database, caller, "SD-1", claimed.fence), "heartbeat_at")
-    writes(lambda: leases.park(table.database, caller, 60), "heartbeat_at", "updated_at")
-    writes(lambda: terms.outlive_process(table.database, caller, "SD-1", claimed.fence), "updated_at")
-    writes(lambda: sessions.release(table.database, caller), "updated_at")
+    writes(lambda: claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at")
+    writes(lambda: term.renew(table.database, caller, "SD-1", claimed.fence), "heartbeat_at")
+    writes(lambda: park(table.database, caller, 60), "heartbeat_at", "updated_at")
+    writes(lambda: term.outlive_process(table.database, caller, "SD-1", claimed.fence), "updated_at")
+    writes(lambda: release(table.database, caller), "updated_at")
     table.execute("UPDATE claude_sessions SET sd_id = 'SD-1', claimed_at = NULL")
-    writes(lambda: sessions.claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at")
-    writes(lambda: reaping.reap(table.database, make_caller(None)), "updated_at")
+    writes(lambda: claim(table.database, caller, "SD-1"), "heartbeat_at", "updated_at", "claimed_at")
+    writes(lambda: reap(table.database, make_caller(None)), "updated_at")
     table.execute("UPDATE claude_sessions SET heartbeat_at = NULL")
-    writes(lambda: sessions.claim(table.database, make_caller("b"), "SD-1"), "updated_at")
+    writes(lambda: claim(table.database, make_caller("b"), "SD-1"), "updated_at")
 
 
 def test_what_is_old_is_told_by_the_servers_time(table: Table) -> None:
     table.insert("a", status="active", sd_id="SD-1", claimed_at=NOON)
     table.execute("UPDATE claude_sessions SET heartbeat_at = now() + interval '1 day'")
-    reaping.reap(table.database, make_caller(None), max_age=60)
+    reap(table.database, make_caller(None), max_age=60)
     assert table.execute("SELECT status, heartbeat_at <= now() AS past FROM claude_sessions") == [
         {"status": "stale", "past": True}
     ]
@@ -832,15 +836,15 @@ def test_what_is_old_is_told_by_the_servers_time(table: Table) -> None:
         table.insert(name, status="released", **{**old, **columns})
         for column in columns:
             table.execute(f"UPDATE claude_sessions SET {column} = now() WHERE session_id = %s", name)
-    assert reaping.reap(table.database, make_caller(None), prune=3600).pruned == 1
+    assert reap(table.database, make_caller(None), prune=3600).pruned == 1
 
 
 def test_a_heartbeat_from_the_future_is_put_right_and_a_fresh_one_left_alone(table: Table) -> None:
-    sessions.heartbeat(table.database, make_caller("a"), register=True)
+    heartbeat(table.database, make_caller("a"), register=True)
     for age, written in [("1 second", False), ("2 minutes", True), ("-1 hour", True)]:
         table.execute(f"UPDATE claude_sessions SET heartbeat_at = now() - interval '{age}'")
         before = table.row("a")
-        sessions.heartbeat(table.database, make_caller("a"), if_older_than=60)
+        heartbeat(table.database, make_caller("a"), if_older_than=60)
         assert (table.row("a")["heartbeat_at"] != before["heartbeat_at"]) is written
         # The whole row would go to the log.
         assert {**table.row("a"), "heartbeat_at": None} == {**before, "heartbeat_at": None}

@@ -15,8 +15,10 @@ from psycopg.types.json import Jsonb
 from waiting import until
 
 from claude_sessions_cli import process
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.reap import reap
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 DAY = 24 * 60
@@ -27,12 +29,12 @@ def at(minutes: float) -> datetime:
 
 
 def _reap(table: Table, minutes: float, **options: Any) -> dict[str, tuple[str | None, str]]:
-    result = reaping.reap(table.database, make_caller(None, now=at(minutes)), **options)
+    result = reap(table.database, make_caller(None, now=at(minutes)), **options)
     return {verdict.session.session.session_id: (verdict.to, verdict.reason) for verdict in result.changed}
 
 
 def test_silence_makes_a_claim_stale_and_frees_its_item(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
     assert _reap(table, 15) == {}
     assert _reap(table, 15.1) == {"a": ("stale", "silent")}
     row, tombstone = table.row("a"), table.own("a")["tombstone"]
@@ -43,7 +45,7 @@ def test_silence_makes_a_claim_stale_and_frees_its_item(table: Table) -> None:
 
 def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     child = sleeper()
-    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
     assert _reap(table, 0) == {}
     child.kill()
     until(lambda: process.read(child.pid).zombie, "the process to become a zombie")
@@ -53,7 +55,7 @@ def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Callable
 
 
 def test_a_live_process_is_never_reaped(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(sleeper().pid)), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(sleeper().pid)), "SD-1")
     before = table.row("a")
     assert _reap(table, 30 * DAY, max_age=60) == {}
     assert table.row("a") == before
@@ -61,7 +63,7 @@ def test_a_live_process_is_never_reaped(table: Table, sleeper: Callable[[], Pope
 
 def test_a_dead_pid_of_another_host_is_not_proof(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
     child = sleeper()
-    sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
     child.kill()
     child.wait()
     table.execute("UPDATE public.claude_sessions SET hostname = 'elsewhere'")
@@ -70,7 +72,7 @@ def test_a_dead_pid_of_another_host_is_not_proof(table: Table, sleeper: Callable
 
 
 def test_a_park_is_honoured_until_it_ends(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
         f'"{at(30).isoformat()}"',
@@ -81,23 +83,23 @@ def test_a_park_is_honoured_until_it_ends(table: Table) -> None:
 
 
 def test_the_holders_recorded_patience_is_honoured(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON, stale_after=7200), "SD-1")
+    claim(table.database, make_caller("a", now=NOON, stale_after=7200), "SD-1")
     assert _reap(table, 119) == {}
     assert _reap(table, 121) == {"a": ("stale", "silent")}
 
 
 def test_max_age_takes_old_claims_of_talkative_sessions_only(table: Table) -> None:
-    sessions.claim(table.database, make_caller("old", now=NOON), "SD-1")
-    sessions.heartbeat(table.database, make_caller("idle", now=NOON), register=True)
+    claim(table.database, make_caller("old", now=NOON), "SD-1")
+    heartbeat(table.database, make_caller("idle", now=NOON), register=True)
     for name in ("old", "idle"):
-        sessions.heartbeat(table.database, make_caller(name, now=at(70)))
-    sessions.claim(table.database, make_caller("young", now=at(70)), "SD-2")
+        heartbeat(table.database, make_caller(name, now=at(70)))
+    claim(table.database, make_caller("young", now=at(70)), "SD-2")
     assert _reap(table, 71) == {}
     assert _reap(table, 71, max_age=3600) == {"old": ("stale", "max age")}
 
 
 def test_stale_for_a_day_is_the_end(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     _reap(table, 16)
     assert _reap(table, 16 + DAY) == {}
     assert _reap(table, 17 + DAY) == {"a": ("released", "stale for a day")}
@@ -106,7 +108,7 @@ def test_stale_for_a_day_is_the_end(table: Table) -> None:
 
 
 def test_a_silent_idle_session_becomes_stale_without_a_tombstone(table: Table) -> None:
-    sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True)
+    heartbeat(table.database, make_caller("a", now=NOON), register=True)
     assert _reap(table, 16) == {"a": ("stale", "silent")}
     assert "tombstone" not in table.own("a")
 
@@ -119,9 +121,7 @@ def test_an_older_writers_stale_claim_is_taken(table: Table) -> None:
 
 def test_rows_of_other_programs_are_judged_by_time_alone(table: Table) -> None:
     # A pid that does not exist here proves nothing without the process's boot and start.
-    table.insert(
-        "a", status="active", sd_id="SD-1", pid=2**22 + 1, hostname=process.this_host().hostname, heartbeat_at=NOON
-    )
+    table.insert("a", status="active", sd_id="SD-1", pid=2**22 + 1, hostname=this_host().hostname, heartbeat_at=NOON)
     assert _reap(table, 14) == {}
     assert _reap(table, 16) == {"a": ("stale", "silent")}
 
@@ -158,7 +158,7 @@ def test_a_heartbeat_in_the_future_counts_as_now(table: Table) -> None:
 
 
 def test_a_heartbeat_in_the_future_is_put_right_and_passes(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "PRUNE_BATCH", 2)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 2)
     future = at(99 * DAY)
     table.insert("held", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=future, updated_at=NOON)
     table.insert("stale", status="stale", heartbeat_at=future, updated_at=NOON)
@@ -178,7 +178,7 @@ def test_a_heartbeat_in_the_future_is_put_right_and_passes(table: Table, monkeyp
     assert _reap(table, 65.5) == {"none": ("stale", "silent"), "past": ("stale", "silent")}
     assert _reap(table, 67) == {"held": ("stale", "silent")}
     assert _reap(table, 50 + DAY + 1)["stale"] == ("released", "stale for a day")
-    pruned = reaping.reap(table.database, make_caller(None, now=at(50 + DAY + 1)), prune=86400).pruned
+    pruned = reap(table.database, make_caller(None, now=at(50 + DAY + 1)), prune=86400).pruned
     assert pruned == 1
 
 
@@ -188,7 +188,7 @@ def test_what_the_future_is_the_server_says(table: Table) -> None:
         " VALUES ('a', clock_timestamp() + interval '1 hour'), ('b', clock_timestamp() - interval '1 hour')"
     )
     before = table.row("b")
-    reaping.reap(table.database, make_caller(None))
+    reap(table.database, make_caller(None))
     assert (
         table.execute("SELECT heartbeat_at <= clock_timestamp() AS is_over FROM public.claude_sessions")
         == [{"is_over": True}] * 2
@@ -197,26 +197,26 @@ def test_what_the_future_is_the_server_says(table: Table) -> None:
 
 
 def test_many_heartbeats_are_put_right_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "PRUNE_BATCH", 3)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 3)
     for number in range(7):
         table.insert(f"s-{number}", heartbeat_at=at(60))
-    reaping.reap(table.database, make_caller(None, now=NOON))
+    reap(table.database, make_caller(None, now=NOON))
     assert table.execute("SELECT count(DISTINCT xmin::text) AS n FROM public.claude_sessions") == [{"n": 3}]
 
 
 def test_a_dry_run_changes_nothing(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
     assert _reap(table, 16, dry_run=True) == {"a": ("stale", "silent")}
     assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
 
 
 def test_the_verdict_shows_its_evidence(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    [verdict] = reaping.reap(table.database, make_caller(None, now=at(5))).kept
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    [verdict] = reap(table.database, make_caller(None, now=at(5))).kept
     assert verdict.reason == "last sign of life 5m ago"
     assert verdict.evidence["heartbeat_age_s"] == 300
-    assert verdict.evidence["patience_s"] == 900
+    assert verdict.evidence["stale_after_s"] == 900
     assert verdict.evidence["process"] == "unknown"
 
 
@@ -226,29 +226,32 @@ class _Interrupted:
     def __init__(self, table: Table, between: Callable[[], object]) -> None:
         self._database, self._between, self._has_looked = table.database, between, False
 
-    def transact(self, work: Any, **options: Any) -> Any:
-        looks = options.get("writes") is False
-        if self._has_looked and not looks:
+    def read(self, work: Any, *args: Any) -> Any:
+        self._has_looked = True
+        return self._database.read(work, *args)
+
+    def write(self, actor: Any, work: Any, *args: Any) -> Any:
+        if self._has_looked:
             self._between()
-        self._has_looked = looks
-        return self._database.transact(work, **options)
+        self._has_looked = False
+        return self._database.write(actor, work, *args)
 
 
 def _reap_interrupted(table: Table, minutes: float, between: Callable[[], object]) -> list[str]:
     interrupted: Any = _Interrupted(table, between)
-    changed = reaping.reap(interrupted, make_caller(None, now=at(minutes))).changed
+    changed = reap(interrupted, make_caller(None, now=at(minutes))).changed
     return [verdict.session.session.session_id for verdict in changed]
 
 
 def test_a_heartbeat_between_verdict_and_deed_saves_the_session(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    beat = lambda: sessions.heartbeat(table.another(), make_caller("a", now=at(16)))  # noqa: E731
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    beat = lambda: heartbeat(table.another(), make_caller("a", now=at(16)))  # noqa: E731
     assert _reap_interrupted(table, 16, beat) == []
     assert table.row("a")["sd_id"] == "SD-1"
 
 
 def test_a_new_claim_between_verdict_and_deed_is_not_taken(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
 
     def switch() -> None:
         # Another program that moves the claim but does not beat.
@@ -260,15 +263,15 @@ def test_a_new_claim_between_verdict_and_deed_is_not_taken(table: Table) -> None
 
 
 def test_two_reapers_change_a_session_once(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    other = lambda: reaping.reap(table.another(), make_caller(None, now=at(16)))  # noqa: E731
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    other = lambda: reap(table.another(), make_caller(None, now=at(16)))  # noqa: E731
     assert _reap_interrupted(table, 16, other) == []
     assert table.row("a")["status"] == "stale"
 
 
 def test_a_locked_row_is_left_to_the_next_reap(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=NOON), "SD-2")
     with psycopg.connect(table.dsn) as holder:
         holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'a' FOR UPDATE")
         assert _reap(table, 16) == {"b": ("stale", "silent")}
@@ -276,7 +279,7 @@ def test_a_locked_row_is_left_to_the_next_reap(table: Table) -> None:
 
 
 def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "PRUNE_BATCH", 3)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 3)
     old = {"heartbeat_at": NOON, "updated_at": NOON, "created_at": NOON}
     for number in range(7):
         table.insert(f"old-{number}", status="released", **old)
@@ -287,31 +290,31 @@ def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch
     with psycopg.connect(table.dsn) as holder:
         holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'old-6' FOR UPDATE")
         caller = make_caller(None, now=at(30 * DAY - 1))
-        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 0
-        assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 0
+        assert reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 0
+        assert reap(table.database, caller, prune=30 * 86400).pruned == 0
         caller = make_caller(None, now=at(30 * DAY + 1))
-        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
+        assert reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
         # A batch does not look again at what stands before it.
         after = {"after": UUID(int=2**128 - 1), "older_than_s": 86400, "row_limit": 99, "now": at(40 * DAY)}
-        assert table.database.transact(lambda tx: tx.all("prune_sessions", **after)) == []
-        assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 7
+        assert table.database.read(lambda tx: tx.all("prune_sessions", **after)) == []
+        assert reap(table.database, caller, prune=30 * 86400).pruned == 7
     left = table.execute("SELECT session_id FROM public.claude_sessions ORDER BY 1")
     assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]
 
 
 def test_every_session_of_many_pages_is_judged_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "PAGE", 2)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 2)
     for number in range(5):
         table.insert(f"s{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
     table.insert("ended", status="released", heartbeat_at=NOON)
-    result = reaping.reap(table.database, make_caller(None, now=NOON), dry_run=True)
+    result = reap(table.database, make_caller(None, now=NOON), dry_run=True)
     assert [verdict.session.session.session_id for verdict in result.kept] == [f"s{number}" for number in range(5)]
-    page = table.database.transact(lambda tx: tx.all("list_live_sessions", after=None, row_limit=2, now=NOON))
+    page = table.database.read(lambda tx: tx.all("list_live_sessions", after=None, row_limit=2, now=NOON))
     assert len(page) == 2
 
 
 def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "BATCH", 3)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.BATCH", 3)
     for number in range(10):
         table.insert(f"s-{number}", status="active", sd_id=f"SD-{number}", heartbeat_at=NOON)
     assert len(_reap(table, 16)) == 10

@@ -15,11 +15,14 @@ from claude_sessions_cli import database, process
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable
 from claude_sessions_cli.identity import Identity
+from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import JudgedSession
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import run as terms
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations import term
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.release import release
 from claude_sessions_cli.settings import Settings
 
 STALE_AFTER_S = 3.0
@@ -37,7 +40,7 @@ class Holder:
 
     def __init__(self, dsn: str, session: str, anchored: bool, items: list[str], log: str) -> None:
         anchor = process.read(os.getpid()) if anchored else None
-        identity = Identity(session, anchor, None, "codebase", f"/tmp/{session}", "main", process.this_host())
+        identity = Identity(session, anchor, None, "codebase", f"/tmp/{session}", "main", this_host())
         self.caller = Caller(identity, Settings(None, "the test", STALE_AFTER_S, HEARTBEAT_EVERY_S))
         self._dsn, self._items = dsn, items
         # One write for each line, so that a kill leaves whole lines.
@@ -71,14 +74,14 @@ class Holder:
         """Reap."""
         while not self._is_over:
             with suppress(Unreachable):
-                for verdict in reaping.reap(self._connected(), self.caller).changed:
+                for verdict in reap(self._connected(), self.caller).changed:
                     self.note("reaped", session=verdict.session.session.session_id, reason=verdict.reason)
             time.sleep(REAP_EVERY_S)
 
     def _turn(self) -> None:
         item, start = self._choose.choice(self._items), time.monotonic()
         try:
-            result = sessions.claim(self._connected(), self.caller, item, switch=True)
+            result = claim(self._connected(), self.caller, item, switch=True)
         except HeldByAnother:
             self.note("held", item=item)
             time.sleep(self._choose.uniform(0, 1))
@@ -94,16 +97,16 @@ class Holder:
         self.note("released")
         # A process that is over, or leaves its item to lapse.
         if self._choose.random() < 0.9:
-            sessions.release(self._connected(), self.caller, end=self._choose.random() < 0.2)
+            release(self._connected(), self.caller, end=self._choose.random() < 0.2)
 
     def _renew(self, item: str) -> bool:
         """Renew the claim in one of the two ways, note what that says, and return whether the item is held."""
         start, fence = time.monotonic(), self._fence
         try:
             if self._choose.random() < 0.5:
-                held, outcome = terms.renew(self._connected(), self.caller, item, fence), "renewed"
+                held, outcome = term.renew(self._connected(), self.caller, item, fence), "renewed"
             else:
-                beaten = sessions.heartbeat(self._connected(), self.caller)
+                beaten = heartbeat(self._connected(), self.caller)
                 held, outcome = beaten.session, beaten.outcome
         except NotHeld:
             self.note("lost", item=item, fence=fence)

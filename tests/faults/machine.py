@@ -18,15 +18,18 @@ from psycopg.rows import dict_row
 
 from claude_sessions_cli import process, queries
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
-from claude_sessions_cli.operations import heartbeat_here as keeping
-from claude_sessions_cli.operations import history, leases, sessions
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import run as terms
-from claude_sessions_cli.operations import wait as waiting
+from claude_sessions_cli.operations import term as term_module
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.history import History
+from claude_sessions_cli.operations.check import check
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
+from claude_sessions_cli.operations.history import History, read
 from claude_sessions_cli.operations.history import Term as ToldTerm
-from claude_sessions_cli.operations.reap import ReapResult
+from claude_sessions_cli.operations.park import park, unpark
+from claude_sessions_cli.operations.reap import ReapResult, reap
+from claude_sessions_cli.operations.release import release, release_other
+from claude_sessions_cli.operations.wait import claim_any
 from faults import laws
 from faults.laws import Change, Ledger, Row, Term, demand
 from faults.oracle import Oracle
@@ -251,7 +254,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "claim",
             caller,
             hold,
-            lambda line: sessions.claim(line.database, caller, sd_id, switch=switch, force_reason=reason),
+            lambda line: claim(line.database, caller, sd_id, switch=switch, force_reason=reason),
             lambda: self.oracle.claim(caller, sd_id, switch, force),
             items=[sd_id],
             force=force,
@@ -262,9 +265,7 @@ class LeaseMachine(RuleBasedStateMachine):
         caller = self.caller(session)
 
         def work(line: Line) -> object:
-            return waiting.claim_any(
-                line.database, caller, sd_ids, lambda sd_id: sessions.claim(line.database, caller, sd_id)
-            )
+            return claim_any(line.database, caller, sd_ids, lambda sd_id: claim(line.database, caller, sd_id))
 
         self.operate("claim_any", caller, hold, work, items=sd_ids, force=False)
 
@@ -275,14 +276,14 @@ class LeaseMachine(RuleBasedStateMachine):
             "heartbeat",
             caller,
             hold,
-            lambda line: sessions.heartbeat(line.database, caller, register=register),
+            lambda line: heartbeat(line.database, caller, register=register),
             lambda: self.oracle.heartbeat(caller, register),
         )
 
     @rule(hold=hold)
     def heartbeat_here(self, hold: int) -> None:
         caller = make_caller("cron", now=START)
-        self.operate("here", caller, hold, lambda line: keeping.heartbeat_here(line.database, caller))
+        self.operate("here", caller, hold, lambda line: heartbeat_here(line.database, caller))
 
     @rule(session=who, sd_id=st.sampled_from([None, None, *ITEMS]), end=seldom, hold=hold)
     def release(self, session: str, sd_id: str | None, end: bool, hold: int) -> None:
@@ -291,7 +292,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "release",
             caller,
             hold,
-            lambda line: sessions.release(line.database, caller, sd_id, end=end),
+            lambda line: release(line.database, caller, sd_id, end=end),
             lambda: self.oracle.release(caller, sd_id, end),
         )
 
@@ -302,7 +303,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "release_other",
             caller,
             hold,
-            lambda line: sessions.release_other(line.database, caller, prefix, None, end=end, reason="on a word"),
+            lambda line: release_other(line.database, caller, prefix, None, end=end, reason="on a word"),
         )
 
     @rule(session=who, seconds=st.sampled_from([300.0, 2700.0]), hold=hold)
@@ -312,7 +313,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "park",
             caller,
             hold,
-            lambda line: leases.park(line.database, caller, seconds),
+            lambda line: park(line.database, caller, seconds),
             lambda: self.oracle.park(caller),
         )
 
@@ -320,7 +321,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def unpark(self, session: str, hold: int) -> None:
         caller = self.caller(session)
         self.operate(
-            "unpark", caller, hold, lambda line: leases.unpark(line.database, caller), lambda: self.oracle.park(caller)
+            "unpark", caller, hold, lambda line: unpark(line.database, caller), lambda: self.oracle.park(caller)
         )
 
     @rule(session=who, hold=hold)
@@ -330,7 +331,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "check",
             caller,
             hold,
-            lambda line: leases.check(line.database, caller),
+            lambda line: check(line.database, caller),
             lambda: self.oracle.check(caller, None, None),
         )
 
@@ -349,7 +350,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "check",
             caller,
             hold,
-            lambda line: leases.check(line.database, caller, term.item, fence=term.fence),
+            lambda line: check(line.database, caller, term.item, fence=term.fence),
             lambda: self.oracle.check(caller, term.item, term.fence),
         )
         revived = any(operation.foreign for operation in done.overlapped)
@@ -367,7 +368,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "renew_term",
             caller,
             hold,
-            lambda line: terms.renew(line.database, caller, term.item, fence),
+            lambda line: term_module.renew(line.database, caller, term.item, fence),
             lambda: self.oracle.renew_term(caller, term.item, fence),
             term=term,
         )
@@ -382,7 +383,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "release_term",
             caller,
             hold,
-            lambda line: terms.release(line.database, caller, term.item, fence, reason="completed"),
+            lambda line: term_module.release(line.database, caller, term.item, fence, reason="completed"),
             lambda: self.oracle.release_term(caller, term.item, fence),
             term=term,
         )
@@ -399,7 +400,7 @@ class LeaseMachine(RuleBasedStateMachine):
             "reap",
             caller,
             hold,
-            lambda line: reaping.reap(line.database, caller, max_age=max_age, prune=prune),
+            lambda line: reap(line.database, caller, max_age=max_age, prune=prune),
             lambda: self.oracle.reap(caller, max_age),
             max_age=max_age,
             prune=prune,
@@ -587,7 +588,7 @@ class LeaseMachine(RuleBasedStateMachine):
             [line] = [Line(self._dsn, self.stage)]
             with line.stack:
                 line.operation = Operation("history", None, lambda line: None)
-                result: History = history.read(line.database, sd_id)
+                result: History = read(line.database, sd_id)
             demand(len(result.terms) == len(mine), "history tells another number of terms", result, mine)
             for (key, end), term in zip(reversed(mine), result.terms, strict=True):
                 self._compare(key, end, term)

@@ -16,7 +16,8 @@ from psycopg.rows import dict_row
 from waiting import until
 
 from claude_sessions_cli import database
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.release import release
 from faults import pool as racing
 from faults import servers
 from faults.pool import Pool, Watch
@@ -148,13 +149,13 @@ def test_each_of_those_who_wait_gets_the_item(dsns: tuple[str, str], watch: Watc
 
     had: list[str] = []
     with database.connect(dsns[0], "the test") as direct, ThreadPoolExecutor(len(waiting)) as started:
-        sessions.claim(direct, make_caller("holder"), "SD-1")
+        claim(direct, make_caller("holder"), "SD-1")
         answers = {who: started.submit(wait, who) for who in waiting}
-        sessions.release(direct, make_caller("holder"), end=True)
+        release(direct, make_caller("holder"), end=True)
         while len(had) < len(waiting):
             until(lambda: watch.holders("SD-1"), "somebody claims")
             [holder] = watch.holders("SD-1")
             assert answers[holder].result(60) == "claimed"
-            sessions.release(direct, make_caller(holder), end=True)
+            release(direct, make_caller(holder), end=True)
             had.append(holder)
     assert set(had) == waiting

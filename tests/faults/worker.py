@@ -26,10 +26,12 @@ from claude_sessions_cli import database, process
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.identity import Identity
-from claude_sessions_cli.model import ClaimResult, HeartbeatResult, ReleaseResult
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.claim import ClaimResult, claim
+from claude_sessions_cli.operations.heartbeat import HeartbeatResult, heartbeat
+from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.release import ReleaseResult, release
 from claude_sessions_cli.settings import Settings
 
 Answer = dict[str, Any]
@@ -133,21 +135,19 @@ class Worker:
     def claim(self, session: str, sd: str, switch: bool = False, force: bool = False, **who: Any) -> Answer:
         """Claim an item once."""
         reason = "a race" if force else None
-        return _claimed(
-            sessions.claim(self._connection, _caller(session, **who), sd, switch=switch, force_reason=reason)
-        )
+        return _claimed(claim(self._connection, _caller(session, **who), sd, switch=switch, force_reason=reason))
 
     def heartbeat(self, session: str, register: bool = False, **who: Any) -> Answer:
         """Prove a session's life."""
-        return _beaten(sessions.heartbeat(self._connection, _caller(session, **who), register=register))
+        return _beaten(heartbeat(self._connection, _caller(session, **who), register=register))
 
     def release(self, session: str, sd: str | None = None, end: bool = False) -> Answer:
         """Give a session's claim back."""
-        return _released(sessions.release(self._connection, _caller(session), sd, end=end))
+        return _released(release(self._connection, _caller(session), sd, end=end))
 
     def reap(self, session: str = "reaper", **who: Any) -> Answer:
         """Reap once."""
-        result = reaping.reap(self._connection, _caller(session, **who))
+        result = reap(self._connection, _caller(session, **who))
         return {"changed": sorted(verdict.session.session.session_id for verdict in result.changed)}
 
     def contend(self, session: str, items: list[str], attempts: int, directory: str, restarts: bool = False) -> Answer:
@@ -177,7 +177,7 @@ class Worker:
             # A holder that keeps its item for a moment makes the others lose.
             time.sleep(choose.uniform(0, HOLD_S))
             oracle.leave()
-            released, in_doubt = self._survive(restarts, lambda: sessions.release(self._connection, caller))
+            released, in_doubt = self._survive(restarts, lambda: release(self._connection, caller))
             counts["went away"] += in_doubt
             if released.sd_id != item and not in_doubt:
                 wrong.append(f"{session} on {item}: its release found {released.outcome}")
@@ -202,14 +202,14 @@ class Worker:
     def _do(self, name: str, caller: Caller, item: str) -> Answer:
         connection = self._connection
         if name == "reap":
-            result = reaping.reap(connection, caller)
+            result = reap(connection, caller)
             return {"changed": result.changed}
         if name == "heartbeat":
-            return _beaten(sessions.heartbeat(connection, caller, register=True))
+            return _beaten(heartbeat(connection, caller, register=True))
         if name in ("release", "end"):
-            return _released(sessions.release(connection, caller, end=name == "end"))
+            return _released(release(connection, caller, end=name == "end"))
         reason = "a race" if name == "force" else None
-        return _claimed(sessions.claim(connection, caller, item, switch=name != "claim", force_reason=reason))
+        return _claimed(claim(connection, caller, item, switch=name != "claim", force_reason=reason))
 
     @property
     def _connection(self) -> Database:
@@ -217,7 +217,7 @@ class Worker:
         return self._database
 
     def _claim(self, caller: Caller, item: str) -> ClaimResult:
-        return sessions.claim(self._connection, caller, item)
+        return claim(self._connection, caller, item)
 
     def _oracle(self, directory: str, item: str) -> Oracle:
         if item not in self._oracles:
@@ -243,7 +243,7 @@ class Worker:
 
 def _caller(session: str, stale_after: float = 900.0, pid: int | None = None) -> Caller:
     anchor = process.read(pid) if pid else None
-    identity = Identity(session, anchor, None, "codebase", "/tmp/codebase", "main", process.this_host())
+    identity = Identity(session, anchor, None, "codebase", "/tmp/codebase", "main", this_host())
     return Caller(identity, Settings(None, "the test", stale_after, 60.0))
 
 

@@ -19,6 +19,7 @@ from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.commands import shell_init
+from claude_sessions_cli.shell import hooks
 from shell.runs import is_alive
 from shell.terminal import Terminal
 
@@ -185,7 +186,7 @@ def hook(directory: Path, shell: str, program: Path | Sequence[str], every: floa
     words = [str(program)] if isinstance(program, Path) else list(program)
     rendered = directory / f"hook-{every:g}.{shell}"
     if not rendered.exists():
-        rendered.write_text(shell_init.render(shell, words, every))
+        rendered.write_text(hooks.render(shell, words, every))
     return f"source {shlex.quote(str(rendered))}"
 
 

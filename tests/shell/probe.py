@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from claude_sessions_cli import process
+from claude_sessions_cli.liveness import liveness, this_host
 from claude_sessions_cli.model import METADATA_KEY, Session
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -20,7 +21,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
 def row_of(pid: int, **changes: Any) -> dict[str, Any]:
     """Return what a session's row tells of the process `pid` as this process sees it; `changes` replace parts of it."""
-    host = process.this_host()
+    host = this_host()
     found = process.read(pid)
     row = {"pid": pid, "hostname": host.hostname, "boot_id": host.boot_id, "pid_ns": host.pid_ns, "start": found.start}
     return {**row, **changes}
@@ -63,7 +64,7 @@ def main() -> None:
     own = row_of(os.getpid()) if lineage else {}
     print(json.dumps({**own, "ancestors": [parent.pid for parent in lineage[1:]]}), flush=True)
     for line in sys.stdin:
-        print(process.liveness(session_of(json.loads(line)), process.this_host()).value, flush=True)
+        print(liveness(session_of(json.loads(line)), this_host()).value, flush=True)
 
 
 if __name__ == "__main__":

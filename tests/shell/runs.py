@@ -28,9 +28,9 @@ from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.liveness import Host
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.process import Host
+from claude_sessions_cli.operations.claim import claim
 from shell.terminal import SHELLS, Terminal, environment
 
 LINUX = sys.platform.startswith("linux")
@@ -205,7 +205,7 @@ def elsewhere(session_id: str) -> Caller:
 def try_claim(table: Table, caller: Caller, sd_id: str = "SD-1") -> bool:
     """Whether a caller gets the item."""
     try:
-        sessions.claim(table.database, caller, sd_id)
+        claim(table.database, caller, sd_id)
     except HeldByAnother:
         return False
     return True
@@ -308,4 +308,4 @@ class Proxy:
 
 def force(table: Table) -> None:
     """Take the item from whoever holds it."""
-    sessions.claim(table.database, elsewhere("thief"), "SD-1", force_reason="urgent")
+    claim(table.database, elsewhere("thief"), "SD-1", force_reason="urgent")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from claude_sessions_cli import process
+from claude_sessions_cli.liveness import liveness, this_host
 from claude_sessions_cli.model import Liveness
 from shell.probe import row_of, session_of
 
@@ -92,7 +93,7 @@ def unshare(*options: str) -> list[str]:
 
 def here(row: dict[str, Any]) -> Liveness:
     """Return what this host knows of a row's process."""
-    return process.liveness(session_of(row), process.this_host())
+    return liveness(session_of(row), this_host())
 
 
 def gone(sleeper: Callable[[], subprocess.Popen[bytes]]) -> dict[str, Any]:

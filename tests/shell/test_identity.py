@@ -19,6 +19,7 @@ import pytest
 from waiting import until
 
 from claude_sessions_cli import identity, process
+from claude_sessions_cli.liveness import this_host
 from shell.needed import each_shell, needs, needs_sudo
 from shell.terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
 
@@ -77,7 +78,7 @@ def hook_of(shell: Terminal, start: str | None = None) -> str:
 
 def anchor_of(pid: int) -> str:
     """Return what goes with an id that the tool exports."""
-    return identity.export_anchor(process.read(pid), process.this_host())
+    return identity.export_anchor(process.read(pid), this_host())
 
 
 # -- one terminal ------------------------------------------------------------------------------------------------------

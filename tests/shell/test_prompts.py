@@ -14,8 +14,8 @@ import pytest
 from conftest import Table
 from waiting import PATIENCE_S, until, until_waiting
 
-from claude_sessions_cli import process
-from claude_sessions_cli import prompt as state
+from claude_sessions_cli import process, prompt
+from claude_sessions_cli.prompt import State
 from shell.hooks import Open, state_of
 from shell.needed import each_shell, needs, only_zsh
 from shell.runs import PROGRAM
@@ -93,14 +93,14 @@ def test_a_beat_in_the_background_leaves_what_a_command_has_told_meanwhile(
     beat = [*PROGRAM, "heartbeat", "--register", "--pid", str(shell.pid), *options]
     subprocess.run(beat, env=own, check=True, capture_output=True)
     anchor = process.read(shell.pid)
-    assert [state.read(os.environ, anchor).kind] == ["none"]  # type: ignore[union-attr]
+    assert [prompt.read(os.environ, anchor).kind] == ["none"]  # type: ignore[union-attr]
     with psycopg.connect(full_table.dsn) as holds_up:
         holds_up.execute("SELECT 1 FROM public.claude_sessions FOR UPDATE")
         late = subprocess.Popen(beat, env=own, stdout=subprocess.DEVNULL)
         until_waiting(full_table.connection)
-        state.write(os.environ, anchor, state.State("held", int(time.time()), "SD-1", "s"))
+        prompt.write(os.environ, anchor, State("held", int(time.time()), "SD-1", "s"))
     assert late.wait(PATIENCE_S) == 0
-    assert [state.read(os.environ, anchor).kind] == [shown]  # type: ignore[union-attr]
+    assert [prompt.read(os.environ, anchor).kind] == [shown]  # type: ignore[union-attr]
 
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -164,7 +164,7 @@ def test_the_readmes_status_line_of_tmux_shows_what_a_pane_holds(
     (tmp_path / "tmux.conf").write_text(f"{line}\n")
     tmux.call("source-file", str(tmp_path / "tmux.conf"))
     shell = process.read(int(tmux.call("display-message", "-p", "#{pane_pid}")))
-    state.write(os.environ, shell, state.State("held", int(time.time()) - 725, "SD-1", "s"))
+    prompt.write(os.environ, shell, State("held", int(time.time()) - 725, "SD-1", "s"))
     # A status line has what its programs said for those who look at it.
     looking = Terminal(tmp_path, (*tmux.command, "attach"), {"TERM": "xterm"})
     stack.callback(looking.close)

@@ -17,8 +17,9 @@ from conftest import Table, make_caller
 from waiting import until
 
 from claude_sessions_cli import process
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.times import fence_of
 from shell.runs import (
     FAST,
@@ -118,7 +119,7 @@ def test_only_the_first_double_dash_is_runs_own(bench: Bench) -> None:
 @pytest.mark.parametrize("options", [[], ["--wait", "0.2s"]], ids=["at once", "in vain"])
 @pytest.mark.parametrize("code", [None, 0, 75])
 def test_an_item_that_another_holds_is_not_run(bench: Bench, options: list[str], code: int | None) -> None:
-    sessions.claim(bench.table.database, make_caller("a"), "SD-1")
+    claim(bench.table.database, make_caller("a"), "SD-1")
     before = bench.rows()
     wanted = [] if code is None else ["--conflict-exit-code", str(code)]
     done = bench.call("SD-1", *options, *wanted, "--", "echo", "ran")
@@ -142,7 +143,7 @@ def test_a_waiting_run_begins_when_the_item_is_free(bench: Bench) -> None:
 
 
 def test_a_term_that_the_caller_holds_is_renewed_and_left_held(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("mine"), "SD-1", track="A")
+    claim(bench.table.database, make_caller("mine"), "SD-1", track="A")
     before = bench.table.row("mine")
     ready = bench.file()
     mine = {**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"}
@@ -160,7 +161,7 @@ def test_a_term_that_the_caller_holds_is_renewed_and_left_held(bench: Bench) -> 
 
 
 def test_a_second_run_of_an_item_in_one_session_is_refused_and_changes_nothing(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    claim(bench.table.database, make_caller("mine"), "SD-1")
     ready, mine = bench.file(), {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
     first = bench.start("SD-1", "--", *words(WAIT, ready), env=mine)
     read_pid(ready)
@@ -175,7 +176,7 @@ def test_a_second_run_of_an_item_in_one_session_is_refused_and_changes_nothing(b
 
 
 def test_runs_of_different_items_in_one_session_are_sessions_of_their_own(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    claim(bench.table.database, make_caller("mine"), "SD-1")
     files = [bench.file(), bench.file()]
     mine = {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
     both = [bench.start(f"SD-{n}", "--", *words(WAIT, file), env=mine) for n, file in enumerate(files, 2)]
@@ -221,13 +222,13 @@ def test_a_named_run_that_was_killed_is_followed_under_a_new_fence(bench: Bench)
 
 
 def test_a_named_run_takes_no_session_that_is_not_over(bench: Bench) -> None:
-    sessions.heartbeat(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), register=True)
+    heartbeat(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), register=True)
     before = bench.table.row("living")
     done = bench.call("SD-1", "--session", "living", "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("claude-sessions: session living is another's, which is not over (claim SD-1 in that")
     assert bench.table.row("living") == before
-    sessions.claim(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), "SD-1")
+    claim(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), "SD-1")
     assert bench.call("SD-1", "--session", "living", "--", "echo", "ran").stdout == "ran\n"
     after = bench.table.row("living")
     assert (after["sd_id"], after["pid"], after["status"]) == ("SD-1", os.getpid(), "active")
@@ -235,7 +236,7 @@ def test_a_named_run_takes_no_session_that_is_not_over(bench: Bench) -> None:
 
 @pytest.mark.parametrize("change", ["claimed_at = NULL", "status = 'stale'"])
 def test_a_claim_that_other_programs_changed_is_put_right_before_it_is_run_under(bench: Bench, change: str) -> None:
-    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    claim(bench.table.database, make_caller("mine"), "SD-1")
     bench.table.execute(f"UPDATE public.claude_sessions SET {change}")
     command = ["sh", "-c", 'echo "$CLAUDE_SESSIONS_FENCE"; sleep 2.5']
     done = bench.call("SD-1", "--", *command, env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
@@ -249,7 +250,7 @@ def test_an_item_that_another_program_gave_to_two_is_run_by_neither(bench: Bench
     table, mine = Table(seed_dsn), {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
     with table.stack:
         for name in ("mine", "theirs"):
-            sessions.heartbeat(table.database, make_caller(name), register=True)
+            heartbeat(table.database, make_caller(name), register=True)
         table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-1', status = 'active', claimed_at = now()")
         done = bench.call("SD-1", "--dsn", seed_dsn, "--", "echo", "ran", env=mine)
         assert (done.returncode, done.stdout) == (3, "")
@@ -287,7 +288,7 @@ def test_a_session_lives_while_its_command_runs_even_if_its_terminal_is_closed(
 ) -> None:
     shell = sleeper()
     mine = make_caller("mine", anchor=process.read(shell.pid))
-    sessions.claim(bench.table.database, mine, "SD-1")
+    claim(bench.table.database, mine, "SD-1")
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={"CLAUDE_SESSIONS_SESSION_ID": "mine"})
     read_pid(ready)
@@ -295,7 +296,7 @@ def test_a_session_lives_while_its_command_runs_even_if_its_terminal_is_closed(
     shell.wait()
     other = make_caller("b")
     assert not try_claim(bench.table, other)
-    assert reaping.reap(bench.table.database, other).changed == []
+    assert reap(bench.table.database, other).changed == []
     started.terminate()
     started.wait(30)
     assert try_claim(bench.table, other)

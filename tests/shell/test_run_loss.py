@@ -16,7 +16,8 @@ import pytest
 from conftest import make_caller
 from waiting import until
 
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.release import release
 from shell.runs import (
     FAST,
     IGNORE_TERM,
@@ -114,7 +115,7 @@ def test_what_left_the_group_is_not_stopped(bench: Bench) -> None:
 def test_a_claim_that_was_lost_before_the_command_ended_is_told(bench: Bench, shared: bool, options: list[str]) -> None:
     ready, go = bench.file(), bench.file()
     if shared:
-        sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+        claim(bench.table.database, make_caller("mine"), "SD-1")
     env = {"CLAUDE_SESSIONS_SESSION_ID": "mine"} if shared else {}
     # Long before the next renewal.
     command = words("echo $$ >{0}; until test -e {1}; do sleep 0.02; done; exit 7", ready, go)
@@ -138,13 +139,13 @@ def test_a_command_may_give_its_claim_back_itself(bench: Bench) -> None:
 
 
 def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    claim(bench.table.database, make_caller("mine"), "SD-1")
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
     read_pid(ready)
-    sessions.release(bench.table.database, make_caller("mine"))
+    release(bench.table.database, make_caller("mine"))
     # Claimed again, it is another term, with another fence.
-    sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
+    claim(bench.table.database, make_caller("mine"), "SD-1")
     assert started.wait(30) == 4
     assert bench.table.row("mine")["sd_id"] == "SD-1"
     assert bench.table.own("mine").get("run") is None
@@ -169,7 +170,7 @@ def test_a_command_is_dead_before_anybody_else_can_have_its_item(bench: Bench, p
 
 @pytest.mark.faults
 def test_a_window_that_the_holders_row_makes_longer_is_used(bench: Bench, proxy: Proxy) -> None:
-    sessions.claim(bench.table.database, make_caller("mine", stale_after=900), "SD-1")
+    claim(bench.table.database, make_caller("mine", stale_after=900), "SD-1")
     ready = bench.file()
     mine = {**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn, "CLAUDE_SESSIONS_SESSION_ID": "mine"}
     started = bench.start("SD-1", "--", *words(WAIT, ready), env=mine)

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from claude_sessions_cli import process
-from claude_sessions_cli import prompt as state
+from claude_sessions_cli import process, prompt
 from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.prompt import State
+from claude_sessions_cli.shell import hooks
 from shell.hooks import HOOKS, Window, rows
 from shell.needed import each_shell, needs, only_bash
 from shell.terminal import CLI, WHOAMI
@@ -70,7 +71,7 @@ def test_prompt_shows_the_terminal_of_a_given_process(
     cli: Callable[..., subprocess.CompletedProcess[str]], states: Path
 ) -> None:
     own = process.read(os.getpid())
-    state.write(os.environ, own, state.State("held", int(time.time()) - 725, "SD-1", "s"))
+    prompt.write(os.environ, own, State("held", int(time.time()) - 725, "SD-1", "s"))
     done = cli("prompt", "--pid", str(own.pid), env={"CLAUDE_SESSIONS_STATE_DIR": str(states.parent)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "SD-1 12m\n", "")
 
@@ -98,7 +99,7 @@ def test_any_path_of_the_program_is_quoted(
 ) -> None:
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", "/odd 'dir\\")
     rendered = tmp_path / "hook"
-    rendered.write_text(shell_init.render(name, ODD, 60))
+    rendered.write_text(hooks.render(name, ODD, 60))
     words = "$__claude_sessions_program" if name == "fish" else '"${__claude_sessions_program[@]}"'
     show = f"printf '%s\\0' {words} \"$__claude_sessions_states\""
     done = subprocess.run(
@@ -135,7 +136,7 @@ def test_the_hooks_pass_their_checkers(
     path = HOOKS / f"hook.{name}"
     if rendered:
         path = tmp_path / f"rendered.{name}"
-        path.write_text(shell_init.render(name, ["/usr/local/bin/claude-sessions"], 60))
+        path.write_text(hooks.render(name, ["/usr/local/bin/claude-sessions"], 60))
     done = subprocess.run([*checker, str(path)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 

@@ -19,7 +19,7 @@ from conftest import Cli, Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.files import LOG_LIMIT
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.timers import cron, upkeep_log
 from claude_sessions_cli.timers.cron import cron_line
 from claude_sessions_cli.timers.job import Job
@@ -247,7 +247,7 @@ def test_upkeep_keeps_who_lives_frees_what_the_dead_and_the_silent_held_and_says
     noon = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
     for name, pid in (("lives", living.pid), ("dies", dying.pid)):
         caller = make_caller(name, anchor=process.read(pid), now=noon)
-        sessions.claim(full_table.database, caller, f"SD-{name}")
+        claim(full_table.database, caller, f"SD-{name}")
     full_table.insert("silent", status="active", sd_id="SD-silent", heartbeat_at=noon)
     dying.kill()
     dying.wait()

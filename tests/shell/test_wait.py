@@ -11,7 +11,8 @@ import pytest
 from conftest import make_caller
 from waiting import until
 
-from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.release import release
 from shell.runs import PROGRAM, Bench
 from shell.terminal import CLI
 
@@ -19,14 +20,14 @@ CLAIM = f"{CLI} claim SD-1 --wait"
 
 
 def test_a_terminal_sees_the_seconds_count_down_and_nothing_of_it_afterwards(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"{CLAIM} 90s")
     shown = re.compile(r"(\d+)m(\d\d)s left: waiting for SD-1, held by holder \(Ctrl-C to give up\)")
     until(lambda: len(set(shown.findall(window.seen()))) >= 3, "the time, and less of it")
     left = [int(minutes) * 60 + int(seconds) for minutes, seconds in shown.findall(window.seen())]
     assert left[0] <= 90 and left == sorted(left, reverse=True)
-    sessions.release(bench.table.database, make_caller("holder"))
+    release(bench.table.database, make_caller("holder"))
     assert window.answers() == "0"
     # The answer may have come by its file before the screen has been read.
     until(lambda: "claimed SD-1" in window.seen(), "what it says in the end")
@@ -56,7 +57,7 @@ def test_the_count_down_stays_in_its_line_and_shows_text_of_other_programs_as_te
 
 @pytest.mark.parametrize(("key", "code"), [("\x03", "130"), ("\x1c", "131")])
 def test_a_key_ends_the_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: str) -> None:
-    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"ulimit -c 0; {CLAIM} 5m")
     until(lambda: re.search(r"4m\d\ds left", window.seen()), "it waits")
@@ -67,7 +68,7 @@ def test_a_key_ends_the_wait_and_leaves_nothing_behind(bench: Bench, key: str, c
 
 
 def test_a_signal_ends_the_wait_of_a_script_and_leaves_nothing_behind(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    claim(bench.table.database, make_caller("holder"), "SD-1")
     connected = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
         " AND application_name = 'claude-sessions' AND state LIKE 'idle%'"
@@ -86,7 +87,7 @@ def test_a_signal_ends_the_wait_of_a_script_and_leaves_nothing_behind(bench: Ben
 
 
 def test_what_one_holds_already_is_not_waited_for(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("w"), "SD-1")
+    claim(bench.table.database, make_caller("w"), "SD-1")
     begin = time.monotonic()
     done = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "10m", "--session", "w")
     out, err = done.communicate(timeout=60)
@@ -97,7 +98,7 @@ def test_what_one_holds_already_is_not_waited_for(bench: Bench) -> None:
 
 @pytest.mark.faults
 def test_none_of_twenty_who_wait_starves(bench: Bench) -> None:
-    sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
+    claim(bench.table.database, make_caller("holder"), "SD-1")
     waiting = {
         f"w{number}": bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", f"w{number}", "--quiet")
         for number in range(20)
@@ -105,7 +106,7 @@ def test_none_of_twenty_who_wait_starves(bench: Bench) -> None:
     had: list[str] = []
     holder = "holder"
     while len(had) < 20:
-        sessions.release(bench.table.database, make_caller(holder), end=True)
+        release(bench.table.database, make_caller(holder), end=True)
         holder = str(bench.holder()["session_id"])
         assert waiting[holder].wait(timeout=60) == 0
         had.append(holder)

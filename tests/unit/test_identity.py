@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from claude_sessions_cli import identity, process
+from claude_sessions_cli.codebase import describe_directory
 from claude_sessions_cli.errors import NoIdentity, UsageError
+from claude_sessions_cli.liveness import Host, this_host
 from claude_sessions_cli.process import Process
 
 NIL = "00000000-0000-0000-0000-000000000000"
@@ -124,8 +126,8 @@ def test_a_given_process_is_the_anchor_and_names_the_session() -> None:
     assert found.process_record == {
         "pid": os.getppid(),
         "start": process.read(os.getppid()).start,
-        "boot_id": process.this_host().boot_id,
-        "pid_ns": process.this_host().pid_ns,
+        "boot_id": this_host().boot_id,
+        "pid_ns": this_host().pid_ns,
     }
     assert found.session_id is not None
     assert found.session_id.endswith(f"_{os.getppid()}")
@@ -173,14 +175,14 @@ def test_the_program_refuses_a_wrong_value_in_one_line(cli: Run, argv: list[Any]
 
 def test_a_derived_id_changes_with_all_that_tells_processes_apart() -> None:
     shell = Process(100, 1, "/dev/pts/3", "5000", False, "bash", ("bash",))
-    host = process.Host("h", "boot", "pid:[1]")
+    host = Host("h", "boot", "pid:[1]")
     first = identity.derive_session_id(shell, host)
-    assert first == identity.derive_session_id(shell, process.Host("renamed", "boot", "pid:[1]"))
+    assert first == identity.derive_session_id(shell, Host("renamed", "boot", "pid:[1]"))
     others = [
         identity.derive_session_id(Process(100, 1, "/dev/pts/3", "5001", False, "bash"), host),
         identity.derive_session_id(Process(101, 1, "/dev/pts/3", "5000", False, "bash"), host),
-        identity.derive_session_id(shell, process.Host("h", "next boot", "pid:[1]")),
-        identity.derive_session_id(shell, process.Host("h", "boot", "pid:[2]")),
+        identity.derive_session_id(shell, Host("h", "next boot", "pid:[1]")),
+        identity.derive_session_id(shell, Host("h", "boot", "pid:[2]")),
     ]
     digests = {session_id.split("_")[1] for session_id in [first, *others]}
     assert len(digests) == 5
@@ -194,7 +196,7 @@ def test_where_not_even_this_process_can_be_read_an_id_still_counts() -> None:
 
 
 def test_what_cannot_be_seen_is_not_written() -> None:
-    nobody = identity.Identity("a", None, None, None, None, None, process.this_host())
+    nobody = identity.Identity("a", None, None, None, None, None, this_host())
     assert nobody.own_metadata().keys() == {"host_os", "cli"}
 
 
@@ -218,7 +220,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def where(directory: Path) -> tuple[str, str | None]:
-    return identity.describe_directory(directory)
+    return describe_directory(directory)
 
 
 @needs_git

@@ -20,7 +20,7 @@ def _read_layers() -> list[set[str]]:
     tree = text.partition("\nclaude_sessions_cli/\n")[2].partition("\ntests/")[0]
     layers, folder = [{"__init__"}], ""
     for line in tree.splitlines():
-        found = re.match(r"( +)((?:\w+(?:\.py|/) ?)+) ", line)
+        found = re.match(r"( +)((?:\w+(?:\.py|/) ?)+)(?: |$)", line)
         if not found:
             continue  # the description goes on
         names = re.findall(r"\w+(?=\.py)", found[2])

@@ -18,15 +18,16 @@ from shell.terminal import Terminal
 from waiting import until
 
 from claude_sessions_cli import process
+from claude_sessions_cli.liveness import Host, liveness, this_host
 from claude_sessions_cli.model import METADATA_KEY, Liveness
-from claude_sessions_cli.process import Host, Process
+from claude_sessions_cli.process import Process
 
 Sleeper = Callable[[], "Popen[bytes]"]
 on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc on this system")
 
 
 def judge(row: dict[str, Any], host: Host | None = None) -> Liveness:
-    return process.liveness(session_of(row), host or process.this_host())
+    return liveness(session_of(row), host or this_host())
 
 
 def ended(child: Popen[bytes]) -> None:
@@ -135,8 +136,8 @@ def _record(**changes: Any) -> dict[str, Any]:
     ids=repr,
 )
 def test_a_row_that_records_no_process_is_unknown(metadata: Any) -> None:
-    here = process.this_host()
-    assert process.liveness(session(os.getpid(), here.hostname, metadata), here) is Liveness.UNKNOWN
+    here = this_host()
+    assert liveness(session(os.getpid(), here.hostname, metadata), here) is Liveness.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -156,16 +157,16 @@ def test_a_row_that_records_no_process_is_unknown(metadata: Any) -> None:
 )
 @on_linux
 def test_a_record_that_is_malformed_or_of_another_pid_is_unknown(changes: dict[str, Any]) -> None:
-    here = process.this_host()
+    here = this_host()
     row = session(os.getpid(), here.hostname, {METADATA_KEY: {"process": _record(**changes)}})
-    assert process.liveness(row, here) is Liveness.UNKNOWN
+    assert liveness(row, here) is Liveness.UNKNOWN
 
 
 @pytest.mark.parametrize("pid", [None, 0, -1, -(2**31)])
 def test_a_pid_that_no_process_can_have_is_unknown(pid: int | None) -> None:
-    here = process.this_host()
+    here = this_host()
     row = session(pid, here.hostname, {METADATA_KEY: {"process": _record(pid=pid)}})
-    assert process.liveness(row, here) is Liveness.UNKNOWN
+    assert liveness(row, here) is Liveness.UNKNOWN
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**31 - 1, 10**100])
@@ -179,7 +180,6 @@ def test_the_lineage_leads_from_this_process_to_the_first() -> None:
     assert [found.pid for found in lineage[:2]] == [os.getpid(), os.getppid()]
     assert lineage[-1].ppid == 0
     assert [child.ppid for child in lineage[:-1]] == [parent.pid for parent in lineage[1:]]
-    assert process.ancestors(os.getpid()) == lineage[1:]
 
 
 @pytest.mark.parametrize("name", ["plain", "two words", "a) S 1 (b", "line\nbreak", "dash - "])
@@ -207,7 +207,7 @@ def through_ps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Read processes as systems without /proc do."""
     if process._read_ps(os.getpid()) == {}:
         pytest.skip("there is no ps on this system")
-    monkeypatch.setattr(process, "_source", lambda: process._Source.PS)
+    monkeypatch.setattr("claude_sessions_cli.process.source", lambda: process.Source.PS)
     yield
 
 
@@ -262,7 +262,7 @@ def test_ps_finds_the_lineage_with_one_call_and_is_asked_for_each_column_by_itse
     ps = tmp_path / "ps"
     ps.write_text(f'#!/bin/sh\necho "$*" >>{noted}\nexec ps "$@"\n')
     ps.chmod(0o755)
-    monkeypatch.setattr(process, "PS", str(ps))
+    monkeypatch.setattr("claude_sessions_cli.process.PS", str(ps))
     lineage = process.lineage(os.getpid())
     assert [found.pid for found in lineage[:2]] == [os.getpid(), os.getppid()]
     [call] = noted.read_text().splitlines()
@@ -284,8 +284,8 @@ def test_ps_cuts_no_long_command(through_ps: None) -> None:
 def test_without_ps_nothing_is_proven(monkeypatch: pytest.MonkeyPatch, sleeper: Sleeper) -> None:
     child = sleeper()
     row = row_of(child.pid)
-    monkeypatch.setattr(process, "_source", lambda: process._Source.PS)
-    monkeypatch.setattr(process, "PS", "/nonexistent/ps")
+    monkeypatch.setattr("claude_sessions_cli.process.source", lambda: process.Source.PS)
+    monkeypatch.setattr("claude_sessions_cli.process.PS", "/nonexistent/ps")
     with pytest.raises(PermissionError):
         process.read(child.pid)
     assert judge(row) is Liveness.UNKNOWN

@@ -10,7 +10,7 @@ import pytest
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli.errors import NotHeld, SessionsError, Unreachable
-from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, Keeper, Trust, uptime
+from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, KeepAlive, TrustWindow, uptime
 
 
 class Renewal:
@@ -35,21 +35,21 @@ class Renewal:
         return outcome
 
 
-def keeper(renewal: Renewal, *, every: float = 60, stale_after: float = 900, begun: float = 1000) -> Keeper:
-    return Keeper(renewal, every, Trust(begun, stale_after))
+def keeper(renewal: Renewal, *, every: float = 60, stale_after: float = 900, begun: float = 1000) -> KeepAlive:
+    return KeepAlive(renewal, every, TrustWindow(begun, stale_after))
 
 
-@pytest.mark.parametrize(("stale_after", "term_at", "kill_at"), [(900, 870, 885), (100, 80, 90), (3, 2.4, 2.7)])
+@pytest.mark.parametrize(("stale_after", "terminate_at", "kill_at"), [(900, 870, 885), (100, 80, 90), (3, 2.4, 2.7)])
 def test_a_command_is_told_to_end_and_killed_before_the_claim_lapses(
-    stale_after: float, term_at: float, kill_at: float
+    stale_after: float, terminate_at: float, kill_at: float
 ) -> None:
-    trust = Trust(0, stale_after)
-    assert trust.term_at == pytest.approx(term_at)
-    assert trust.kill_at(trust.term_at) == pytest.approx(kill_at)
+    trust = TrustWindow(0, stale_after)
+    assert trust.terminate_at == pytest.approx(terminate_at)
+    assert trust.kill_at(trust.terminate_at) == pytest.approx(kill_at)
 
 
 def test_whoever_notices_late_gives_a_command_less_time() -> None:
-    trust = Trust(0, 900)
+    trust = TrustWindow(0, 900)
     assert trust.kill_at(100) == 115
     assert trust.kill_at(885) == 892.5
     assert trust.kill_at(5000) == 5000
@@ -67,7 +67,7 @@ def test_a_renewal_begins_when_it_is_due_and_is_trusted_from_its_beginning() -> 
     kept.turn(1059.9)
     assert renewal.calls == 0
     kept.turn(1060)
-    until(lambda: kept.trust == Trust(1060, 700), "the renewal is noted")
+    until(lambda: kept.window == TrustWindow(1060, 700), "the renewal is noted")
     assert kept.due == 1120
     kept.turn(1100)
     assert renewal.calls == 1
@@ -83,7 +83,7 @@ def test_a_renewal_that_hangs_does_not_hold_up_the_next() -> None:
     kept.turn(1060 + 90)
     until(lambda: renewal.calls == 2, "the second begins")
     renewal.let_go()
-    until(lambda: kept.trust.begun == 1150, "it is noted")
+    until(lambda: kept.window.begun == 1150, "it is noted")
 
 
 def test_a_window_holds_a_bounded_number_of_renewals_that_hang() -> None:
@@ -101,11 +101,11 @@ def test_a_renewal_that_comes_in_late_does_not_undo_a_later_one() -> None:
     kept = keeper(renewal)
     kept.begin(1060)
     [attempt] = set(threading.enumerate()) - others
-    kept.trust = Trust(1500, 900)
+    kept.window = TrustWindow(1500, 900)
     renewal.let_go()
     attempt.join(PATIENCE_S)
     assert not attempt.is_alive()
-    assert kept.trust == Trust(1500, 900)
+    assert kept.window == TrustWindow(1500, 900)
 
 
 def test_a_renewal_that_fails_is_tried_again_soon() -> None:
@@ -115,7 +115,7 @@ def test_a_renewal_that_fails_is_tried_again_soon() -> None:
     until(lambda: kept.failure, "its failure is noted")
     assert isinstance(kept.failure, Unreachable)
     assert begun + RETRY_S <= kept.due <= uptime() + RETRY_S
-    assert kept.trust == Trust(0, 900)
+    assert kept.window == TrustWindow(0, 900)
     assert kept.lost is None
     renewal.outcome = 900.0
     kept.begin(kept.due)
@@ -155,5 +155,5 @@ def test_a_window_shorter_than_the_own_setting_is_renewed_three_times() -> None:
     kept = keeper(renewal, stale_after=3)
     assert kept.due == 1001
     kept.begin(1001)
-    until(lambda: kept.trust == Trust(1001, 6), "it is noted")
+    until(lambda: kept.window == TrustWindow(1001, 6), "it is noted")
     assert kept.due == 1003

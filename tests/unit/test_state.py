@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from shell import probe
 
-from claude_sessions_cli import prompt as state
+from claude_sessions_cli import prompt
 from claude_sessions_cli.model import METADATA_KEY, Session
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.prompt import State
@@ -44,15 +44,15 @@ def row(**changes: object) -> Session:
 
 
 def test_what_is_written_is_read_again(place: Path) -> None:
-    state.write(os.environ, anchor(), HELD)
-    assert state.read(os.environ, anchor()) == HELD
+    prompt.write(os.environ, anchor(), HELD)
+    assert prompt.read(os.environ, anchor()) == HELD
     assert (place / "4711-12345").read_text() == "held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711\n"
 
 
 def test_only_the_owner_may_read_it_whatever_the_umask(place: Path) -> None:
     before = os.umask(0)
     try:
-        state.write(os.environ, anchor(), HELD)
+        prompt.write(os.environ, anchor(), HELD)
     finally:
         os.umask(before)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (place / "4711-12345", place, place.parent)]
@@ -60,20 +60,20 @@ def test_only_the_owner_may_read_it_whatever_the_umask(place: Path) -> None:
 
 
 def test_a_reused_pid_is_not_believed(place: Path) -> None:
-    state.write(os.environ, anchor(), HELD)
-    assert state.read(os.environ, anchor(start="99999")) is None
+    prompt.write(os.environ, anchor(), HELD)
+    assert prompt.read(os.environ, anchor(start="99999")) is None
 
 
 def test_a_start_that_shells_cannot_know_is_not_in_the_name(place: Path) -> None:
-    state.write(os.environ, anchor(start="Tue_Nov_24_12:00:00_2026"), HELD)
+    prompt.write(os.environ, anchor(start="Tue_Nov_24_12:00:00_2026"), HELD)
     assert [path.name for path in place.iterdir()] == ["4711"]
 
 
 def test_a_reader_never_sees_half_a_file(place: Path) -> None:
-    state.write(os.environ, anchor(), HELD)
+    prompt.write(os.environ, anchor(), HELD)
     before = (place / "4711-12345").stat().st_ino
     with (place / "4711-12345").open() as reader:
-        state.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+        prompt.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
         assert reader.read().startswith("held ")
     assert (place / "4711-12345").stat().st_ino != before
     assert len(list(place.iterdir())) == 1
@@ -111,7 +111,7 @@ def test_a_session_that_lost_says_so_and_one_that_holds_nothing_says_nothing() -
 
 @given(some.text(min_size=1, max_size=256))
 def test_no_text_of_the_database_can_be_more_than_text_to_a_shell(text: str) -> None:
-    shown = state.harmless(text)
+    shown = prompt.harmless(text)
     assert re.fullmatch(r"[A-Za-z0-9._:?-]+", shown)
     assert len(shown) == len(text)
 
@@ -132,7 +132,7 @@ def test_no_text_of_the_database_can_be_more_than_text_to_a_shell(text: str) -> 
 def test_a_file_that_is_not_as_written_is_not_believed(place: Path, content: str) -> None:
     place.mkdir(parents=True)
     (place / "4711-12345").write_bytes(content.encode("latin-1"))
-    assert state.read(os.environ, anchor()) is None
+    assert prompt.read(os.environ, anchor()) is None
 
 
 def test_a_place_that_cannot_be_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +140,10 @@ def test_a_place_that_cannot_be_is_no_failure(tmp_path: Path, monkeypatch: pytes
     blocker.write_text("")
     for wrong in (blocker / "below", Path("relative"), Path("/proc/nothing")):
         monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(wrong))
-        state.write(os.environ, anchor(), HELD)
-        assert state.read(os.environ, anchor()) is None
-        state.forget(os.environ, anchor())
-        state.sweep(os.environ)
+        prompt.write(os.environ, anchor(), HELD)
+        assert prompt.read(os.environ, anchor()) is None
+        prompt.remove(os.environ, anchor())
+        prompt.sweep(os.environ)
     assert not Path("relative").exists()
 
 
@@ -152,17 +152,17 @@ def test_without_a_home_nothing_is_written_below_the_current_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("platformdirs.user_state_dir", lambda *_, **__: "~/.local/state/claude-sessions")
-    state.write(os.environ, anchor(), HELD)
+    prompt.write(os.environ, anchor(), HELD)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_what_cannot_be_replaced_any_more_stays_silent(place: Path) -> None:
-    state.write(os.environ, anchor(), HELD)
+    prompt.write(os.environ, anchor(), HELD)
     place.chmod(0o500)
-    state.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+    prompt.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
     place.chmod(0o700)
-    assert state.read(os.environ, anchor()) == HELD
+    assert prompt.read(os.environ, anchor()) == HELD
 
 
 @pytest.fixture
@@ -180,9 +180,9 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 @needs_root
 def test_on_a_full_disk_an_old_truth_goes_rather_than_lies(full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(full_disk))
-    state.write(os.environ, anchor(), HELD)
-    assert state.read(os.environ, anchor()) == HELD
-    state.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+    prompt.write(os.environ, anchor(), HELD)
+    assert prompt.read(os.environ, anchor()) == HELD
+    prompt.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
     assert list((full_disk / "terminals").iterdir()) == []
 
 
@@ -192,13 +192,13 @@ def test_root_makes_no_directory_in_somebodys_home(tmp_path: Path, monkeypatch: 
     home.mkdir()
     os.chown(home, 12345, 12345)
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(home / ".local" / "state"))
-    state.write(os.environ, anchor(), HELD)
+    prompt.write(os.environ, anchor(), HELD)
     assert list(home.iterdir()) == []
 
 
 def test_a_session_that_is_over_leaves_no_file(place: Path) -> None:
-    state.write(os.environ, anchor(), HELD)
-    state.forget(os.environ, anchor())
+    prompt.write(os.environ, anchor(), HELD)
+    prompt.remove(os.environ, anchor())
     assert list(place.iterdir()) == []
 
 
@@ -208,14 +208,14 @@ def test_files_of_shells_that_ended_without_a_word_go_after_a_week(place: Path) 
         (place / name).write_text("")
         os.utime(place / name, (0, 0))
     os.utime(place / "2-2", (time.time() - 6 * 86400,) * 2)
-    state.sweep(os.environ)
+    prompt.sweep(os.environ)
     assert sorted(path.name for path in place.iterdir()) == ["2-2", "foreign"]
 
 
 def test_writing_costs_a_command_less_than_a_millisecond(place: Path) -> None:
     def once() -> float:
         begin = time.thread_time()
-        state.write(os.environ, anchor(), HELD)
+        prompt.write(os.environ, anchor(), HELD)
         return time.thread_time() - begin
 
     once()

@@ -1,5 +1,5 @@
--- Set heartbeats that lie in the future to the present, from which on their silence counts; a batch of them, without waiting
--- for who has one locked. Such a time came from a clock that was wrong.
+-- Set a batch of heartbeats in the future, which came from wrong clocks, to now, so that they can age. Skips locked
+-- rows.
 -- Parameters: row_limit (integer), now. Returns: nothing.
 UPDATE public.claude_sessions SET
     heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp())

@@ -1,0 +1,153 @@
+"""Results as data: the `data` of `--json`, one function for each command whose result is more than its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from claude_sessions_cli.model import JudgedSession, Session, Tombstone
+from claude_sessions_cli.times import fence_of, utc
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.identity import Identity
+    from claude_sessions_cli.operations.claim import ClaimResult
+    from claude_sessions_cli.operations.heartbeat import HeartbeatResult
+    from claude_sessions_cli.operations.heartbeat_here import HereResult
+    from claude_sessions_cli.operations.history import History
+    from claude_sessions_cli.operations.list import Listing
+    from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
+    from claude_sessions_cli.operations.release import ReleaseResult
+    from claude_sessions_cli.operations.schema import AppliedFile, Difference
+
+# Fields of Session that are not columns of the table.
+_NOT_COLUMNS = ("server_now", "row_version")
+
+
+def claim_data(result: ClaimResult) -> dict[str, Any]:
+    """Return the JSON of `claim`."""
+    return {
+        "outcome": result.outcome,
+        "session": session_data(result.session),
+        "fence": result.session.session.fence,
+        "evicted": session_data(result.evicted),
+        "tombstone": tombstone_data(result.lost_before),
+    }
+
+
+def heartbeat_data(result: HeartbeatResult) -> dict[str, Any]:
+    """Return the JSON of `heartbeat`."""
+    return {
+        "outcome": result.outcome,
+        "session": session_data(result.session),
+        "tombstone": tombstone_data(result.tombstone),
+    }
+
+
+def here_data(result: HereResult) -> dict[str, Any]:
+    """Return the JSON of `heartbeat --here`."""
+    return {"renewed": result.renewed, "released": [session_data(released) for released in result.released]}
+
+
+def release_data(result: ReleaseResult) -> dict[str, Any]:
+    """Return the JSON of `release`."""
+    return {"outcome": result.outcome, "session": session_data(result.session)}
+
+
+def listing_data(listing: Listing) -> dict[str, Any]:
+    """Return the JSON of `list`."""
+    return {"sessions": [session_data(seen) for seen in listing.sessions], "total": listing.total}
+
+
+def reap_data(result: ReapResult) -> dict[str, Any]:
+    """Return the JSON of `reap`."""
+    return {
+        "dry_run": result.dry_run,
+        "changed": [_verdict_data(verdict) for verdict in result.changed],
+        "kept": [_verdict_data(verdict) for verdict in result.kept],
+        "pruned": result.pruned,
+    }
+
+
+def _verdict_data(verdict: ReapVerdict) -> dict[str, Any]:
+    return {
+        "session": session_data(verdict.session),
+        "to": verdict.to,
+        "reason": verdict.reason,
+        "evidence": verdict.evidence,
+    }
+
+
+def whoami_data(identity: Identity) -> dict[str, Any]:
+    """Return the JSON of `whoami`."""
+    anchor = identity.anchor
+    return {
+        "session_id": identity.session_id,
+        "anchor": {"pid": anchor.pid, "program": anchor.program, "start": anchor.start} if anchor else None,
+        "pid": identity.pid,
+        "tty": identity.tty,
+        "hostname": identity.host.hostname,
+        "codebase": identity.codebase,
+        "rules": [
+            {"rule": rule.rule, "value": rule.value, "used": rule.used, "why": rule.why} for rule in identity.rules
+        ],
+    }
+
+
+def history_data(found: History) -> dict[str, Any]:
+    """Return the JSON of `history`."""
+    return {
+        "name": found.name,
+        "terms": [{**asdict(term), "fence": fence_of(term.claimed_at)} for term in found.terms],
+        "events": [asdict(event) for event in found.events],
+    }
+
+
+def applied_data(applied: Sequence[AppliedFile]) -> dict[str, Any]:
+    """Return the JSON of `schema apply`."""
+    return {"files": [asdict(file) for file in applied]}
+
+
+def difference_data(differences: Sequence[Difference]) -> dict[str, Any]:
+    """Return the JSON of `schema check`."""
+    return {"differences": [asdict(found) for found in differences]}
+
+
+def session_data(seen: JudgedSession | None) -> dict[str, Any] | None:
+    """Return the JSON of a session: its 14 columns and what is known of it."""
+    if seen is None:
+        return None
+    session = seen.session
+    columns = {
+        column.name: getattr(session, column.name) for column in fields(Session) if column.name not in _NOT_COLUMNS
+    }
+    return {
+        **columns,
+        "label": seen.label.value,
+        "liveness": seen.liveness.value,
+        "heartbeat_age_s": session.heartbeat_age_s,
+        "claim_age_s": session.claim_age_s,
+        "expires_in_s": seen.expires_in_s,
+        "fence": session.fence,
+    }
+
+
+def tombstone_data(tombstone: Tombstone | None) -> dict[str, Any] | None:
+    """Return the JSON of a tombstone."""
+    if tombstone is None:
+        return None
+    return {
+        "sd_id": tombstone.sd_id,
+        "fence": tombstone.fence,
+        "at": tombstone.at,
+        "reason": tombstone.reason,
+        "by": tombstone.by,
+        "note": tombstone.note,
+        "new_fence": tombstone.new_fence,
+    }
+
+
+def json_value(value: object) -> object:
+    """Return the JSON form of what JSON does not know: times in UTC, anything else as its text."""
+    return utc(value) if isinstance(value, datetime) else str(value)

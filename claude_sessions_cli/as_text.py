@@ -1,0 +1,176 @@
+"""Results as the lines that people read. Text from the database is stripped of control characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from claude_sessions_cli import table
+from claude_sessions_cli.model import PROCESS_GONE
+from claude_sessions_cli.text import align, clean
+from claude_sessions_cli.times import format_age
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.embedded.server import Status
+    from claude_sessions_cli.identity import Identity
+    from claude_sessions_cli.operations.claim import ClaimResult
+    from claude_sessions_cli.operations.heartbeat import HeartbeatResult
+    from claude_sessions_cli.operations.heartbeat_here import HereResult
+    from claude_sessions_cli.operations.history import History
+    from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
+    from claude_sessions_cli.operations.release import ReleaseResult
+    from claude_sessions_cli.operations.schema import AppliedFile, Difference
+    from claude_sessions_cli.timers.job import TimerResult
+
+
+def claim_text(result: ClaimResult) -> str:
+    """Return the line of `claim`."""
+    session = result.session.session
+    words = {
+        "claimed": "claimed",
+        "already_yours": "already yours:",
+        "took_over": "took over",
+        "forced": "took by force",
+        "switched": "switched to",
+    }
+    line = f"{words[result.outcome]} {session.sd_id}"
+    line += f" (track {session.track})" if session.track else ""
+    if result.evicted:
+        evicted = result.evicted.session
+        line += f" from {evicted.session_id} (last heartbeat {format_age(evicted.heartbeat_age_s)} ago)"
+    return f"{line}, fence {session.fence}\n"
+
+
+def heartbeat_text(result: HeartbeatResult) -> str:
+    """Return the line of `heartbeat`."""
+    session = result.session.session
+    holding = f", holding {session.sd_id}" if session.sd_id else ""
+    if result.outcome == "restored":
+        holding = f", {session.sd_id} is yours again, fence {session.fence}"
+    return f"{result.outcome} {session.session_id}{holding}\n"
+
+
+def here_text(result: HereResult) -> str:
+    """Return how many sessions live, and a line for each that does not."""
+    renewed = f"renewed {result.renewed} session{'' if result.renewed == 1 else 's'}\n"
+    return renewed + here_released_text(result)
+
+
+def here_released_text(result: HereResult) -> str:
+    """Return a line for each session that `heartbeat --here` has released."""
+    return "".join(f"released {released.session.session_id}: {PROCESS_GONE}\n" for released in result.released)
+
+
+def release_text(result: ReleaseResult) -> str:
+    """Return the line of `release`."""
+    if result.outcome == "nothing_held":
+        return "nothing held\n"
+    released = f"released {result.sd_id}" if result.sd_id else ""
+    ended = f"ended {result.session.session.session_id}" if result.outcome == "ended" and result.session else ""
+    return ", ".join(part for part in (released, ended) if part) + "\n"
+
+
+def reap_text(result: ReapResult, explain: bool) -> str:
+    """Return a line for each row that changed, or would; with `explain` the kept ones too."""
+    would = "would be " if result.dry_run else ""
+    lines = [_verdict_line(verdict, f"{would}{verdict.to}") for verdict in result.changed]
+    if explain:
+        lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
+    if result.pruned:
+        deleted = "would delete" if result.dry_run else "deleted"
+        lines.append(f"{deleted} {result.pruned} released session{'s' if result.pruned > 1 else ''}")
+    return "".join(line + "\n" for line in lines)
+
+
+def _verdict_line(verdict: ReapVerdict, word: str) -> str:
+    evidence = verdict.evidence
+    facts = [
+        f"process {evidence['process']}",
+        f"heartbeat {format_age(evidence['heartbeat_age_s'])} ago",
+        f"limit {format_age(evidence['stale_after_s'])}",
+        f"host {evidence['hostname'] or '-'}",
+        f"boot {evidence['boot']}",
+    ]
+    if evidence["parked_until"]:
+        facts.append(f"parked until {evidence['parked_until']}")
+    held = f" {evidence['sd_id']}" if evidence.get("sd_id") else ""
+    return f"{word} {verdict.session.session.session_id}{held}: {verdict.reason} ({', '.join(facts)})"
+
+
+def whoami_text(identity: Identity, explain: bool) -> str:
+    """Return the lines of `whoami`."""
+    anchor = f"{identity.anchor.program} (pid {identity.anchor.pid})" if identity.anchor else None
+    facts = {
+        "session": identity.session_id,
+        "anchor": anchor,
+        "tty": identity.tty,
+        "hostname": identity.host.hostname,
+        "codebase": identity.codebase,
+        "branch": identity.branch,
+    }
+    if not explain:
+        return align([(f"{name}:", clean(value) if value else "-") for name, value in facts.items()])
+    rows = [("USED", "RULE", "VALUE")]
+    rows += [("yes" if r.used else "-", r.rule, clean(r.value) if r.value else f"({r.why})") for r in identity.rules]
+    rows += [
+        ("yes", name, clean(value) if value else "-")
+        for name, value in facts.items()
+        if name not in ("session", "anchor")
+    ]
+    return align(rows)
+
+
+def history_text(found: History) -> str:
+    """Return the terms of a work item or a session, and a session's events, as aligned lines."""
+    tables = []
+    if found.terms:
+        tables.append(table.rows(table.TERMS, found.terms))
+    if found.events:
+        tables.append(table.rows(table.EVENTS, found.events))
+    return "\n".join(map(align, tables))
+
+
+def timer_text(result: TimerResult) -> str:
+    """Return what became of a timer; of a dry run, what it would write."""
+    if not result.dry_run:
+        return f"{result.timer}: {result.outcome.replace('_', ' ')}\n"
+    if result.outcome == "not_installed":
+        return f"{result.timer}: not installed\n"
+    verb = "would take away what is claude-sessions' in" if result.outcome == "removed" else "would write to"
+    if result.outcome == "already_installed":
+        verb = "is already in"
+    return "\n".join(f"{verb} {write.to}{':' if write.text else ''}\n{write.text}" for write in result.writes)
+
+
+def applied_text(applied: Sequence[AppliedFile]) -> str:
+    """Return what `schema apply` did, a line for each object it made."""
+    lines = []
+    for file in applied:
+        lines.append(f"{file.file}: {f'created {len(file.created)} objects' if file.created else 'already in force'}")
+        lines += [f"  {made.kind} {made.name}" for made in file.created]
+    return "\n".join(lines) + "\n"
+
+
+def difference_lines(differences: Iterable[Difference]) -> list[str]:
+    """Return a line for each difference of `schema check`."""
+    lines = []
+    for found in differences:
+        line = f"{found.difference} {found.kind} {found.name}"
+        if found.difference == "missing":
+            line += f" (of {found.file})"
+        elif found.difference == "changed":
+            line += f": {found.found}, expected {found.expected}"
+        lines.append(line)
+    return lines
+
+
+def server_text(status: Status) -> str:
+    """Return the lines of `db status`."""
+    facts = {
+        "running": f"yes, pid {status.pid}" if status.running else "no",
+        "version": status.version,
+        "data": status.data_dir,
+        "socket": status.socket_dir,
+        "log": status.log,
+    }
+    return align([(f"{name}:", str(value or "-")) for name, value in facts.items()])

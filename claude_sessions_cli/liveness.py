@@ -1,0 +1,86 @@
+"""Alive, dead or unknown: what this host can prove of the process that a row records."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+
+from claude_sessions_cli import process
+from claude_sessions_cli.model import Liveness, ProcessRecord, Session
+
+_INITIAL_TIME_NAMESPACE = "time:[4026531834]"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The names of this host, its boot and its pid namespace; empty if unknown."""
+
+    hostname: str
+    boot_id: str
+    pid_ns: str
+
+
+@lru_cache(maxsize=1)
+def this_host() -> Host:
+    """Return the host of this process."""
+    return Host(socket.gethostname(), _boot_id(), _pid_namespace())
+
+
+def liveness(session: Session, host: Host) -> Liveness:
+    """Return whether the process that the row records is alive, as far as this host can prove it.
+
+    Alive needs the same boot, namespace, pid and start (hostnames change with the network, boot ids do not); dead needs
+    the same hostname besides, and a pid that does not exist, started at another time, or is a zombie. While a command
+    runs under the claim, the session lives, even if its terminal is closed.
+    """
+    if session.runner and liveness_of(session.runner, session.hostname, host) is Liveness.ALIVE:
+        return Liveness.ALIVE
+    return liveness_of(session.process, session.hostname, host)
+
+
+def liveness_of(record: ProcessRecord | None, hostname: str | None, host: Host) -> Liveness:
+    """Return the same of one process that was recorded on `hostname`."""
+    if record is None or record.pid <= 0 or not (host.boot_id and host.pid_ns):
+        return Liveness.UNKNOWN
+    if (record.boot_id, record.pid_ns) != (host.boot_id, host.pid_ns):
+        return Liveness.UNKNOWN
+    gone = Liveness.DEAD if hostname == host.hostname else Liveness.UNKNOWN
+    try:
+        found = process.read(record.pid)
+    except ProcessLookupError:
+        return gone
+    except PermissionError:
+        return Liveness.UNKNOWN
+    if found.zombie:
+        return gone
+    if found.start == record.start:
+        return Liveness.ALIVE
+    # A start in another format was read by other means, and proves nothing.
+    return gone if _shape(found.start) == _shape(record.start) else Liveness.UNKNOWN
+
+
+def _shape(start: str) -> tuple[bool, int]:
+    return start.isdecimal(), start.count(":")
+
+
+def _boot_id() -> str:
+    try:
+        return (process.PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return process.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]).strip()
+
+
+def _pid_namespace() -> str:
+    if process.source() is process.Source.PS:
+        return "none"
+    try:
+        namespace = str((process.PROC / "self/ns/pid").readlink())
+    except OSError:
+        return ""
+    try:
+        clock = str((process.PROC / "self/ns/time").readlink())
+    except OSError:
+        return namespace
+    # In a time namespace of its own, the same process shows another start.
+    return namespace if clock == _INITIAL_TIME_NAMESPACE else f"{namespace} {clock}"

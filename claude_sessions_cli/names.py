@@ -1,0 +1,48 @@
+"""What a work item and a session may be called."""
+
+from __future__ import annotations
+
+import re
+
+from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.text import shorten
+
+SD_ID_LIMIT = 256
+SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+NIL_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+def check_work_item(value: str) -> str:
+    """Return a well-formed work item, or raise UsageError."""
+    if not _is_printable(value) or value != value.strip():
+        raise UsageError(
+            f"not a work item: {shorten(value)}",
+            f"a work item is 1 to {SD_ID_LIMIT} printable characters without blanks around them, such as SD-AUTH-001",
+        )
+    return value
+
+
+def check_session_id(value: str, source: str) -> str:
+    """Return a well-formed session id, or raise UsageError that names the source."""
+    if value.replace("-", "") == NIL_UUID.replace("-", ""):
+        raise UsageError(f"{source} is the nil UUID, which is no session id")
+    if not SESSION_ID.fullmatch(value):
+        raise UsageError(
+            f"{source} is not a session id: {shorten(value)}",
+            "a session id is 1 to 128 of A-Z a-z 0-9 . _ : - and begins with a letter or digit",
+        )
+    return value
+
+
+def check_name(value: str) -> str:
+    """Return what may name a work item or a session of any program, or raise UsageError."""
+    if not _is_printable(value):
+        raise UsageError(
+            f"not the name of a work item or a session: {shorten(value)}",
+            f"a name is 1 to {SD_ID_LIMIT} printable characters",
+        )
+    return value
+
+
+def _is_printable(value: str) -> bool:
+    return 0 < len(value) <= SD_ID_LIMIT and value.isprintable()

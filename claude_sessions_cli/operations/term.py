@@ -1,0 +1,126 @@
+"""The term that a command runs under: entered, renewed, and left or ended. Each names the whole term."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.errors import HeldByAnother, NotHeld
+from claude_sessions_cli.liveness import Host, liveness_of
+from claude_sessions_cli.model import JudgedSession, Liveness, ProcessRecord, Session
+from claude_sessions_cli.operations import rows
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.check import later_holder, prove
+from claude_sessions_cli.operations.tombstones import claim_lost
+from claude_sessions_cli.times import time_of
+
+
+def enter(database: Database, caller: Caller, runner: ProcessRecord) -> JudgedSession:
+    """Record in the holder's row that `runner` runs a command under the claim.
+
+    Raises HeldByAnother if another runner does, NotHeld if the claim is gone.
+    """
+    return database.write(caller.actor, _enter, caller, runner)
+
+
+def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord) -> JudgedSession:
+    session = rows.lock_holder(tx, caller, "this session holds nothing to run a command under")
+    if _may_run(session, caller.identity.host):
+        raise HeldByAnother(
+            f"a command runs under {session.sd_id} in this session already", holder=caller.judge(session)
+        )
+    # The command trusts a window that every other client has to respect.
+    stale_after = session.effective_stale_after(caller.settings.stale_after)
+    columns = caller.columns(run=asdict(runner), stale_after=stale_after)
+    return caller.judge(rows.expect(tx.session("revive_session", **columns)))
+
+
+def _may_run(session: Session, host: Host) -> bool:
+    """Whether the recorded command may still run: it is alive, or this host cannot know."""
+    runner = session.runner
+    if runner is None or (session.hostname == host.hostname and runner.boot_id != host.boot_id):
+        return False  # no command, or one of an earlier boot
+    return liveness_of(runner, host.hostname, host) is not Liveness.DEAD
+
+
+def leave(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> None:
+    """Remove `runner` from the holder's row; the claim stays. Raises NotHeld if the term was lost."""
+    if not database.write(caller.actor, _leave, caller, runner, sd_id, fence):
+        _raise_loss(database, caller, sd_id, fence)
+
+
+def _leave(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> bool:
+    session = rows.lock(tx, caller)
+    # Another runner may have entered under a later term of this session.
+    if session and session.runner == runner:
+        tx.one("merge_metadata", session_id=caller.session_id, own=json.dumps({"run": None}), now=caller.now)
+    return _is_in_term(session, sd_id, fence)
+
+
+def _is_in_term(session: Session | None, sd_id: str, fence: int) -> bool:
+    return session is not None and session.holds and (session.sd_id, session.fence) == (sd_id, fence)
+
+
+def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
+    """Raise NotHeld for a term that is over, unless the session itself gave it back."""
+    if loss := database.read(_find_loss, caller, sd_id, fence):
+        raise loss
+
+
+def _find_loss(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> NotHeld | None:
+    session = rows.read(tx, caller)
+    lost = session.tombstone if session else None
+    if lost and lost.sd_id == sd_id:
+        return claim_lost(lost)
+    gone = None if session else NotHeld(f"session {caller.session_id} was deleted")
+    return later_holder(tx, caller, sd_id, time_of(fence)) or gone
+
+
+def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
+    """Prove life under this term only. Raises NotHeld, and changes nothing, if the term is over."""
+    return database.write(caller.actor, _renew, caller, sd_id, fence)
+
+
+def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
+    own = {"session_id": caller.session_id, "now": caller.now}
+    renewed = tx.session("renew_term", **own, sd_id=sd_id, claimed_at=time_of(fence))
+    if renewed:
+        return caller.judge(renewed)
+    prove(tx, caller, sd_id, fence)
+    raise NotHeld(f"the term of {sd_id} under fence {fence} is over")
+
+
+def outlive_process(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
+    """Keep this term when the session's process ends: it lapses by silence alone.
+
+    If the term is over, end the session. Raises NotHeld if the term was lost.
+    """
+    if not database.write(caller.actor, _outlive_process, caller, sd_id, fence):
+        release(database, caller, sd_id, fence, reason="failed")
+
+
+def _outlive_process(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> bool:
+    kept = _is_in_term(rows.lock(tx, caller), sd_id, fence)
+    if kept:
+        own = json.dumps({"run": None, "process": None})
+        tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now)
+    return kept
+
+
+def release(database: Database, caller: Caller, sd_id: str, fence: int, *, reason: str) -> None:
+    """End this term and its session; if the term is over, end the session unless it holds something else.
+
+    Raises NotHeld if the term was lost.
+    """
+    if not database.write(caller.actor, _release, caller, sd_id, fence, reason):
+        _raise_loss(database, caller, sd_id, fence)
+
+
+def _release(tx: Transaction, caller: Caller, sd_id: str, fence: int, reason: str) -> bool:
+    own = json.dumps({"release_reason": reason, "run": None, "parked_until": None}, ensure_ascii=False)
+    ended = {"session_id": caller.session_id, "status": "released", "own": own, "now": caller.now}
+    if tx.one("clear_claim", **ended, sd_id=sd_id, claimed_at=time_of(fence)):
+        return True
+    tx.one("clear_claim", **ended, sd_id=None, claimed_at=None)
+    return False

@@ -1,0 +1,147 @@
+"""Tables: the head and the cell of each column in one place, and which columns fit a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from claude_sessions_cli.model import JudgedSession
+from claude_sessions_cli.text import clean, width_of
+from claude_sessions_cli.times import format_age, utc
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.operations.history import SessionEvent, Term
+
+T = TypeVar("T")
+Table = list[tuple[str, ...]]
+
+EMPTY = "-"
+# A random id is known by its beginning: a UUID by 8 digits, a derived id by its hash.
+_RANDOM_ID = re.compile(r"[0-9a-f]{8}(?=-[0-9a-f]{4}-)|session_[0-9a-f]{8}(?=_)", re.IGNORECASE)
+_SHORTEST_ID = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[T]):
+    """A column: its head, and what a row shows in it."""
+
+    head: str
+    cell: Callable[[T], object]
+
+
+LIST: tuple[Column[JudgedSession], ...] = (
+    Column("STATE", lambda seen: seen.label.value),
+    Column("SD", lambda seen: seen.session.sd_id),
+    Column("TRACK", lambda seen: seen.session.track),
+    Column("SESSION", lambda seen: seen.session.session_id),
+    Column("HOST", lambda seen: seen.session.hostname),
+    Column("TTY", lambda seen: (seen.session.tty or "").removeprefix("/dev/")),
+    Column("PID", lambda seen: seen.session.pid),
+    Column("CODEBASE", lambda seen: seen.session.codebase),
+    Column("CLAIMED", lambda seen: format_age(seen.session.claim_age_s)),
+    Column("HEARTBEAT", lambda seen: format_age(seen.session.heartbeat_age_s)),
+)
+# In this order columns leave a terminal that is too narrow. STATE and SD never do; SESSION is shortened.
+LEAVE_FIRST = ("PID", "TTY", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
+
+TERMS: tuple[Column[Term], ...] = (
+    Column("SD", lambda term: term.sd_id),
+    Column("SESSION", lambda term: term.session_id),
+    Column("HOST", lambda term: term.hostname),
+    Column("FROM", lambda term: _to_second(term.began_at)),
+    Column("TO", lambda term: _to_second(term.ended_at) if term.ended_at else "now"),
+    Column("ENDED", lambda term: _with_note(term.reason, term.note) if term.ended_at else None),
+    Column("BY", lambda term: _term_actor(term) if term.ended_at else None),
+)
+EVENTS: tuple[Column[SessionEvent], ...] = (
+    Column("AT", lambda event: _to_second(event.at)),
+    Column("EVENT", lambda event: event.event),
+    Column("SD", lambda event: event.sd_id),
+    Column("REASON", lambda event: _with_note(event.reason, event.note) if event.reason else None),
+    Column("BY", lambda event: _event_actor(event)),
+)
+
+
+def rows(columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
+    """Return a table: the heads, and a row for each item. Text from the database is stripped of control characters."""
+    heads = tuple(column.head for column in columns)
+    return [heads, *(tuple(_shown(column.cell(item)) for column in columns) for item in items)]
+
+
+def fit(table: Table, limit: int) -> Table:
+    """Return the part of a table of `list` that fits `limit` columns of a terminal, one line for each session.
+
+    First leave the columns that are empty in every row, then those that are equal in every row, then the others.
+    Random session ids are shortened before those, other ids after; each is a prefix that other commands accept. A work
+    item is never cut, so that only a long one makes a line too wide.
+    """
+    columns = {head: [row[number] for row in table[1:]] for number, head in enumerate(table[0])}
+    optional = [head for head in LEAVE_FIRST if head in columns]
+    empty = [head for head in optional if set(columns[head]) <= {EMPTY}]
+    equal = [head for head in optional if head not in empty and len(table) > 2 and len(set(columns[head])) == 1]
+    rest = [head for head in optional if head not in empty and head not in equal]
+
+    def excess() -> int:
+        widths = [max(map(width_of, (head, *cells))) for head, cells in columns.items()]
+        return sum(widths) + 2 * (len(widths) - 1) - limit
+
+    for head in [*empty, *equal, "SESSION", *rest]:
+        if excess() <= 0:
+            break
+        if head == "SESSION":
+            columns[head] = _shorten_random(columns[head])
+        else:
+            del columns[head]
+    if (over := excess()) > 0:
+        longest = max(map(len, columns["SESSION"]), default=0)
+        columns["SESSION"] = _shorten_to(columns["SESSION"], longest - over)
+    return [tuple(columns), *zip(*columns.values(), strict=True)]
+
+
+def _shorten_random(ids: Sequence[str]) -> list[str]:
+    """Return each random id by its beginning; ids that begin alike by more of it."""
+    found = [_RANDOM_ID.match(name) for name in ids]
+    lengths = [match.end() if match else len(name) for name, match in zip(ids, found, strict=True)]
+    while True:
+        short = [name[:length] for name, length in zip(ids, lengths, strict=True)]
+        alike = {name for name, number in Counter(short).items() if number > 1}
+        if not alike:
+            return short
+        lengths = [length + (name in alike) for name, length in zip(short, lengths, strict=True)]
+
+
+def _shorten_to(ids: Sequence[str], length: int) -> list[str]:
+    """Return ids cut to `length`, or to the least length at which all differ."""
+    length = max(length, _SHORTEST_ID)
+    while len({name[:length] for name in ids}) < len(set(ids)):
+        length += 1
+    return [name[:length] for name in ids]
+
+
+def _shown(value: object) -> str:
+    return clean(str(value)) if value not in (None, "") else EMPTY
+
+
+def _with_note(reason: str | None, note: str | None) -> str:
+    return f"{reason} ({note})" if note else str(reason)
+
+
+def _term_actor(term: Term) -> str:
+    return _actor(term.ended_by, term.ended_from, term.actor_program, term.actor_role)
+
+
+def _event_actor(event: SessionEvent) -> str:
+    return _actor(event.actor_session, event.actor_host, event.actor_program, event.actor_role)
+
+
+def _actor(session: str | None, host: str | None, program: str | None, role: str | None) -> str:
+    name = session or " as ".join(part for part in (program, role) if part) or EMPTY
+    return f"{name} on {host}" if host else name
+
+
+def _to_second(moment: datetime) -> str:
+    return utc(moment.replace(microsecond=0))
