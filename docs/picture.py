@@ -19,9 +19,19 @@ def main() -> None:
     """Let some sessions claim, die and fall silent; list them; export what a terminal would show."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)  # as root, the server runs as another account
+        # Only the private server: the caller's settings go, and an empty file stands for config.toml.
+        config = Path(directory, "config.toml")
+        config.touch()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
         os.environ.clear()
-        os.environ.update({**environment, "CLAUDE_SESSIONS_DATA_DIR": directory})
+        os.environ.update(
+            {
+                **environment,
+                "CLAUDE_SESSIONS_CONFIG": str(config),
+                "CLAUDE_SESSIONS_DATA_DIR": str(Path(directory, "data")),
+                "CLAUDE_SESSIONS_STATE_DIR": str(Path(directory, "state")),
+            }
+        )
         processes = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
         try:
             _play([str(process.pid) for process in processes])
