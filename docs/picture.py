@@ -16,7 +16,7 @@ PROGRAM = [sys.executable, "-m", "claude_sessions_cli"]
 
 
 def main() -> None:
-    """Let some sessions claim, die and fall silent; list them; export what a terminal would show."""
+    """Make sessions claim, die and fall silent; list them; export the terminal's picture."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)  # as root, the server runs as another account
         # Only the private server: the caller's settings go, and an empty file stands for config.toml.
