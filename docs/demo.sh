@@ -3,10 +3,16 @@
 set -eu
 exec 2>&1 # errors in their place among the answers
 
-CLAUDE_SESSIONS_DATA_DIR=$(mktemp -d)
-export CLAUDE_SESSIONS_DATA_DIR
-chmod 755 "$CLAUDE_SESSIONS_DATA_DIR" # as root, the server runs as another account
-unset CLAUDE_SESSIONS_DSN CLAUDE_SESSIONS_SESSION_ID CLAUDE_CODE_SESSION_ID PGSERVICE PGHOST PGHOSTADDR PGPORT PGDATABASE
+directory=$(mktemp -d)
+chmod 755 "$directory" # as root, the server runs as another account
+# Only the private server: the caller's settings go, and an empty file stands for config.toml.
+settings=$(awk 'BEGIN { for (name in ENVIRON) if (name ~ /^(CLAUDE|PG)[A-Z0-9_]*$/) print name }')
+for name in $settings; do
+    unset "$name"
+done
+: >"$directory/config.toml"
+export CLAUDE_SESSIONS_CONFIG="$directory/config.toml"
+export CLAUDE_SESSIONS_DATA_DIR="$directory/data" CLAUDE_SESSIONS_STATE_DIR="$directory/state"
 
 # Two processes stand for two terminals.
 sleep 600 & alice=$!
@@ -15,7 +21,7 @@ sleep 600 & bob=$!
 finish() {
     kill "$alice" "$bob" 2>/dev/null || true
     claude-sessions db stop --quiet || true
-    rm -rf "$CLAUDE_SESSIONS_DATA_DIR"
+    rm -rf "$directory"
 }
 trap finish EXIT
 trap 'exit 130' INT TERM PIPE
@@ -37,7 +43,7 @@ run list
 as alice "$alice" release SD-AUTH-001 --reason completed
 as bob "$bob" claim SD-AUTH-001 --track A
 
-printf '\n# Now bob dies without a word.\n'
+printf '\n# Now the process of bob is killed.\n'
 kill -KILL "$bob"
 wait "$bob" 2>/dev/null || true
 run list

