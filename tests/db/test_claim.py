@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from subprocess import Popen
 from typing import Any
 
 import pytest
+from clock import NOON, at
 from conftest import Table, make_caller
 
 from claude_sessions_cli import process
@@ -16,12 +16,6 @@ from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.times import fence_of
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def test_a_claim_registers_and_takes(table: Table) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from subprocess import Popen
 
 import pytest
+from clock import NOON, at
 from conftest import Table, make_caller
 
 from claude_sessions_cli import process
@@ -14,12 +14,6 @@ from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.times import fence_of
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def test_a_heartbeat_writes_heartbeat_at_alone(table: Table) -> None:

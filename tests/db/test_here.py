@@ -13,12 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from subprocess import Popen
 from typing import Any
 
 import psycopg
 import pytest
+from clock import NOON, at
 from conftest import Cli, Table, make_caller, needs_open_checkout
 from psycopg.types.json import Jsonb
 from waiting import until, until_waiting
@@ -31,13 +31,8 @@ from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.operations.caller import Caller
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 DAY = 24 * 60
 Sleeper = Callable[[], "Popen[bytes]"]
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def _who(name: str, pid: int, minutes: float = 0) -> Caller:

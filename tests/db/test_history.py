@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 
 import psycopg
 import pytest
+from clock import NOON, at
 from conftest import Table, make_caller
 
 from claude_sessions_cli import database, queries
@@ -14,12 +15,6 @@ from claude_sessions_cli.errors import NotHeld, SchemaMismatch
 from claude_sessions_cli.operations import history, sessions
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.times import fence_of
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def _terms(table: Table, name: str) -> list[tuple[str, str, str | None, str | None]]:

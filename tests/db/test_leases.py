@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 
 import pytest
+from clock import NOON, at
 from conftest import Table, make_caller
 
 from claude_sessions_cli import process
@@ -21,12 +21,6 @@ from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import run as terms
 from claude_sessions_cli.operations import wait as waiting
 from claude_sessions_cli.times import fence_of
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def _fence(result: ClaimResult) -> int:

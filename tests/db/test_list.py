@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from subprocess import Popen
 from typing import Any
 
 import pytest
+from clock import NOON, at
 from conftest import Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.operations import list as listing
 from claude_sessions_cli.operations import sessions
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def _shown(table: Table, minutes: float = 0, who: str | None = None, **filters: Any) -> dict[str, str]:

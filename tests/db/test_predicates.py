@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from subprocess import Popen
 from typing import Any
 
 import psycopg
 import pytest
+from clock import NOON, at
 from conftest import Server, Table, make_caller
 from psycopg.types.json import Jsonb
 from waiting import until_waiting
@@ -24,14 +25,9 @@ from claude_sessions_cli.operations import list as listing
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import run as terms
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 FIRST, SECOND, LAST = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "0af")
 
 SECOND_DDL = "002_exclusive_claims.sql"
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 @contextmanager

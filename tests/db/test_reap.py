@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from subprocess import Popen
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
+from clock import NOON, at
 from conftest import Table, make_caller
 from psycopg.types.json import Jsonb
 from waiting import until
@@ -18,12 +18,7 @@ from claude_sessions_cli import process
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import sessions
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 DAY = 24 * 60
-
-
-def at(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
 
 
 def _reap(table: Table, minutes: float, **options: Any) -> dict[str, tuple[str | None, str]]:

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-
 import pytest
+from clock import NOON, at
 from conftest import Table, make_caller
 
 from claude_sessions_cli.errors import NotHeld, UsageError
 from claude_sessions_cli.operations import sessions
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-LATER = NOON + timedelta(minutes=1)
-
 
 def test_a_release_clears_the_claim_and_not_the_heartbeat(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
-    result = sessions.release(table.database, make_caller("a", now=LATER), "SD-1", reason="completed")
+    result = sessions.release(table.database, make_caller("a", now=at(1)), "SD-1", reason="completed")
     row = table.row("a")
     assert (result.outcome, result.sd_id) == ("released", "SD-1")
     assert (row["sd_id"], row["track"], row["claimed_at"], row["status"]) == (None, None, None, "idle")
-    assert (row["heartbeat_at"], row["updated_at"]) == (NOON, LATER)
+    assert (row["heartbeat_at"], row["updated_at"]) == (NOON, at(1))
 
 
 def test_end_is_the_end(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    result = sessions.release(table.database, make_caller("a", now=LATER), end=True)
+    result = sessions.release(table.database, make_caller("a", now=at(1)), end=True)
     assert (result.outcome, result.sd_id) == ("ended", "SD-1")
     assert table.row("a")["status"] == "released"
-    assert sessions.claim(table.database, make_caller("b", now=LATER), "SD-1").outcome == "claimed"
+    assert sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1").outcome == "claimed"
 
 
 def test_an_idle_session_ends_too(table: Table) -> None:
     sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True)
-    assert sessions.release(table.database, make_caller("a", now=LATER), end=True).outcome == "ended"
+    assert sessions.release(table.database, make_caller("a", now=at(1)), end=True).outcome == "ended"
     assert table.row("a")["status"] == "released"
 
 
@@ -48,23 +44,23 @@ def test_a_release_twice_is_no_error_and_changes_nothing(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.release(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.row("a")
-    assert sessions.release(table.database, make_caller("a", now=LATER), "SD-1").outcome == "nothing_held"
+    assert sessions.release(table.database, make_caller("a", now=at(1)), "SD-1").outcome == "nothing_held"
     assert table.row("a") == before
 
 
 def test_another_item_than_the_one_held_stays_untouched(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.row("a")
-    assert sessions.release(table.database, make_caller("a", now=LATER), "SD-2").outcome == "nothing_held"
+    assert sessions.release(table.database, make_caller("a", now=at(1)), "SD-2").outcome == "nothing_held"
     with pytest.raises(NotHeld, match="holds SD-1"):
-        sessions.release(table.database, make_caller("a", now=LATER), "SD-2", end=True)
+        sessions.release(table.database, make_caller("a", now=at(1)), "SD-2", end=True)
     assert table.row("a") == before
 
 
 def test_an_ended_row_that_an_older_writer_left_with_a_claim_holds_nothing(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     before = table.row("a")
-    assert sessions.release(table.database, make_caller("a", now=LATER)).outcome == "nothing_held"
+    assert sessions.release(table.database, make_caller("a", now=at(1))).outcome == "nothing_held"
     assert table.row("a") == before
 
 
@@ -72,13 +68,13 @@ def test_another_session_is_released_by_the_beginning_of_its_id(table: Table) ->
     sessions.claim(table.database, make_caller("agent-1", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
     with pytest.raises(UsageError, match="more than one"):
-        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent", None)
+        sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent", None)
     with pytest.raises(NotHeld, match="no session"):
-        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "nobody", None)
+        sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "nobody", None)
     with pytest.raises(NotHeld, match="does not hold SD-2"):
-        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent-1", "SD-2")
+        sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent-1", "SD-2")
     result = sessions.release_other(
-        table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent-1", "SD-1", reason="stuck"
+        table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent-1", "SD-1", reason="stuck"
     )
     assert (result.outcome, result.sd_id) == ("released", "SD-1")
     assert table.row("agent-1")["status"] == "idle"
@@ -87,8 +83,8 @@ def test_another_session_is_released_by_the_beginning_of_its_id(table: Table) ->
 
 def test_who_was_released_by_another_is_told(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "a", None, reason="stuck")
-    result = sessions.heartbeat(table.database, make_caller("a", now=LATER))
+    sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "a", None, reason="stuck")
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(1)))
     assert result.outcome == "lost"
     assert result.tombstone is not None
     assert (result.tombstone.reason, result.tombstone.note) == ("released by another", "stuck")
@@ -96,16 +92,16 @@ def test_who_was_released_by_another_is_told(table: Table) -> None:
 
 def test_a_session_that_names_itself_is_not_told_of_a_loss(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    result = sessions.release_other(table.database, make_caller(None, now=LATER), "a", "SD-1")
+    result = sessions.release_other(table.database, make_caller(None, now=at(1)), "a", "SD-1")
     assert (result.outcome, result.sd_id) == ("released", "SD-1")
-    assert sessions.heartbeat(table.database, make_caller("a", now=LATER)).outcome == "renewed"
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(1))).outcome == "renewed"
 
 
 def test_a_live_session_is_meant_before_an_ended_one(table: Table) -> None:
     table.insert("agent-1", status="released", heartbeat_at=NOON)
     sessions.claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
     result = sessions.release_other(
-        table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "agent", None, end=True
+        table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent", None, end=True
     )
     assert (result.outcome, result.sd_id) == ("ended", "SD-2")
 
@@ -113,4 +109,4 @@ def test_a_live_session_is_meant_before_an_ended_one(table: Table) -> None:
 def test_a_prefix_is_no_pattern(table: Table) -> None:
     sessions.claim(table.database, make_caller("axb", now=NOON), "SD-1")
     with pytest.raises(NotHeld, match="no session"):
-        sessions.release_other(table.database, make_caller(None, now=LATER, cwd="/elsewhere"), "a_", None)
+        sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "a_", None)
