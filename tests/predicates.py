@@ -42,74 +42,95 @@ EQUIVALENT = {
 
 # The tests to show a mutant to, those that are likeliest to see it first, by the file that it changes.
 SECURITY = (
-    "bad_input::test_a_role_that_row_security_blinds_is_denied",
-    "bad_input::test_a_role_that_row_security_lets_only_read_lists_and_writes_nothing",
-    "bad_input::test_a_condition_beside_an_open_policy_hides_nothing",
-    "bad_input::test_a_role_that_row_security_lets_delete_nothing_prunes_nothing",
-    "bad_input::test_a_check_of_what_is_written_keeps_nothing_from_being_deleted",
+    "commands/bad_input::test_a_role_that_row_security_blinds_is_denied",
+    "commands/bad_input::test_a_role_that_row_security_lets_only_read_lists_and_writes_nothing",
+    "commands/bad_input::test_a_condition_beside_an_open_policy_hides_nothing",
+    "commands/bad_input::test_a_role_that_row_security_lets_delete_nothing_prunes_nothing",
+    "commands/bad_input::test_a_check_of_what_is_written_keeps_nothing_from_being_deleted",
 )
 DEFAULTS = (
-    "bad_input::test_a_lock_that_is_held_too_long_is_a_timeout",
-    "bad_input::test_the_defaults_of_a_database_change_nothing",
+    "commands/bad_input::test_a_lock_that_is_held_too_long_is_a_timeout",
+    "commands/bad_input::test_the_defaults_of_a_database_change_nothing",
 )
 ODD_ROWS = (
-    "bad_input::test_a_row_of_another_program_breaks_no_command",
-    "bad_input::test_rows_of_other_programs_are_listed_and_reaped",
+    "commands/bad_input::test_a_row_of_another_program_breaks_no_command",
+    "commands/bad_input::test_rows_of_other_programs_are_listed_and_reaped",
 )
 CATALOG = (
-    "schema::test_the_shipped_catalog_is_what_the_files_make",
-    "schema::test_check_finds_what_differs",
-    "schema::test_check_without_a_table_names_the_command_that_makes_it",
-    "schema::test_apply_makes_what_is_missing_and_alters_nothing",
+    "operations/schema::test_the_shipped_catalog_is_what_the_files_make",
+    "operations/schema::test_check_finds_what_differs",
+    "operations/schema::test_check_without_a_table_names_the_command_that_makes_it",
+    "operations/schema::test_apply_makes_what_is_missing_and_alters_nothing",
 )
 COMPLETION = (
     "shell/completion::test_what_stands_there_decides_what_is_offered",
     "shell/completion::test_a_table_without_history_offers_what_is_held",
     "shell/completion::test_no_name_is_offered_that_a_shell_would_take_for_more",
 )
-LOCKS = ("predicates", "claim", "heartbeat", "release", "leases", "lock_order")
+LOCKS = (
+    "operations/predicates",
+    "operations/claim",
+    "operations/heartbeat",
+    "operations/release",
+    "operations/leases",
+    "operations/lock_order",
+)
 TESTS = {
-    "begin": ("predicates", "history", "leases", "reap", *SECURITY, *DEFAULTS),
-    "begin_schema": ("predicates", "schema"),
+    "begin": (
+        "operations/predicates",
+        "operations/history",
+        "operations/leases",
+        "operations/reap",
+        *SECURITY,
+        *DEFAULTS,
+    ),
+    "begin_schema": ("operations/predicates", "operations/schema"),
     "complete_held_items": COMPLETION,
     "complete_past_items": COMPLETION,
     "complete_session_ids": COMPLETION,
-    "clear_claim": ("release", "claim", "leases"),
-    "find_sessions": ("release",),
-    "grant_access": ("schema",),
-    "list_live_sessions": ("reap", *ODD_ROWS),
-    "list_sessions": ("list", *ODD_ROWS),
-    "list_sessions_here": ("here",),
-    "list_session_events": ("history", "predicates"),
-    "list_terms": ("history", "predicates"),
-    "insert_session": ("heartbeat", "claim"),
-    "renew_claim": ("claim", "leases"),
-    "take_claim": ("claim", "heartbeat", "history"),
-    "read_later_holder": ("leases",),
-    "read_session": ("heartbeat", "leases"),
-    "seen_columns": ("claim", "heartbeat"),
-    "session_columns": ("claim",),
+    "clear_claim": ("operations/release", "operations/claim", "operations/leases"),
+    "find_sessions": ("operations/release",),
+    "grant_access": ("operations/schema",),
+    "list_live_sessions": ("operations/reap", *ODD_ROWS),
+    "list_sessions": ("operations/list", *ODD_ROWS),
+    "list_sessions_here": ("operations/heartbeat_here",),
+    "list_session_events": ("operations/history", "operations/predicates"),
+    "list_terms": ("operations/history", "operations/predicates"),
+    "insert_session": ("operations/heartbeat", "operations/claim"),
+    "renew_claim": ("operations/claim", "operations/leases"),
+    "take_claim": ("operations/claim", "operations/heartbeat", "operations/history"),
+    "read_later_holder": ("operations/leases",),
+    "read_session": ("operations/heartbeat", "operations/leases"),
+    "seen_columns": ("operations/claim", "operations/heartbeat"),
+    "session_columns": ("operations/claim",),
     "lock_claim": LOCKS,
     "lock_session": LOCKS,
     "lock_work_item": LOCKS,
-    "merge_metadata": ("release", "leases"),
-    "merged_metadata": ("claim", "heartbeat", "release", *ODD_ROWS),
-    "name_successor": ("heartbeat", "claim"),
-    "count_prunable": ("reap",),
-    "prunable": ("reap",),
-    "prune_sessions": ("reap",),
-    "settle_heartbeats": ("reap",),
+    "merge_metadata": ("operations/release", "operations/leases"),
+    "merged_metadata": ("operations/claim", "operations/heartbeat", "operations/release", *ODD_ROWS),
+    "name_successor": ("operations/heartbeat", "operations/claim"),
+    "count_prunable": ("operations/reap",),
+    "prunable": ("operations/reap",),
+    "prune_sessions": ("operations/reap",),
+    "settle_heartbeats": ("operations/reap",),
     "read_catalog": CATALOG,
-    "read_fence_floor": ("history", "claim", *ODD_ROWS),
-    "reap_sessions": ("reap", "here", *ODD_ROWS),
-    "renew_heartbeat": ("heartbeat", "here", "leases"),
-    "renew_heartbeats": ("here",),
-    "renew_term": ("leases",),
-    "revive_session": ("heartbeat", "leases"),
-    "role_exists": ("schema",),
-    "001_claude_sessions": ("schema",),
-    "002_exclusive_claims": ("schema",),
-    "003_history": ("predicates", "history", "leases", "claim", "heartbeat", "schema"),
+    "read_fence_floor": ("operations/history", "operations/claim", *ODD_ROWS),
+    "reap_sessions": ("operations/reap", "operations/heartbeat_here", *ODD_ROWS),
+    "renew_heartbeat": ("operations/heartbeat", "operations/heartbeat_here", "operations/leases"),
+    "renew_heartbeats": ("operations/heartbeat_here",),
+    "renew_term": ("operations/leases",),
+    "revive_session": ("operations/heartbeat", "operations/leases"),
+    "role_exists": ("operations/schema",),
+    "001_claude_sessions": ("operations/schema",),
+    "002_exclusive_claims": ("operations/schema",),
+    "003_history": (
+        "operations/predicates",
+        "operations/history",
+        "operations/leases",
+        "operations/claim",
+        "operations/heartbeat",
+        "operations/schema",
+    ),
 }
 # The history's functions and triggers are told by the catalog's text as well, which any change makes red.
 TOLD_BY_TEXT = (
@@ -356,6 +377,13 @@ class Source:
             self.change(i, self.until(i + 2, {"UNION"}), "")
 
 
+def address(name: str) -> str:
+    """Return pytest's address of a file or test named in TESTS."""
+    file, mark, test = name.partition("::")
+    folder, slash, stem = file.rpartition("/")
+    return f"tests/{folder}{slash}test_{stem}.py{mark}{test}"
+
+
 @dataclass
 class Worker:
     """A copy of the checkout, and a server of its own for its tests."""
@@ -372,7 +400,7 @@ class Worker:
         target.write_text(mutant.text(), encoding="utf-8")
         try:
             left_out = (*LEFT_OUT, *TOLD_BY_TEXT) if mutant.path.stem == "003_history" else LEFT_OUT
-            return self._show([*TESTS.get(mutant.path.stem, ()), "predicates"], left_out)
+            return self._show([*TESTS.get(mutant.path.stem, ()), "operations/predicates"], left_out)
         finally:
             target.write_bytes(before)
 
@@ -380,9 +408,7 @@ class Worker:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line"]
         command += ["-k", " and ".join(f"not {word}" for word in left_out)]
         for name in dict.fromkeys(names):
-            file, _, test = name.partition("::")
-            directory, _, stem = f"db/{file}".rpartition("/")
-            command.append(f"tests/{directory.removeprefix('db/')}/test_{stem}.py" + (f"::{test}" if test else ""))
+            command.append(address(name))
         self._forget()
         env = {"PYTHONPATH": str(self.checkout), "PYTHONDONTWRITEBYTECODE": "1", "CLAUDE_SESSIONS_TEST_DSN": self.dsn}
         try:

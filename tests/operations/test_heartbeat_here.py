@@ -462,7 +462,8 @@ def test_two_at_once_beside_claims_and_reaps_never_deadlock_and_lose_nothing(tab
 HIDDEN = """
 import ctypes, json, os, subprocess, sys
 from pathlib import Path
-from claude_sessions_cli import database, keeping, process
+from claude_sessions_cli import database, process
+from claude_sessions_cli.operations import heartbeat_here as keeping
 from conftest import make_caller
 with database.connect(sys.argv[1], "the test") as connection:
     assert ctypes.CDLL(None).unshare(0x20000) == 0
