@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+DAY = 24 * 60  # in minutes, as `at` takes them
 
 
 def at(minutes: float) -> datetime:

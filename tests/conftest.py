@@ -308,8 +308,11 @@ def make_caller(
     return Caller(identity, Settings(None, "the test", stale_after, heartbeat_every), now)
 
 
+Sleeper = Callable[[], "subprocess.Popen[bytes]"]
+
+
 @pytest.fixture
-def sleeper() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def sleeper() -> Iterator[Sleeper]:
     """Return a function that starts a process which lives until the test ends it."""
     started: list[subprocess.Popen[bytes]] = []
 

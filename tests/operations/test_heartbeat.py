@@ -1,13 +1,13 @@
-"""Heartbeats: what they keep, what they bring back, and what they say is lost."""
+"""Heartbeats: which columns they write, which claims they restore, which losses they report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from subprocess import Popen
+from typing import Any
 
 import pytest
 from clock import NOON, at
-from conftest import Table, make_caller
+from conftest import Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import NotHeld
@@ -181,24 +181,6 @@ def test_what_max_age_took_does_not_come_back(table: Table) -> None:
     assert sessions.heartbeat(table.database, make_caller("a", now=at(62))).outcome == "lost"
 
 
-def test_a_loss_stands_until_it_is_acknowledged(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "lost"
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "lost"
-    told = sessions.release(table.database, make_caller("a", now=at(19)))
-    assert told.tombstone is not None
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(20))).outcome == "renewed"
-
-
-def test_a_new_claim_ends_the_loss(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
-    result = sessions.claim(table.database, make_caller("a", now=at(17)), "SD-2")
-    assert result.lost_before is not None
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "renewed"
-
-
 def test_an_older_writers_stale_claim_is_renewed_while_it_is_free(table: Table) -> None:
     table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     assert sessions.heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
@@ -215,7 +197,7 @@ def test_an_older_writers_stale_claim_is_lost_to_a_holder(table: Table) -> None:
     assert table.row("b")["sd_id"] == "SD-1"
 
 
-def test_a_new_process_of_the_session_is_recorded(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+def test_a_new_process_of_the_session_is_recorded(table: Table, sleeper: Sleeper) -> None:
     first = sleeper()
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(first.pid)), "SD-1")
     second = process.read(sleeper().pid)
@@ -227,7 +209,7 @@ def test_a_new_process_of_the_session_is_recorded(table: Table, sleeper: Callabl
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_a_pid_that_another_program_overwrote_is_put_right(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+def test_a_pid_that_another_program_overwrote_is_put_right(table: Table, sleeper: Sleeper) -> None:
     anchor = process.read(sleeper().pid)
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
     table.execute("UPDATE public.claude_sessions SET pid = 1")
@@ -260,3 +242,48 @@ def test_a_beat_that_comes_after_the_end_of_its_process_opens_no_session(table: 
         sessions.heartbeat(table.database, late, register=True)
     assert table.execute("SELECT * FROM public.claude_sessions") == before
     assert [row["status"] for row in before] == ["released"] * has_ended
+
+
+def _beat(table: Table, minutes: float, older_than: float = 30, **options: Any) -> str:
+    caller = options.pop("caller", None) or make_caller("a", now=at(minutes))
+    return sessions.heartbeat(table.database, caller, if_older_than=older_than, **options).outcome
+
+
+def test_a_younger_heartbeat_is_left_alone(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
+    assert _beat(table, 0.4) == "fresh"
+    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
+    assert _beat(table, 0.5) == "renewed"
+    assert table.row("a")["heartbeat_at"] == at(0.5)
+
+
+def test_a_heartbeat_in_the_future_is_not_fresh(table: Table) -> None:
+    table.insert("a", status="idle", heartbeat_at=at(60))
+    assert _beat(table, 1) == "renewed"
+    assert table.row("a")["heartbeat_at"] == at(1)
+
+
+def test_a_session_that_has_to_be_registered_opened_or_told_is_not_fresh(table: Table) -> None:
+    with pytest.raises(NotHeld, match="not registered"):
+        _beat(table, 0)
+    assert _beat(table, 0, register=True) == "registered"
+    assert _beat(table, 0, register=True) == "fresh"
+    table.execute("UPDATE public.claude_sessions SET status = 'stale'")
+    assert _beat(table, 0.1) == "renewed"
+    assert table.row("a")["status"] == "idle"
+    table.execute("UPDATE public.claude_sessions SET status = 'released'")
+    with pytest.raises(NotHeld, match="has ended"):
+        _beat(table, 0.2)
+    assert _beat(table, 0.2, register=True) == "registered"
+    sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    assert _beat(table, 1) == "lost"
+
+
+def test_a_session_in_a_new_process_is_not_fresh(table: Table, sleeper: Sleeper) -> None:
+    first, second = (make_caller("a", now=NOON, anchor=process.read(sleeper().pid)) for _ in range(2))
+    assert _beat(table, 0, register=True, caller=first) == "registered"
+    assert _beat(table, 0, caller=first) == "fresh"
+    assert _beat(table, 0, caller=second) == "renewed"
+    assert table.row("a")["pid"] == second.identity.pid

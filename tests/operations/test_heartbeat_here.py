@@ -1,4 +1,4 @@
-"""`heartbeat --here`: every session of this host at once, judged by its process."""
+"""`heartbeat --here`: all sessions of this host at once, judged by their processes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from subprocess import Popen
 from typing import Any
 
 import psycopg
 import pytest
-from clock import NOON, at
-from conftest import Cli, Table, make_caller, needs_open_checkout
+from clock import DAY, NOON, at
+from conftest import Cli, Sleeper, Table, make_caller, needs_open_checkout
 from psycopg.types.json import Jsonb
 from waiting import until, until_waiting
 
 from claude_sessions_cli import process
 from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld
+from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.operations import heartbeat_here as keeping
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.operations.caller import Caller
-
-DAY = 24 * 60
-Sleeper = Callable[[], "Popen[bytes]"]
 
 
 def _who(name: str, pid: int, minutes: float = 0) -> Caller:
@@ -546,94 +542,3 @@ def test_a_containers_sessions_and_the_hosts_are_each_kept_by_their_own(
         answer, _ = inside.communicate("go\n", timeout=60)
         data = json.loads(answer)["data"]
         assert (data["renewed"], [seen["session_id"] for seen in data["released"]]) == (1, ["dies"])
-
-
-# -- the command -------------------------------------------------------------------------------------------------------
-
-
-def test_the_command_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
-    child, other = sleeper(), sleeper()
-    sessions.claim(table.database, make_caller("a", anchor=process.read(child.pid)), "SD-1")
-    sessions.claim(table.database, make_caller("b", anchor=process.read(other.pid)), "SD-2")
-    child.kill()
-    child.wait()
-    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
-    done = cli("heartbeat", "--here", "--json", env=env)
-    assert (done.returncode, done.stderr) == (0, "")
-    answer = json.loads(done.stdout)
-    assert (answer["command"], answer["ok"]) == ("heartbeat", True)
-    assert set(answer["data"]) == {"renewed", "released"}
-    assert answer["data"]["renewed"] == 1
-    [released] = answer["data"]["released"]
-    assert (released["session_id"], released["status"], released["label"]) == ("a", "released", "ENDED")
-    other.kill()
-    other.wait()
-    assert cli("heartbeat", "--here", env=env).stdout == "renewed 0 sessions\nreleased b: process gone\n"
-    quiet = cli("heartbeat", "--here", "--quiet", env=env)
-    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
-
-
-@pytest.mark.parametrize(
-    "option", [["--register"], ["--session", "a"], ["--pid", "1"], ["--tty", "/dev/pts/1"], ["--if-older-than", "30s"]]
-)
-def test_here_goes_with_no_option_about_one_session(cli: Cli, option: list[str]) -> None:
-    done = cli("heartbeat", "--here", *option, env={"CLAUDE_SESSIONS_DSN": "host=/nonexistent"})
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "--here" in done.stderr
-
-
-# -- --if-older-than ---------------------------------------------------------------------------------------------------
-
-
-def _beat(table: Table, minutes: float, older_than: float = 30, **options: Any) -> str:
-    caller = options.pop("caller", None) or make_caller("a", now=at(minutes))
-    return sessions.heartbeat(table.database, caller, if_older_than=older_than, **options).outcome
-
-
-def test_a_younger_heartbeat_is_left_alone(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
-    assert _beat(table, 0.4) == "fresh"
-    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
-    assert _beat(table, 0.5) == "renewed"
-    assert table.row("a")["heartbeat_at"] == at(0.5)
-
-
-def test_a_heartbeat_in_the_future_is_not_fresh(table: Table) -> None:
-    table.insert("a", status="idle", heartbeat_at=at(60))
-    assert _beat(table, 1) == "renewed"
-    assert table.row("a")["heartbeat_at"] == at(1)
-
-
-def test_a_session_that_has_to_be_registered_opened_or_told_is_not_fresh(table: Table) -> None:
-    with pytest.raises(NotHeld, match="not registered"):
-        _beat(table, 0)
-    assert _beat(table, 0, register=True) == "registered"
-    assert _beat(table, 0, register=True) == "fresh"
-    table.execute("UPDATE public.claude_sessions SET status = 'stale'")
-    assert _beat(table, 0.1) == "renewed"
-    assert table.row("a")["status"] == "idle"
-    table.execute("UPDATE public.claude_sessions SET status = 'released'")
-    with pytest.raises(NotHeld, match="has ended"):
-        _beat(table, 0.2)
-    assert _beat(table, 0.2, register=True) == "registered"
-    sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
-    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
-    assert _beat(table, 1) == "lost"
-
-
-def test_a_session_in_a_new_process_is_not_fresh(table: Table, sleeper: Sleeper) -> None:
-    first, second = _who("a", sleeper().pid), _who("a", sleeper().pid)
-    assert _beat(table, 0, register=True, caller=first) == "registered"
-    assert _beat(table, 0, caller=first) == "fresh"
-    assert _beat(table, 0, caller=second) == "renewed"
-    assert table.row("a")["pid"] == second.identity.pid
-
-
-def test_the_command_says_fresh_and_succeeds(table: Table, cli: Cli) -> None:
-    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
-    assert cli("claim", "SD-1", "--session", "a", env=env).returncode == 0
-    done = cli("heartbeat", "--session", "a", "--if-older-than", "10m", env=env)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "fresh a, holding SD-1\n", "")
-    done = cli("heartbeat", "--session", "a", "--if-older-than", "soon", env=env)
-    assert done.returncode == 2 and "not a duration" in done.stderr

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from subprocess import Popen
 from typing import Any
 
 import pytest
 from clock import NOON, at
-from conftest import Table, make_caller
+from conftest import Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.operations import list as listing
@@ -21,7 +19,7 @@ def _shown(table: Table, minutes: float = 0, who: str | None = None, **filters: 
     return {seen.session.session_id: seen.label.value for seen in found.sessions}
 
 
-def test_each_session_has_the_first_label_that_fits(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+def test_each_session_has_the_first_label_that_fits(table: Table, sleeper: Sleeper) -> None:
     alive, dead = sleeper(), sleeper()
     dead_process = process.read(dead.pid)
     sessions.claim(table.database, make_caller("alive", now=at(-900), anchor=process.read(alive.pid)), "SD-1")

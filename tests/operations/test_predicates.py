@@ -1,4 +1,4 @@
-"""What single conditions of the SQL are good for, where nothing else shows it: `make predicates` takes each away."""
+"""Single conditions of the SQL that no other test covers: `make predicates` removes each."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from subprocess import Popen
 from typing import Any
 
 import psycopg
 import pytest
 from clock import NOON, at
-from conftest import Server, Table, make_caller
+from conftest import Server, Sleeper, Table, make_caller
 from psycopg.types.json import Jsonb
 from waiting import until_waiting
 
 from claude_sessions_cli import database, process, queries
-from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, Unreachable
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable
 from claude_sessions_cli.operations import history, leases, schema, sessions
 from claude_sessions_cli.operations import list as listing
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import run as terms
 
 FIRST, SECOND, LAST = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "0af")
-
 SECOND_DDL = "002_exclusive_claims.sql"
 
 
@@ -63,29 +60,6 @@ def test_a_claim_waits_for_another_claim_of_its_item(table: Table) -> None:
         assert sessions.claim(table.database, make_caller("a"), "SD-2").outcome == "claimed"
 
 
-def _settings(tx: Transaction) -> dict[str, str]:
-    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "timezone", "datestyle"]
-    return {name: tx._connection.execute(f"SHOW {name}").fetchone().popitem()[1] for name in names}  # type: ignore[union-attr]
-
-
-def test_every_transaction_is_bounded_and_no_setting_outlives_it(dsn: str) -> None:
-    defaults = "-c statement_timeout=0 -c lock_timeout=1 -c idle_in_transaction_session_timeout=0"
-    own = psycopg.conninfo.make_conninfo(dsn, options=f"{defaults} -c timezone=Asia/Kathmandu -c datestyle=German,DMY")
-    with database.connect(own, "the test") as opened:
-        assert opened.transact(_settings) == {
-            **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), "10s"),
-            "timezone": "UTC",
-            "datestyle": "ISO, DMY",
-        }
-        assert opened.transact_schema(_settings) == {
-            "statement_timeout": "5min",
-            "lock_timeout": "30s",
-            "idle_in_transaction_session_timeout": "1min",
-            "timezone": "Asia/Kathmandu",
-            "datestyle": "German, DMY",
-        }
-
-
 def test_an_apply_waits_for_another_and_sees_what_it_made(fresh_database: Callable[..., str]) -> None:
     dsn = fresh_database()
     eager = psycopg.conninfo.make_conninfo(dsn, options="-c default_transaction_isolation=repeatable\\ read")
@@ -95,93 +69,6 @@ def test_an_apply_waits_for_another_and_sees_what_it_made(fresh_database: Callab
             for path in schema.ddl_files():
                 other.execute(path.read_bytes())
         assert [file.created for file in applying.result()] == [[] for _ in schema.ddl_files()]
-
-
-# Row security.
-
-OPEN, NARROW = "USING (true)", "USING (session_id = 'b')"
-READ, ADD, CHANGE = "FOR SELECT USING (true)", "FOR INSERT WITH CHECK (true)", "FOR UPDATE USING (true)"
-
-
-@pytest.fixture(scope="module")
-def guarded(server: Server) -> Iterator[tuple[str, Database]]:
-    """Return a DSN, and the same database as a role sees it that is a member of cs_members."""
-    dsn = server.create("cs_guarded")
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute((queries.directory() / "ddl/001_claude_sessions.sql").read_bytes())
-        admin.execute("CREATE TABLE other (LIKE claude_sessions)")
-        for role in ("cs_members", "cs_strangers", "cs_member"):
-            admin.execute(f"DROP ROLE IF EXISTS {role}")
-            admin.execute(f"CREATE ROLE {role} NOLOGIN")
-        admin.execute("GRANT cs_members TO cs_member")
-    try:
-        with database.connect(psycopg.conninfo.make_conninfo(dsn, options="-c role=cs_member"), "the test") as opened:
-            yield dsn, opened
-    finally:
-        with psycopg.connect(server.dsn, autocommit=True) as admin:
-            admin.execute("DROP DATABASE cs_guarded WITH (FORCE)")
-            admin.execute("DROP ROLE cs_members, cs_strangers, cs_member")
-
-
-def _may(opened: Database) -> str:
-    """Return what row security lets a role do: nothing, read, or write."""
-    try:
-        opened.transact(lambda tx: None, writes=False)
-    except PermissionDenied:
-        return "nothing"
-    try:
-        opened.transact(lambda tx: None)
-    except PermissionDenied:
-        return "read"
-    return "write"
-
-
-@pytest.mark.parametrize(
-    ("policies", "may"),
-    [
-        ([], "nothing"),
-        ([OPEN], "write"),
-        ([f"TO cs_members {OPEN}"], "write"),
-        ([f"TO cs_strangers {OPEN}"], "nothing"),
-        ([NARROW], "nothing"),
-        ([OPEN, NARROW], "write"),
-        ([f"{OPEN} WITH CHECK (session_id = 'b')"], "read"),
-        ([READ, ADD, CHANGE], "write"),
-        ([READ, ADD], "read"),
-        ([READ, CHANGE], "read"),
-        ([READ], "read"),
-        ([ADD, CHANGE], "nothing"),
-        ([READ, "FOR INSERT WITH CHECK (session_id = 'b')", CHANGE], "read"),
-        ([READ, ADD, "FOR UPDATE USING (session_id = 'b')"], "read"),
-        ([READ, ADD, "FOR UPDATE USING (true) WITH CHECK (session_id = 'b')"], "read"),
-        ([f"AS RESTRICTIVE {OPEN}"], "nothing"),
-        ([OPEN, f"AS RESTRICTIVE {OPEN}"], "write"),
-        ([OPEN, f"AS RESTRICTIVE {NARROW}"], "nothing"),
-        ([OPEN, f"AS RESTRICTIVE TO cs_strangers {NARROW}"], "write"),
-        ([OPEN, f"AS RESTRICTIVE FOR SELECT {NARROW}"], "nothing"),
-        ([OPEN, f"AS RESTRICTIVE FOR UPDATE {NARROW}"], "read"),
-        ([OPEN, f"AS RESTRICTIVE FOR DELETE {NARROW}"], "write"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "none",
-)
-def test_policies_decide_what_a_role_may_do(guarded: tuple[str, Database], policies: list[str], may: str) -> None:
-    dsn, opened = guarded
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        for (name,) in admin.execute("SELECT polname FROM pg_policy").fetchall():
-            admin.execute(f'DROP POLICY IF EXISTS "{name}" ON claude_sessions')
-        for number, policy in enumerate(policies):
-            admin.execute(f"CREATE POLICY p{number} ON claude_sessions {policy}")
-        assert _may(opened) == may
-        # Another table's policies say nothing, and row security that is off hides nothing.
-        admin.execute(f"CREATE POLICY another ON other {OPEN}")
-        admin.execute(f"CREATE POLICY narrow ON other AS RESTRICTIVE {NARROW}")
-        try:
-            assert _may(opened) == may
-            admin.execute("ALTER TABLE claude_sessions DISABLE ROW LEVEL SECURITY")
-            assert _may(opened) == "write"
-        finally:
-            admin.execute("ALTER TABLE claude_sessions ENABLE ROW LEVEL SECURITY")
-            admin.execute("DROP POLICY another ON other; DROP POLICY narrow ON other")
 
 
 # Claims.
@@ -611,23 +498,6 @@ def test_one_of_two_rows_that_were_written_together_is_reaped(table: Table) -> N
     assert table.row("b")["sd_id"] == "SD-2"
 
 
-def test_a_session_that_has_not_ended_is_never_pruned(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
-    caller = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
-    sessions.heartbeat(table.database, caller, register=True)
-    assert reaping.reap(table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 0
-    assert table.row("a")["status"] == "idle"
-
-
-def test_each_batch_is_pruned_in_a_transaction_of_its_own(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "PRUNE_BATCH", 2)
-    old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
-    for number in range(5):
-        full_table.insert(f"s{number}", status="released", **old)
-    assert reaping.reap(full_table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 5
-    deletions = "SELECT count(*) AS n FROM claude_session_events WHERE event = 'deleted' GROUP BY xmin::text ORDER BY 1"
-    assert [row["n"] for row in full_table.execute(deletions)] == [1, 2, 2]
-
-
 def test_a_claim_again_may_change_the_track_and_touches_no_other_session(table: Table) -> None:
     sessions.claim(table.database, make_caller("b", now=NOON), "SD-2", track="C")
     before = table.row("b")
@@ -667,9 +537,7 @@ def test_a_session_is_shown_where_it_was_seen_last(table: Table) -> None:
         assert table.row("a")["codebase"] == shown
 
 
-def test_the_host_is_that_of_the_process_or_the_first_that_is_known(
-    table: Table, sleeper: Callable[[], Popen[bytes]]
-) -> None:
+def test_the_host_is_that_of_the_process_or_the_first_that_is_known(table: Table, sleeper: Sleeper) -> None:
     here = make_caller("a").identity.host.hostname
     table.insert("a", status="idle", hostname=None)
     table.insert("b", status="idle", hostname="elsewhere")
@@ -697,7 +565,7 @@ def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Ta
 
 @pytest.mark.parametrize("if_older_than", [None, 60.0])
 def test_a_heartbeat_by_the_process_that_is_recorded_writes_nothing_else(
-    table: Table, sleeper: Callable[[], Popen[bytes]], if_older_than: float | None
+    table: Table, sleeper: Sleeper, if_older_than: float | None
 ) -> None:
     anchor = process.read(sleeper().pid)
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")

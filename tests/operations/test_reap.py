@@ -1,24 +1,20 @@
-"""Reaping: who is ended or marked stale, on which evidence, and who is left alone."""
+"""Reaping: which sessions end or go stale, on which evidence, and which stay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from subprocess import Popen
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
-from clock import NOON, at
-from conftest import Table, make_caller
+from clock import DAY, NOON, at
+from conftest import Sleeper, Table, make_caller
 from psycopg.types.json import Jsonb
 from waiting import until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import sessions
-
-DAY = 24 * 60
 
 
 def _reap(table: Table, minutes: float, **options: Any) -> dict[str, tuple[str | None, str]]:
@@ -36,7 +32,7 @@ def test_silence_makes_a_claim_stale_and_frees_its_item(table: Table) -> None:
     assert (tombstone["sd_id"], tombstone["reason"], tombstone.get("by")) == ("SD-1", "silent", None)
 
 
-def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
     assert _reap(table, 0) == {}
@@ -47,14 +43,14 @@ def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Callable
     child.wait()
 
 
-def test_a_live_process_is_never_reaped(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+def test_a_live_process_is_never_reaped(table: Table, sleeper: Sleeper) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(sleeper().pid)), "SD-1")
     before = table.row("a")
     assert _reap(table, 30 * DAY, max_age=60) == {}
     assert table.row("a") == before
 
 
-def test_a_dead_pid_of_another_host_is_not_proof(table: Table, sleeper: Callable[[], Popen[bytes]]) -> None:
+def test_a_dead_pid_of_another_host_is_not_proof(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
     child.kill()
@@ -268,30 +264,6 @@ def test_a_locked_row_is_left_to_the_next_reap(table: Table) -> None:
         holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'a' FOR UPDATE")
         assert _reap(table, 16) == {"b": ("stale", "silent")}
     assert _reap(table, 16) == {"a": ("stale", "silent")}
-
-
-def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "PRUNE_BATCH", 3)
-    old = {"heartbeat_at": NOON, "updated_at": NOON, "created_at": NOON}
-    for number in range(7):
-        table.insert(f"old-{number}", status="released", **old)
-    table.insert("no-heartbeat", status="released", **{**old, "heartbeat_at": None})
-    table.insert("touched", status="released", **{**old, "updated_at": at(DAY)})
-    table.insert("beating", status="released", **{**old, "heartbeat_at": at(DAY)})
-    table.insert("stale", status="stale", **{**old, "updated_at": at(29 * DAY)})
-    with psycopg.connect(table.dsn) as holder:
-        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'old-6' FOR UPDATE")
-        caller = make_caller(None, now=at(30 * DAY - 1))
-        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 0
-        assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 0
-        caller = make_caller(None, now=at(30 * DAY + 1))
-        assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
-        # A batch does not look again at what stands before it.
-        after = {"after": UUID(int=2**128 - 1), "older_than_s": 86400, "row_limit": 99, "now": at(40 * DAY)}
-        assert table.database.transact(lambda tx: tx.all("prune_sessions", **after)) == []
-        assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 7
-    left = table.execute("SELECT session_id FROM public.claude_sessions ORDER BY 1")
-    assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]
 
 
 def test_every_session_of_many_pages_is_judged_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Releases: what they give back, and what they leave to others."""
+"""Releases: which claims they clear, and which rows they leave alone."""
 
 from __future__ import annotations
 
@@ -79,22 +79,6 @@ def test_another_session_is_released_by_the_beginning_of_its_id(table: Table) ->
     assert (result.outcome, result.sd_id) == ("released", "SD-1")
     assert table.row("agent-1")["status"] == "idle"
     assert table.row("agent-2")["sd_id"] == "SD-2"
-
-
-def test_who_was_released_by_another_is_told(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "a", None, reason="stuck")
-    result = sessions.heartbeat(table.database, make_caller("a", now=at(1)))
-    assert result.outcome == "lost"
-    assert result.tombstone is not None
-    assert (result.tombstone.reason, result.tombstone.note) == ("released by another", "stuck")
-
-
-def test_a_session_that_names_itself_is_not_told_of_a_loss(table: Table) -> None:
-    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
-    result = sessions.release_other(table.database, make_caller(None, now=at(1)), "a", "SD-1")
-    assert (result.outcome, result.sd_id) == ("released", "SD-1")
-    assert sessions.heartbeat(table.database, make_caller("a", now=at(1))).outcome == "renewed"
 
 
 def test_a_live_session_is_meant_before_an_ended_one(table: Table) -> None:

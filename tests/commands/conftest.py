@@ -1,0 +1,74 @@
+"""Run commands in a process of their own or in this one."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from conftest import Cli
+
+from claude_sessions_cli import cli as program
+from commands.answers import Env, Inside, Refused, Run, execute, failed, failed_json, rows
+
+
+@pytest.fixture
+def run(cli: Cli, dsn: str) -> Run:
+    """Return a function that runs a command as the session `who` and checks what holds for every answer."""
+
+    def call(*argv: str, who: str | None = "a") -> subprocess.CompletedProcess[str]:
+        done = cli(*argv, env={"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": who})
+        assert "Traceback" not in done.stderr
+        if "--json" in argv:
+            assert done.stderr == ""
+        return done
+
+    return call
+
+
+@pytest.fixture
+def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
+    """Return a function that runs a command line in this process: ten times as fast as a process of its own."""
+
+    def call(*argv: str, env: Env | None = None) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name, value in (env or {}).items():
+                if value is None:
+                    patch.delenv(name, raising=False)
+                else:
+                    patch.setenv(name, value)
+            capfd.readouterr()
+            code = program.run([*argv])
+        output = capfd.readouterr()
+        return subprocess.CompletedProcess(argv, code, output.out, output.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(cli: Cli, inside: Inside, dsn: str) -> Refused:
+    """Return a function that asserts that a command line is refused, in words and in JSON, and changes nothing.
+
+    With `process`, the words are those of a process of its own.
+    """
+    columns = "(session_id, sd_id, status, claimed_at)"
+    execute(dsn, f"INSERT INTO public.claude_sessions {columns} VALUES ('other', 'SD-OTHER', 'active', now())")
+    execute(dsn, f"INSERT INTO public.claude_sessions {columns} VALUES ('a', 'SD-MINE', 'active', now())")
+
+    def call(*argv: str, code: int, message: str, env: Env | None = None, process: bool = False) -> None:
+        environment = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a", **(env or {})}
+        before = rows(dsn)
+        failed((cli if process else inside)(*argv, env=environment), code, message)
+        failed_json(inside("--json", *argv, env=environment), code, message)
+        assert rows(dsn) == before
+
+    return call
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Return a port at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

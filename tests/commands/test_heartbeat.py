@@ -1,0 +1,71 @@
+"""`heartbeat`, with and without `--here`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import Cli, Sleeper, Table, make_caller
+
+from claude_sessions_cli import process
+from claude_sessions_cli.operations import sessions
+from commands.answers import SESSION_KEYS, Run, data_of
+
+
+def test_the_command_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
+    child, other = sleeper(), sleeper()
+    sessions.claim(table.database, make_caller("a", anchor=process.read(child.pid)), "SD-1")
+    sessions.claim(table.database, make_caller("b", anchor=process.read(other.pid)), "SD-2")
+    child.kill()
+    child.wait()
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
+    done = cli("heartbeat", "--here", "--json", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["command"], answer["ok"]) == ("heartbeat", True)
+    assert set(answer["data"]) == {"renewed", "released"}
+    assert answer["data"]["renewed"] == 1
+    [released] = answer["data"]["released"]
+    assert (released["session_id"], released["status"], released["label"]) == ("a", "released", "ENDED")
+    other.kill()
+    other.wait()
+    assert cli("heartbeat", "--here", env=env).stdout == "renewed 0 sessions\nreleased b: process gone\n"
+    quiet = cli("heartbeat", "--here", "--quiet", env=env)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "option", [["--register"], ["--session", "a"], ["--pid", "1"], ["--tty", "/dev/pts/1"], ["--if-older-than", "30s"]]
+)
+def test_here_goes_with_no_option_about_one_session(cli: Cli, option: list[str]) -> None:
+    done = cli("heartbeat", "--here", *option, env={"CLAUDE_SESSIONS_DSN": "host=/nonexistent"})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--here" in done.stderr
+
+
+def test_the_command_says_fresh_and_succeeds(table: Table, cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
+    assert cli("claim", "SD-1", "--session", "a", env=env).returncode == 0
+    done = cli("heartbeat", "--session", "a", "--if-older-than", "10m", env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fresh a, holding SD-1\n", "")
+    done = cli("heartbeat", "--session", "a", "--if-older-than", "soon", env=env)
+    assert done.returncode == 2 and "not a duration" in done.stderr
+
+
+def test_heartbeat(run: Run) -> None:
+    assert run("heartbeat").returncode == 4
+    data = data_of(run("heartbeat", "--register", "--json"), "heartbeat")
+    assert (data["outcome"], data["tombstone"]) == ("registered", None)
+    assert set(data["session"]) == SESSION_KEYS
+    assert run("heartbeat", "--quiet").stdout == ""
+    assert run("heartbeat").stdout == "renewed a\n"
+
+
+def test_a_lost_claim_is_told_in_json_too(run: Run) -> None:
+    run("claim", "SD-1")
+    run("claim", "SD-1", "--force", "--reason", "why", who="b")
+    lost = data_of(run("heartbeat", "--json"), "heartbeat", 4)
+    assert lost["code"] == "not_held"
+    assert lost["data"]["outcome"] == "lost"
+    assert set(lost["data"]["tombstone"]) >= {"sd_id", "fence", "at", "reason", "by"}
+    assert lost["data"]["tombstone"]["by"] == "b"

@@ -1,0 +1,29 @@
+"""`release`: outcome, losses, and other sessions by prefix."""
+
+from __future__ import annotations
+
+from commands.answers import SESSION_KEYS, Run, data_of
+
+
+def test_release(run: Run) -> None:
+    assert run("release").stdout == "nothing held\n"
+    run("claim", "SD-1")
+    assert run("release", "SD-1", who="b").returncode == 4
+    data = data_of(run("release", "SD-1", "--json"), "release")
+    assert data["outcome"] == "released"
+    assert set(data["session"]) == SESSION_KEYS
+    assert run("release", "--end").stdout == "ended a\n"
+
+
+def test_a_loss_is_told_once_by_release(run: Run) -> None:
+    run("claim", "SD-1")
+    run("claim", "SD-1", "--force", "--reason", "why", who="b")
+    assert run("release").returncode == 4
+    assert run("release").returncode == 0
+
+
+def test_a_person_without_a_session_releases_by_prefix(run: Run) -> None:
+    run("claim", "SD-1", who="agent-7")
+    done = run("release", "--session", "agent", who=None)
+    assert (done.returncode, done.stdout) == (0, "released SD-1\n")
+    assert run("heartbeat", who="agent-7").returncode == 4

@@ -1,0 +1,13 @@
+"""What several files of tests need of a claim."""
+
+from __future__ import annotations
+
+from claude_sessions_cli.model import ClaimResult, ProcessRecord
+
+
+def fence_of_claim(result: ClaimResult) -> int:
+    assert result.session.session.fence is not None
+    return result.session.session.fence
+
+
+RUNNER = ProcessRecord(1, "1", "another boot", "pid:[1]")

@@ -1,0 +1,56 @@
+"""Parked claims: kept through silence, up to a limit."""
+
+from __future__ import annotations
+
+import pytest
+from clock import NOON, at
+from conftest import Table, make_caller
+
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli.operations import leases, sessions
+from claude_sessions_cli.operations import reap as reaping
+from operations.claims import fence_of_claim
+
+
+def test_a_park_keeps_the_claim_and_is_a_heartbeat(table: Table) -> None:
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    parked = leases.park(table.database, make_caller("a", now=at(10)), 40 * 60)
+    assert parked.session.fence == fence
+    assert table.row("a")["heartbeat_at"] == at(10)
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(49)), "SD-1")
+    assert reaping.reap(table.database, make_caller(None, now=at(49))).changed == []
+    assert sessions.claim(table.database, make_caller("b", now=at(51)), "SD-1").outcome == "took_over"
+
+
+def test_unpark_takes_the_silence_back(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    leases.park(table.database, make_caller("a", now=NOON), 40 * 60)
+    leases.unpark(table.database, make_caller("a", now=at(1)))
+    assert sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1").outcome == "took_over"
+
+
+def test_a_heartbeat_leaves_a_park_alone(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    leases.park(table.database, make_caller("a", now=NOON), 30 * 60)
+    sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(29)), "SD-1")
+
+
+def test_a_park_ends_with_the_claim(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    leases.park(table.database, make_caller("a", now=NOON), 40 * 60)
+    sessions.release(table.database, make_caller("a", now=NOON))
+    assert "parked_until" not in table.own("a")
+
+
+def test_there_is_nothing_to_park_without_a_claim(table: Table) -> None:
+    with pytest.raises(NotHeld, match="nothing to park"):
+        leases.park(table.database, make_caller("a"), 60)
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    with pytest.raises(UsageError, match="at most 45m"):
+        leases.park(table.database, make_caller("a"), 45 * 60 + 1)
+    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    with pytest.raises(NotHeld, match="lost SD-1"):
+        leases.park(table.database, make_caller("a"), 60)

@@ -1,0 +1,147 @@
+"""The term of a run: renewed, entered, left, outlived and released by its fence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from clock import NOON, at
+from conftest import Table, make_caller
+
+from claude_sessions_cli import process
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
+from claude_sessions_cli.model import ProcessRecord
+from claude_sessions_cli.operations import run as terms
+from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.times import fence_of
+from operations.claims import RUNNER, fence_of_claim
+
+
+def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    before = table.row("a")
+    terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", fence)
+    assert table.row("a") == {**before, "heartbeat_at": at(1)}
+    with pytest.raises(NotHeld, match="is not current"):
+        terms.renew(table.database, make_caller("a", now=at(2)), "SD-1", fence + 1)
+    with pytest.raises(NotHeld, match="does not hold SD-2"):
+        terms.renew(table.database, make_caller("a", now=at(2)), "SD-2", fence)
+    assert table.row("a")["heartbeat_at"] == at(1)
+    sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    with pytest.raises(NotHeld, match="lost SD-1 to b"):
+        terms.renew(table.database, make_caller("a", now=at(18)), "SD-1", fence)
+
+
+def test_an_ended_session_renews_no_term(table: Table) -> None:
+    table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    with pytest.raises(SessionsError):
+        terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", 1767268800000000)
+    assert table.row("a")["heartbeat_at"] == NOON
+
+
+def test_a_term_that_is_over_is_not_released(table: Table) -> None:
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    sessions.release(table.database, make_caller("a", now=NOON))
+    second = fence_of_claim(sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1"))
+    terms.release(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+    assert table.row("a")["sd_id"] == "SD-1"
+    terms.release(table.database, make_caller("a", now=at(2)), "SD-1", second, reason="completed")
+    assert (table.row("a")["sd_id"], table.row("a")["status"]) == (None, "released")
+
+
+def test_one_command_runs_under_a_claim(table: Table) -> None:
+    host, itself = process.this_host(), process.read(1)
+    runner, later = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns), process.read(os.getpid()).start
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a"), "SD-1"))
+    terms.enter(table.database, make_caller("a"), runner)
+    with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
+        terms.enter(table.database, make_caller("a"), runner)
+    terms.leave(table.database, make_caller("a"), replace(runner, start=later), "SD-1", fence)
+    with pytest.raises(HeldByAnother):
+        terms.enter(table.database, make_caller("a"), runner)
+    terms.leave(table.database, make_caller("a"), runner, "SD-1", fence)
+    terms.enter(table.database, make_caller("a"), replace(runner, start=later))
+    terms.enter(table.database, make_caller("a"), replace(runner, boot_id="an earlier boot"))
+    # What it cannot read says nothing.
+    terms.enter(table.database, make_caller("a"), replace(runner, start="at noon"))
+    with pytest.raises(HeldByAnother):
+        terms.enter(table.database, make_caller("a"), runner)
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+@pytest.mark.parametrize("nonsense", [{"pid": "x", "start": "1"}, {"pid": 1}, "a word", None])
+def test_what_another_program_wrote_for_a_command_is_none(table: Table, nonsense: object) -> None:
+    sessions.claim(table.database, make_caller("a"), "SD-1")
+    host = process.this_host()
+    if isinstance(nonsense, dict):
+        nonsense = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, **nonsense}
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,run}', %s::jsonb)",
+        json.dumps(nonsense),
+    )
+    terms.enter(table.database, make_caller("a"), RUNNER)
+
+
+def test_a_run_makes_others_respect_the_term_that_it_trusts(table: Table) -> None:
+    table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
+    terms.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER)
+    with pytest.raises(HeldByAnother):
+        sessions.claim(table.database, make_caller("b", now=at(29), stale_after=300), "SD-1")
+    terms.enter(table.database, make_caller("a", now=NOON, stale_after=300), RUNNER)
+    assert table.own("a")["stale_after"] == 1800, "a shorter one takes nothing from a term that was begun"
+
+
+Ending = Callable[[Table, int], None]
+
+
+def _leave(table: Table, fence: int) -> None:
+    terms.leave(table.database, make_caller("a", now=at(2)), RUNNER, "SD-1", fence)
+
+
+def _outlive(table: Table, fence: int) -> None:
+    terms.outlive_process(table.database, make_caller("a", now=at(2)), "SD-1", fence)
+
+
+def _release(table: Table, fence: int) -> None:
+    terms.release(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+
+
+each_ending = pytest.mark.parametrize("end", [_leave, _outlive, _release])
+
+
+@each_ending
+def test_a_run_that_lost_its_term_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    with pytest.raises(NotHeld, match=r"lost SD-1 to b under fence .*urgent"):
+        end(table, fence)
+    assert table.row("a")["status"] == ("idle" if end is _leave else "released")
+    assert table.row("b")["sd_id"] == "SD-1"
+
+
+@each_ending
+def test_a_run_that_lost_its_term_to_another_program_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL")
+    table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(1), heartbeat_at=at(1))
+    with pytest.raises(NotHeld, match=f"held by theirs under the later fence {fence_of(at(1))}"):
+        end(table, fence)
+
+
+@each_ending
+def test_a_run_whose_session_was_deleted_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    table.execute("DELETE FROM public.claude_sessions")
+    with pytest.raises(NotHeld, match="session a was deleted"):
+        end(table, fence)
+
+
+@each_ending
+def test_a_run_whose_session_gave_its_claim_back_ends_in_peace(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    sessions.release(table.database, make_caller("a", now=at(1)))
+    end(table, fence)
+    assert table.row("a")["sd_id"] is None

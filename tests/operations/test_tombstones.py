@@ -1,0 +1,85 @@
+"""Tombstones: which loss they report, of which term and successor, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+from clock import NOON, at
+from conftest import Table, make_caller
+
+from claude_sessions_cli.errors import HeldByAnother, NotHeld
+from claude_sessions_cli.operations import leases, sessions
+from claude_sessions_cli.operations import reap as reaping
+
+
+def test_a_loss_stands_though_another_program_gives_the_item_back(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    sessions.release(table.database, make_caller("b", now=at(2)))
+    given = "UPDATE public.claude_sessions SET sd_id = 'SD-1', claimed_at = %s WHERE session_id = 'a'"
+    table.execute(given, at(3))
+    for item in ("SD-1", None):
+        with pytest.raises(NotHeld, match="lost SD-1 to b"):
+            leases.check(table.database, make_caller("a", now=at(4)), item)
+    sessions.claim(table.database, make_caller("a", now=at(5)), "SD-1")
+    assert leases.check(table.database, make_caller("a", now=at(6)), "SD-1")
+
+
+def test_a_loser_finds_the_fence_of_its_successor(table: Table) -> None:
+    sessions.claim(table.database, make_caller("silent", now=NOON), "SD-1")
+    reaping.reap(table.database, make_caller(None, now=at(16)))
+    first = sessions.claim(table.database, make_caller("robbed", now=at(17)), "SD-1")
+    forced = sessions.claim(table.database, make_caller("b", now=at(18)), "SD-1", force_reason="because")
+    told = {name: table.own(name)["tombstone"] for name in ("silent", "robbed")}
+    assert (told["silent"]["by"], told["silent"]["new_fence"]) == ("robbed", first.session.session.fence)
+    assert (told["robbed"]["by"], told["robbed"]["new_fence"]) == ("b", forced.session.session.fence)
+
+
+def test_a_claim_that_is_refused_tells_of_the_loss_before(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    forced = sessions.claim(table.database, make_caller("b", now=NOON), "SD-1", force_reason="because")
+    story = rf"held by b.*; this session lost SD-1 to b under fence {forced.session.session.fence} at .*because"
+    with pytest.raises(HeldByAnother, match=story):
+        sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
+    assert table.own("a")["tombstone"]["by"] == "b", "it stands until it claims or releases"
+
+
+@pytest.mark.parametrize("metadata", ["[1, 2]", '"text"', "null"])
+def test_what_has_no_room_for_a_tombstone_stays_as_it_is(table: Table, metadata: str) -> None:
+    table.insert("theirs", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON, metadata=metadata)
+    assert sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
+    [row] = table.execute("SELECT metadata::text AS kept FROM public.claude_sessions WHERE session_id = 'theirs'")
+    assert row["kept"] == metadata
+
+
+def test_a_loss_stands_until_it_is_acknowledged(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "lost"
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "lost"
+    told = sessions.release(table.database, make_caller("a", now=at(19)))
+    assert told.tombstone is not None
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(20))).outcome == "renewed"
+
+
+def test_a_new_claim_ends_the_loss(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
+    result = sessions.claim(table.database, make_caller("a", now=at(17)), "SD-2")
+    assert result.lost_before is not None
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "renewed"
+
+
+def test_who_was_released_by_another_is_told(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "a", None, reason="stuck")
+    result = sessions.heartbeat(table.database, make_caller("a", now=at(1)))
+    assert result.outcome == "lost"
+    assert result.tombstone is not None
+    assert (result.tombstone.reason, result.tombstone.note) == ("released by another", "stuck")
+
+
+def test_a_session_that_names_itself_is_not_told_of_a_loss(table: Table) -> None:
+    sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
+    result = sessions.release_other(table.database, make_caller(None, now=at(1)), "a", "SD-1")
+    assert (result.outcome, result.sd_id) == ("released", "SD-1")
+    assert sessions.heartbeat(table.database, make_caller("a", now=at(1))).outcome == "renewed"
