@@ -42,25 +42,25 @@ EQUIVALENT = {
 
 # The tests to show a mutant to, those that are likeliest to see it first, by the file that it changes.
 SECURITY = (
-    "commands/row_security::test_a_role_that_row_security_blinds_is_denied",
-    "commands/row_security::test_a_role_that_row_security_lets_only_read_lists_and_writes_nothing",
-    "commands/row_security::test_a_condition_beside_an_open_policy_hides_nothing",
-    "commands/row_security::test_a_role_that_row_security_lets_delete_nothing_prunes_nothing",
-    "commands/row_security::test_a_check_of_what_is_written_keeps_nothing_from_being_deleted",
+    "commands/row_security::test_role_blinded_by_row_security_is_denied",
+    "commands/row_security::test_read_only_policy_lists_and_denies_writes",
+    "commands/row_security::test_open_policy_outweighs_condition",
+    "commands/row_security::test_prune_without_delete_policy_is_denied",
+    "commands/row_security::test_check_policy_does_not_limit_prune",
 )
 DEFAULTS = (
-    "commands/unreachable::test_a_lock_that_is_held_too_long_is_a_timeout",
-    "commands/encodings::test_the_defaults_of_a_database_change_nothing",
+    "commands/unreachable::test_lock_held_too_long_is_timeout",
+    "commands/encodings::test_settings_of_database_change_nothing",
 )
 ODD_ROWS = (
-    "commands/foreign_rows::test_a_row_of_another_program_breaks_no_command",
-    "commands/foreign_rows::test_rows_of_other_programs_are_listed_and_reaped",
+    "commands/foreign_rows::test_foreign_row_breaks_no_command",
+    "commands/foreign_rows::test_foreign_rows_are_listed_and_reaped",
 )
 CATALOG = (
-    "operations/schema::test_the_shipped_catalog_is_what_the_files_make",
-    "operations/schema::test_check_finds_what_differs",
-    "operations/schema::test_check_without_a_table_names_the_command_that_makes_it",
-    "operations/schema::test_apply_makes_what_is_missing_and_alters_nothing",
+    "operations/schema::test_shipped_catalog_matches_files",
+    "operations/schema::test_check_finds_each_difference",
+    "operations/schema::test_check_without_table_names_apply",
+    "operations/schema::test_apply_creates_missing_objects_and_alters_none",
 )
 COMPLETION = (
     "shell/completion::test_what_stands_there_decides_what_is_offered",
@@ -142,14 +142,14 @@ TESTS = {
 }
 # The history's functions and triggers are told by the catalog's text as well, which any change makes red.
 TOLD_BY_TEXT = (
-    "test_check_looks_at_nothing_but_the_tools_own_objects_and_tells_more_in_order",
-    "test_the_shipped_catalog_is_what_the_files_make",
-    "test_check_finds_what_differs",
-    "test_apply_makes_what_is_missing_and_alters_nothing",
-    "test_check_says_the_same_in_json",
-    "test_apply_brings_back_a_trigger_that_is_missing",
+    "test_check_ignores_foreign_objects_and_sorts_extra_ones",
+    "test_shipped_catalog_matches_files",
+    "test_check_finds_each_difference",
+    "test_apply_creates_missing_objects_and_alters_none",
+    "test_check_command_prints_differences_as_json",
+    "test_apply_restores_missing_trigger",
     "test_every_file_runs_twice_under_plain_psql",
-    "test_what_print_prints_runs_under_plain_psql",
+    "test_printed_schema_runs_under_plain_psql",
 )
 # Slow, and about other things than SQL.
 LEFT_OUT = ("deadlock", "container", "hidden", "at_once")

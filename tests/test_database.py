@@ -18,7 +18,7 @@ def _settings(tx: Transaction) -> dict[str, str]:
     return {name: tx._connection.execute(f"SHOW {name}").fetchone().popitem()[1] for name in names}  # type: ignore[union-attr]
 
 
-def test_every_transaction_is_bounded_and_no_setting_outlives_it(dsn: str) -> None:
+def test_transaction_settings_are_bounded_and_local(dsn: str) -> None:
     defaults = "-c statement_timeout=0 -c lock_timeout=1 -c idle_in_transaction_session_timeout=0"
     own = psycopg.conninfo.make_conninfo(dsn, options=f"{defaults} -c timezone=Asia/Kathmandu -c datestyle=German,DMY")
     with database.connect(own, "the test") as opened:
@@ -101,7 +101,7 @@ def _may(opened: Database) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "none",
 )
-def test_policies_decide_what_a_role_may_do(guarded: tuple[str, Database], policies: list[str], may: str) -> None:
+def test_policies_decide_access_of_role(guarded: tuple[str, Database], policies: list[str], may: str) -> None:
     dsn, opened = guarded
     with psycopg.connect(dsn, autocommit=True) as admin:
         for (name,) in admin.execute("SELECT polname FROM pg_policy").fetchall():

@@ -8,7 +8,7 @@ from conftest import Cli
 from commands.answers import LONG, NIL, Refused, Run, data_of, failed, rows
 
 
-def test_options_may_stand_before_the_command(run: Run, dsn: str) -> None:
+def test_options_are_accepted_before_command(run: Run, dsn: str) -> None:
     assert data_of(run("--json", "--session", "z", "claim", "SD-1"), "claim")["session"]["session_id"] == "z"
     assert run(f"--dsn={dsn}", "-q", "release", "--session", "z").stdout == ""
     assert data_of(run("--json", "schema", "check"), "schema check")["differences"] == []
@@ -92,16 +92,16 @@ def test_version_and_help(run: Run) -> None:
     ],
     ids=lambda value: ascii(" ".join(value))[1:40] if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line_is_refused(refused: Refused, argv: list[str], message: str) -> None:
+def test_wrong_command_line_is_refused(refused: Refused, argv: list[str], message: str) -> None:
     refused(*argv, code=2, message=message, process="\udcff" in argv)
 
 
 @pytest.mark.parametrize("value", ["-5m", "0", "nan", "inf", "1e3", "", "soon", "9" * 20 + "d", "-0", "\x1b[31m", LONG])
-def test_a_wrong_duration_is_refused(refused: Refused, value: str) -> None:
+def test_wrong_duration_is_refused(refused: Refused, value: str) -> None:
     refused("claim", "SD-1", "--stale-after", value, code=2, message="--stale-after.*not a duration")
 
 
-def test_an_empty_reason_never_takes_by_force(cli: Cli, dsn: str) -> None:
+def test_empty_reason_never_forces_claim(cli: Cli, dsn: str) -> None:
     env = {"CLAUDE_SESSIONS_DSN": dsn}
     cli("claim", "SD-1", "--session", "holder", env=env)
     before = rows(dsn)

@@ -7,7 +7,7 @@ import re
 from commands.answers import SESSION_KEYS, Run, data_of
 
 
-def test_claim(run: Run) -> None:
+def test_claim_prints_outcome_and_fence(run: Run) -> None:
     done = run("claim", "SD-1", "--track", "A")
     assert done.returncode == 0
     assert done.stdout.startswith("claimed SD-1 (track A), fence 1")
@@ -19,7 +19,7 @@ def test_claim(run: Run) -> None:
     assert data["session"]["claimed_at"].endswith("Z")
 
 
-def test_a_refused_claim_names_the_holder(run: Run) -> None:
+def test_refused_claim_names_the_holder(run: Run) -> None:
     run("claim", "SD-1")
     done = run("claim", "SD-1", who="b")
     assert (done.returncode, done.stdout) == (3, "")
@@ -46,7 +46,7 @@ def test_force_needs_a_reason(run: Run) -> None:
     assert "forced (a is away)" in lost.stderr
 
 
-def test_a_claim_tells_of_the_loss_before_it(run: Run) -> None:
+def test_claim_reports_earlier_loss(run: Run) -> None:
     for again in ("SD-1", "SD-2"):
         run("claim", "SD-1", "--switch")
         run("claim", "SD-1", "--force", "--reason", "why", who="b")

@@ -33,7 +33,7 @@ from commands.answers import LONG, NIL, Env, Inside, Refused, failed
     ],
     ids=lambda value: ascii(str(value))[1:60] if isinstance(value, dict) else "",
 )
-def test_a_wrong_environment_is_refused(refused: Refused, env: Env, message: str) -> None:
+def test_wrong_environment_is_refused(refused: Refused, env: Env, message: str) -> None:
     refused("claim", "SD-1", code=2, message=message, env=env)
 
 
@@ -64,7 +64,7 @@ def test_a_wrong_environment_is_refused(refused: Refused, env: Env, message: str
     ],
     ids=lambda value: ascii(value.decode(errors="replace"))[1:40] if isinstance(value, bytes) else "",
 )
-def test_a_wrong_config_file_is_refused(refused: Refused, tmp_path: Path, content: bytes, message: str) -> None:
+def test_wrong_config_file_is_refused(refused: Refused, tmp_path: Path, content: bytes, message: str) -> None:
     config = tmp_path / "config.toml"
     config.write_bytes(content)
     env = {"CLAUDE_SESSIONS_CONFIG": str(config)}
@@ -73,7 +73,7 @@ def test_a_wrong_config_file_is_refused(refused: Refused, tmp_path: Path, conten
     refused("list", code=2, message=message, env=env)
 
 
-def test_a_config_file_that_may_not_be_read_is_refused(inside: Inside, dsn: str) -> None:
+def test_unreadable_config_file_is_refused(inside: Inside, dsn: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "config.toml"
         config.write_text("stale_after = '1h'")

@@ -39,7 +39,7 @@ SECRET = "hunter2secret"
         f"host=x password={SECRET} port=x\x00"[:-1] + " =",
     ],
 )
-def test_a_malformed_dsn_never_shows_its_password(inside: Inside, tmp_path: Path, dsn: str) -> None:
+def test_malformed_dsn_never_prints_password(inside: Inside, tmp_path: Path, dsn: str) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f"dsn = {json.dumps(dsn)}")
     ways: list[tuple[list[str], Env]] = [
@@ -67,14 +67,14 @@ def test_a_malformed_dsn_never_shows_its_password(inside: Inside, tmp_path: Path
         ["list", f"--dns=postgresql://user:{SECRET}@host/x"],
     ],
 )
-def test_a_dsn_in_the_wrong_place_never_shows_its_password(cli: Cli, argv: list[str]) -> None:
+def test_misplaced_dsn_never_prints_password(cli: Cli, argv: list[str]) -> None:
     for options in ([], ["--json"]):
         done = cli(*argv, *options)
         assert done.returncode == 2
         assert SECRET not in done.stdout + done.stderr
 
 
-def test_an_unreachable_server_never_shows_the_password(cli: Cli, closed_port: int) -> None:
+def test_unreachable_server_never_prints_password(cli: Cli, closed_port: int) -> None:
     for dsn in (
         f"postgresql://user:{SECRET}@127.0.0.1:{closed_port}/x",
         f"host=127.0.0.1 port={closed_port} user=user password={SECRET}",
@@ -125,7 +125,7 @@ def guarded() -> Iterator[Guarded]:
         yield Guarded(host, "pw_user")
 
 
-def test_a_wrong_password_is_told_but_not_shown(cli: Cli, guarded: Guarded) -> None:
+def test_wrong_password_is_reported_but_not_printed(cli: Cli, guarded: Guarded) -> None:
     wrong = "wrong" + SECRET
     key_value = f"host={guarded.host} user={guarded.user} dbname=claude_sessions"
     url = f"postgresql://{guarded.user}:{wrong}@/claude_sessions?host={guarded.host}"
@@ -142,7 +142,7 @@ def test_a_wrong_password_is_told_but_not_shown(cli: Cli, guarded: Guarded) -> N
     failed(cli("list", "--dsn", key_value), 6, "no password supplied")
 
 
-def test_libpqs_own_environment_is_honoured(cli: Cli, guarded: Guarded, tmp_path: Path) -> None:
+def test_environment_of_libpq_is_honoured(cli: Cli, guarded: Guarded, tmp_path: Path) -> None:
     services, passwords = tmp_path / "services", tmp_path / "passwords"
     services.write_text(f"[mine]\nhost={guarded.host}\nuser={guarded.user}\ndbname=claude_sessions\n")
     passwords.write_text(f"*:*:claude_sessions:{guarded.user}:{SECRET}\n")
@@ -167,7 +167,7 @@ def test_libpqs_own_environment_is_honoured(cli: Cli, guarded: Guarded, tmp_path
         ({}, {"PGAPPNAME": "ours"}, "ours"),
     ],
 )
-def test_the_server_sees_whose_connection_it_is(
+def test_server_sees_application_name(
     cli: Cli, dsn: str, extra: dict[str, str], env: dict[str, str], name: str
 ) -> None:
     given = psycopg.conninfo.make_conninfo(dsn, **extra)

@@ -19,9 +19,7 @@ from conftest import Cli, Table
 from commands.answers import Inside, apply_schema, execute, failed, rows
 
 
-def test_a_database_without_an_encoding_simply_works(
-    fresh_database: Callable[..., str], cli: Cli, tmp_path: Path
-) -> None:
+def test_sql_ascii_database_works(fresh_database: Callable[..., str], cli: Cli, tmp_path: Path) -> None:
     dsn = apply_schema(fresh_database("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
     codebase = tmp_path / "größe-日本"
     codebase.mkdir()
@@ -47,9 +45,7 @@ def test_a_database_without_an_encoding_simply_works(
     assert cli("release", "SD-größe", env=env).returncode == 0
 
 
-def test_a_database_in_another_encoding_takes_what_it_can(
-    fresh_database: Callable[..., str], cli: Cli, tmp_path: Path
-) -> None:
+def test_latin1_database_refuses_other_characters(fresh_database: Callable[..., str], cli: Cli, tmp_path: Path) -> None:
     dsn = apply_schema(fresh_database("ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
     for name in ("größe", "日本"):
@@ -74,7 +70,7 @@ def test_a_database_in_another_encoding_takes_what_it_can(
     ],
     ids=str,
 )
-def test_the_defaults_of_a_database_change_nothing(
+def test_settings_of_database_change_nothing(
     fresh_database: Callable[..., str], cli: Cli, inside: Inside, settings: dict[str, str]
 ) -> None:
     dsn = apply_schema(fresh_database())
@@ -111,7 +107,7 @@ def evil(table: Table) -> Table:
     return table
 
 
-def test_text_is_stripped_of_controls_and_shown_as_it_is_in_a_pipe(evil: Table, cli: Cli) -> None:
+def test_pipe_output_is_stripped_of_controls(evil: Table, cli: Cli) -> None:
     done = cli("list", env={"CLAUDE_SESSIONS_DSN": evil.dsn})
     assert done.stdout.count(SHOWN) == 4
     assert not set("\x1b\x07\u202e\x9b") & set(done.stdout)
@@ -123,7 +119,7 @@ def test_text_is_stripped_of_controls_and_shown_as_it_is_in_a_pipe(evil: Table, 
     assert SHOWN in failed(cli("claim", "SD-1", env=env), 3, "SD-1 is held by evil")
 
 
-def test_text_is_stripped_of_controls_and_shown_as_it_is_on_a_terminal(evil: Table, tmp_path: Path) -> None:
+def test_terminal_output_is_stripped_of_controls(evil: Table, tmp_path: Path) -> None:
     environment = {**os.environ, "CLAUDE_SESSIONS_DSN": evil.dsn, "TERM": "xterm-256color", "COLUMNS": "400"}
     shown = _on_a_terminal(["list"], environment, tmp_path)
     assert shown.count(SHOWN) == 4
@@ -152,7 +148,7 @@ def _on_a_terminal(argv: list[str], environment: Mapping[str, str], cwd: Path) -
     return output.decode()
 
 
-def test_a_locale_that_cannot_write_a_name_breaks_nothing(cli: Cli, table: Table) -> None:
+def test_ascii_locale_prints_escapes(cli: Cli, table: Table) -> None:
     table.insert("a", sd_id="größe-日本", status="active")
     env = {"CLAUDE_SESSIONS_DSN": table.dsn, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = cli("list", env=env)
@@ -160,7 +156,7 @@ def test_a_locale_that_cannot_write_a_name_breaks_nothing(cli: Cli, table: Table
     assert r"gr\xf6\xdfe-\u65e5\u672c" in done.stdout
 
 
-def test_a_directory_whose_name_is_no_utf8_breaks_nothing(cli: Cli, dsn: str, tmp_path: Path) -> None:
+def test_directory_name_without_utf8_works(cli: Cli, dsn: str, tmp_path: Path) -> None:
     directory = tmp_path / "caf\udce9"
     try:
         directory.mkdir()

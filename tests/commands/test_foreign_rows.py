@@ -45,7 +45,7 @@ STRANGE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("row", STRANGE, ids=lambda row: str(row)[:60])
-def test_a_row_of_another_program_breaks_no_command(table: Table, inside: Inside, row: dict[str, Any]) -> None:
+def test_foreign_row_breaks_no_command(table: Table, inside: Inside, row: dict[str, Any]) -> None:
     table.insert("strange", **{"sd_id": "SD-1", "status": "active", **row})
     env = {"CLAUDE_SESSIONS_DSN": table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
 
@@ -69,7 +69,7 @@ def test_a_row_of_another_program_breaks_no_command(table: Table, inside: Inside
     json_of("reap")
 
 
-def test_rows_of_other_programs_are_listed_and_reaped(table: Table, cli: Cli) -> None:
+def test_foreign_rows_are_listed_and_reaped(table: Table, cli: Cli) -> None:
     for number, row in enumerate(STRANGE):
         table.insert(f"strange-{number}-", **{"sd_id": f"SD-{number}-", "status": "active", **row})
     names = {f"strange-{number}-" for number in range(len(STRANGE))}

@@ -12,7 +12,7 @@ from claude_sessions_cli.operations import sessions
 from commands.answers import SESSION_KEYS, Run, data_of
 
 
-def test_the_command_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
+def test_here_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
     child, other = sleeper(), sleeper()
     sessions.claim(table.database, make_caller("a", anchor=process.read(child.pid)), "SD-1")
     sessions.claim(table.database, make_caller("b", anchor=process.read(other.pid)), "SD-2")
@@ -37,13 +37,13 @@ def test_the_command_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli)
 @pytest.mark.parametrize(
     "option", [["--register"], ["--session", "a"], ["--pid", "1"], ["--tty", "/dev/pts/1"], ["--if-older-than", "30s"]]
 )
-def test_here_goes_with_no_option_about_one_session(cli: Cli, option: list[str]) -> None:
+def test_here_refuses_options_about_one_session(cli: Cli, option: list[str]) -> None:
     done = cli("heartbeat", "--here", *option, env={"CLAUDE_SESSIONS_DSN": "host=/nonexistent"})
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "--here" in done.stderr
 
 
-def test_the_command_says_fresh_and_succeeds(table: Table, cli: Cli) -> None:
+def test_younger_heartbeat_prints_fresh(table: Table, cli: Cli) -> None:
     env = {"CLAUDE_SESSIONS_DSN": table.dsn}
     assert cli("claim", "SD-1", "--session", "a", env=env).returncode == 0
     done = cli("heartbeat", "--session", "a", "--if-older-than", "10m", env=env)
@@ -52,7 +52,7 @@ def test_the_command_says_fresh_and_succeeds(table: Table, cli: Cli) -> None:
     assert done.returncode == 2 and "not a duration" in done.stderr
 
 
-def test_heartbeat(run: Run) -> None:
+def test_heartbeat_registers_and_renews(run: Run) -> None:
     assert run("heartbeat").returncode == 4
     data = data_of(run("heartbeat", "--register", "--json"), "heartbeat")
     assert (data["outcome"], data["tombstone"]) == ("registered", None)
@@ -61,7 +61,7 @@ def test_heartbeat(run: Run) -> None:
     assert run("heartbeat").stdout == "renewed a\n"
 
 
-def test_a_lost_claim_is_told_in_json_too(run: Run) -> None:
+def test_lost_claim_is_reported_in_json(run: Run) -> None:
     run("claim", "SD-1")
     run("claim", "SD-1", "--force", "--reason", "why", who="b")
     lost = data_of(run("heartbeat", "--json"), "heartbeat", 4)

@@ -26,7 +26,7 @@ def test_list_in_a_pipe_is_plain_lines(run: Run) -> None:
     assert run("list", "--mine", who=None).returncode == 5
 
 
-def test_list_says_what_the_limit_left_out(run: Run) -> None:
+def test_list_counts_sessions_beyond_limit(run: Run) -> None:
     for who in ("a", "b", "c"):
         run("claim", f"SD-{who}", who=who)
     done = run("list", "--limit", "1")
@@ -34,7 +34,7 @@ def test_list_says_what_the_limit_left_out(run: Run) -> None:
     assert done.stderr == "claude-sessions: 2 more\n"
 
 
-def test_a_watch_shows_changes_until_nobody_reads(cli: Cli, dsn: str) -> None:
+def test_watch_prints_changes_until_reader_closes(cli: Cli, dsn: str) -> None:
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
     command = [sys.executable, "-m", "claude_sessions_cli", "list", "--watch", "--interval", "0.05s", "--json"]
     with subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True) as watching:

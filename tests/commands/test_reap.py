@@ -7,7 +7,7 @@ from conftest import Sleeper
 from commands.answers import Run, data_of
 
 
-def test_reap(run: Run, sleeper: Sleeper) -> None:
+def test_reap_prints_changes_and_evidence(run: Run, sleeper: Sleeper) -> None:
     child = sleeper()
     run("claim", "SD-1", "--pid", str(child.pid))
     assert run("reap", who=None).stdout == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from commands.answers import SESSION_KEYS, Run, data_of
 
 
-def test_release(run: Run) -> None:
+def test_release_prints_outcome(run: Run) -> None:
     assert run("release").stdout == "nothing held\n"
     run("claim", "SD-1")
     assert run("release", "SD-1", who="b").returncode == 4
@@ -15,14 +15,14 @@ def test_release(run: Run) -> None:
     assert run("release", "--end").stdout == "ended a\n"
 
 
-def test_a_loss_is_told_once_by_release(run: Run) -> None:
+def test_release_reports_loss_once(run: Run) -> None:
     run("claim", "SD-1")
     run("claim", "SD-1", "--force", "--reason", "why", who="b")
     assert run("release").returncode == 4
     assert run("release").returncode == 0
 
 
-def test_a_person_without_a_session_releases_by_prefix(run: Run) -> None:
+def test_release_by_prefix_without_session(run: Run) -> None:
     run("claim", "SD-1", who="agent-7")
     done = run("release", "--session", "agent", who=None)
     assert (done.returncode, done.stdout) == (0, "released SD-1\n")

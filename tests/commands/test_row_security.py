@@ -63,12 +63,12 @@ def as_guest(guest: str, cli: Cli, inside: Inside) -> AsGuest:
     [[], ["REVOKE USAGE ON SCHEMA public FROM cs_guest, PUBLIC"], ["GRANT INSERT ON claude_sessions TO cs_guest"]],
     ids=["no rights", "no schema", "may only insert"],
 )
-def test_a_role_without_rights_is_denied(as_guest: AsGuest, guest: str, grants: list[str]) -> None:
+def test_role_without_privileges_is_denied(as_guest: AsGuest, guest: str, grants: list[str]) -> None:
     execute(guest, OPEN, *grants)
     as_guest(EVERY_COMMAND, "the database does not allow it: permission denied")
 
 
-def test_a_role_that_may_only_read_lists_and_writes_nothing(as_guest: AsGuest, cli: Cli, guest: str) -> None:
+def test_read_only_role_lists_and_cannot_write(as_guest: AsGuest, cli: Cli, guest: str) -> None:
     execute(guest, OPEN, "GRANT SELECT ON claude_sessions TO cs_guest")
     as_guest(WRITING[:3], "permission denied for table claude_sessions")
     done = cli("list", env={"CLAUDE_SESSIONS_DSN": as_role(guest, "cs_guest")})
@@ -87,7 +87,7 @@ def test_a_role_that_may_only_read_lists_and_writes_nothing(as_guest: AsGuest, c
     ],
     ids=["none", "another role's", "conditional", "restrictive", "restrictive select", "no select"],
 )
-def test_a_role_that_row_security_blinds_is_denied(as_guest: AsGuest, guest: str, policies: list[str]) -> None:
+def test_role_blinded_by_row_security_is_denied(as_guest: AsGuest, guest: str, policies: list[str]) -> None:
     execute(guest, RIGHTS, *policies)
     message = "row security hides rows of claude_sessions from the role cs_guest.*schema apply --grant cs_guest"
     as_guest(EVERY_COMMAND, message)
@@ -106,9 +106,7 @@ def test_a_role_that_row_security_blinds_is_denied(as_guest: AsGuest, guest: str
     ],
     ids=["select alone", "no update", "restrictive update", "conditional check"],
 )
-def test_a_role_that_row_security_lets_only_read_lists_and_writes_nothing(
-    as_guest: AsGuest, cli: Cli, guest: str, policies: list[str]
-) -> None:
+def test_read_only_policy_lists_and_denies_writes(as_guest: AsGuest, cli: Cli, guest: str, policies: list[str]) -> None:
     execute(guest, RIGHTS, *policies)
     as_guest(WRITING[:3], "row security hides rows")
     done = cli("list", env={"CLAUDE_SESSIONS_DSN": as_role(guest, "cs_guest")})
@@ -135,9 +133,7 @@ SET status = 'released', heartbeat_at = NULL, updated_at = '2000-01-01', created
     ],
     ids=["no delete", "restrictive delete"],
 )
-def test_a_role_that_row_security_lets_delete_nothing_prunes_nothing(
-    inside: Inside, guest: str, policies: list[str]
-) -> None:
+def test_prune_without_delete_policy_is_denied(inside: Inside, guest: str, policies: list[str]) -> None:
     execute(guest, RIGHTS, *policies, "CREATE POLICY add ON claude_sessions FOR INSERT WITH CHECK (true)")
     execute(guest, OVER)
     before = rows(guest)
@@ -150,7 +146,7 @@ def test_a_role_that_row_security_lets_delete_nothing_prunes_nothing(
     assert owner.stdout == "deleted 1 released session\n"
 
 
-def test_a_check_of_what_is_written_keeps_nothing_from_being_deleted(inside: Inside, guest: str) -> None:
+def test_check_policy_does_not_limit_prune(inside: Inside, guest: str) -> None:
     execute(guest, RIGHTS, "CREATE POLICY own ON claude_sessions USING (true) WITH CHECK (session_id <> 'b')")
     execute(guest, "CREATE POLICY write ON claude_sessions FOR UPDATE USING (true)")
     execute(guest, "CREATE POLICY add ON claude_sessions FOR INSERT WITH CHECK (true)")
@@ -161,7 +157,7 @@ def test_a_check_of_what_is_written_keeps_nothing_from_being_deleted(inside: Ins
     assert rows(guest) == []
 
 
-def test_a_condition_beside_an_open_policy_hides_nothing(inside: Inside, guest: str) -> None:
+def test_open_policy_outweighs_condition(inside: Inside, guest: str) -> None:
     execute(guest, RIGHTS, OPEN, "CREATE POLICY own ON claude_sessions USING (session_id = 'b')")
     env = {"CLAUDE_SESSIONS_DSN": as_role(guest, "cs_guest"), "CLAUDE_SESSIONS_SESSION_ID": "a"}
     for argv in (("heartbeat",), ("claim", "SD-1"), ("list",), ("release",), ("reap",)):
@@ -169,7 +165,7 @@ def test_a_condition_beside_an_open_policy_hides_nothing(inside: Inside, guest: 
         assert (done.returncode, done.stderr) == (0, ""), argv
 
 
-def test_a_read_only_database_lists_and_denies_what_writes(refused: Refused, cli: Cli, dsn: str) -> None:
+def test_read_only_database_lists_and_denies_writes(refused: Refused, cli: Cli, dsn: str) -> None:
     read_only = psycopg.conninfo.make_conninfo(dsn, options="-c default_transaction_read_only=on")
     for argv in (("claim", "SD-MINE"), ("heartbeat",), ("release",), ("schema", "apply", "--grant", "anon")):
         refused(*argv, "--dsn", read_only, code=8, message="read-only transaction", process=argv[0] == "claim")

@@ -26,7 +26,7 @@ def _shell(command: str, cli_env: Mapping[str, str], cwd: Path) -> subprocess.Co
 @pytest.mark.parametrize(
     "command", ["TOOL list", "TOOL list --json", "TOOL claim SD-1", "TOOL --help", "TOOL --version", "TOOL whoami"]
 )
-def test_a_full_disk_is_told_in_one_line(dsn: str, tmp_path: Path, command: str) -> None:
+def test_full_disk_is_reported_in_one_line(dsn: str, tmp_path: Path, command: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     execute(dsn, "INSERT INTO public.claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
@@ -34,7 +34,7 @@ def test_a_full_disk_is_told_in_one_line(dsn: str, tmp_path: Path, command: str)
     failed(_shell(f"{command} >/dev/full", env, tmp_path), 1, ": cannot write the answer: No space left on device$")
 
 
-def test_the_exit_code_stands_where_nothing_can_be_written(dsn: str, tmp_path: Path) -> None:
+def test_exit_code_survives_unwritable_streams(dsn: str, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     execute(dsn, "INSERT INTO public.claude_sessions (session_id, sd_id, claimed_at) VALUES ('a', 'SD-1', now())")
@@ -57,14 +57,14 @@ def test_closed_streams_break_nothing(dsn: str, tmp_path: Path, streams: str) ->
 
 
 @pytest.mark.parametrize("argv", ["list", "list --json", "claim SD-1", "--help", "--version", "schema print"])
-def test_a_reader_that_has_read_enough_breaks_nothing(dsn: str, tmp_path: Path, argv: str) -> None:
+def test_reader_that_stops_early_is_no_error(dsn: str, tmp_path: Path, argv: str) -> None:
     execute(dsn, "INSERT INTO public.claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
     done = _shell(f"{{ TOOL {argv}; echo $? >code; }} | head -c 0", env, tmp_path)
     assert (done.stderr, (tmp_path / "code").read_text()) == ("", "0\n")
 
 
-def test_a_reader_that_has_gone_hides_no_exit_code(dsn: str, tmp_path: Path) -> None:
+def test_exit_code_survives_closed_pipe(dsn: str, tmp_path: Path) -> None:
     execute(dsn, "INSERT INTO public.claude_sessions (session_id, sd_id, claimed_at) VALUES ('a', 'SD-1', now())")
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "b"}
     for argv in ("claim SD-1", "claim SD-1 --json"):

@@ -30,32 +30,32 @@ def mute() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_a_port_at_which_nobody_listens_is_unreachable(refused: Refused, closed_port: int) -> None:
+def test_closed_port_is_unreachable(refused: Refused, closed_port: int) -> None:
     for argv in (*EVERY_COMMAND, ("schema", "check"), ("schema", "apply")):
         for dsn in (f"host=127.0.0.1 port={closed_port}", f"postgresql://127.0.0.1:{closed_port}/x"):
             message = "cannot connect to the database from --dsn: .*efused"
             refused(*argv, "--dsn", dsn, code=6, message=message, process=argv[0] == "list")
 
 
-def test_a_socket_directory_that_is_missing_is_unreachable(refused: Refused) -> None:
+def test_missing_socket_directory_is_unreachable(refused: Refused) -> None:
     refused("list", "--dsn", "host=/nonexistent/sockets", code=6, message="/nonexistent/sockets.*No such file")
 
 
-def test_a_host_that_has_no_address_is_unreachable(refused: Refused) -> None:
+def test_host_without_address_is_unreachable(refused: Refused) -> None:
     refused("list", "--dsn", "host=no-such-host.invalid", code=6, message="cannot connect.*no-such-host.invalid")
 
 
-def test_the_last_of_several_hosts_is_the_one_that_is_told(refused: Refused, closed_port: int) -> None:
+def test_last_of_several_hosts_is_reported(refused: Refused, closed_port: int) -> None:
     dsn = f"host=/nonexistent/sockets,127.0.0.1 port=5432,{closed_port}"
     refused("list", "--dsn", dsn, code=6, message=str(closed_port))
 
 
-def test_a_port_that_is_none_is_refused(refused: Refused) -> None:
+def test_malformed_port_is_refused(refused: Refused) -> None:
     refused("list", "--dsn", "host=127.0.0.1 port=70000", code=6, message="70000")
     refused("list", "--dsn", "host=127.0.0.1 port=x", code=6, message="port")
 
 
-def test_a_server_that_never_answers_is_given_up_in_time(cli: Cli, mute: int) -> None:
+def test_silent_server_is_given_up_in_time(cli: Cli, mute: int) -> None:
     def timed(dsn: str, **env: str) -> float:
         begin = time.monotonic()
         failed(cli("list", "--dsn", dsn, env=env), 6, "cannot connect.*time")
@@ -72,12 +72,12 @@ def test_a_server_that_never_answers_is_given_up_in_time(cli: Cli, mute: int) ->
         assert quicker < by_default.result() < quicker + 6
 
 
-def test_a_database_that_does_not_exist_is_unreachable(refused: Refused, server: Server) -> None:
+def test_missing_database_is_unreachable(refused: Refused, server: Server) -> None:
     refused("list", "--dsn", server.database("cs_nowhere"), code=6, message='database "cs_nowhere" does not exist')
 
 
 @pytest.mark.parametrize("lock", ["SELECT 1 FROM claude_sessions FOR UPDATE", "LOCK TABLE claude_sessions"])
-def test_a_lock_that_is_held_too_long_is_a_timeout(
+def test_lock_held_too_long_is_timeout(
     dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lock: str
 ) -> None:
     monkeypatch.setenv("CLAUDE_SESSIONS_DSN", dsn)
@@ -97,7 +97,7 @@ def test_a_lock_that_is_held_too_long_is_a_timeout(
     assert rows(dsn) == before
 
 
-def test_the_item_of_another_claim_that_hangs_is_a_timeout(
+def test_hanging_claim_of_same_item_is_timeout(
     dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
@@ -108,7 +108,7 @@ def test_the_item_of_another_claim_that_hangs_is_a_timeout(
     assert rows(dsn) == []
 
 
-def test_an_interrupt_while_waiting_for_a_lock_changes_nothing(cli: Cli, dsn: str, tmp_path: Path) -> None:
+def test_interrupt_during_lock_wait_changes_nothing(cli: Cli, dsn: str, tmp_path: Path) -> None:
     environment = {**os.environ, "CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
     assert cli("claim", "SD-1", env=environment).returncode == 0
     before = rows(dsn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from commands.answers import Run, data_of
 
 
-def test_whoami(run: Run) -> None:
+def test_whoami_prints_identity_and_rules(run: Run) -> None:
     data = data_of(run("whoami", "--json"), "whoami")
     assert set(data) == {"session_id", "anchor", "pid", "tty", "hostname", "codebase", "rules"}
     assert data["session_id"] == "a"

@@ -12,7 +12,7 @@ from commands.answers import EVERY_COMMAND, Refused, apply_schema, execute, json
 
 
 @pytest.mark.parametrize("prepare", [[], ["CREATE TABLE public.sessions (id int)"], ["DROP SCHEMA public"]])
-def test_a_database_without_the_table_names_the_command_that_makes_it(
+def test_missing_table_names_schema_apply(
     refused: Refused, fresh_database: Callable[..., str], prepare: list[str]
 ) -> None:
     dsn = fresh_database()
@@ -29,7 +29,7 @@ COLUMNS = [
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_a_table_without_a_column_names_it(refused: Refused, fresh_database: Callable[..., str], column: str) -> None:
+def test_missing_column_is_named(refused: Refused, fresh_database: Callable[..., str], column: str) -> None:
     dsn = apply_schema(fresh_database())
     execute(dsn, "INSERT INTO claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
     execute(dsn, f"ALTER TABLE public.claude_sessions DROP COLUMN {column} CASCADE")
@@ -54,7 +54,7 @@ def test_a_table_without_a_column_names_it(refused: Refused, fresh_database: Cal
         "ADD COLUMN project text NOT NULL",
     ],
 )
-def test_a_table_of_another_shape_is_refused(refused: Refused, fresh_database: Callable[..., str], change: str) -> None:
+def test_table_of_other_shape_is_refused(refused: Refused, fresh_database: Callable[..., str], change: str) -> None:
     dsn = fresh_database()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute((queries.directory() / "ddl/001_claude_sessions.sql").read_bytes())

@@ -47,7 +47,7 @@ def use(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 
 def newest() -> str:
     """The major version that a cluster gets which is made now."""
-    install = programs.find_install(Path("/nonexistent"))
+    install = programs.find_install(Path(__file__).with_name("missing"))
     return (install / programs.CATALOG).read_text().partition("\n")[0].split()[-1]
 
 

@@ -38,7 +38,7 @@ from embedded.control import (
 )
 
 
-def test_settings_are_safe_and_deaf_to_the_callers_environment(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_safe_and_ignore_environment(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGDATA": "/nowhere", "PGPORT": "1", "PGOPTIONS": "-c fsync=off", "SECRET": "x"}.items():
         monkeypatch.setenv(name, value)
     dsn, pid = start()
@@ -84,7 +84,7 @@ def be_a_cluster(cluster: Path) -> None:
         (be_a_cluster, "is itself a Postgres cluster"),
     ],
 )
-def test_what_is_no_cluster_of_ours_stays_as_it_is(home: Path, damage: Callable[[Path], None], said: str) -> None:
+def test_foreign_or_damaged_cluster_is_left_alone(home: Path, damage: Callable[[Path], None], said: str) -> None:
     home.mkdir(parents=True)
     damage(home / "postgres")
     before = snapshot(home)
@@ -93,7 +93,7 @@ def test_what_is_no_cluster_of_ours_stays_as_it_is(home: Path, damage: Callable[
 
 
 @pytest.mark.faults
-def test_starter_killed_in_initdb_leaves_nothing_that_is_taken_for_a_cluster(home: Path) -> None:
+def test_killed_initdb_leaves_no_cluster(home: Path) -> None:
     with subprocess.Popen(command(ENSURE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as starter:
         until((home / "postgres.new" / "PG_VERSION").exists, "initdb is at work")
         starter.kill()
@@ -115,7 +115,7 @@ def test_interrupt_in_initdb_leaves_no_cluster(home: Path) -> None:
 
 
 @needs_open_checkout
-def test_directory_that_cannot_be_written(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_directory_is_refused(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uid = ME or pwd.getpwnam("nobody").pw_uid
     closed = base / "closed"
     closed.mkdir()
@@ -130,7 +130,7 @@ def test_directory_that_cannot_be_written(base: Path, home: Path, monkeypatch: p
     assert snapshot(base) == before
 
 
-def test_directory_below_a_file(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_below_file_is_refused(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (base / "file").write_text("text")
     for target in (base / "file", base / "file" / "below"):
         use(monkeypatch, target)
@@ -139,7 +139,7 @@ def test_directory_below_a_file(base: Path, home: Path, monkeypatch: pytest.Monk
 
 
 @two_accounts
-def test_nobody_else_can_connect(made: Path) -> None:
+def test_other_accounts_cannot_connect(made: Path) -> None:
     dsn, _ = start()
     connect = f"try: psycopg.connect({dsn!r}); print('in')\nexcept psycopg.OperationalError as error: print(error)"
     owner = (made / "postgres").stat().st_uid
@@ -153,7 +153,7 @@ def test_nobody_else_can_connect(made: Path) -> None:
     assert "Peer authentication failed" in run_as(stranger, connect)
 
 
-def test_no_permission_changes_outside(home: Path, base: Path) -> None:
+def test_permissions_outside_are_kept(home: Path, base: Path) -> None:
     postgres = programs.find_install(home / "postgres") / "bin" / "postgres"
     before = snapshot(postgres, base)
     start()
@@ -168,7 +168,7 @@ def test_no_permission_changes_outside(home: Path, base: Path) -> None:
 
 
 @as_root
-def test_root_does_not_open_a_closed_parent(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_keeps_closed_parent_closed(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = base / "closed"
     closed.mkdir(0o700)
     for target in (closed, closed / "below"):
@@ -203,7 +203,7 @@ def test_binaries_out_of_reach_are_copied_once(base: Path, home: Path, monkeypat
     assert [path.stat().st_ino for path in home.glob("software*")] == [made]
 
 
-def test_without_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_names_alternatives(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, programs.EXTRA, None)
     hint = refusal().hint or ""
     assert all(way in hint for way in ("claude-sessions[embedded]", "CLAUDE_SESSIONS_DSN", "--dsn"))
@@ -211,7 +211,7 @@ def test_without_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_open_checkout
-def test_initdb_that_cannot_write_is_undone(home: Path) -> None:
+def test_failed_initdb_is_undone(home: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
     report = "try: embedded.ensure(lambda line: None)\nexcept Unreachable as error: print(error.message)"
     said = run_as(ME, limit + report)

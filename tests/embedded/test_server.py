@@ -21,7 +21,7 @@ from claude_sessions_cli.errors import Unreachable
 from embedded.control import ENSURE, ME, ask, command, kill_all, newest, refusal, start, two_accounts, use
 
 
-def test_starts_tells_and_stops(home: Path) -> None:
+def test_server_starts_reports_and_stops(home: Path) -> None:
     said: list[str] = []
     dsn = embedded.ensure(said.append)
     first = embedded.status()
@@ -42,7 +42,7 @@ def test_starts_tells_and_stops(home: Path) -> None:
     assert ask(dsn, "SELECT value FROM kept") == [(42,)]
 
 
-def test_looking_creates_nothing(home: Path) -> None:
+def test_status_and_stop_create_nothing(home: Path) -> None:
     assert embedded.stop() is False
     assert embedded.status().running is False
     assert str(home) in embedded.dsn()
@@ -71,7 +71,7 @@ def test_server_killed_outright_is_recovered(made: Path) -> None:
     assert ask(dsn, "SELECT count(*) FROM kept") == [(1000,)]
 
 
-def test_stale_pid_file_that_names_an_innocent_process(made: Path) -> None:
+def test_stale_pid_file_of_innocent_process_is_ignored(made: Path) -> None:
     dsn, pid = start()
     kill_all(dsn, pid)
     owner = (made / "postgres").stat().st_uid
@@ -88,13 +88,13 @@ def test_stale_pid_file_that_names_an_innocent_process(made: Path) -> None:
     assert ask(dsn, "SELECT 1") == [(1,)]
 
 
-def test_pid_files_that_a_power_failure_emptied(made: Path) -> None:
+def test_pid_files_emptied_by_power_failure_are_ignored(made: Path) -> None:
     for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
         (made / "postgres" / name).touch()
     assert ask(start()[0], "SELECT 1") == [(1,)]
 
 
-def test_server_that_somebody_started_by_hand_is_left_alone(made: Path, base: Path) -> None:
+def test_server_started_by_hand_is_left_alone(made: Path, base: Path) -> None:
     start()
     embedded.stop()
     cluster, owner = made / "postgres", pwd.getpwuid((made / "postgres").stat().st_uid)
@@ -115,7 +115,7 @@ def test_server_that_somebody_started_by_hand_is_left_alone(made: Path, base: Pa
     start()
 
 
-def test_signals_of_the_callers_terminal_do_not_reach_the_server(made: Path) -> None:
+def test_signals_of_terminal_do_not_reach_server(made: Path) -> None:
     code = ENSURE + "; sys.stdout.flush(); __import__('time').sleep(60)"
     with subprocess.Popen(
         command(code), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -129,7 +129,7 @@ def test_signals_of_the_callers_terminal_do_not_reach_the_server(made: Path) -> 
     assert os.getsid(pid) == pid
 
 
-def test_callers_pipe_is_not_held_open(made: Path) -> None:
+def test_pipe_of_caller_is_not_held_open(made: Path) -> None:
     # Which would make this wait for the server's end.
     done = subprocess.run(command(ENSURE), capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == str(embedded.status().pid)
@@ -145,7 +145,7 @@ def test_server_of_another_user_is_refused(made: Path) -> None:
     os.chown(made / "postgres.lock", 0, -1)
 
 
-def test_lock_held_but_nobody_answers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_lock_without_answer_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "WAIT_SECONDS", 0.2)
     monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
     home.mkdir(parents=True)
@@ -162,7 +162,7 @@ def test_lock_held_but_nobody_answers(home: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "name", ["it's a \\ path", *(pytest.param(name, marks=pytest.mark.faults) for name in ("x" * 150, "a, b"))]
 )
-def test_paths_that_sockets_or_libpq_cannot_take(
+def test_odd_paths_are_reached_by_second_path(
     base: Path, monkeypatch: pytest.MonkeyPatch, home: Path, name: str
 ) -> None:
     use(monkeypatch, base / name)
@@ -177,7 +177,7 @@ def test_paths_that_sockets_or_libpq_cannot_take(
         assert ask(dsn, "SELECT 1") == [(1,)]
 
 
-def test_second_path_that_is_not_private_is_refused(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_path_open_to_others_is_refused(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, base / ("x" * 150))
     start()
     alias = embedded.status().socket_dir.parent
@@ -191,7 +191,7 @@ def test_second_path_that_is_not_private_is_refused(base: Path, home: Path, monk
     moved.rename(alias)
 
 
-def test_server_that_dies_at_once_says_why(made: Path) -> None:
+def test_server_dying_on_start_reports_reason(made: Path) -> None:
     start()
     embedded.stop()
     with (made / "postgres" / "postgresql.conf").open("a") as settings:
@@ -201,7 +201,7 @@ def test_server_that_dies_at_once_says_why(made: Path) -> None:
     assert str(made / "postgres.log") in (error.hint or "")
 
 
-def test_marker_goes_with_the_cluster(home: Path) -> None:
+def test_schema_marker_goes_with_cluster(home: Path) -> None:
     start()
     embedded.schema_marker().write_text("3")
     embedded.stop()
@@ -213,9 +213,7 @@ def test_marker_goes_with_the_cluster(home: Path) -> None:
     assert not embedded.schema_marker().exists()
 
 
-def test_a_server_that_runs_is_found_without_a_process_or_a_connection(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_running_server_is_found_without_connection(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dsn, _ = start()
     for name in ("Popen", "run"):
         monkeypatch.setattr(subprocess, name, lambda *_, **__: pytest.fail("a process is started"))

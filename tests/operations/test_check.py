@@ -13,7 +13,7 @@ from claude_sessions_cli.times import fence_of
 from operations.claims import RUNNER, fence_of_claim
 
 
-def test_check_knows_the_holder_and_the_fence(table: Table) -> None:
+def test_check_proves_holder_and_fence(table: Table) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
     assert leases.check(table.database, make_caller("a"), "SD-1", fence=fence).session.fence == fence
@@ -27,7 +27,7 @@ def test_check_knows_the_holder_and_the_fence(table: Table) -> None:
     assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
 
 
-def test_check_tells_of_a_loss(table: Table) -> None:
+def test_check_reports_loss(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
     with pytest.raises(NotHeld, match=r"lost SD-1 to b .*: silent"):
@@ -36,13 +36,13 @@ def test_check_tells_of_a_loss(table: Table) -> None:
         leases.check(table.database, make_caller("a"))
 
 
-def test_a_released_row_with_an_old_claim_holds_nothing(table: Table) -> None:
+def test_released_row_with_old_claim_holds_nothing(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     with pytest.raises(NotHeld, match="does not hold"):
         leases.check(table.database, make_caller("a"), "SD-1")
 
 
-def test_of_two_whom_another_program_gave_an_item_the_later_holds_it(seed_dsn: str) -> None:
+def test_later_of_two_foreign_claims_holds(seed_dsn: str) -> None:
     table = Table(seed_dsn)
     with table.stack:
         for name, minutes in (("first", 1.0), ("last", 2.0), ("none", None), ("over", 9.0)):
@@ -59,7 +59,7 @@ def test_of_two_whom_another_program_gave_an_item_the_later_holds_it(seed_dsn: s
         assert leases.check(table.database, make_caller("last", now=at(3)), "SD-1")
 
 
-def test_a_stale_row_with_a_claim_goes_through_a_heartbeat_or_a_claim(table: Table) -> None:
+def test_stale_row_with_claim_needs_heartbeat_first(table: Table) -> None:
     table.insert("a", sd_id="SD-1", status="stale", claimed_at=NOON, heartbeat_at=NOON)
     says = "found silent, and SD-1 may be another's by now"
     with pytest.raises(NotHeld, match=says):

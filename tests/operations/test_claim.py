@@ -15,7 +15,7 @@ from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.times import fence_of
 
 
-def test_a_claim_registers_and_takes(table: Table) -> None:
+def test_claim_registers_session_and_takes_item(table: Table) -> None:
     result = sessions.claim(table.database, make_caller("a", now=NOON, tty="/dev/pts/9"), "SD-1", track="A")
     row = table.row("a")
     assert result.outcome == "claimed"
@@ -25,7 +25,7 @@ def test_a_claim_registers_and_takes(table: Table) -> None:
     assert table.own("a")["stale_after"] == 900
 
 
-def test_the_same_claim_again_keeps_the_fence(table: Table) -> None:
+def test_repeated_claim_keeps_fence(table: Table) -> None:
     first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
     again = sessions.claim(table.database, make_caller("a", now=at(5)), "SD-1")
     assert again.outcome == "already_yours"
@@ -34,7 +34,7 @@ def test_the_same_claim_again_keeps_the_fence(table: Table) -> None:
     assert table.row("a")["track"] == "A"
 
 
-def test_a_live_holder_keeps_its_item(table: Table) -> None:
+def test_live_holder_keeps_item(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.row("a")
     with pytest.raises(HeldByAnother) as caught:
@@ -46,18 +46,18 @@ def test_a_live_holder_keeps_its_item(table: Table) -> None:
 
 
 @pytest.mark.parametrize("status", ["active", "idle", "stale", None])
-def test_an_older_writers_claim_excludes_on_every_status_but_released(table: Table, status: str | None) -> None:
+def test_foreign_claim_excludes_unless_released(table: Table, status: str | None) -> None:
     table.insert("old", sd_id="SD-1", status=status, claimed_at=NOON, heartbeat_at=NOON)
     with pytest.raises(HeldByAnother):
         sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1")
 
 
-def test_a_released_row_excludes_nobody(table: Table) -> None:
+def test_released_row_excludes_no_claim(table: Table) -> None:
     table.insert("old", sd_id="SD-1", status="released", claimed_at=NOON, heartbeat_at=NOON)
     assert sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1").outcome == "claimed"
 
 
-def test_silence_lets_another_take_over_and_leaves_a_tombstone(table: Table) -> None:
+def test_silent_holder_is_replaced_and_gets_tombstone(table: Table) -> None:
     lost = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="B")
     result = sessions.claim(table.database, make_caller("b", now=at(15.1)), "SD-1")
     assert result.outcome == "took_over"
@@ -74,27 +74,27 @@ def test_silence_lets_another_take_over_and_leaves_a_tombstone(table: Table) -> 
     assert result.session.session.fence > tombstone["fence"]
 
 
-def test_a_holders_longer_patience_counts(table: Table) -> None:
+def test_longer_patience_of_holder_counts(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON, stale_after=3600), "SD-1")
     with pytest.raises(HeldByAnother):
         sessions.claim(table.database, make_caller("b", now=at(59)), "SD-1")
     assert sessions.claim(table.database, make_caller("b", now=at(61)), "SD-1").outcome == "took_over"
 
 
-def test_a_callers_longer_patience_counts(table: Table) -> None:
+def test_longer_patience_of_caller_counts(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON, stale_after=180), "SD-1")
     with pytest.raises(HeldByAnother):
         sessions.claim(table.database, make_caller("b", now=at(14), stale_after=900), "SD-1")
 
 
-def test_a_heartbeat_in_the_future_counts_as_now(table: Table) -> None:
+def test_future_heartbeat_counts_as_now(table: Table) -> None:
     table.insert("old", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=at(1000))
     with pytest.raises(HeldByAnother):
         sessions.claim(table.database, make_caller("b", now=at(60)), "SD-1")
 
 
 @pytest.mark.parametrize("times", [{"claimed_at": NOON}, {"created_at": NOON}], ids=["claimed_at", "created_at"])
-def test_a_row_without_heartbeat_is_judged_by_its_other_times(table: Table, times: dict[str, Any]) -> None:
+def test_row_without_heartbeat_is_judged_by_other_times(table: Table, times: dict[str, Any]) -> None:
     columns = {"heartbeat_at": None, "claimed_at": None, "created_at": None, **times}
     table.insert("old", sd_id="SD-1", status="active", **columns)
     with pytest.raises(HeldByAnother):
@@ -102,7 +102,7 @@ def test_a_row_without_heartbeat_is_judged_by_its_other_times(table: Table, time
     assert sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
 
 
-def test_a_dead_process_loses_at_once(table: Table, sleeper: Sleeper) -> None:
+def test_dead_process_loses_claim_at_once(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     holder = make_caller("a", now=NOON, anchor=process.read(child.pid))
     sessions.claim(table.database, holder, "SD-1")
@@ -116,7 +116,7 @@ def test_a_dead_process_loses_at_once(table: Table, sleeper: Sleeper) -> None:
     assert table.own("a")["tombstone"]["reason"] == "process gone"
 
 
-def test_a_live_process_keeps_its_claim_however_silent(table: Table, sleeper: Sleeper) -> None:
+def test_live_process_keeps_claim_however_silent(table: Table, sleeper: Sleeper) -> None:
     holder = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
     sessions.claim(table.database, holder, "SD-1")
     with pytest.raises(HeldByAnother):
@@ -130,7 +130,7 @@ def test_one_session_holds_one_item(table: Table) -> None:
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_who_holds_an_item_is_told_so_before_it_waits_for_another(table: Table) -> None:
+def test_holder_is_refused_second_item_before_waiting(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
     with pytest.raises(UsageError, match="already holds SD-1"):
@@ -139,7 +139,7 @@ def test_who_holds_an_item_is_told_so_before_it_waits_for_another(table: Table) 
         sessions.claim(table.database, make_caller("a", now=NOON), "SD-2", switch=True)
 
 
-def test_switch_gives_the_old_item_back_first(table: Table) -> None:
+def test_switch_releases_old_item_first(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     try:
         table.execute("CREATE TABLE public.seen (old text, new text)")
@@ -162,7 +162,7 @@ def test_switch_gives_the_old_item_back_first(table: Table) -> None:
     assert sessions.claim(table.database, make_caller("b", now=at(2)), "SD-1").outcome == "claimed"
 
 
-def test_a_refused_switch_keeps_the_old_item(table: Table) -> None:
+def test_refused_switch_keeps_old_item(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
     with pytest.raises(HeldByAnother):
@@ -170,7 +170,7 @@ def test_a_refused_switch_keeps_the_old_item(table: Table) -> None:
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_force_takes_from_a_live_holder_and_says_why(table: Table) -> None:
+def test_force_evicts_live_holder_with_reason(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     result = sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="a is on holiday")
     assert result.outcome == "forced"
@@ -179,9 +179,7 @@ def test_force_takes_from_a_live_holder_and_says_why(table: Table) -> None:
     assert (tombstone["by"], tombstone["reason"], tombstone["note"]) == ("b", "forced", "a is on holiday")
 
 
-def test_a_holder_that_dies_while_it_is_judged_is_told_what_was_done_to_it(
-    table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_holder_dying_during_force_keeps_force_reason(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     looks = iter([Liveness.ALIVE])
     monkeypatch.setattr("claude_sessions_cli.operations.caller.liveness", lambda *_: next(looks, Liveness.DEAD))
@@ -191,14 +189,14 @@ def test_a_holder_that_dies_while_it_is_judged_is_told_what_was_done_to_it(
     assert (tombstone["reason"], tombstone["note"]) == ("forced", "a is on holiday")
 
 
-def test_the_fence_grows_though_the_clock_steps_back(table: Table) -> None:
+def test_fence_grows_when_clock_steps_back(table: Table) -> None:
     first = sessions.claim(table.database, make_caller("a", now=at(60)), "SD-1")
     second = sessions.claim(table.database, make_caller("b", now=at(0)), "SD-1", force_reason="test")
     assert (first.session.session.fence or 0) + 1 == second.session.session.fence
 
 
 @pytest.mark.parametrize("status", ["active", "stale"])
-def test_a_second_holder_that_another_program_made_is_outbid(seed_dsn: str, status: str) -> None:
+def test_claim_outbids_second_holder_of_other_program(seed_dsn: str, status: str) -> None:
     # Without 002 nothing keeps other programs from it.
     table = Table(seed_dsn)
     with table.stack:
@@ -212,7 +210,7 @@ def test_a_second_holder_that_another_program_made_is_outbid(seed_dsn: str, stat
         assert fence > (fence_of(at(1)) or 0) > first.session.session.fence
 
 
-def test_a_claim_of_another_program_without_a_time_gets_its_fence_from_the_next_claim(table: Table) -> None:
+def test_foreign_claim_without_time_gets_fence_from_claim(table: Table) -> None:
     sessions.claim(table.database, make_caller("b", now=at(60)), "SD-1")
     sessions.release(table.database, make_caller("b", now=at(61)))
     table.insert("a", sd_id="SD-1", status="active", track="A", heartbeat_at=NOON)
@@ -221,14 +219,14 @@ def test_a_claim_of_another_program_without_a_time_gets_its_fence_from_the_next_
     assert (table.row("a")["track"], table.row("a")["status"]) == ("A", "active")
 
 
-def test_a_released_session_is_opened_again_by_a_claim(table: Table) -> None:
+def test_claim_reopens_released_session(table: Table) -> None:
     table.insert("a", sd_id="SD-OLD", status="released", claimed_at=NOON, heartbeat_at=NOON)
     result = sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1")
     assert result.outcome == "claimed"
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_metadata_of_other_programs_stays(table: Table) -> None:
+def test_metadata_of_other_programs_is_kept(table: Table) -> None:
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES"
         """ ('a', 'idle', '{"theirs": {"x": 1}, "claude_sessions_cli": {"cwd": "/old", "kept": true}}')"""
@@ -242,7 +240,7 @@ def test_metadata_of_other_programs_stays(table: Table) -> None:
 
 
 @pytest.mark.parametrize("metadata", ["null", "[1, 2]", '"text"', "7"])
-def test_metadata_that_is_no_object_stays_as_it_is(table: Table, metadata: str) -> None:
+def test_metadata_other_than_object_is_kept(table: Table, metadata: str) -> None:
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('a', 'idle', %s::jsonb)", metadata
     )
@@ -252,14 +250,14 @@ def test_metadata_that_is_no_object_stays_as_it_is(table: Table, metadata: str) 
     assert sessions.heartbeat(table.database, make_caller("a")).outcome == "renewed"
 
 
-def test_a_null_metadata_is_filled(table: Table) -> None:
+def test_null_metadata_is_filled(table: Table) -> None:
     table.execute("INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('a', 'idle', NULL)")
     sessions.claim(table.database, make_caller("a"), "SD-1")
     assert table.own("a")["stale_after"] == 900
 
 
 @pytest.mark.parametrize("value", ["", " ", " SD-1", "SD-1\n", "a\tb", "x" * 257, "\x1b[31m", "a\u202eb", "\udcff"])
-def test_a_work_item_is_a_printable_word(table: Table, value: str) -> None:
+def test_malformed_work_item_is_refused(table: Table, value: str) -> None:
     with pytest.raises(UsageError, match="not a work item"):
         sessions.claim(table.database, make_caller("a"), value)
 
@@ -269,7 +267,7 @@ def test_work_items_are_case_sensitive(table: Table) -> None:
     assert sessions.claim(table.database, make_caller("b"), "sd-1").outcome == "claimed"
 
 
-def test_a_command_that_cannot_see_the_process_leaves_it_alone(table: Table, sleeper: Sleeper) -> None:
+def test_claim_without_process_keeps_recorded_process(table: Table, sleeper: Sleeper) -> None:
     seen = process.read(sleeper().pid)
     sessions.claim(table.database, make_caller("a", anchor=seen, tty="/dev/pts/9"), "SD-1")
     before = table.row("a")

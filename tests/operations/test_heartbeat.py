@@ -16,7 +16,7 @@ from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.times import fence_of
 
 
-def test_a_heartbeat_writes_heartbeat_at_alone(table: Table) -> None:
+def test_heartbeat_writes_only_heartbeat_at(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
     before = table.row("a")
     result = sessions.heartbeat(table.database, make_caller("a", now=at(1)))
@@ -24,13 +24,13 @@ def test_a_heartbeat_writes_heartbeat_at_alone(table: Table) -> None:
     assert table.row("a") == {**before, "heartbeat_at": at(1)}
 
 
-def test_a_session_that_is_not_registered_is_told_so(table: Table) -> None:
+def test_unregistered_session_is_refused(table: Table) -> None:
     with pytest.raises(NotHeld, match="not registered"):
         sessions.heartbeat(table.database, make_caller("a"))
     assert table.execute("SELECT session_id FROM public.claude_sessions") == []
 
 
-def test_register_inserts_an_idle_session_without_a_claim(table: Table) -> None:
+def test_register_inserts_idle_session(table: Table) -> None:
     assert sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True).outcome == "registered"
     row = table.row("a")
     assert (row["status"], row["sd_id"], row["heartbeat_at"], row["hostname"]) == (
@@ -48,7 +48,7 @@ def test_register_keeps_a_claim(table: Table) -> None:
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_a_session_that_has_ended_stays_so_without_register(table: Table) -> None:
+def test_ended_session_stays_ended_without_register(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-OLD", claimed_at=NOON, heartbeat_at=NOON)
     before = table.row("a")
     with pytest.raises(NotHeld, match="has ended"):
@@ -56,7 +56,7 @@ def test_a_session_that_has_ended_stays_so_without_register(table: Table) -> Non
     assert table.row("a") == before
 
 
-def test_register_reopens_a_session_without_its_old_claim(table: Table) -> None:
+def test_register_reopens_session_without_old_claim(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-OLD", track="A", claimed_at=NOON, heartbeat_at=NOON)
     assert sessions.heartbeat(table.database, make_caller("a", now=at(1)), register=True).outcome == "registered"
     row = table.row("a")
@@ -64,13 +64,13 @@ def test_register_reopens_a_session_without_its_old_claim(table: Table) -> None:
 
 
 @pytest.mark.parametrize("status", ["active", "idle", None])
-def test_a_status_is_kept(table: Table, status: str | None) -> None:
+def test_status_is_kept(table: Table, status: str | None) -> None:
     table.insert("a", status=status, heartbeat_at=NOON)
     sessions.heartbeat(table.database, make_caller("a", now=at(1)))
     assert table.row("a")["status"] == status
 
 
-def test_a_stale_session_without_a_claim_becomes_idle(table: Table) -> None:
+def test_stale_session_without_claim_becomes_idle(table: Table) -> None:
     table.insert("a", status="stale", heartbeat_at=NOON)
     assert sessions.heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
     assert table.row("a")["status"] == "idle"
@@ -84,7 +84,7 @@ def _reaped(table: Table) -> int:
     return first.session.session.fence
 
 
-def test_what_silence_alone_took_comes_back_under_a_new_fence(table: Table) -> None:
+def test_claim_lost_to_silence_is_restored_with_new_fence(table: Table) -> None:
     fence = _reaped(table)
     result = sessions.heartbeat(table.database, make_caller("a", now=at(17)))
     row = table.row("a")
@@ -94,13 +94,13 @@ def test_what_silence_alone_took_comes_back_under_a_new_fence(table: Table) -> N
     assert "tombstone" not in table.own("a")
 
 
-def test_a_restored_fence_grows_though_the_clock_steps_back(table: Table) -> None:
+def test_restored_fence_grows_when_clock_steps_back(table: Table) -> None:
     fence = _reaped(table)
     result = sessions.heartbeat(table.database, make_caller("a", now=at(-60)))
     assert result.session.session.fence == fence + 1
 
 
-def test_what_another_holds_now_is_lost(table: Table) -> None:
+def test_reaped_item_of_new_holder_is_lost(table: Table) -> None:
     _reaped(table)
     sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
     result = sessions.heartbeat(table.database, make_caller("a", now=at(18)))
@@ -111,7 +111,7 @@ def test_what_another_holds_now_is_lost(table: Table) -> None:
     assert (row["sd_id"], row["status"], row["heartbeat_at"]) == (None, "idle", at(18))
 
 
-def test_what_another_held_since_is_lost_though_it_is_free_again(table: Table) -> None:
+def test_reaped_item_held_since_is_lost_though_free(table: Table) -> None:
     _reaped(table)
     sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
     sessions.release(table.database, make_caller("b", now=at(18)))
@@ -120,7 +120,7 @@ def test_what_another_held_since_is_lost_though_it_is_free_again(table: Table) -
     assert table.row("a")["sd_id"] is None
 
 
-def test_what_another_program_took_without_a_word_is_lost_for_good(table: Table) -> None:
+def test_reaped_item_of_other_program_stays_lost(table: Table) -> None:
     _reaped(table)
     table.insert("old", sd_id="SD-1", status="active", claimed_at=at(17), heartbeat_at=at(17))
     result = sessions.heartbeat(table.database, make_caller("a", now=at(18)))
@@ -130,7 +130,7 @@ def test_what_another_program_took_without_a_word_is_lost_for_good(table: Table)
     assert sessions.heartbeat(table.database, make_caller("a", now=at(19))).outcome == "lost"
 
 
-def test_what_was_silent_until_the_session_ended_does_not_come_back(table: Table) -> None:
+def test_claim_of_ended_session_is_not_restored(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     for minutes in (16, 2 * 24 * 60):
         reaping.reap(table.database, make_caller(None, now=at(minutes)))
@@ -144,7 +144,7 @@ def test_what_was_silent_until_the_session_ended_does_not_come_back(table: Table
     assert lost.tombstone and lost.tombstone.reason == "silent until it ended"
 
 
-def test_what_another_program_held_since_is_lost_where_the_history_knows(full_table: Table) -> None:
+def test_history_of_foreign_holder_prevents_restore(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
     reaping.reap(full_table.database, make_caller(None, now=at(16)))
     full_table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(17), heartbeat_at=at(17))
@@ -155,7 +155,7 @@ def test_what_another_program_held_since_is_lost_where_the_history_knows(full_ta
         assert lost.tombstone and (lost.tombstone.by, lost.tombstone.new_fence) == ("theirs", fence_of(at(17)))
 
 
-def test_an_older_term_in_the_history_keeps_nothing_from_coming_back(full_table: Table) -> None:
+def test_older_term_in_history_allows_restore(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("b", now=at(-9)), "SD-1")
     sessions.release(full_table.database, make_caller("b", now=at(-8)))
     sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
@@ -163,7 +163,7 @@ def test_an_older_term_in_the_history_keeps_nothing_from_coming_back(full_table:
     assert sessions.heartbeat(full_table.database, make_caller("a", now=at(17))).outcome == "restored"
 
 
-def test_what_was_taken_by_force_does_not_come_back(table: Table) -> None:
+def test_forced_claim_is_not_restored(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
     sessions.release(table.database, make_caller("b", now=at(2)))
@@ -173,7 +173,7 @@ def test_what_was_taken_by_force_does_not_come_back(table: Table) -> None:
     assert result.tombstone.note == "urgent"
 
 
-def test_what_max_age_took_does_not_come_back(table: Table) -> None:
+def test_claim_lost_to_max_age_is_not_restored(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.heartbeat(table.database, make_caller("a", now=at(60)))
     reaping.reap(table.database, make_caller(None, now=at(61)), max_age=3600)
@@ -181,14 +181,14 @@ def test_what_max_age_took_does_not_come_back(table: Table) -> None:
     assert sessions.heartbeat(table.database, make_caller("a", now=at(62))).outcome == "lost"
 
 
-def test_an_older_writers_stale_claim_is_renewed_while_it_is_free(table: Table) -> None:
+def test_foreign_stale_claim_is_renewed_while_free(table: Table) -> None:
     table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     assert sessions.heartbeat(table.database, make_caller("a", now=at(60))).outcome == "renewed"
     row = table.row("a")
     assert (row["status"], row["sd_id"], row["claimed_at"]) == ("active", "SD-1", NOON)
 
 
-def test_an_older_writers_stale_claim_is_lost_to_a_holder(table: Table) -> None:
+def test_foreign_stale_claim_is_lost_to_holder(table: Table) -> None:
     table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     table.insert("b", status="active", sd_id="SD-1", claimed_at=at(1), heartbeat_at=at(1))
     result = sessions.heartbeat(table.database, make_caller("a", now=at(2)))
@@ -197,7 +197,7 @@ def test_an_older_writers_stale_claim_is_lost_to_a_holder(table: Table) -> None:
     assert table.row("b")["sd_id"] == "SD-1"
 
 
-def test_a_new_process_of_the_session_is_recorded(table: Table, sleeper: Sleeper) -> None:
+def test_new_process_of_session_is_recorded(table: Table, sleeper: Sleeper) -> None:
     first = sleeper()
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(first.pid)), "SD-1")
     second = process.read(sleeper().pid)
@@ -209,7 +209,7 @@ def test_a_new_process_of_the_session_is_recorded(table: Table, sleeper: Sleeper
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_a_pid_that_another_program_overwrote_is_put_right(table: Table, sleeper: Sleeper) -> None:
+def test_pid_overwritten_by_other_program_is_corrected(table: Table, sleeper: Sleeper) -> None:
     anchor = process.read(sleeper().pid)
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=anchor), "SD-1")
     table.execute("UPDATE public.claude_sessions SET pid = 1")
@@ -217,9 +217,7 @@ def test_a_pid_that_another_program_overwrote_is_put_right(table: Table, sleeper
     assert table.row("a")["pid"] == anchor.pid
 
 
-def test_a_loss_to_silence_between_two_looks_is_made_good_all_the_same(
-    table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reap_during_heartbeat_is_restored(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     reaping.reap(table.database, make_caller(None, now=at(16)))
     # The first look is from before that.
@@ -230,7 +228,7 @@ def test_a_loss_to_silence_between_two_looks_is_made_good_all_the_same(
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
-def test_a_beat_that_comes_after_the_end_of_its_process_opens_no_session(table: Table, has_ended: bool) -> None:
+def test_heartbeat_after_process_end_opens_no_session(table: Table, has_ended: bool) -> None:
     with Popen(["sleep", "600"]) as child:
         late = make_caller("a", anchor=process.read(child.pid), now=at(2))
         if has_ended:
@@ -249,7 +247,7 @@ def _beat(table: Table, minutes: float, older_than: float = 30, **options: Any) 
     return sessions.heartbeat(table.database, caller, if_older_than=older_than, **options).outcome
 
 
-def test_a_younger_heartbeat_is_left_alone(table: Table) -> None:
+def test_younger_heartbeat_is_kept(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
     assert _beat(table, 0.4) == "fresh"
@@ -258,13 +256,13 @@ def test_a_younger_heartbeat_is_left_alone(table: Table) -> None:
     assert table.row("a")["heartbeat_at"] == at(0.5)
 
 
-def test_a_heartbeat_in_the_future_is_not_fresh(table: Table) -> None:
+def test_future_heartbeat_is_not_fresh(table: Table) -> None:
     table.insert("a", status="idle", heartbeat_at=at(60))
     assert _beat(table, 1) == "renewed"
     assert table.row("a")["heartbeat_at"] == at(1)
 
 
-def test_a_session_that_has_to_be_registered_opened_or_told_is_not_fresh(table: Table) -> None:
+def test_new_stale_ended_or_robbed_session_is_not_fresh(table: Table) -> None:
     with pytest.raises(NotHeld, match="not registered"):
         _beat(table, 0)
     assert _beat(table, 0, register=True) == "registered"
@@ -281,7 +279,7 @@ def test_a_session_that_has_to_be_registered_opened_or_told_is_not_fresh(table: 
     assert _beat(table, 1) == "lost"
 
 
-def test_a_session_in_a_new_process_is_not_fresh(table: Table, sleeper: Sleeper) -> None:
+def test_session_in_new_process_is_not_fresh(table: Table, sleeper: Sleeper) -> None:
     first, second = (make_caller("a", now=NOON, anchor=process.read(sleeper().pid)) for _ in range(2))
     assert _beat(table, 0, register=True, caller=first) == "registered"
     assert _beat(table, 0, caller=first) == "fresh"

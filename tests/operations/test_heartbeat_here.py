@@ -66,14 +66,14 @@ class _Noted:
         return lambda query, **parameters: self._watched.note(query, method(query, **parameters))
 
 
-def test_a_live_process_renews_heartbeat_at_alone(table: Table, sleeper: Sleeper) -> None:
+def test_live_process_renews_only_heartbeat_at(table: Table, sleeper: Sleeper) -> None:
     sessions.claim(table.database, _who("a", sleeper().pid), "SD-1", track="A")
     before = table.row("a")
     assert _here(table, 10) == (1, [])
     assert table.row("a") == {**before, "heartbeat_at": at(10)}
 
 
-def test_a_process_that_is_gone_ends_its_session_with_a_tombstone(table: Table, sleeper: Sleeper) -> None:
+def test_dead_process_ends_session_with_tombstone(table: Table, sleeper: Sleeper) -> None:
     child, other = sleeper(), sleeper()
     fence = sessions.claim(table.database, _who("a", child.pid), "SD-1", track="A").session.session.fence
     sessions.heartbeat(table.database, _who("b", other.pid), register=True)
@@ -88,7 +88,7 @@ def test_a_process_that_is_gone_ends_its_session_with_a_tombstone(table: Table, 
     assert _here(table, 2) == (1, [])
 
 
-def test_a_zombie_is_gone(table: Table, sleeper: Sleeper) -> None:
+def test_zombie_counts_as_dead(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     sessions.claim(table.database, _who("a", child.pid), "SD-1")
     child.kill()
@@ -96,7 +96,7 @@ def test_a_zombie_is_gone(table: Table, sleeper: Sleeper) -> None:
     assert _here(table, 1) == (0, ["a"])
 
 
-def test_a_reused_pid_is_another_process(table: Table, sleeper: Sleeper) -> None:
+def test_reused_pid_counts_as_dead(table: Table, sleeper: Sleeper) -> None:
     sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET"
@@ -105,7 +105,7 @@ def test_a_reused_pid_is_another_process(table: Table, sleeper: Sleeper) -> None
     assert _here(table, 1) == (0, ["a"])
 
 
-def test_a_session_that_registers_meanwhile_is_left_alone(table: Table, sleeper: Sleeper) -> None:
+def test_session_registered_in_between_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     first, second = sleeper(), sleeper()
     sessions.heartbeat(table.database, _who("a", first.pid), register=True)
     arrive = lambda: sessions.claim(table.another(), _who("b", second.pid, 1), "SD-1")  # noqa: E731
@@ -115,9 +115,7 @@ def test_a_session_that_registers_meanwhile_is_left_alone(table: Table, sleeper:
     assert _here(table, 6) == (2, [])
 
 
-def test_a_session_that_moves_to_another_process_meanwhile_is_not_renewed_for_the_old_one(
-    table: Table, sleeper: Sleeper
-) -> None:
+def test_session_moved_in_between_is_not_renewed(table: Table, sleeper: Sleeper) -> None:
     first, second = sleeper(), sleeper()
     sessions.heartbeat(table.database, _who("a", first.pid), register=True)
     move = lambda: sessions.heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
@@ -125,7 +123,7 @@ def test_a_session_that_moves_to_another_process_meanwhile_is_not_renewed_for_th
     assert (table.row("a")["pid"], table.row("a")["heartbeat_at"]) == (second.pid, at(1))
 
 
-def test_a_session_that_comes_back_in_a_new_process_meanwhile_is_not_released(table: Table, sleeper: Sleeper) -> None:
+def test_session_restarted_in_between_is_not_released(table: Table, sleeper: Sleeper) -> None:
     child, second = sleeper(), sleeper()
     sessions.claim(table.database, _who("a", child.pid), "SD-1")
     child.kill()
@@ -135,7 +133,7 @@ def test_a_session_that_comes_back_in_a_new_process_meanwhile_is_not_released(ta
     assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("active", "SD-1")
 
 
-def test_a_session_that_is_released_meanwhile_stays_so(table: Table, sleeper: Sleeper) -> None:
+def test_session_released_in_between_stays_released(table: Table, sleeper: Sleeper) -> None:
     caller = _who("a", sleeper().pid)
     sessions.claim(table.database, caller, "SD-1")
     end = lambda: sessions.release(table.another(), caller, end=True)  # noqa: E731
@@ -154,7 +152,7 @@ def test_a_session_that_is_released_meanwhile_stays_so(table: Table, sleeper: Sl
     ids=["another pid namespace", "another boot", "not a start", "another pid than the column's"],
 )
 @pytest.mark.parametrize("alive", [True, False])
-def test_what_this_host_did_not_record_is_left_alone(
+def test_process_recorded_elsewhere_is_left_alone(
     table: Table, sleeper: Sleeper, change: dict[str, Any], alive: bool
 ) -> None:
     child = sleeper()
@@ -173,7 +171,7 @@ def test_what_this_host_did_not_record_is_left_alone(
     assert table.row("a") == before
 
 
-def test_the_hostname_may_change_for_a_live_process_and_protects_a_dead_one(table: Table, sleeper: Sleeper) -> None:
+def test_changed_hostname_protects_only_dead_process(table: Table, sleeper: Sleeper) -> None:
     child, other = sleeper(), sleeper()
     sessions.claim(table.database, _who("a", child.pid), "SD-1")
     sessions.claim(table.database, _who("b", other.pid), "SD-2")
@@ -204,7 +202,7 @@ def test_rows_of_other_programs_are_left_alone(table: Table, sleeper: Sleeper, m
 
 
 @pytest.mark.parametrize("status", ["active", "idle", None])
-def test_a_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) -> None:
+def test_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) -> None:
     sessions.heartbeat(table.database, _who("a", sleeper().pid), register=True)
     table.execute("UPDATE public.claude_sessions SET status = %s", status)
     assert _here(table, 5) == (1, [])
@@ -221,7 +219,7 @@ def _reaped_elsewhere(table: Table, pid: int) -> None:
     assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("stale", None)
 
 
-def test_a_stale_session_stays_stale_and_is_not_ended(table: Table, sleeper: Sleeper) -> None:
+def test_stale_session_stays_stale(table: Table, sleeper: Sleeper) -> None:
     pid = sleeper().pid
     _reaped_elsewhere(table, pid)
     before = table.row("a")
@@ -233,7 +231,7 @@ def test_a_stale_session_stays_stale_and_is_not_ended(table: Table, sleeper: Sle
     assert table.row("a")["status"] == "stale"
 
 
-def test_what_silence_took_is_brought_back_by_the_sessions_own_heartbeat(table: Table, sleeper: Sleeper) -> None:
+def test_only_own_heartbeat_restores_claim(table: Table, sleeper: Sleeper) -> None:
     pid = sleeper().pid
     _reaped_elsewhere(table, pid)
     assert _here(table, 17) == (1, [])
@@ -242,7 +240,7 @@ def test_what_silence_took_is_brought_back_by_the_sessions_own_heartbeat(table: 
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_a_loss_is_told_still(table: Table, sleeper: Sleeper) -> None:
+def test_renewal_keeps_reported_loss(table: Table, sleeper: Sleeper) -> None:
     pid = sleeper().pid
     _reaped_elsewhere(table, pid)
     sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
@@ -252,7 +250,7 @@ def test_a_loss_is_told_still(table: Table, sleeper: Sleeper) -> None:
     assert sessions.heartbeat(table.database, _who("a", pid, 20)).outcome == "lost"
 
 
-def test_an_older_writers_stale_claim_is_kept_for_a_live_process(table: Table, sleeper: Sleeper) -> None:
+def test_foreign_stale_claim_of_live_process_is_kept(table: Table, sleeper: Sleeper) -> None:
     sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
     table.execute("UPDATE public.claude_sessions SET status = 'stale'")
     before = table.row("a")
@@ -260,7 +258,7 @@ def test_an_older_writers_stale_claim_is_kept_for_a_live_process(table: Table, s
     assert table.row("a") == {**before, "heartbeat_at": at(5)}
 
 
-def test_a_dead_process_ends_a_stale_session_and_its_earlier_loss_stands(table: Table, sleeper: Sleeper) -> None:
+def test_dead_process_ends_stale_session_and_keeps_loss(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     _reaped_elsewhere(table, child.pid)
     child.kill()
@@ -271,7 +269,7 @@ def test_a_dead_process_ends_a_stale_session_and_its_earlier_loss_stands(table: 
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_released_session_stays_so(table: Table, sleeper: Sleeper, alive: bool) -> None:
+def test_released_session_stays_released(table: Table, sleeper: Sleeper, alive: bool) -> None:
     child = sleeper()
     caller = _who("a", child.pid)
     sessions.claim(table.database, caller, "SD-1")
@@ -284,7 +282,7 @@ def test_a_released_session_stays_so(table: Table, sleeper: Sleeper, alive: bool
     assert table.row("a") == before
 
 
-def test_a_park_is_kept(table: Table, sleeper: Sleeper) -> None:
+def test_park_is_kept(table: Table, sleeper: Sleeper) -> None:
     sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
@@ -294,7 +292,7 @@ def test_a_park_is_kept(table: Table, sleeper: Sleeper) -> None:
     assert table.own("a")["parked_until"] == at(30).isoformat()
 
 
-def test_a_heartbeat_in_the_future_is_put_right(table: Table, sleeper: Sleeper) -> None:
+def test_future_heartbeat_is_corrected(table: Table, sleeper: Sleeper) -> None:
     sessions.heartbeat(table.database, _who("a", sleeper().pid, 1000), register=True)
     assert _here(table, 5) == (1, [])
     assert table.row("a")["heartbeat_at"] == at(5)
@@ -303,7 +301,7 @@ def test_a_heartbeat_in_the_future_is_put_right(table: Table, sleeper: Sleeper) 
 # -- beside others -----------------------------------------------------------------------------------------------------
 
 
-def test_a_locked_row_is_left_to_the_next_time(table: Table, sleeper: Sleeper) -> None:
+def test_locked_row_is_left_to_next_run(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     for name in ("a", "b"):
         sessions.heartbeat(table.database, _who(name, child.pid), register=True)
@@ -317,7 +315,7 @@ def test_a_locked_row_is_left_to_the_next_time(table: Table, sleeper: Sleeper) -
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_many_sessions_are_two_statements(table: Table, sleeper: Sleeper, count: int) -> None:
+def test_many_sessions_take_two_statements(table: Table, sleeper: Sleeper, count: int) -> None:
     pid = sleeper().pid
     for number in range(count):
         sessions.heartbeat(table.database, _who(f"s-{number}", pid), register=True)
@@ -327,9 +325,7 @@ def test_many_sessions_are_two_statements(table: Table, sleeper: Sleeper, count:
     assert table.execute("SELECT DISTINCT heartbeat_at AS at FROM public.claude_sessions") == [{"at": at(5)}]
 
 
-def test_many_that_are_gone_are_released_by_one_statement_each_with_its_own_tombstone(
-    table: Table, sleeper: Sleeper
-) -> None:
+def test_many_dead_sessions_are_released_in_one_statement(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     fences = {}
     for number in range(100):
@@ -349,7 +345,7 @@ def test_many_that_are_gone_are_released_by_one_statement_each_with_its_own_tomb
     ]
 
 
-def test_of_many_that_are_gone_the_one_that_comes_back_meanwhile_is_left_alone(table: Table, sleeper: Sleeper) -> None:
+def test_one_of_many_restarted_in_between_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     child, second = sleeper(), sleeper()
     for name in ("a", "b", "c"):
         sessions.claim(table.database, _who(name, child.pid), f"SD-{name}")
@@ -365,14 +361,14 @@ def test_of_many_that_are_gone_the_one_that_comes_back_meanwhile_is_left_alone(t
     )
 
 
-def test_nothing_here_is_one_statement(table: Table) -> None:
+def test_no_session_takes_one_statement(table: Table) -> None:
     watched = _Watched(table)
     assert _here(table, 5, watched) == (0, [])
     assert watched.statements == ["list_sessions_here"]
 
 
 @pytest.mark.parametrize("others", [0, 2000])
-def test_a_claim_that_waits_for_a_heartbeat_still_sees_the_holder(table: Table, others: int) -> None:
+def test_claim_waiting_for_heartbeat_sees_holder(table: Table, others: int) -> None:
     for name in ("holder", "me"):
         sessions.heartbeat(table.database, make_caller(name), register=True)
     sessions.claim(table.database, make_caller("holder"), "SD-1")
@@ -399,7 +395,7 @@ def _deadlocks(table: Table) -> int:
     return int(row["deadlocks"])
 
 
-def test_two_at_once_beside_claims_and_reaps_never_deadlock_and_lose_nothing(table: Table, sleeper: Sleeper) -> None:
+def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper: Sleeper) -> None:
     living, corpse = [sleeper() for _ in range(3)], sleeper()
     dead, nobody = process.read(corpse.pid), make_caller(None)
     corpse.kill()
@@ -482,7 +478,7 @@ def _namespaces() -> None:
 
 
 @needs_open_checkout
-def test_a_process_hidden_from_this_user_is_left_alone(table: Table, sleeper: Sleeper) -> None:
+def test_process_hidden_from_user_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     _namespaces()
     hidden, gone = sleeper(), sleeper()
     visible = subprocess.Popen(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "600"])
@@ -509,9 +505,7 @@ def test_a_process_hidden_from_this_user_is_left_alone(table: Table, sleeper: Sl
         visible.wait()
 
 
-def test_a_containers_sessions_and_the_hosts_are_each_kept_by_their_own(
-    table: Table, sleeper: Sleeper, cli: Cli
-) -> None:
+def test_host_and_container_keep_only_own_sessions(table: Table, sleeper: Sleeper, cli: Cli) -> None:
     _namespaces()
     child = sleeper()
     sessions.claim(table.database, make_caller("outside", anchor=process.read(child.pid), now=NOON), "SD-1")

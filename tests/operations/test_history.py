@@ -23,7 +23,7 @@ def _terms(table: Table, name: str) -> list[tuple[str, str, str | None, str | No
     return [(term.sd_id, term.session_id, term.reason, term.ended_by) for term in reversed(found)]
 
 
-def test_a_term_begins_with_a_claim_and_ends_with_a_release(full_table: Table) -> None:
+def test_term_lasts_from_claim_to_release(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", None, None)]
     sessions.release(full_table.database, make_caller("a"), reason="completed")
@@ -34,7 +34,7 @@ def test_a_term_begins_with_a_claim_and_ends_with_a_release(full_table: Table) -
     assert term.ended_from == make_caller("a").identity.host.hostname
 
 
-def test_each_way_to_lose_a_claim_is_told(full_table: Table) -> None:
+def test_history_names_each_reason_of_loss(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
     sessions.claim(full_table.database, make_caller("c", now=at(17)), "SD-1", force_reason="urgent")
@@ -52,7 +52,7 @@ def test_each_way_to_lose_a_claim_is_told(full_table: Table) -> None:
     assert history.read(full_table.database, "SD-1").terms[1].note == "urgent"
 
 
-def test_other_programs_are_recorded_too(full_table: Table) -> None:
+def test_writes_of_other_programs_are_recorded(full_table: Table) -> None:
     full_table.execute("SET application_name = 'old-writer'")
     full_table.insert("old", sd_id="SD-1", status="active", claimed_at=NOON)
     full_table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2', claimed_at = now()")
@@ -71,7 +71,7 @@ CLEAR = "UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL WHERE
 GIVE = "UPDATE public.claude_sessions SET sd_id = 'SD-1', claimed_at = now() WHERE session_id = 'a'"
 
 
-def test_what_another_program_ends_is_not_told_with_the_reason_of_an_earlier_term(full_table: Table) -> None:
+def test_foreign_end_does_not_repeat_earlier_reason(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     sessions.release(full_table.database, make_caller("a"), reason="completed")
     full_table.execute(GIVE)
@@ -81,27 +81,27 @@ def test_what_another_program_ends_is_not_told_with_the_reason_of_an_earlier_ter
     assert [term[2] for term in _terms(full_table, "a")] == ["completed", "released", "completed"]
 
 
-def test_another_program_may_say_why_it_ends_a_term(full_table: Table) -> None:
+def test_foreign_end_may_give_reason(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     reason = "jsonb_set(metadata, '{claude_sessions_cli,release_reason}', '\"handover\"')"
     full_table.execute(f"UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL, metadata = {reason}")
     assert [term[2] for term in _terms(full_table, "a")] == ["handover"]
 
 
-def test_a_release_without_a_reason_is_told_as_such(full_table: Table) -> None:
+def test_release_without_reason_is_recorded_as_released(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     sessions.release(full_table.database, make_caller("a"))
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "released", "a")]
 
 
-def test_a_loss_of_another_item_is_not_how_a_term_ended(full_table: Table) -> None:
+def test_tombstone_of_other_item_is_no_reason(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     loss = """'{"claude_sessions_cli": {"tombstone": {"sd_id": "SD-2", "reason": "forced", "note": "n", "by": "b"}}}'"""
     full_table.execute(f"UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL, metadata = {loss}")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "released", None)]
 
 
-def test_what_another_program_ends_is_not_told_with_an_earlier_loss(full_table: Table) -> None:
+def test_foreign_end_does_not_repeat_earlier_loss(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     sessions.claim(full_table.database, make_caller("b"), "SD-1", force_reason="urgent")
     sessions.release(full_table.database, make_caller("b"))
@@ -110,19 +110,19 @@ def test_what_another_program_ends_is_not_told_with_an_earlier_loss(full_table: 
     assert [term[2] for term in _terms(full_table, "a")] == ["forced", "released"]
 
 
-def test_a_session_that_names_itself_ends_its_term_itself(full_table: Table) -> None:
+def test_session_naming_itself_ends_own_term(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     sessions.release_other(full_table.database, make_caller(None), "a", None, reason="completed")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "completed", "a")]
 
 
-def test_a_deleted_holder_has_an_end(full_table: Table) -> None:
+def test_deleted_holder_ends_term(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     full_table.execute("DELETE FROM public.claude_sessions")
     assert _terms(full_table, "SD-1") == [("SD-1", "a", "deleted", None)]
 
 
-def test_a_heartbeat_never_calls_the_trigger(full_table: Table) -> None:
+def test_heartbeat_never_calls_trigger(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     full_table.execute("SELECT pg_stat_reset()")
     # A trigger that is called fails here, because the function is gone.
@@ -140,7 +140,7 @@ def test_a_heartbeat_never_calls_the_trigger(full_table: Table) -> None:
         full_table.execute((queries.directory() / "ddl/003_history.sql").read_text())
 
 
-def test_a_fence_stays_above_the_history_when_the_clock_steps_back(full_table: Table) -> None:
+def test_fence_exceeds_history_when_clock_steps_back(full_table: Table) -> None:
     first = sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1").session.session.fence
     sessions.release(full_table.database, make_caller("a", now=at(60)), end=True)
     full_table.execute("DELETE FROM public.claude_sessions")
@@ -151,19 +151,19 @@ def test_a_fence_stays_above_the_history_when_the_clock_steps_back(full_table: T
     assert (latest["session_id"], fence_of(latest["claimed_at"])) == ("b", second)
 
 
-def test_without_history_claims_work_and_history_says_what_is_missing(seed_dsn: str) -> None:
+def test_claims_work_without_history_table(seed_dsn: str) -> None:
     with database.connect(seed_dsn, "the test") as connection:
         sessions.claim(connection, make_caller("a"), "SD-1")
         with pytest.raises(SchemaMismatch, match="no history"):
             history.read(connection, "SD-1")
 
 
-def test_a_name_that_never_was_has_no_history(full_table: Table) -> None:
+def test_unknown_name_has_no_history(full_table: Table) -> None:
     with pytest.raises(NotHeld, match="ever called nobody"):
         history.read(full_table.database, "nobody")
 
 
-def test_claims_that_are_older_than_the_history_begin_it(fresh_database: Callable[..., str]) -> None:
+def test_history_begins_with_existing_claims(fresh_database: Callable[..., str]) -> None:
     dsn = fresh_database()
     ddl = queries.directory() / "ddl"
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -179,7 +179,7 @@ def test_claims_that_are_older_than_the_history_begin_it(fresh_database: Callabl
         assert len(history.read(opened, "SD-1").terms) == 2
 
 
-def test_a_claim_notifies_nobody_and_a_release_those_who_wait(full_table: Table) -> None:
+def test_release_notifies_waiters_and_claim_does_not(full_table: Table) -> None:
     import hashlib
 
     with psycopg.connect(full_table.dsn, autocommit=True) as listener:
@@ -192,7 +192,7 @@ def test_a_claim_notifies_nobody_and_a_release_those_who_wait(full_table: Table)
         assert notice.payload == hashlib.md5(b"SD-1").hexdigest()
 
 
-def test_who_may_write_the_table_fills_the_history_and_cannot_write_it(fresh_database: Callable[..., str]) -> None:
+def test_writer_of_table_cannot_write_history(fresh_database: Callable[..., str]) -> None:
     from claude_sessions_cli.operations import schema
 
     dsn = fresh_database()

@@ -19,7 +19,7 @@ def _shown(table: Table, minutes: float = 0, who: str | None = None, **filters: 
     return {seen.session.session_id: seen.label.value for seen in found.sessions}
 
 
-def test_each_session_has_the_first_label_that_fits(table: Table, sleeper: Sleeper) -> None:
+def test_session_has_first_matching_label(table: Table, sleeper: Sleeper) -> None:
     alive, dead = sleeper(), sleeper()
     dead_process = process.read(dead.pid)
     sessions.claim(table.database, make_caller("alive", now=at(-900), anchor=process.read(alive.pid)), "SD-1")
@@ -45,7 +45,7 @@ def test_each_session_has_the_first_label_that_fits(table: Table, sleeper: Sleep
     }
 
 
-def test_a_park_counts_for_45_minutes_at_most(table: Table) -> None:
+def test_park_counts_for_45_minutes_at_most(table: Table) -> None:
     sessions.claim(table.database, make_caller("parked", now=NOON), "SD-6")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
@@ -55,7 +55,7 @@ def test_a_park_counts_for_45_minutes_at_most(table: Table) -> None:
     assert _shown(table, 46) == {"parked": "LAPSED"}
 
 
-def test_live_rows_by_default_and_all_on_demand(table: Table) -> None:
+def test_list_shows_live_rows_unless_all_are_asked(table: Table) -> None:
     for status in ("active", "idle", "stale", "released", None):
         table.insert(f"s-{status}", status=status, heartbeat_at=NOON)
     assert set(_shown(table)) == {"s-active", "s-idle", "s-stale", "s-None"}
@@ -75,7 +75,7 @@ def test_filters_are_combined(table: Table) -> None:
     assert set(_shown(table, session_id="b")) == {"b"}
 
 
-def test_a_limit_says_how_many_there_are(table: Table) -> None:
+def test_limit_keeps_total(table: Table) -> None:
     for number in range(5):
         table.insert(f"s-{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
     found = listing.list_sessions(table.database, make_caller(None), limit=2)
@@ -83,13 +83,13 @@ def test_a_limit_says_how_many_there_are(table: Table) -> None:
     assert found.total == 5
 
 
-def test_holders_come_first(table: Table) -> None:
+def test_holders_are_listed_first(table: Table) -> None:
     table.insert("idle", status="idle", heartbeat_at=NOON)
     table.insert("holder", sd_id="SD-1", status="active", heartbeat_at=at(-5))
     assert list(_shown(table)) == ["holder", "idle"]
 
 
-def test_a_list_never_writes(table: Table) -> None:
+def test_list_never_writes(table: Table) -> None:
     table.insert("old", sd_id="SD-1", status="active", heartbeat_at=NOON)
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
     _shown(table, 1000)
@@ -100,7 +100,7 @@ def test_a_list_never_writes(table: Table) -> None:
     ("own", "expires"),
     [({}, 900), ({"stale_after": 3600}, 3600), ({"stale_after": "x"}, 900), ({"stale_after": True}, 900)],
 )
-def test_the_time_left_honours_what_the_holder_recorded(table: Table, own: dict[str, Any], expires: float) -> None:
+def test_expiry_honours_patience_of_holder(table: Table, own: dict[str, Any], expires: float) -> None:
     from psycopg.types.json import Jsonb
 
     table.insert("a", status="active", heartbeat_at=NOON, metadata=Jsonb({"claude_sessions_cli": own}))

@@ -12,7 +12,7 @@ from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.operations import sessions
 
 
-def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Table) -> None:
+def test_row_changed_during_lock_wait_is_seen(table: Table) -> None:
     # With as many rows as a table in use has, the plan is the one under which Postgres has lost rows before.
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, status)"
@@ -45,7 +45,7 @@ def test_a_row_that_changed_while_its_lock_was_awaited_is_still_seen(table: Tabl
         assert [row["session_id"] for row in holders] == [mine]
 
 
-def test_a_session_that_is_deleted_while_another_releases_it_is_not_held(table: Table) -> None:
+def test_session_deleted_during_release_is_not_held(table: Table) -> None:
     sessions.claim(table.database, make_caller("a"), "SD-1")
     caught: list[str] = []
 

@@ -12,7 +12,7 @@ from claude_sessions_cli.operations import reap as reaping
 from operations.claims import fence_of_claim
 
 
-def test_a_park_keeps_the_claim_and_is_a_heartbeat(table: Table) -> None:
+def test_park_keeps_claim_and_counts_as_heartbeat(table: Table) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     parked = leases.park(table.database, make_caller("a", now=at(10)), 40 * 60)
     assert parked.session.fence == fence
@@ -23,14 +23,14 @@ def test_a_park_keeps_the_claim_and_is_a_heartbeat(table: Table) -> None:
     assert sessions.claim(table.database, make_caller("b", now=at(51)), "SD-1").outcome == "took_over"
 
 
-def test_unpark_takes_the_silence_back(table: Table) -> None:
+def test_unpark_ends_park(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     leases.park(table.database, make_caller("a", now=NOON), 40 * 60)
     leases.unpark(table.database, make_caller("a", now=at(1)))
     assert sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1").outcome == "took_over"
 
 
-def test_a_heartbeat_leaves_a_park_alone(table: Table) -> None:
+def test_heartbeat_keeps_park(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     leases.park(table.database, make_caller("a", now=NOON), 30 * 60)
     sessions.heartbeat(table.database, make_caller("a", now=at(1)))
@@ -38,14 +38,14 @@ def test_a_heartbeat_leaves_a_park_alone(table: Table) -> None:
         sessions.claim(table.database, make_caller("b", now=at(29)), "SD-1")
 
 
-def test_a_park_ends_with_the_claim(table: Table) -> None:
+def test_park_ends_with_claim(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     leases.park(table.database, make_caller("a", now=NOON), 40 * 60)
     sessions.release(table.database, make_caller("a", now=NOON))
     assert "parked_until" not in table.own("a")
 
 
-def test_there_is_nothing_to_park_without_a_claim(table: Table) -> None:
+def test_park_without_claim_is_refused(table: Table) -> None:
     with pytest.raises(NotHeld, match="nothing to park"):
         leases.park(table.database, make_caller("a"), 60)
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")

@@ -40,7 +40,7 @@ def _while_waiting(dsn: str, work: Callable[[], Any], lock: str, *parameters: An
 # Transactions.
 
 
-def test_a_claim_sees_who_was_faster_whatever_the_databases_isolation(seed_dsn: str) -> None:
+def test_claim_sees_faster_claim_at_any_isolation(seed_dsn: str) -> None:
     # Under REPEATABLE READ the claim would look at the table as it was before it waited for its turn.
     eager = psycopg.conninfo.make_conninfo(seed_dsn, options="-c default_transaction_isolation=repeatable\\ read")
     with database.connect(eager, "the test") as late:
@@ -51,7 +51,7 @@ def test_a_claim_sees_who_was_faster_whatever_the_databases_isolation(seed_dsn: 
             claiming.result()
 
 
-def test_a_claim_waits_for_another_claim_of_its_item(table: Table) -> None:
+def test_claim_waits_for_claim_of_same_item(table: Table) -> None:
     with psycopg.connect(table.dsn) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('SD-1'))")
         with pytest.raises(Unreachable), pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ def test_a_claim_waits_for_another_claim_of_its_item(table: Table) -> None:
         assert sessions.claim(table.database, make_caller("a"), "SD-2").outcome == "claimed"
 
 
-def test_an_apply_waits_for_another_and_sees_what_it_made(fresh_database: Callable[..., str]) -> None:
+def test_apply_waits_for_apply_and_sees_result(fresh_database: Callable[..., str]) -> None:
     dsn = fresh_database()
     eager = psycopg.conninfo.make_conninfo(dsn, options="-c default_transaction_isolation=repeatable\\ read")
     with database.connect(eager, "the test") as late:
@@ -74,7 +74,7 @@ def test_an_apply_waits_for_another_and_sees_what_it_made(fresh_database: Callab
 # Claims.
 
 
-def test_rows_are_locked_in_the_order_of_their_ids(table: Table) -> None:
+def test_rows_are_locked_in_order_of_ids(table: Table) -> None:
     # Their order in the table, and their order of age, is the other way round.
     for number, (name, key) in enumerate([("me", LAST), ("old-2", SECOND), ("old-1", FIRST)]):
         item = None if name == "me" else "SD-1"
@@ -87,7 +87,7 @@ def test_rows_are_locked_in_the_order_of_their_ids(table: Table) -> None:
     assert claiming.result().outcome == "took_over"
 
 
-def test_the_latest_of_several_holders_is_the_one_that_is_told(table: Table) -> None:
+def test_latest_of_several_holders_is_reported(table: Table) -> None:
     for name, key, begun in [
         ("c", FIRST, at(1)),
         ("d", LAST, None),
@@ -114,7 +114,7 @@ def test_the_latest_of_several_holders_is_the_one_that_is_told(table: Table) -> 
     ],
     ids=["holds another", "ended with it", "ended after a loss", "holds another after a loss", "lost another", "told"],
 )
-def test_a_claim_waits_for_nobody_whom_it_does_not_concern(
+def test_claim_does_not_wait_for_unrelated_rows(
     table: Table, status: str, item: str | None, lost: str | None, by: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 3000)
@@ -125,7 +125,7 @@ def test_a_claim_waits_for_nobody_whom_it_does_not_concern(
         assert sessions.claim(table.database, make_caller("a"), "SD-1").outcome == "claimed"
 
 
-def test_a_claim_that_ends_meanwhile_is_not_parked(table: Table) -> None:
+def test_claim_lost_during_park_is_not_parked(table: Table) -> None:
     sessions.claim(table.database, make_caller("a"), "SD-1")
     lose = "UPDATE public.claude_sessions SET sd_id = NULL, track = NULL, claimed_at = NULL, status = 'idle'"
     park = lambda: leases.park(table.database, make_caller("a"), 60)  # noqa: E731
@@ -135,7 +135,7 @@ def test_a_claim_that_ends_meanwhile_is_not_parked(table: Table) -> None:
         parking.result()
 
 
-def test_a_term_of_another_item_is_neither_renewed_nor_released(table: Table) -> None:
+def test_term_of_other_item_is_not_touched(table: Table) -> None:
     claimed = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
     assert claimed.fence is not None
     # Another program that moves the claim at once, and keeps its time.
@@ -150,9 +150,7 @@ def test_a_term_of_another_item_is_neither_renewed_nor_released(table: Table) ->
 # The schema.
 
 
-def test_a_role_that_may_create_no_roles_applies_where_they_are_there(
-    dsn: str, fresh_database: Callable[..., str]
-) -> None:
+def test_role_without_createrole_applies_to_existing_roles(dsn: str, fresh_database: Callable[..., str]) -> None:
     made = fresh_database()
     with psycopg.connect(made, autocommit=True) as admin:
         admin.execute("CREATE ROLE cs_owner NOLOGIN")
@@ -168,7 +166,7 @@ def test_a_role_that_may_create_no_roles_applies_where_they_are_there(
             admin.execute("DROP ROLE cs_owner")
 
 
-def test_a_role_that_appears_just_before_it_is_made_is_kept(server: Server, fresh_database: Callable[..., str]) -> None:
+def test_role_created_concurrently_is_kept(server: Server, fresh_database: Callable[..., str]) -> None:
     dsn = fresh_database()
     text = (queries.directory() / "ddl/001_claude_sessions.sql").read_text().replace("'anon'", "'cs_sudden'", 1)
     with psycopg.connect(dsn) as late, psycopg.connect(server.dsn, autocommit=True) as early:
@@ -183,7 +181,7 @@ def test_a_role_that_appears_just_before_it_is_made_is_kept(server: Server, fres
             early.execute("DROP ROLE cs_sudden")
 
 
-def test_what_other_tables_have_is_not_taken_for_this_ones(fresh_database: Callable[..., str]) -> None:
+def test_policies_and_triggers_of_other_tables_are_ignored(fresh_database: Callable[..., str]) -> None:
     dsn = fresh_database()
     triggers = [f"claude_sessions_record_{name}" for name in ("insert", "delete", "change")]
     with psycopg.connect(dsn, autocommit=True) as admin, database.connect(dsn, "the test") as opened:
@@ -202,7 +200,7 @@ def test_what_other_tables_have_is_not_taken_for_this_ones(fresh_database: Calla
             assert admin.execute(has.format("tg", "trigger")).fetchall() == [(name,) for name in sorted(triggers)]
 
 
-def test_002_names_double_claims_in_order_and_counts_no_session_without_an_item(
+def test_002_lists_double_claims_in_order(
     fresh_database: Callable[..., str],
 ) -> None:
     dsn = fresh_database()
@@ -227,7 +225,7 @@ def test_002_names_double_claims_in_order_and_counts_no_session_without_an_item(
         admin.execute(second)
 
 
-def test_nobody_but_the_trigger_appends_to_the_history(fresh_database: Callable[..., str]) -> None:
+def test_only_trigger_appends_to_history(fresh_database: Callable[..., str]) -> None:
     append = "claude_sessions_append(text, claude_sessions, text, text, text)"
     dsn = fresh_database()
     with psycopg.connect(dsn, autocommit=True) as admin:
@@ -243,7 +241,7 @@ def test_nobody_but_the_trigger_appends_to_the_history(fresh_database: Callable[
             assert asked == (False,)
 
 
-def test_check_looks_at_nothing_but_the_tools_own_objects_and_tells_more_in_order(dsn: str) -> None:
+def test_check_ignores_foreign_objects_and_sorts_extra_ones(dsn: str) -> None:
     with psycopg.connect(dsn) as admin, database.connect(dsn, "the test") as opened:
         assert schema.check(opened) == []
         admin.execute(
@@ -309,9 +307,7 @@ def _events(table: Table, session_id: str) -> list[str]:
     ],
     ids=lambda value: "; ".join(value).replace("claude_sessions", "").replace("UPDATE  SET ", "") or "nothing",
 )
-def test_the_history_tells_what_happened_and_nothing_else(
-    full_table: Table, statements: list[str], events: list[str]
-) -> None:
+def test_each_change_records_its_events(full_table: Table, statements: list[str], events: list[str]) -> None:
     full_table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON)
     for statement in statements:
         full_table.execute(statement)
@@ -320,7 +316,7 @@ def test_the_history_tells_what_happened_and_nothing_else(
 
 @pytest.mark.parametrize("status", ["idle", "stale", "released"])
 @pytest.mark.parametrize("item", [None, "SD-1"])
-def test_a_row_that_another_program_inserts_begins_as_it_is(full_table: Table, status: str, item: str | None) -> None:
+def test_inserted_row_records_its_state(full_table: Table, status: str, item: str | None) -> None:
     full_table.insert("a", sd_id=item, status=status)
     assert _events(full_table, "a") == ["registered", *(["claimed"] if item and status != "released" else [])]
 
@@ -329,14 +325,14 @@ def test_a_row_that_another_program_inserts_begins_as_it_is(full_table: Table, s
     "metadata",
     [None, "text", ["claude_sessions_cli"], {"claude_sessions_cli": "text"}, {"claude_sessions_cli": {"tombstone": 7}}],
 )
-def test_metadata_of_any_shape_end_a_term(full_table: Table, metadata: Any) -> None:
+def test_term_ends_with_any_shape_of_metadata(full_table: Table, metadata: Any) -> None:
     full_table.insert("a", sd_id="SD-1", metadata=Jsonb(metadata))
     full_table.execute("UPDATE claude_sessions SET sd_id = NULL")
     [term] = history.read(full_table.database, "SD-1").terms
     assert term.reason == "released"
 
 
-def test_an_earlier_loss_is_not_the_reason_of_a_later_release(full_table: Table) -> None:
+def test_earlier_loss_is_no_reason_of_later_release(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(full_table.database, make_caller("b", now=at(16)), "SD-1")
     full_table.execute("UPDATE claude_sessions SET sd_id = 'SD-2', claimed_at = now() WHERE session_id = 'a'")
@@ -345,7 +341,7 @@ def test_an_earlier_loss_is_not_the_reason_of_a_later_release(full_table: Table)
     assert (term.reason, term.note, term.ended_by) == ("released", None, None)
 
 
-def test_who_acts_is_told_only_where_it_is_known(full_table: Table) -> None:
+def test_unknown_actor_is_recorded_as_null(full_table: Table) -> None:
     nameless = psycopg.conninfo.make_conninfo(full_table.dsn, application_name="")
     with psycopg.connect(nameless, autocommit=True) as other:
         # Postgres keeps a setting that a transaction made as an empty text.
@@ -358,7 +354,7 @@ def test_who_acts_is_told_only_where_it_is_known(full_table: Table) -> None:
     assert event.actor_role == full_table.execute("SELECT session_user AS name")[0]["name"]
 
 
-def test_a_history_that_begins_late_begins_with_the_claims_that_it_does_not_know(
+def test_late_history_adds_only_unknown_claims(
     fresh_database: Callable[..., str],
 ) -> None:
     dsn = fresh_database()
@@ -397,7 +393,7 @@ def test_a_history_that_begins_late_begins_with_the_claims_that_it_does_not_know
             assert len(other.execute(added).fetchall()) == 3
 
 
-def test_a_limit_shows_the_latest_of_the_history(full_table: Table) -> None:
+def test_limit_shows_latest_terms(full_table: Table) -> None:
     for number in range(3):
         sessions.claim(full_table.database, make_caller("a", now=at(number)), f"SD-{number}")
         sessions.release(full_table.database, make_caller("a", now=at(number)))
@@ -422,7 +418,7 @@ def test_each_term_has_its_own_end(full_table: Table) -> None:
     assert told == [("a", "SD-1", None), ("a", "SD-2", "third"), ("a", "SD-1", "first")]
 
 
-def test_a_term_whose_end_nobody_saw_has_none(full_table: Table) -> None:
+def test_term_without_recorded_end_has_no_end(full_table: Table) -> None:
     add = "INSERT INTO claude_session_events (event, session_id, sd_id, claimed_at, reason) VALUES (%s, %s, %s, %s, %s)"
     for event in [
         ("claimed", "a", "SD-1", at(1), None),  # No trigger saw its end.
@@ -453,7 +449,7 @@ def _offered(table: Table, query: str, prefix: str, **limits: int) -> list[str]:
     return [row["name"] for row in table.database.transact(lambda tx: tx.all(query, prefix=prefix, **limits))]
 
 
-def test_a_completion_offers_the_first_names_of_many(full_table: Table) -> None:
+def test_completion_offers_first_names(full_table: Table) -> None:
     for number in (5, 3, 1, 2, 4):
         full_table.insert(f"a{number}", sd_id=f"SD-{number}", status="active")
     full_table.insert("b", sd_id="SD-0", status="released")
@@ -470,7 +466,7 @@ def test_a_completion_offers_the_first_names_of_many(full_table: Table) -> None:
     assert _offered(full_table, "complete_session_ids", "c") == ["c"]
 
 
-def test_what_is_noted_of_one_session_is_noted_of_no_other(table: Table) -> None:
+def test_outliving_process_marks_only_own_session(table: Table) -> None:
     sessions.heartbeat(table.database, make_caller("b", now=NOON), register=True)
     fence = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session.fence
     before = table.row("b")
@@ -478,7 +474,7 @@ def test_what_is_noted_of_one_session_is_noted_of_no_other(table: Table) -> None
     assert (table.row("a")["updated_at"], table.row("b")) == (at(1), before)
 
 
-def test_a_successor_is_told_to_those_alone_whom_it_succeeds(table: Table) -> None:
+def test_successor_is_recorded_only_for_its_item(table: Table) -> None:
     for name in ("a", "b"):
         sessions.claim(table.database, make_caller(name, now=NOON), f"SD-{name}")
     reaping.reap(table.database, make_caller(None, now=at(20)))
@@ -487,7 +483,7 @@ def test_a_successor_is_told_to_those_alone_whom_it_succeeds(table: Table) -> No
     assert (table.own("a")["tombstone"]["by"], table.row("b")) == ("c", before)
 
 
-def test_one_of_two_rows_that_were_written_together_is_reaped(table: Table) -> None:
+def test_only_silent_row_of_one_insert_is_reaped(table: Table) -> None:
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, sd_id, status, heartbeat_at)"
         " VALUES ('a', 'SD-1', 'active', %s), ('b', 'SD-2', 'active', %s)",
@@ -498,7 +494,7 @@ def test_one_of_two_rows_that_were_written_together_is_reaped(table: Table) -> N
     assert table.row("b")["sd_id"] == "SD-2"
 
 
-def test_a_claim_again_may_change_the_track_and_touches_no_other_session(table: Table) -> None:
+def test_repeated_claim_changes_track_of_own_row_only(table: Table) -> None:
     sessions.claim(table.database, make_caller("b", now=NOON), "SD-2", track="C")
     before = table.row("b")
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
@@ -506,7 +502,7 @@ def test_a_claim_again_may_change_the_track_and_touches_no_other_session(table: 
     assert (table.row("a")["track"], table.row("b")) == ("B", before)
 
 
-def test_parking_keeps_the_claim_as_it_is_and_touches_no_other_session(table: Table) -> None:
+def test_park_keeps_claim_and_other_sessions(table: Table) -> None:
     for name, track in [("a", "A"), ("b", "B")]:
         sessions.claim(table.database, make_caller(name, now=NOON), f"SD-{name}", track=track)
     before, other = table.row("a"), table.row("b")
@@ -516,7 +512,7 @@ def test_parking_keeps_the_claim_as_it_is_and_touches_no_other_session(table: Ta
     assert table.row("b") == other
 
 
-def test_a_renewal_of_a_term_leaves_a_row_of_the_same_item_and_time_alone(seed_dsn: str) -> None:
+def test_renewed_term_leaves_twin_row_alone(seed_dsn: str) -> None:
     # Without 002 two sessions may even hold it.
     table = Table(seed_dsn)
     with table.stack:
@@ -526,7 +522,7 @@ def test_a_renewal_of_a_term_leaves_a_row_of_the_same_item_and_time_alone(seed_d
         assert (table.row("a")["heartbeat_at"], table.row("b")["heartbeat_at"]) == (at(1), NOON)
 
 
-def test_a_session_is_shown_where_it_was_seen_last(table: Table) -> None:
+def test_latest_tty_and_codebase_are_recorded(table: Table) -> None:
     for tty, shown in [("/dev/pts/1", "/dev/pts/1"), ("/dev/pts/2", "/dev/pts/2"), (None, "/dev/pts/2")]:
         sessions.claim(table.database, make_caller("a", tty=tty), "SD-1")
         assert table.row("a")["tty"] == shown
@@ -537,7 +533,7 @@ def test_a_session_is_shown_where_it_was_seen_last(table: Table) -> None:
         assert table.row("a")["codebase"] == shown
 
 
-def test_the_host_is_that_of_the_process_or_the_first_that_is_known(table: Table, sleeper: Sleeper) -> None:
+def test_hostname_is_that_of_process_or_first_known(table: Table, sleeper: Sleeper) -> None:
     here = make_caller("a").identity.host.hostname
     table.insert("a", status="idle", hostname=None)
     table.insert("b", status="idle", hostname="elsewhere")
@@ -548,7 +544,7 @@ def test_the_host_is_that_of_the_process_or_the_first_that_is_known(table: Table
     assert table.row("b")["hostname"] == here
 
 
-def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Table) -> None:
+def test_infinite_or_unrelated_fence_is_no_floor(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a", now=at(60)), "SD-1")
     full_table.insert("old", sd_id="SD-2", status="active", claimed_at="infinity")
     full_table.execute("DELETE FROM claude_sessions WHERE session_id = 'old'")
@@ -564,7 +560,7 @@ def test_the_fence_of_another_item_or_of_no_real_time_is_no_floor(full_table: Ta
 
 
 @pytest.mark.parametrize("if_older_than", [None, 60.0])
-def test_a_heartbeat_by_the_process_that_is_recorded_writes_nothing_else(
+def test_heartbeat_of_recorded_process_writes_only_time(
     table: Table, sleeper: Sleeper, if_older_than: float | None
 ) -> None:
     anchor = process.read(sleeper().pid)
@@ -580,7 +576,7 @@ def test_a_heartbeat_by_the_process_that_is_recorded_writes_nothing_else(
     assert (table.own("a")["process"]["start"], table.row("a")["updated_at"]) == (reused.start, at(6))
 
 
-def test_an_end_ends_one_session_alone(table: Table) -> None:
+def test_end_touches_only_own_session(table: Table) -> None:
     for name in ("a", "b"):
         sessions.heartbeat(table.database, make_caller(name, now=NOON), register=True)
     before = table.row("b")
@@ -588,7 +584,7 @@ def test_an_end_ends_one_session_alone(table: Table) -> None:
     assert table.row("b") == before
 
 
-def test_the_session_that_is_meant_is_among_the_few_that_are_found(table: Table) -> None:
+def test_prefix_search_prefers_exact_and_live_sessions(table: Table) -> None:
     for name, status in [
         ("ab-2", "released"),
         ("ab-1", "released"),
@@ -607,7 +603,7 @@ def _listed(table: Table, **filters: Any) -> list[str]:
     return [seen.session.session_id for seen in found]
 
 
-def test_a_filter_needs_no_other(table: Table) -> None:
+def test_each_filter_works_alone(table: Table) -> None:
     for name in ("a", "b"):
         table.insert(name, sd_id=f"SD-{name}", track=name.upper(), hostname=name, codebase=name, status="active")
     filters: list[dict[str, Any]] = [{"hostname": "a"}, {"codebase": "a"}, {"session_id": "a"}, {"tracks": ["A"]}]
@@ -615,13 +611,13 @@ def test_a_filter_needs_no_other(table: Table) -> None:
         assert _listed(table, **only) == ["a"], only
 
 
-def test_the_latest_to_show_life_is_listed_first(table: Table) -> None:
+def test_latest_heartbeat_is_listed_first(table: Table) -> None:
     for name, beat in [("c", None), ("e", NOON), ("d", NOON), ("b", at(1)), ("a", at(-1))]:
         table.insert(name, sd_id="SD-1", status="stale", heartbeat_at=beat)
     assert _listed(table) == ["b", "d", "e", "a", "c"]
 
 
-def test_only_this_boots_and_namespaces_sessions_are_fetched_to_be_kept(table: Table) -> None:
+def test_here_fetches_only_same_boot_and_namespace(table: Table) -> None:
     here = {"boot_id": "boot", "pid_ns": "1"}
     for name, record in [("a", here), ("b", {**here, "boot_id": "other"}), ("c", {**here, "pid_ns": "2"}), ("d", {})]:
         table.insert(name, status="idle", metadata=Jsonb({"claude_sessions_cli": {"process": record}}))
@@ -629,7 +625,7 @@ def test_only_this_boots_and_namespaces_sessions_are_fetched_to_be_kept(table: T
     assert [row["session_id"] for row in rows] == ["a"]
 
 
-def test_only_the_process_that_was_seen_alive_is_renewed(table: Table) -> None:
+def test_only_process_seen_alive_is_renewed(table: Table) -> None:
     record = {"boot_id": "boot", "pid_ns": "1", "start": "7"}
     for name, other in [("a", {}), ("b", {"start": "8"}), ("c", {"boot_id": "2"}), ("d", {"pid_ns": "2"}), ("e", {})]:
         metadata = Jsonb({"claude_sessions_cli": {"process": {**record, **other}}})
@@ -646,7 +642,7 @@ def test_only_the_process_that_was_seen_alive_is_renewed(table: Table) -> None:
 # Times.
 
 
-def test_what_is_written_carries_the_servers_time(table: Table) -> None:
+def test_writes_carry_server_time(table: Table) -> None:
     caller = make_caller("a")
 
     def writes(work: Callable[[], Any], *columns: str, of: str = "a") -> Any:
@@ -678,7 +674,7 @@ def test_what_is_written_carries_the_servers_time(table: Table) -> None:
     writes(lambda: sessions.claim(table.database, make_caller("b"), "SD-1"), "updated_at")
 
 
-def test_what_is_old_is_told_by_the_servers_time(table: Table) -> None:
+def test_age_is_measured_by_server_time(table: Table) -> None:
     table.insert("a", status="active", sd_id="SD-1", claimed_at=NOON)
     table.execute("UPDATE claude_sessions SET heartbeat_at = now() + interval '1 day'")
     reaping.reap(table.database, make_caller(None), max_age=60)
@@ -699,7 +695,7 @@ def test_what_is_old_is_told_by_the_servers_time(table: Table) -> None:
     assert reaping.reap(table.database, make_caller(None), prune=3600).pruned == 1
 
 
-def test_a_heartbeat_from_the_future_is_put_right_and_a_fresh_one_left_alone(table: Table) -> None:
+def test_future_heartbeat_is_corrected_and_fresh_one_kept(table: Table) -> None:
     sessions.heartbeat(table.database, make_caller("a"), register=True)
     for age, written in [("1 second", False), ("2 minutes", True), ("-1 hour", True)]:
         table.execute(f"UPDATE claude_sessions SET heartbeat_at = now() - interval '{age}'")

@@ -14,7 +14,7 @@ from claude_sessions_cli.operations import reap as reaping
 from claude_sessions_cli.operations import sessions
 
 
-def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_deletes_sessions_released_long_ago(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "PRUNE_BATCH", 3)
     old = {"heartbeat_at": NOON, "updated_at": NOON, "created_at": NOON}
     for number in range(7):
@@ -38,14 +38,14 @@ def test_prune_deletes_what_has_been_released_for_long(table: Table, monkeypatch
     assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]
 
 
-def test_a_session_that_has_not_ended_is_never_pruned(table: Table, sleeper: Sleeper) -> None:
+def test_session_that_has_not_ended_is_never_pruned(table: Table, sleeper: Sleeper) -> None:
     caller = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
     sessions.heartbeat(table.database, caller, register=True)
     assert reaping.reap(table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 0
     assert table.row("a")["status"] == "idle"
 
 
-def test_each_batch_is_pruned_in_a_transaction_of_its_own(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_batch_is_pruned_in_own_transaction(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "PRUNE_BATCH", 2)
     old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
     for number in range(5):

@@ -22,7 +22,7 @@ def _reap(table: Table, minutes: float, **options: Any) -> dict[str, tuple[str |
     return {verdict.session.session.session_id: (verdict.to, verdict.reason) for verdict in result.changed}
 
 
-def test_silence_makes_a_claim_stale_and_frees_its_item(table: Table) -> None:
+def test_silent_session_goes_stale_and_frees_item(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
     assert _reap(table, 15) == {}
     assert _reap(table, 15.1) == {"a": ("stale", "silent")}
@@ -32,7 +32,7 @@ def test_silence_makes_a_claim_stale_and_frees_its_item(table: Table) -> None:
     assert (tombstone["sd_id"], tombstone["reason"], tombstone.get("by")) == ("SD-1", "silent", None)
 
 
-def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Sleeper) -> None:
+def test_dead_process_ends_session_at_once(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
     assert _reap(table, 0) == {}
@@ -43,14 +43,14 @@ def test_a_dead_process_ends_its_session_at_once(table: Table, sleeper: Sleeper)
     child.wait()
 
 
-def test_a_live_process_is_never_reaped(table: Table, sleeper: Sleeper) -> None:
+def test_live_process_is_never_reaped(table: Table, sleeper: Sleeper) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(sleeper().pid)), "SD-1")
     before = table.row("a")
     assert _reap(table, 30 * DAY, max_age=60) == {}
     assert table.row("a") == before
 
 
-def test_a_dead_pid_of_another_host_is_not_proof(table: Table, sleeper: Sleeper) -> None:
+def test_dead_pid_of_other_host_proves_nothing(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     sessions.claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
     child.kill()
@@ -60,7 +60,7 @@ def test_a_dead_pid_of_another_host_is_not_proof(table: Table, sleeper: Sleeper)
     assert _reap(table, 16) == {"a": ("stale", "silent")}
 
 
-def test_a_park_is_honoured_until_it_ends(table: Table) -> None:
+def test_park_is_honoured_until_it_ends(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
@@ -71,13 +71,13 @@ def test_a_park_is_honoured_until_it_ends(table: Table) -> None:
     assert "parked_until" not in table.own("a")
 
 
-def test_the_holders_recorded_patience_is_honoured(table: Table) -> None:
+def test_patience_of_holder_is_honoured(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON, stale_after=7200), "SD-1")
     assert _reap(table, 119) == {}
     assert _reap(table, 121) == {"a": ("stale", "silent")}
 
 
-def test_max_age_takes_old_claims_of_talkative_sessions_only(table: Table) -> None:
+def test_max_age_takes_only_old_claims(table: Table) -> None:
     sessions.claim(table.database, make_caller("old", now=NOON), "SD-1")
     sessions.heartbeat(table.database, make_caller("idle", now=NOON), register=True)
     for name in ("old", "idle"):
@@ -87,7 +87,7 @@ def test_max_age_takes_old_claims_of_talkative_sessions_only(table: Table) -> No
     assert _reap(table, 71, max_age=3600) == {"old": ("stale", "max age")}
 
 
-def test_stale_for_a_day_is_the_end(table: Table) -> None:
+def test_session_stale_for_a_day_ends(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     _reap(table, 16)
     assert _reap(table, 16 + DAY) == {}
@@ -96,19 +96,19 @@ def test_stale_for_a_day_is_the_end(table: Table) -> None:
     assert _reap(table, 90 * DAY) == {}
 
 
-def test_a_silent_idle_session_becomes_stale_without_a_tombstone(table: Table) -> None:
+def test_silent_idle_session_goes_stale_without_tombstone(table: Table) -> None:
     sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True)
     assert _reap(table, 16) == {"a": ("stale", "silent")}
     assert "tombstone" not in table.own("a")
 
 
-def test_an_older_writers_stale_claim_is_taken(table: Table) -> None:
+def test_foreign_stale_claim_is_reaped(table: Table) -> None:
     table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     assert _reap(table, 16) == {"a": ("stale", "silent")}
     assert table.row("a")["sd_id"] is None
 
 
-def test_rows_of_other_programs_are_judged_by_time_alone(table: Table) -> None:
+def test_foreign_rows_are_judged_only_by_time(table: Table) -> None:
     # A pid that does not exist here proves nothing without the process's boot and start.
     table.insert(
         "a", status="active", sd_id="SD-1", pid=2**22 + 1, hostname=process.this_host().hostname, heartbeat_at=NOON
@@ -141,14 +141,14 @@ def test_odd_rows_are_reaped_like_others(table: Table, columns: dict[str, Any]) 
     assert table.row("a")["heartbeat_at"] == columns["heartbeat_at"]
 
 
-def test_a_heartbeat_in_the_future_counts_as_now(table: Table) -> None:
+def test_future_heartbeat_counts_as_now(table: Table) -> None:
     table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=at(100))
     assert _reap(table, 50) == {}
     assert _reap(table, 50, max_age=60) == {"a": ("stale", "max age")}
     assert table.row("a")["heartbeat_at"] == at(50)
 
 
-def test_a_heartbeat_in_the_future_is_put_right_and_passes(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_future_heartbeat_is_corrected_and_ages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "PRUNE_BATCH", 2)
     future = at(99 * DAY)
     table.insert("held", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=future, updated_at=NOON)
@@ -173,7 +173,7 @@ def test_a_heartbeat_in_the_future_is_put_right_and_passes(table: Table, monkeyp
     assert pruned == 1
 
 
-def test_what_the_future_is_the_server_says(table: Table) -> None:
+def test_server_clock_decides_on_future_heartbeat(table: Table) -> None:
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, heartbeat_at)"
         " VALUES ('a', clock_timestamp() + interval '1 hour'), ('b', clock_timestamp() - interval '1 hour')"
@@ -187,7 +187,7 @@ def test_what_the_future_is_the_server_says(table: Table) -> None:
     assert table.row("b")["heartbeat_at"] == before["heartbeat_at"]
 
 
-def test_many_heartbeats_are_put_right_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_future_heartbeats_are_corrected_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "PRUNE_BATCH", 3)
     for number in range(7):
         table.insert(f"s-{number}", heartbeat_at=at(60))
@@ -195,14 +195,14 @@ def test_many_heartbeats_are_put_right_in_batches(table: Table, monkeypatch: pyt
     assert table.execute("SELECT count(DISTINCT xmin::text) AS n FROM public.claude_sessions") == [{"n": 3}]
 
 
-def test_a_dry_run_changes_nothing(table: Table) -> None:
+def test_dry_run_changes_nothing(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
     assert _reap(table, 16, dry_run=True) == {"a": ("stale", "silent")}
     assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
 
 
-def test_the_verdict_shows_its_evidence(table: Table) -> None:
+def test_verdict_shows_its_evidence(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     [verdict] = reaping.reap(table.database, make_caller(None, now=at(5))).kept
     assert verdict.reason == "last sign of life 5m ago"
@@ -231,14 +231,14 @@ def _reap_interrupted(table: Table, minutes: float, between: Callable[[], object
     return [verdict.session.session.session_id for verdict in changed]
 
 
-def test_a_heartbeat_between_verdict_and_deed_saves_the_session(table: Table) -> None:
+def test_heartbeat_after_verdict_saves_session(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     beat = lambda: sessions.heartbeat(table.another(), make_caller("a", now=at(16)))  # noqa: E731
     assert _reap_interrupted(table, 16, beat) == []
     assert table.row("a")["sd_id"] == "SD-1"
 
 
-def test_a_new_claim_between_verdict_and_deed_is_not_taken(table: Table) -> None:
+def test_claim_after_verdict_is_kept(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
 
     def switch() -> None:
@@ -257,7 +257,7 @@ def test_two_reapers_change_a_session_once(table: Table) -> None:
     assert table.row("a")["status"] == "stale"
 
 
-def test_a_locked_row_is_left_to_the_next_reap(table: Table) -> None:
+def test_locked_row_is_left_to_next_reap(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=NOON), "SD-2")
     with psycopg.connect(table.dsn) as holder:
@@ -266,7 +266,7 @@ def test_a_locked_row_is_left_to_the_next_reap(table: Table) -> None:
     assert _reap(table, 16) == {"a": ("stale", "silent")}
 
 
-def test_every_session_of_many_pages_is_judged_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "PAGE", 2)
     for number in range(5):
         table.insert(f"s{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)

@@ -10,7 +10,7 @@ from claude_sessions_cli.errors import NotHeld, UsageError
 from claude_sessions_cli.operations import sessions
 
 
-def test_a_release_clears_the_claim_and_not_the_heartbeat(table: Table) -> None:
+def test_release_clears_the_claim_and_not_the_heartbeat(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
     result = sessions.release(table.database, make_caller("a", now=at(1)), "SD-1", reason="completed")
     row = table.row("a")
@@ -19,7 +19,7 @@ def test_a_release_clears_the_claim_and_not_the_heartbeat(table: Table) -> None:
     assert (row["heartbeat_at"], row["updated_at"]) == (NOON, at(1))
 
 
-def test_end_is_the_end(table: Table) -> None:
+def test_end_releases_claim_and_ends_session(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     result = sessions.release(table.database, make_caller("a", now=at(1)), end=True)
     assert (result.outcome, result.sd_id) == ("ended", "SD-1")
@@ -27,20 +27,20 @@ def test_end_is_the_end(table: Table) -> None:
     assert sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1").outcome == "claimed"
 
 
-def test_an_idle_session_ends_too(table: Table) -> None:
+def test_idle_session_ends_too(table: Table) -> None:
     sessions.heartbeat(table.database, make_caller("a", now=NOON), register=True)
     assert sessions.release(table.database, make_caller("a", now=at(1)), end=True).outcome == "ended"
     assert table.row("a")["status"] == "released"
 
 
 @pytest.mark.parametrize("end", [False, True])
-def test_nothing_held_is_no_error(table: Table, end: bool) -> None:
+def test_release_without_claim_succeeds(table: Table, end: bool) -> None:
     assert sessions.release(table.database, make_caller("a"), end=end).outcome == "nothing_held"
     assert sessions.release(table.database, make_caller("a"), "SD-1", end=end).outcome == "nothing_held"
     assert table.execute("SELECT session_id FROM public.claude_sessions") == []
 
 
-def test_a_release_twice_is_no_error_and_changes_nothing(table: Table) -> None:
+def test_second_release_changes_nothing(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.release(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.row("a")
@@ -48,7 +48,7 @@ def test_a_release_twice_is_no_error_and_changes_nothing(table: Table) -> None:
     assert table.row("a") == before
 
 
-def test_another_item_than_the_one_held_stays_untouched(table: Table) -> None:
+def test_release_of_other_item_changes_nothing(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.row("a")
     assert sessions.release(table.database, make_caller("a", now=at(1)), "SD-2").outcome == "nothing_held"
@@ -57,14 +57,14 @@ def test_another_item_than_the_one_held_stays_untouched(table: Table) -> None:
     assert table.row("a") == before
 
 
-def test_an_ended_row_that_an_older_writer_left_with_a_claim_holds_nothing(table: Table) -> None:
+def test_foreign_ended_row_with_claim_holds_nothing(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     before = table.row("a")
     assert sessions.release(table.database, make_caller("a", now=at(1))).outcome == "nothing_held"
     assert table.row("a") == before
 
 
-def test_another_session_is_released_by_the_beginning_of_its_id(table: Table) -> None:
+def test_other_session_is_released_by_prefix(table: Table) -> None:
     sessions.claim(table.database, make_caller("agent-1", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
     with pytest.raises(UsageError, match="more than one"):
@@ -81,7 +81,7 @@ def test_another_session_is_released_by_the_beginning_of_its_id(table: Table) ->
     assert table.row("agent-2")["sd_id"] == "SD-2"
 
 
-def test_a_live_session_is_meant_before_an_ended_one(table: Table) -> None:
+def test_prefix_prefers_live_session(table: Table) -> None:
     table.insert("agent-1", status="released", heartbeat_at=NOON)
     sessions.claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
     result = sessions.release_other(
@@ -90,7 +90,7 @@ def test_a_live_session_is_meant_before_an_ended_one(table: Table) -> None:
     assert (result.outcome, result.sd_id) == ("ended", "SD-2")
 
 
-def test_a_prefix_is_no_pattern(table: Table) -> None:
+def test_prefix_is_not_a_pattern(table: Table) -> None:
     sessions.claim(table.database, make_caller("axb", now=NOON), "SD-1")
     with pytest.raises(NotHeld, match="no session"):
         sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "a_", None)

@@ -20,7 +20,7 @@ from claude_sessions_cli.times import fence_of
 from operations.claims import RUNNER, fence_of_claim
 
 
-def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:
+def test_term_is_renewed_only_by_its_fence(table: Table) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     before = table.row("a")
     terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", fence)
@@ -35,14 +35,14 @@ def test_a_term_is_renewed_by_its_fence_alone(table: Table) -> None:
         terms.renew(table.database, make_caller("a", now=at(18)), "SD-1", fence)
 
 
-def test_an_ended_session_renews_no_term(table: Table) -> None:
+def test_ended_session_cannot_renew_term(table: Table) -> None:
     table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     with pytest.raises(SessionsError):
         terms.renew(table.database, make_caller("a", now=at(1)), "SD-1", 1767268800000000)
     assert table.row("a")["heartbeat_at"] == NOON
 
 
-def test_a_term_that_is_over_is_not_released(table: Table) -> None:
+def test_release_of_past_term_changes_nothing(table: Table) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     sessions.release(table.database, make_caller("a", now=NOON))
     second = fence_of_claim(sessions.claim(table.database, make_caller("a", now=at(1)), "SD-1"))
@@ -52,7 +52,7 @@ def test_a_term_that_is_over_is_not_released(table: Table) -> None:
     assert (table.row("a")["sd_id"], table.row("a")["status"]) == (None, "released")
 
 
-def test_one_command_runs_under_a_claim(table: Table) -> None:
+def test_second_command_under_claim_is_refused(table: Table) -> None:
     host, itself = process.this_host(), process.read(1)
     runner, later = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns), process.read(os.getpid()).start
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a"), "SD-1"))
@@ -73,7 +73,7 @@ def test_one_command_runs_under_a_claim(table: Table) -> None:
 
 
 @pytest.mark.parametrize("nonsense", [{"pid": "x", "start": "1"}, {"pid": 1}, "a word", None])
-def test_what_another_program_wrote_for_a_command_is_none(table: Table, nonsense: object) -> None:
+def test_malformed_command_record_is_ignored(table: Table, nonsense: object) -> None:
     sessions.claim(table.database, make_caller("a"), "SD-1")
     host = process.this_host()
     if isinstance(nonsense, dict):
@@ -85,7 +85,7 @@ def test_what_another_program_wrote_for_a_command_is_none(table: Table, nonsense
     terms.enter(table.database, make_caller("a"), RUNNER)
 
 
-def test_a_run_makes_others_respect_the_term_that_it_trusts(table: Table) -> None:
+def test_run_extends_recorded_patience(table: Table) -> None:
     table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
     terms.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER)
     with pytest.raises(HeldByAnother):
@@ -113,7 +113,7 @@ each_ending = pytest.mark.parametrize("end", [_leave, _outlive, _release])
 
 
 @each_ending
-def test_a_run_that_lost_its_term_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+def test_run_reports_lost_term_at_end(table: Table, end: Ending) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
     with pytest.raises(NotHeld, match=r"lost SD-1 to b under fence .*urgent"):
@@ -123,7 +123,7 @@ def test_a_run_that_lost_its_term_is_told_so_at_its_end(table: Table, end: Endin
 
 
 @each_ending
-def test_a_run_that_lost_its_term_to_another_program_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+def test_run_reports_term_lost_to_other_program(table: Table, end: Ending) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL")
     table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(1), heartbeat_at=at(1))
@@ -132,7 +132,7 @@ def test_a_run_that_lost_its_term_to_another_program_is_told_so_at_its_end(table
 
 
 @each_ending
-def test_a_run_whose_session_was_deleted_is_told_so_at_its_end(table: Table, end: Ending) -> None:
+def test_run_reports_deleted_session(table: Table, end: Ending) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     table.execute("DELETE FROM public.claude_sessions")
     with pytest.raises(NotHeld, match="session a was deleted"):
@@ -140,7 +140,7 @@ def test_a_run_whose_session_was_deleted_is_told_so_at_its_end(table: Table, end
 
 
 @each_ending
-def test_a_run_whose_session_gave_its_claim_back_ends_in_peace(table: Table, end: Ending) -> None:
+def test_run_ends_quietly_after_own_release(table: Table, end: Ending) -> None:
     fence = fence_of_claim(sessions.claim(table.database, make_caller("a", now=NOON), "SD-1"))
     sessions.release(table.database, make_caller("a", now=at(1)))
     end(table, fence)

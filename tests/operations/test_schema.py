@@ -133,7 +133,7 @@ def psql() -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
-def test_001_makes_the_columns_of_the_seed_in_order(seed_dsn: str) -> None:
+def test_001_creates_columns_of_seed_in_order(seed_dsn: str) -> None:
     columns = run(
         seed_dsn,
         "SELECT column_name, data_type || coalesce('(' || numeric_precision || ')', ''), is_nullable, column_default"
@@ -143,7 +143,7 @@ def test_001_makes_the_columns_of_the_seed_in_order(seed_dsn: str) -> None:
     assert columns == SEED_COLUMNS
 
 
-def test_001_makes_the_constraints_of_the_seed(seed_dsn: str) -> None:
+def test_001_creates_constraints_of_seed(seed_dsn: str) -> None:
     constraints = run(
         seed_dsn,
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
@@ -152,7 +152,7 @@ def test_001_makes_the_constraints_of_the_seed(seed_dsn: str) -> None:
     assert dict(constraints) == SEED_CONSTRAINTS
 
 
-def test_001_makes_the_seven_indexes_of_the_seed(seed_dsn: str) -> None:
+def test_001_creates_seven_indexes_of_seed(seed_dsn: str) -> None:
     indexes = run(
         seed_dsn,
         "SELECT pg_get_indexdef(indexrelid) FROM pg_index"
@@ -162,7 +162,7 @@ def test_001_makes_the_seven_indexes_of_the_seed(seed_dsn: str) -> None:
     assert len(indexes) == 7
 
 
-def test_001_turns_row_security_on_with_both_policies_of_the_seed(seed_dsn: str) -> None:
+def test_001_enables_row_security_with_both_policies(seed_dsn: str) -> None:
     policies = run(
         seed_dsn,
         "SELECT policyname, permissive, cmd, roles::text[], qual, with_check FROM pg_policies"
@@ -179,7 +179,7 @@ def test_001_adds_nothing_to_the_seed(seed_dsn: str) -> None:
     assert run(seed_dsn, "SELECT relacl FROM pg_class WHERE oid = 'public.claude_sessions'::regclass") == [(None,)]
 
 
-def test_missing_roles_are_made_and_may_not_log_in(private_server: Server) -> None:
+def test_missing_roles_are_created_without_login(private_server: Server) -> None:
     roles = "SELECT rolname, rolcanlogin, rolsuper FROM pg_roles WHERE rolname IN ('anon', 'authenticated') ORDER BY 1"
     dsn = private_server.create("cs_roles")
     assert run(dsn, roles) == []
@@ -187,7 +187,7 @@ def test_missing_roles_are_made_and_may_not_log_in(private_server: Server) -> No
     assert run(dsn, roles) == [("anon", False, False), ("authenticated", False, False)]
 
 
-def test_a_role_that_exists_stays_as_it_is(private_server: Server) -> None:
+def test_existing_role_is_kept(private_server: Server) -> None:
     dsn = private_server.create("cs_roles")
     run(dsn, "CREATE ROLE anon LOGIN")
     apply(dsn)
@@ -205,7 +205,7 @@ def test_every_file_runs_twice_under_plain_psql(
     assert check(dsn) == set()
 
 
-def test_what_print_prints_runs_under_plain_psql(
+def test_printed_schema_runs_under_plain_psql(
     fresh_database: Callable[..., str], psql: Callable[..., subprocess.CompletedProcess[str]], cli: Cli
 ) -> None:
     printed = cli("schema", "print", env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
@@ -218,7 +218,7 @@ def test_what_print_prints_runs_under_plain_psql(
         connection.execute(printed.stdout.encode())
 
 
-def test_the_shipped_catalog_is_what_the_files_make(fresh_database: Callable[..., str]) -> None:
+def test_shipped_catalog_matches_files(fresh_database: Callable[..., str]) -> None:
     made = [
         "\t".join((file.file, found.kind, found.name, found.definition))
         for file in apply(fresh_database())
@@ -229,7 +229,7 @@ def test_the_shipped_catalog_is_what_the_files_make(fresh_database: Callable[...
     assert lines == made, "sql/catalog.tsv is to be written anew:\n" + "\n".join(made)
 
 
-def test_apply_says_what_it_did(fresh_database: Callable[..., str], cli: Cli) -> None:
+def test_apply_reports_created_objects(fresh_database: Callable[..., str], cli: Cli) -> None:
     env = {"CLAUDE_SESSIONS_DSN": fresh_database()}
     first = cli("schema", "apply", "--json", env=env)
     files = json.loads(first.stdout)["data"]["files"]
@@ -243,7 +243,7 @@ def test_apply_says_what_it_did(fresh_database: Callable[..., str], cli: Cli) ->
     assert again.stdout == "".join(f"{path.name}: already in force\n" for path in schema.ddl_files())
 
 
-def test_apply_makes_what_is_missing_and_alters_nothing(shipped: str) -> None:
+def test_apply_creates_missing_objects_and_alters_none(shipped: str) -> None:
     run(shipped, "DROP INDEX idx_claude_sessions_status")
     run(shipped, "ALTER TABLE claude_sessions DISABLE ROW LEVEL SECURITY, ALTER COLUMN status SET DEFAULT 'idle'")
     run(shipped, "INSERT INTO claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
@@ -255,7 +255,7 @@ def test_apply_makes_what_is_missing_and_alters_nothing(shipped: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["insert", "delete", "change"])
-def test_apply_brings_back_a_trigger_that_is_missing(shipped: str, name: str) -> None:
+def test_apply_restores_missing_trigger(shipped: str, name: str) -> None:
     run(shipped, "INSERT INTO claude_sessions (session_id, sd_id, claimed_at) VALUES ('a', 'SD-1', now())")
     run(shipped, f"DROP TRIGGER claude_sessions_record_{name} ON claude_sessions")
     apply(shipped)
@@ -263,14 +263,14 @@ def test_apply_brings_back_a_trigger_that_is_missing(shipped: str, name: str) ->
     assert run(shipped, "SELECT count(*) FROM claude_session_events WHERE event = 'claimed'") == [(1,)]
 
 
-def test_apply_leaves_alone_who_may_read_the_history(shipped: str) -> None:
+def test_apply_keeps_privileges_on_history(shipped: str) -> None:
     run(shipped, "REVOKE SELECT ON claude_session_events FROM authenticated")
     apply(shipped)
     may = "SELECT has_table_privilege('authenticated', 'public.claude_session_events', 'SELECT')"
     assert run(shipped, may) == [(False,)]
 
 
-def test_a_file_that_fails_leaves_nothing_behind(shipped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_file_leaves_nothing_behind(shipped: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     good, bad = tmp_path / "1.sql", tmp_path / "2.sql"
     good.write_text("CREATE TABLE public.good ();")
     bad.write_text("CREATE TABLE public.bad (); SELECT 1 / 0;")
@@ -282,7 +282,9 @@ def test_a_file_that_fails_leaves_nothing_behind(shipped: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("number", [2, 8])
-def test_several_at_once_make_it_once(fresh_database: Callable[..., str], cli: Cli, number: int) -> None:
+def test_several_applies_at_once_create_each_object_once(
+    fresh_database: Callable[..., str], cli: Cli, number: int
+) -> None:
     env = {"CLAUDE_SESSIONS_DSN": fresh_database()}
     with ThreadPoolExecutor(number) as pool:
         done = list(pool.map(lambda _: cli("schema", "apply", "--json", env=env), range(number)))
@@ -296,7 +298,7 @@ def _names(file: dict[str, Any]) -> list[tuple[str, str]]:
     return [(made["kind"], made["name"]) for made in file["created"]]
 
 
-def test_several_at_once_in_two_databases_make_the_roles_once(private_server: Server) -> None:
+def test_two_databases_at_once_create_roles_once(private_server: Server) -> None:
     dsns = [private_server.create(f"cs_at_once_{number}") for number in range(2)]
     barrier = threading.Barrier(8)
 
@@ -310,7 +312,7 @@ def test_several_at_once_in_two_databases_make_the_roles_once(private_server: Se
     assert [check(dsn) for dsn in dsns] == [set(), set()]
 
 
-def test_a_role_that_another_database_is_just_making_is_waited_for(private_server: Server) -> None:
+def test_apply_waits_for_role_of_other_database(private_server: Server) -> None:
     mine, other = private_server.create("cs_mine"), private_server.create("cs_other")
     with (
         psycopg.connect(other) as slow,
@@ -326,7 +328,7 @@ def test_a_role_that_another_database_is_just_making_is_waited_for(private_serve
     assert check(mine) == set()
 
 
-def test_grant_lets_a_role_do_everything(
+def test_grant_allows_every_command(
     make_role: Callable[..., str], fresh_database: Callable[..., str], cli: Cli
 ) -> None:
     role = make_role('cs "Röle"; --')
@@ -344,7 +346,7 @@ def test_grant_lets_a_role_do_everything(
     assert apply(dsn, role) == [schema.AppliedFile(path.name, []) for path in schema.ddl_files()]
 
 
-def test_grant_to_the_seeds_own_roles_makes_neither_a_member_of_the_other(shipped: str) -> None:
+def test_grant_to_seed_roles_adds_no_membership(shipped: str) -> None:
     for role in ("anon", "authenticated"):
         apply(shipped, role)
         granted = "SELECT has_table_privilege(%s, 'public.claude_sessions', 'SELECT, UPDATE')"
@@ -352,7 +354,7 @@ def test_grant_to_the_seeds_own_roles_makes_neither_a_member_of_the_other(shippe
     assert run(shipped, "SELECT pg_has_role('anon', 'authenticated', 'MEMBER')") == [(False,)]
 
 
-def test_grant_to_a_role_that_would_not_get_through_row_security_is_refused(
+def test_grant_to_role_without_inherit_is_refused(
     make_role: Callable[..., str], fresh_database: Callable[..., str]
 ) -> None:
     role = make_role("cs_loner", "NOINHERIT")
@@ -370,7 +372,7 @@ def test_grant_to_a_role_that_would_not_get_through_row_security_is_refused(
 
 
 @pytest.mark.parametrize("role", ["cs_nobody", "", "public", 'x"y', "r" * 100])
-def test_grant_to_an_unknown_role_changes_nothing(fresh_database: Callable[..., str], cli: Cli, role: str) -> None:
+def test_grant_to_unknown_role_changes_nothing(fresh_database: Callable[..., str], cli: Cli, role: str) -> None:
     dsn = fresh_database()
     done = cli("schema", "apply", "--grant", role, env={"CLAUDE_SESSIONS_DSN": dsn})
     assert (done.returncode, done.stdout) == (2, "")
@@ -401,7 +403,7 @@ def test_002_refuses_double_claims_and_changes_nothing(seed_dsn: str, cli: Cli) 
     assert ("missing", "index", UNIQUE_CLAIM) in check(seed_dsn)
 
 
-def test_002_excludes_a_second_claim_whatever_program_writes_it(dsn: str) -> None:
+def test_002_excludes_second_claim_of_any_program(dsn: str) -> None:
     insert = "INSERT INTO public.claude_sessions (session_id, sd_id, status) VALUES (%s, 'SD-1', %s)"
     run(dsn, insert, "a", "active")
     for status in ("active", "idle"):
@@ -497,7 +499,7 @@ def _invalid_index(dsn: str) -> None:
     ],
     ids=lambda value: value.removeprefix(TABLE).strip()[:48] if isinstance(value, str) else "",
 )
-def test_check_finds_what_differs(shipped: str, change: Change, differences: Found) -> None:
+def test_check_finds_each_difference(shipped: str, change: Change, differences: Found) -> None:
     if isinstance(change, str):
         run(shipped, change)
     else:
@@ -517,7 +519,7 @@ def test_check_finds_what_differs(shipped: str, change: Change, differences: Fou
         ),
     ],
 )
-def test_the_command_tells_what_differs(shipped: str, cli: Cli, change: str, told: set[str]) -> None:
+def test_check_command_prints_differences(shipped: str, cli: Cli, change: str, told: set[str]) -> None:
     run(shipped, change)
     done = cli("schema", "check", env={"CLAUDE_SESSIONS_DSN": shipped})
     wrong = any(not line.startswith("extra") for line in told)
@@ -528,7 +530,7 @@ def test_the_command_tells_what_differs(shipped: str, cli: Cli, change: str, tol
     assert ("as shipped" in done.stdout) == (not wrong)
 
 
-def test_check_says_the_same_in_json(shipped: str, cli: Cli) -> None:
+def test_check_command_prints_differences_as_json(shipped: str, cli: Cli) -> None:
     run(shipped, f"DROP INDEX {UNIQUE_CLAIM}; CREATE INDEX more ON claude_sessions (codebase)")
     done = cli("schema", "check", "--json", env={"CLAUDE_SESSIONS_DSN": shipped})
     envelope = json.loads(done.stdout)
@@ -541,9 +543,7 @@ def test_check_says_the_same_in_json(shipped: str, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("statement", [None, "DROP SCHEMA public", "CREATE TABLE public.other ()"])
-def test_check_without_a_table_names_the_command_that_makes_it(
-    fresh_database: Callable[..., str], cli: Cli, statement: str | None
-) -> None:
+def test_check_without_table_names_apply(fresh_database: Callable[..., str], cli: Cli, statement: str | None) -> None:
     dsn = fresh_database()
     if statement:
         run(dsn, statement)
@@ -552,14 +552,14 @@ def test_check_without_a_table_names_the_command_that_makes_it(
     assert "no table public.claude_sessions (create it: claude-sessions schema apply)" in done.stderr
 
 
-def test_apply_refuses_a_view_of_that_name(fresh_database: Callable[..., str]) -> None:
+def test_apply_refuses_view_of_same_name(fresh_database: Callable[..., str]) -> None:
     dsn = fresh_database()
     run(dsn, "CREATE VIEW public.claude_sessions AS SELECT 'a' AS session_id, now() AS heartbeat_at")
     with pytest.raises(SchemaMismatch):
         apply(dsn)
 
 
-def test_apply_never_brings_back_policies_that_an_administrator_replaced(shipped: str) -> None:
+def test_apply_keeps_policies_of_administrator(shipped: str) -> None:
     run(shipped, 'DROP POLICY "Allow all for anon" ON claude_sessions')
     run(shipped, 'DROP POLICY "Allow all for authenticated" ON claude_sessions')
     run(shipped, "CREATE POLICY readers ON claude_sessions FOR SELECT TO authenticated USING (true)")
@@ -570,7 +570,7 @@ def test_apply_never_brings_back_policies_that_an_administrator_replaced(shipped
     assert check(shipped) == set()
 
 
-def test_apply_waits_for_nobody_where_nothing_is_to_be_done(shipped: str) -> None:
+def test_apply_without_changes_takes_no_lock(shipped: str) -> None:
     waiters = "SELECT count(*) FROM pg_locks WHERE relation = 'public.claude_sessions'::regclass AND NOT granted"
     with psycopg.connect(shipped) as writer, psycopg.connect(shipped) as vacuum, ThreadPoolExecutor(1) as pool:
         writer.execute("INSERT INTO claude_sessions (session_id) VALUES ('a')")
@@ -584,7 +584,7 @@ def test_apply_waits_for_nobody_where_nothing_is_to_be_done(shipped: str) -> Non
         assert [file.created for file in applying.result()] == [[] for _ in schema.ddl_files()]
 
 
-def test_apply_by_a_role_that_may_not_is_denied(
+def test_apply_without_privilege_is_denied(
     make_role: Callable[..., str], fresh_database: Callable[..., str], cli: Cli
 ) -> None:
     role = make_role("cs_guest")
@@ -595,6 +595,6 @@ def test_apply_by_a_role_that_may_not_is_denied(
     assert run(dsn, "SELECT to_regclass('public.claude_sessions')") == [(None,)]
 
 
-def test_an_unknown_role_is_a_usage_error_before_anything_is_applied(fresh_database: Callable[..., str]) -> None:
+def test_unknown_role_is_usage_error(fresh_database: Callable[..., str]) -> None:
     with pytest.raises(UsageError):
         apply(fresh_database(), "cs_nobody")

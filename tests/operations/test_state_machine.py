@@ -45,11 +45,11 @@ def patient_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 60_000)
 
 
-def test_no_order_of_events_breaks_the_lease(stage: tuple[str, bool]) -> None:
+def test_random_events_keep_lease_exclusive(stage: tuple[str, bool]) -> None:
     operate(stage, SHORT, 0)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(2))
-def test_no_order_of_many_events_breaks_the_lease(stage: tuple[str, bool], number: int) -> None:
+def test_many_random_events_keep_lease_exclusive(stage: tuple[str, bool], number: int) -> None:
     operate(stage, LONG, int(os.environ.get("CLAUDE_SESSIONS_TEST_SEED", "0")) + number)

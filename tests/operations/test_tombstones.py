@@ -11,7 +11,7 @@ from claude_sessions_cli.operations import leases, sessions
 from claude_sessions_cli.operations import reap as reaping
 
 
-def test_a_loss_stands_though_another_program_gives_the_item_back(table: Table) -> None:
+def test_tombstone_survives_foreign_return_of_item(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
     sessions.release(table.database, make_caller("b", now=at(2)))
@@ -24,7 +24,7 @@ def test_a_loss_stands_though_another_program_gives_the_item_back(table: Table) 
     assert leases.check(table.database, make_caller("a", now=at(6)), "SD-1")
 
 
-def test_a_loser_finds_the_fence_of_its_successor(table: Table) -> None:
+def test_tombstone_names_fence_of_successor(table: Table) -> None:
     sessions.claim(table.database, make_caller("silent", now=NOON), "SD-1")
     reaping.reap(table.database, make_caller(None, now=at(16)))
     first = sessions.claim(table.database, make_caller("robbed", now=at(17)), "SD-1")
@@ -34,7 +34,7 @@ def test_a_loser_finds_the_fence_of_its_successor(table: Table) -> None:
     assert (told["robbed"]["by"], told["robbed"]["new_fence"]) == ("b", forced.session.session.fence)
 
 
-def test_a_claim_that_is_refused_tells_of_the_loss_before(table: Table) -> None:
+def test_refused_claim_reports_earlier_loss(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     forced = sessions.claim(table.database, make_caller("b", now=NOON), "SD-1", force_reason="because")
     story = rf"held by b.*; this session lost SD-1 to b under fence {forced.session.session.fence} at .*because"
@@ -44,14 +44,14 @@ def test_a_claim_that_is_refused_tells_of_the_loss_before(table: Table) -> None:
 
 
 @pytest.mark.parametrize("metadata", ["[1, 2]", '"text"', "null"])
-def test_what_has_no_room_for_a_tombstone_stays_as_it_is(table: Table, metadata: str) -> None:
+def test_metadata_without_room_for_tombstone_is_kept(table: Table, metadata: str) -> None:
     table.insert("theirs", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON, metadata=metadata)
     assert sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1").outcome == "took_over"
     [row] = table.execute("SELECT metadata::text AS kept FROM public.claude_sessions WHERE session_id = 'theirs'")
     assert row["kept"] == metadata
 
 
-def test_a_loss_stands_until_it_is_acknowledged(table: Table) -> None:
+def test_loss_is_reported_until_acknowledged(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
     assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "lost"
@@ -61,7 +61,7 @@ def test_a_loss_stands_until_it_is_acknowledged(table: Table) -> None:
     assert sessions.heartbeat(table.database, make_caller("a", now=at(20))).outcome == "renewed"
 
 
-def test_a_new_claim_ends_the_loss(table: Table) -> None:
+def test_new_claim_clears_tombstone(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
     result = sessions.claim(table.database, make_caller("a", now=at(17)), "SD-2")
@@ -69,7 +69,7 @@ def test_a_new_claim_ends_the_loss(table: Table) -> None:
     assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "renewed"
 
 
-def test_who_was_released_by_another_is_told(table: Table) -> None:
+def test_released_by_other_leaves_tombstone(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     sessions.release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "a", None, reason="stuck")
     result = sessions.heartbeat(table.database, make_caller("a", now=at(1)))
@@ -78,7 +78,7 @@ def test_who_was_released_by_another_is_told(table: Table) -> None:
     assert (result.tombstone.reason, result.tombstone.note) == ("released by another", "stuck")
 
 
-def test_a_session_that_names_itself_is_not_told_of_a_loss(table: Table) -> None:
+def test_session_naming_itself_gets_no_tombstone(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     result = sessions.release_other(table.database, make_caller(None, now=at(1)), "a", "SD-1")
     assert (result.outcome, result.sd_id) == ("released", "SD-1")

@@ -19,7 +19,7 @@ def _claim_any(table: Table, who: str, *items: str) -> ClaimResult:
     return waiting.claim_any(table.database, caller, items, lambda item: sessions.claim(table.database, caller, item))
 
 
-def test_any_takes_the_first_free_item(table: Table) -> None:
+def test_any_takes_first_free_item(table: Table) -> None:
     sessions.claim(table.database, make_caller("a"), "SD-1")
     assert _claim_any(table, "b", "SD-1", "SD-2", "SD-3").session.session.sd_id == "SD-2"
     again = _claim_any(table, "b", "SD-3", "SD-1", "SD-2")
@@ -39,7 +39,7 @@ def _wait(table: Table, who: str, seconds: float, *items: str) -> ClaimResult:
     )
 
 
-def test_a_waiter_gets_the_item_when_it_is_free(table: Table) -> None:
+def test_waiter_gets_item_when_released(table: Table) -> None:
     sessions.claim(table.database, make_caller("a"), "SD-1")
     timer = threading.Timer(0.3, lambda: sessions.release(table.another(), make_caller("a")))
     timer.start()
@@ -49,7 +49,7 @@ def test_a_waiter_gets_the_item_when_it_is_free(table: Table) -> None:
         timer.join()
 
 
-def test_a_notification_ends_the_pause(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notification_ends_pause(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "POLL_S", (60.0, 60.0))
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     timer = threading.Timer(0.3, lambda: sessions.release(full_table.another(), make_caller("a")))
@@ -61,7 +61,7 @@ def test_a_notification_ends_the_pause(full_table: Table, monkeypatch: pytest.Mo
         timer.join()
 
 
-def test_waiting_in_vain_leaves_nothing_behind(table: Table) -> None:
+def test_timed_out_wait_leaves_no_row(table: Table) -> None:
     sessions.claim(table.database, make_caller("a"), "SD-1")
     begun = time.monotonic()
     with pytest.raises(HeldByAnother, match="waited in vain: SD-1 is held by a"):
@@ -71,9 +71,7 @@ def test_waiting_in_vain_leaves_nothing_behind(table: Table) -> None:
 
 
 @pytest.mark.parametrize("moment", ["between attempts", "in an attempt"])
-def test_a_database_that_goes_away_is_waited_for_too(
-    table: Table, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_wait_survives_outage_of_database(table: Table, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     monkeypatch.setattr(waiting, "POLL_S", (0.1, 0.2))
     sessions.claim(table.database, make_caller("a"), "SD-1")
     database, caller, attempts = table.another(), make_caller("b"), 0
@@ -98,7 +96,7 @@ def test_a_database_that_goes_away_is_waited_for_too(
     assert waiting.wait(database, attempt, ["SD-1"], 60, progress).outcome == "claimed"
 
 
-def test_a_database_that_does_not_come_back_in_time_is_told(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_fails_if_outage_outlasts_it(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions.claim(table.database, make_caller("a"), "SD-1")
     database, attempts = table.another(), 0
 
