@@ -39,6 +39,7 @@ needs_open_checkout = pytest.mark.skipif(
 )
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many workers share the tests: each makes a server of its own, unless all are given the same one."""
     # Many tests wait, for a server's start or a process' end, so that more of them than processors fit in.
