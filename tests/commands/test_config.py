@@ -27,7 +27,6 @@ from commands.answers import LONG, NIL, Env, Inside, Refused, failed
         ({"CLAUDE_SESSIONS_HEARTBEAT_EVERY": "6m"}, "shorter than three heartbeats"),
         ({"CLAUDE_SESSIONS_DSN": "nonsense"}, "the DSN from CLAUDE_SESSIONS_DSN cannot be read"),
         ({"CLAUDE_SESSIONS_DSN": "host=\udcff"}, "the DSN from CLAUDE_SESSIONS_DSN cannot be read"),
-        ({"CLAUDE_SESSIONS_CONFIG": "/nonexistent/config"}, "CLAUDE_SESSIONS_CONFIG names a file that does not exist"),
         ({"CLAUDE_SESSIONS_CONFIG": "/dev/null/config"}, "CLAUDE_SESSIONS_CONFIG names a file that does not exist"),
         ({"CLAUDE_SESSIONS_CONFIG": "/"}, "cannot read /: Is a directory"),
     ],
@@ -71,6 +70,11 @@ def test_wrong_config_file_is_refused(refused: Refused, tmp_path: Path, content:
     if b"dsn" in content and b"[database]" not in content:
         env["CLAUDE_SESSIONS_DSN"] = ""
     refused("list", code=2, message=message, env=env)
+
+
+def test_missing_config_file_is_refused(refused: Refused, tmp_path: Path) -> None:
+    env = {"CLAUDE_SESSIONS_CONFIG": str(tmp_path / "missing")}
+    refused("claim", "SD-1", code=2, message="CLAUDE_SESSIONS_CONFIG names a file that does not exist", env=env)
 
 
 def test_unreadable_config_file_is_refused(inside: Inside, dsn: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import Cli, Sleeper, Table, make_caller
@@ -37,8 +38,8 @@ def test_here_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> Non
 @pytest.mark.parametrize(
     "option", [["--register"], ["--session", "a"], ["--pid", "1"], ["--tty", "/dev/pts/1"], ["--if-older-than", "30s"]]
 )
-def test_here_refuses_options_about_one_session(cli: Cli, option: list[str]) -> None:
-    done = cli("heartbeat", "--here", *option, env={"CLAUDE_SESSIONS_DSN": "host=/nonexistent"})
+def test_here_refuses_options_about_one_session(cli: Cli, tmp_path: Path, option: list[str]) -> None:
+    done = cli("heartbeat", "--here", *option, env={"CLAUDE_SESSIONS_DSN": f"host={tmp_path}/missing"})
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "--here" in done.stderr
 

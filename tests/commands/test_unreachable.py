@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,16 +38,23 @@ def test_closed_port_is_unreachable(refused: Refused, closed_port: int) -> None:
             refused(*argv, "--dsn", dsn, code=6, message=message, process=argv[0] == "list")
 
 
-def test_missing_socket_directory_is_unreachable(refused: Refused) -> None:
-    refused("list", "--dsn", "host=/nonexistent/sockets", code=6, message="/nonexistent/sockets.*No such file")
+@pytest.fixture
+def missing() -> Iterator[str]:
+    """Return a path that does not exist, short enough for a socket."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield f"{directory}/missing"
+
+
+def test_missing_socket_directory_is_unreachable(refused: Refused, missing: str) -> None:
+    refused("list", "--dsn", f"host={missing}", code=6, message=f"{missing}.*No such file")
 
 
 def test_host_without_address_is_unreachable(refused: Refused) -> None:
     refused("list", "--dsn", "host=no-such-host.invalid", code=6, message="cannot connect.*no-such-host.invalid")
 
 
-def test_last_of_several_hosts_is_reported(refused: Refused, closed_port: int) -> None:
-    dsn = f"host=/nonexistent/sockets,127.0.0.1 port=5432,{closed_port}"
+def test_last_of_several_hosts_is_reported(refused: Refused, missing: str, closed_port: int) -> None:
+    dsn = f"host={missing},127.0.0.1 port=5432,{closed_port}"
     refused("list", "--dsn", dsn, code=6, message=str(closed_port))
 
 

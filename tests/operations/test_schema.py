@@ -206,9 +206,9 @@ def test_every_file_runs_twice_under_plain_psql(
 
 
 def test_printed_schema_runs_under_plain_psql(
-    fresh_database: Callable[..., str], psql: Callable[..., subprocess.CompletedProcess[str]], cli: Cli
+    fresh_database: Callable[..., str], psql: Callable[..., subprocess.CompletedProcess[str]], cli: Cli, tmp_path: Path
 ) -> None:
-    printed = cli("schema", "print", env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+    printed = cli("schema", "print", env={"CLAUDE_SESSIONS_DSN": f"host={tmp_path}/missing"})
     assert (printed.returncode, printed.stderr) == (0, "")
     dsn = fresh_database()
     done = psql(dsn, input=printed.stdout)
