@@ -1,4 +1,4 @@
-"""Remove each predicate of each SQL statement, one at a time, and see that a test goes red for it.
+"""Remove each predicate of each SQL statement, one at a time, and check that a test fails.
 
 A mutant is a copy of the checkout in which one condition has no effect, or one guard (a lock, an order, a level) is
 gone. Each is shown to the tests until one fails; one that passes them all survived: it needs a test, or is superfluous.
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 GIVE_UP_S = 600
 
-# What no test can see, and why it stays. By the mutant's name.
+# Mutants that no test can detect, by name, and the reason to keep the predicate.
 EQUIVALENT = {
     "complete_held_items: ORDER BY name -> -": "the distinct items are found by sorting today, which nothing promises",
     "complete_past_items: ORDER BY name -> -": "likewise",
@@ -40,7 +40,7 @@ EQUIVALENT = {
     "lock_claim: , id -> -": "they come in this order already, and a sort of few keeps it, which nothing promises",
 }
 
-# The tests to show a mutant to, those that are likeliest to see it first, by the file that it changes.
+# The tests for the mutants of a file, the likeliest to fail first. Files are named relative to tests/, without `test_`.
 SECURITY = (
     "commands/row_security::test_role_blinded_by_row_security_is_denied",
     "commands/row_security::test_read_only_policy_lists_and_denies_writes",
@@ -140,8 +140,8 @@ TESTS = {
         "operations/schema",
     ),
 }
-# The history's functions and triggers are told by the catalog's text as well, which any change makes red.
-TOLD_BY_TEXT = (
+# These compare the text of functions and triggers too, so they would fail for any change.
+COMPARED_BY_TEXT = (
     "test_check_ignores_foreign_objects_and_sorts_extra_ones",
     "test_shipped_catalog_matches_files",
     "test_check_finds_each_difference",
@@ -151,9 +151,9 @@ TOLD_BY_TEXT = (
     "test_every_file_runs_twice_under_plain_psql",
     "test_printed_schema_runs_under_plain_psql",
 )
-# Slow, and about other things than SQL.
+# Slow, and not about SQL.
 LEFT_OUT = ("deadlock", "container", "hidden", "at_once")
-# A mutant that Postgres cannot even read proves nothing.
+# Mutants that Postgres cannot parse prove nothing.
 BROKEN = re.compile(
     r"syntax error|SyntaxError|IndeterminateDatatype|AmbiguousParameter|DatatypeMismatch|CannotCoerce"
     r"|could not determine data type|must be type boolean|UndefinedFunction|InvalidColumnReference"
@@ -176,7 +176,7 @@ CLAUSE_ENDS = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file: what stands between two places gives way to something else."""
+    """One change of one file: a replaced range of its text."""
 
     path: Path
     start: int
@@ -191,7 +191,7 @@ class Mutant:
 
 
 class Source:
-    """The tokens of an SQL file, and the mutants that can be made of it."""
+    """The tokens of an SQL file, and its mutants."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -211,7 +211,7 @@ class Source:
         self.closing = self._pair()
 
     def _pair(self) -> dict[int, int]:
-        """Return where each parenthesis and each CASE closes."""
+        """Return the closing place of each parenthesis and CASE."""
         open_ones: list[int] = []
         closing = {}
         for i, token in enumerate(self.tokens):
@@ -222,14 +222,14 @@ class Source:
         return closing
 
     def top(self, start: int, end: int) -> Iterator[int]:
-        """Yield the tokens between two places that stand in no parentheses of their own."""
+        """Yield the tokens between two places, outside of inner parentheses."""
         i = start
         while i < end:
             yield i
             i = self.closing.get(i, i) + 1
 
     def until(self, start: int, ends: set[str], limit: int | None = None) -> int:
-        """Return where a clause ends: at one of those words, or with what encloses it."""
+        """Return the end of a clause: one of the words in `ends`, or the end of the enclosing text."""
         for i in self.top(start, limit or len(self.tokens)):
             # IS DISTINCT FROM does not end a condition.
             if self.tokens[i] == "FROM" and self.tokens[i - 1] == "DISTINCT":
@@ -239,27 +239,27 @@ class Source:
         return limit or len(self.tokens)
 
     def split(self, start: int, end: int, word: str) -> list[tuple[int, int]]:
-        """Return the parts between those words."""
+        """Return the parts between occurrences of a word."""
         cuts = [i for i in self.top(start, end) if self.tokens[i] == word]
         return list(zip([start, *(cut + 1 for cut in cuts)], [*cuts, end], strict=True))
 
     def compares(self, start: int, end: int) -> bool:
-        """Whether this is a condition, and no other value."""
-        # NOT NULL by itself is a column's.
+        """Whether this is a condition, not another value."""
+        # NOT NULL alone belongs to a column.
         return any(
             self.tokens[i] in COMPARES and self.tokens[i : i + 2] != ["NOT", "NULL"] for i in self.top(start, end)
         )
 
     def change(self, start: int, end: int, instead: str) -> None:
-        """Note a mutant in which some tokens give way to a text."""
+        """Add a mutant that replaces a range of tokens by a text."""
         place = (self.places[start][0], self.places[end - 1][1])
         self.found.setdefault((*place, instead), self.text[slice(*place)])
 
     def condition(self, start: int, end: int, neutral: tuple[str, ...]) -> None:
-        """Take each predicate of a condition away; `neutral` is what stands for the condition as a whole."""
+        """Remove each predicate of a condition; `neutral` are the values to replace the whole by."""
         joints = {self.tokens[i] for i in self.top(start, end)}
         for word in neutral:
-            # What a conjunction is good for shows when one of its parts goes.
+            # Of a conjunction, the parts are removed instead.
             if "AND" not in joints and ("OR" not in joints or word == "TRUE"):
                 self.change(start, end, word)
         for joint, without in (("OR", "FALSE"), ("AND", "TRUE")):
@@ -338,7 +338,7 @@ class Source:
             if token == "nullif" and number == 0:
                 continue
             if self.tokens[parts[number][0]] == "%(now)s":
-                continue  # The tests' own clock.
+                continue  # The clock of the tests.
             rest = [self._words(*part) for other, part in enumerate(parts) if other != number]
             name = "greatest" if token == "greatest" else "coalesce"
             alone = "::jsonb" if rest == ["'{}'"] else ""
@@ -370,7 +370,7 @@ class Source:
         elif follows("ISOLATION", "LEVEL"):
             self.change(i, i + 4, "")
         elif follows("SET", "LOCAL") or token in ("PERFORM", "REVOKE", "GRANT"):
-            # Not the CASE's end, but the statement's. In a block's body no statement may be empty.
+            # The end of the statement, not of a CASE. A statement in a block must not be empty.
             in_block = self.text.count("$$", 0, self.places[i][0]) % 2
             self.change(i, self.until(i, {";"}), "NULL" if token == "PERFORM" or in_block else "")
         elif follows("ON", "CONFLICT"):
@@ -394,20 +394,20 @@ def address(name: str) -> str:
 
 @dataclass
 class Worker:
-    """A copy of the checkout, and a server of its own for its tests."""
+    """A copy of the checkout, and a server for its tests."""
 
     checkout: Path
     dsn: str
 
     def judge(self, mutant: Mutant | None) -> str:
-        """Show a mutant to the tests and return the first that is red, or an empty text."""
+        """Run the tests on a mutant, and return the first that fails, or an empty text."""
         if mutant is None:
             return self._show(sorted({name for names in TESTS.values() for name in names}), LEFT_OUT)
         target = self.checkout / mutant.path.relative_to(ROOT)
         before = target.read_bytes()
         target.write_text(mutant.text(), encoding="utf-8")
         try:
-            left_out = (*LEFT_OUT, *TOLD_BY_TEXT) if mutant.path.stem == "003_history" else LEFT_OUT
+            left_out = (*LEFT_OUT, *COMPARED_BY_TEXT) if mutant.path.stem == "003_history" else LEFT_OUT
             return self._show([*TESTS.get(mutant.path.stem, ()), "operations/predicates"], left_out)
         finally:
             target.write_bytes(before)
@@ -439,7 +439,7 @@ class Worker:
         return ("BROKEN: " if BROKEN.search(done.stdout) else "") + red.group(1)
 
     def _forget(self) -> None:
-        """Take away what a red test left on the server, so that the next is not red for it."""
+        """Delete the leftovers of a failed test from the server, so that the next does not fail for them."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             made = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> current_database()"
             for (name,) in connection.execute(made).fetchall():
@@ -452,11 +452,11 @@ class Worker:
 
 @contextmanager
 def hired() -> Iterator[Worker]:
-    """Make a worker."""
+    """Create a worker, and stop its server at the end."""
     from claude_sessions_cli import embedded
 
     with tempfile.TemporaryDirectory(prefix="claude-sessions-predicates-") as directory:
-        # As root the server runs as another account, which must be able to reach its directory.
+        # For root, the server runs as another account, which must reach this directory.
         Path(directory).chmod(0o755)
         checkout = Path(directory) / "checkout"
         for name in ("claude_sessions_cli", "sql", "tests"):
@@ -465,7 +465,7 @@ def hired() -> Iterator[Worker]:
         os.environ["CLAUDE_SESSIONS_DATA_DIR"] = f"{directory}/data"
         dsn = embedded.ensure(lambda _: None)
         with psycopg.connect(dsn, autocommit=True) as connection:
-            # Its data are worth nothing, and it makes some databases for every mutant.
+            # The data need not survive a crash, and each mutant creates databases.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         try:
@@ -476,8 +476,8 @@ def hired() -> Iterator[Worker]:
             del os.environ["CLAUDE_SESSIONS_DATA_DIR"]
 
 
-def judge_all(mutants: list[Mutant | None], tell: Callable[[Mutant | None, str], None]) -> None:
-    """Show every mutant to the tests, several at a time."""
+def judge_all(mutants: list[Mutant | None], report: Callable[[Mutant | None, str], None]) -> None:
+    """Run the tests on every mutant, several at a time."""
     waiting: queue.SimpleQueue[Mutant | None] = queue.SimpleQueue()
     for mutant in mutants:
         waiting.put(mutant)
@@ -488,7 +488,7 @@ def judge_all(mutants: list[Mutant | None], tell: Callable[[Mutant | None, str],
                 mutant = waiting.get_nowait()
             except queue.Empty:
                 return
-            tell(mutant, worker.judge(mutant))
+            report(mutant, worker.judge(mutant))
 
     with ExitStack() as stack:
         workers = [stack.enter_context(hired()) for _ in range(WORKERS)]
@@ -497,7 +497,7 @@ def judge_all(mutants: list[Mutant | None], tell: Callable[[Mutant | None, str],
 
 
 def main() -> int:
-    """Judge every mutant, print the table, and fail if one survived that is not known to be equivalent."""
+    """Judge every mutant, print the table, and fail if one survives that is not known to be equivalent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only the mutants whose name contains one of these")
     parser.add_argument("--list", action="store_true", help="print the mutants and judge none")
@@ -517,7 +517,7 @@ def main() -> int:
     counts = {"killed": 0, "survived": 0, "broken": 0}
     lock = threading.Lock()
 
-    def tell(mutant: Mutant | None, red: str) -> None:
+    def report(mutant: Mutant | None, red: str) -> None:
         with lock:
             if mutant is None:
                 print(f"{'nothing changed':90}  {'GREEN' if not red else f'RED: {red}'}", flush=True)
@@ -527,9 +527,9 @@ def main() -> int:
             counts[verdict] += 1
             print(f"{mutant.name:90}  {red or 'SURVIVED'}", flush=True)
 
-    # What is red without a change proves nothing, so that is tried too.
+    # Tests that fail without a change prove nothing, so the unchanged text is judged too.
     unchanged: list[Mutant | None] = [] if options.words else [None]
-    judge_all(unchanged + [mutant for mutant in chosen if mutant not in known], tell)
+    judge_all(unchanged + [mutant for mutant in chosen if mutant not in known], report)
     for mutant in known:
         print(f"{mutant.name:90}  known to be equivalent: {EQUIVALENT[mutant.name]}")
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())

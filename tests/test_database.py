@@ -42,7 +42,7 @@ READ, ADD, CHANGE = "FOR SELECT USING (true)", "FOR INSERT WITH CHECK (true)", "
 
 @pytest.fixture(scope="module")
 def guarded(server: Server) -> Iterator[tuple[str, Database]]:
-    """Return a DSN, and the same database as a role sees it that is a member of cs_members."""
+    """Return a DSN, and a connection to it as a member of the role cs_members."""
     dsn = server.create("cs_guarded")
     with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute((queries.directory() / "ddl/001_claude_sessions.sql").read_bytes())
@@ -61,7 +61,7 @@ def guarded(server: Server) -> Iterator[tuple[str, Database]]:
 
 
 def _may(opened: Database) -> str:
-    """Return what row security lets a role do: nothing, read, or write."""
+    """Return the access that row security leaves to a role: nothing, read, or write."""
     try:
         opened.transact(lambda tx: None, writes=False)
     except PermissionDenied:
@@ -109,7 +109,7 @@ def test_policies_decide_access_of_role(guarded: tuple[str, Database], policies:
         for number, policy in enumerate(policies):
             admin.execute(f"CREATE POLICY p{number} ON claude_sessions {policy}")
         assert _may(opened) == may
-        # Another table's policies say nothing, and row security that is off hides nothing.
+        # Policies of another table have no effect, and disabled row security hides no row.
         admin.execute(f"CREATE POLICY another ON other {OPEN}")
         admin.execute(f"CREATE POLICY narrow ON other AS RESTRICTIVE {NARROW}")
         try:

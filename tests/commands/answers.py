@@ -21,6 +21,7 @@ SESSION_KEYS = {
 
 
 def data_of(done: subprocess.CompletedProcess[str], command: str, code: int = 0) -> dict[str, Any]:
+    """Check the envelope of a JSON answer, and return its data, or its error with the data."""
     assert done.returncode == code, done.stdout + done.stderr
     envelope = json.loads(done.stdout)
     assert list(envelope) == ["schema_version", "command", "ok", "data", "error"]
@@ -53,6 +54,7 @@ Env = Mapping[str, str | None]
 
 
 def rows(dsn: str) -> list[Any]:
+    """Return all rows with their versions."""
     with psycopg.connect(dsn, autocommit=True, client_encoding="UTF8") as connection:
         return connection.execute("SELECT *, xmin::text FROM public.claude_sessions ORDER BY id").fetchall()
 
@@ -70,12 +72,12 @@ def apply_schema(dsn: str) -> str:
 
 
 def as_role(dsn: str, role: str) -> str:
-    """Return a DSN whose statements run as a role, whoever may log in on this server."""
+    """Return a DSN whose statements run as `role`, even if it cannot log in."""
     return psycopg.conninfo.make_conninfo(dsn, options=f"-c role={role}")
 
 
 def failed(done: subprocess.CompletedProcess[str], code: int, message: str) -> str:
-    """Assert that a command failed as a person is told it, and return the line."""
+    """Assert that a command failed with one readable line, and return it."""
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
@@ -86,7 +88,7 @@ def failed(done: subprocess.CompletedProcess[str], code: int, message: str) -> s
 
 
 def failed_json(done: subprocess.CompletedProcess[str], code: int, message: str) -> dict[str, Any]:
-    """Assert that a command failed as a program is told it, and return the error."""
+    """Assert that a command failed with a JSON envelope, and return its error."""
     assert (done.returncode, done.stderr) == (code, ""), (done.returncode, done.stdout, done.stderr)
     [line] = done.stdout.splitlines()
     envelope = json.loads(line)
@@ -105,5 +107,6 @@ Refused = Callable[..., None]
 
 
 def json_rows(dsn: str) -> list[Any]:
+    """Return all rows with their versions, from a table of any shape."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         return connection.execute("SELECT to_jsonb(s), xmin::text FROM public.claude_sessions AS s").fetchall()

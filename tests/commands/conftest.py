@@ -15,7 +15,7 @@ from commands.answers import Env, Inside, Refused, Run, execute, failed, failed_
 
 @pytest.fixture
 def run(cli: Cli, dsn: str) -> Run:
-    """Return a function that runs a command as the session `who` and checks what holds for every answer."""
+    """Return a function that runs a command as the session `who`, and checks the rules for every answer."""
 
     def call(*argv: str, who: str | None = "a") -> subprocess.CompletedProcess[str]:
         done = cli(*argv, env={"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": who})
@@ -29,7 +29,7 @@ def run(cli: Cli, dsn: str) -> Run:
 
 @pytest.fixture
 def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
-    """Return a function that runs a command line in this process: ten times as fast as a process of its own."""
+    """Return a function that runs a command line in this process, ten times as fast as in a new one."""
 
     def call(*argv: str, env: Env | None = None) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as patch:
@@ -48,9 +48,9 @@ def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def refused(cli: Cli, inside: Inside, dsn: str) -> Refused:
-    """Return a function that asserts that a command line is refused, in words and in JSON, and changes nothing.
+    """Return a function that asserts that a command line is refused, in words and in JSON, and changes no row.
 
-    With `process`, the words are those of a process of its own.
+    `process` runs the command in its own process.
     """
     columns = "(session_id, sd_id, status, claimed_at)"
     execute(dsn, f"INSERT INTO public.claude_sessions {columns} VALUES ('other', 'SD-OTHER', 'active', now())")
@@ -68,7 +68,7 @@ def refused(cli: Cli, inside: Inside, dsn: str) -> Refused:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """Return a port at which nobody listens."""
+    """Return a port without a listener."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

@@ -52,9 +52,9 @@ def test_claim_reports_earlier_loss(run: Run) -> None:
         run("claim", "SD-1", "--force", "--reason", "why", who="b")
         run("release", who="b")
         if again == "SD-1":
-            told = run("claim", again)
-            assert told.returncode == 0
-            assert re.search(r"before this, the session lost SD-1 to b under fence \d+ at .*why", told.stderr)
+            done = run("claim", again)
+            assert done.returncode == 0
+            assert re.search(r"before this, the session lost SD-1 to b under fence \d+ at .*why", done.stderr)
         else:
             tombstone = data_of(run("claim", again, "--json"), "claim")["tombstone"]
             assert (tombstone["sd_id"], tombstone["by"], tombstone["note"]) == ("SD-1", "b", "why")

@@ -79,7 +79,7 @@ def test_unreadable_config_file_is_refused(inside: Inside, dsn: str) -> None:
         env = {"CLAUDE_SESSIONS_CONFIG": str(config), "CLAUDE_SESSIONS_DSN": dsn}
         root = os.geteuid() == 0
         if root:
-            # Root may read everything. An ordinary user may not be able to start this Python, but can go on in it.
+            # Root can read every file. Another user may be unable to start this Python, but can continue in it.
             inside("list", env={**env, "CLAUDE_SESSIONS_CONFIG": None})
             Path(directory).chmod(0o755)
             os.seteuid(pwd.getpwnam("nobody").pw_uid)

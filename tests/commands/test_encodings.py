@@ -79,7 +79,7 @@ def test_settings_of_database_change_nothing(
         try:
             execute(dsn, f"ALTER DATABASE {name} SET {setting} = {value if setting == 'datestyle' else repr(value)}")
         except psycopg.errors.FeatureNotSupported:
-            continue  # a later server no longer has the choice
+            continue  # later servers have only one choice
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
     begin = time.time()
     done = cli("claim", "SD-1", "--json", env=env)
@@ -101,7 +101,7 @@ SHOWN = "[31m[red]x[/red]]0;title1mé"
 
 @pytest.fixture
 def evil(table: Table) -> Table:
-    """Return a table with a row whose texts want to be more than text."""
+    """Return a table with a row full of control characters and markup."""
     columns = ("sd_id", "tty", "hostname", "codebase")
     table.insert("evil", status="active", **dict.fromkeys(columns, EVIL))
     return table
@@ -142,7 +142,7 @@ def _on_a_terminal(argv: list[str], environment: Mapping[str, str], cwd: Path) -
             while chunk := os.read(main, 65536):
                 output += chunk
         except OSError:
-            pass  # Linux: the last process on the terminal is gone
+            pass  # Linux: the last process of the terminal has ended
     os.close(main)
     assert child.returncode == 0
     return output.decode()

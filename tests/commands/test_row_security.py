@@ -44,7 +44,7 @@ AsGuest = Callable[[list[tuple[str, ...]], str], None]
 
 @pytest.fixture
 def as_guest(guest: str, cli: Cli, inside: Inside) -> AsGuest:
-    """Return a function that asserts that the guest is denied commands, and changes nothing."""
+    """Return a function that asserts that the guest is denied commands, and changes no row."""
 
     def denied(commands: list[tuple[str, ...]], message: str) -> None:
         before = rows(guest)
@@ -113,7 +113,7 @@ def test_read_only_policy_lists_and_denies_writes(as_guest: AsGuest, cli: Cli, g
     assert (done.returncode, done.stdout.count("SD-1")) == (0, 1)
 
 
-# For long.
+# Long ago.
 OVER = """
 UPDATE claude_sessions
 SET status = 'released', heartbeat_at = NULL, updated_at = '2000-01-01', created_at = '2000-01-01'
@@ -141,7 +141,7 @@ def test_prune_without_delete_policy_is_denied(inside: Inside, guest: str, polic
     assert inside("reap", env=env).returncode == 0
     failed(inside("reap", "--prune", "1d", env=env), 8, "row security hides rows .* from the role cs_guest")
     assert rows(guest) == before
-    # Whom no policy concerns may.
+    # The owner is exempt from policies.
     owner = inside("reap", "--prune", "1d", env={**env, "CLAUDE_SESSIONS_DSN": guest})
     assert owner.stdout == "deleted 1 released session\n"
 

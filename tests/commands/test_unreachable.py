@@ -26,7 +26,7 @@ from commands.answers import EVERY_COMMAND, Refused, failed, rows
 
 @pytest.fixture
 def mute() -> Iterator[int]:
-    """Return the port of a listener that accepts and never answers."""
+    """Return the port of a listener that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -74,7 +74,7 @@ def test_silent_server_is_given_up_in_time(cli: Cli, mute: int) -> None:
         by_default = pool.submit(timed, dsn)
         by_variable = pool.submit(timed, dsn, PGCONNECT_TIMEOUT="2")
         by_dsn = pool.submit(timed, f"{dsn} connect_timeout=2", PGCONNECT_TIMEOUT="30")
-        # All three at once, so that the machine is as busy for each.
+        # All three run together, so that the load of the machine is the same.
         quicker = max(by_variable.result(), by_dsn.result())
         assert by_default.result() > 4.5
         assert quicker < by_default.result() < quicker + 6
@@ -131,7 +131,7 @@ def test_interrupt_during_lock_wait_changes_nothing(cli: Cli, dsn: str, tmp_path
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                # A shell starts what it runs in the background with interrupts ignored, and this test may be that.
+                # A background job of a shell ignores interrupts, and this test may run in one.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             ) as child:
                 until_waiting(holder)

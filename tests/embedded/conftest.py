@@ -19,7 +19,7 @@ from embedded.control import start, use
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """A directory that every account can reach, unlike pytest's own."""
+    """Return a directory that every account can reach, unlike pytest's."""
     path = Path(tempfile.mkdtemp(prefix="claude-sessions-test-", dir="/tmp")).resolve()
     path.chmod(0o711)
     yield path
@@ -28,7 +28,7 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture
 def home(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data directory that does not exist yet; its server is gone at the end."""
+    """Return a data directory that does not exist yet, and stop its server at the end."""
     for name in [name for name in os.environ if name.startswith(("PG", "CLAUDE_"))]:
         monkeypatch.delenv(name)
     use(monkeypatch, base / "new" / "home")
@@ -42,6 +42,7 @@ def home(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def template() -> Iterator[Path]:
+    """Return the data directory of a stopped server, to be copied."""
     path = Path(tempfile.mkdtemp(prefix="claude-sessions-test-", dir="/tmp")).resolve()
     path.chmod(0o755)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -54,7 +55,7 @@ def template() -> Iterator[Path]:
 
 @pytest.fixture
 def made(template: Path, home: Path) -> Path:
-    """The data directory of a server that was used before: a copy costs a tenth of creating one."""
+    """Return the data directory of a stopped server, copied, which takes a tenth of the time to create one."""
     home.parent.mkdir()
     subprocess.run(["cp", "-a", str(template), str(home)], check=True)
     return home

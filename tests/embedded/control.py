@@ -21,9 +21,9 @@ from claude_sessions_cli.errors import Unreachable
 ME = os.geteuid()
 as_root = pytest.mark.skipif(ME != 0, reason="only root starts the server under another account")
 two_accounts = pytest.mark.skipif(ME != 0, reason="only root can act as a second user")
-# Of which a busy machine may need more than people have patience.
+# More than the default, for busy machines.
 WAIT_SECONDS = 120.0
-# It imports first and drops its rights then: the interpreter itself may lie where the other account cannot read.
+# Import before dropping privileges: the other account may be unable to read the interpreter.
 AS_USER = f"""
 import os, pwd, sys
 import platformdirs, psycopg
@@ -46,7 +46,7 @@ def use(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def newest() -> str:
-    """The major version that a cluster gets which is made now."""
+    """Return the major version of a new cluster."""
     install = programs.find_install(Path(__file__).with_name("missing"))
     return (install / programs.CATALOG).read_text().partition("\n")[0].split()[-1]
 
@@ -84,12 +84,12 @@ def refusal() -> Unreachable:
 
 
 def kill_all(dsn: str, pid: int) -> None:
-    """SIGKILL every process of the server, and wait until the last has let go of the lock."""
+    """SIGKILL every process of the server, and wait for its lock."""
     pids = [row[0] for row in ask(dsn, "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")]
     for victim in (pid, *pids):
         with suppress(ProcessLookupError):
             os.kill(int(str(victim)), signal.SIGKILL)
-    until(lambda: not is_held(embedded.status().data_dir / "postgres.lock"), "the lock is free")
+    until(lambda: not is_held(embedded.status().data_dir / "postgres.lock"), "the lock to be free")
 
 
 def is_held(lock: Path) -> bool:
@@ -102,7 +102,7 @@ def is_held(lock: Path) -> bool:
 
 
 def snapshot(*roots: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Mode, owner and content of everything below, and mode and owner of everything above."""
+    """Return mode, owner and content of all files below, and mode and owner of all directories above."""
     found = {}
     for root in roots:
         for path in (root, *root.parents, *(root.rglob("*") if root.is_dir() else ())):

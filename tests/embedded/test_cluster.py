@@ -76,7 +76,7 @@ def be_a_cluster(cluster: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (break_version, "made by Postgres 9.6, but .*NEWEST is installed"),
         (break_control, "is incomplete"),
@@ -84,18 +84,18 @@ def be_a_cluster(cluster: Path) -> None:
         (be_a_cluster, "is itself a Postgres cluster"),
     ],
 )
-def test_foreign_or_damaged_cluster_is_left_alone(home: Path, damage: Callable[[Path], None], said: str) -> None:
+def test_foreign_or_damaged_cluster_is_left_alone(home: Path, damage: Callable[[Path], None], message: str) -> None:
     home.mkdir(parents=True)
     damage(home / "postgres")
     before = snapshot(home)
-    assert re.search(said.replace("NEWEST", newest()), refusal().message)
+    assert re.search(message.replace("NEWEST", newest()), refusal().message)
     assert snapshot(home) == before
 
 
 @pytest.mark.faults
 def test_killed_initdb_leaves_no_cluster(home: Path) -> None:
     with subprocess.Popen(command(ENSURE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as starter:
-        until((home / "postgres.new" / "PG_VERSION").exists, "initdb is at work")
+        until((home / "postgres.new" / "PG_VERSION").exists, "initdb to start")
         starter.kill()
     assert not (home / "postgres").exists()
     dsn, _ = start()
@@ -107,7 +107,7 @@ def test_killed_initdb_leaves_no_cluster(home: Path) -> None:
 def test_interrupt_in_initdb_leaves_no_cluster(home: Path) -> None:
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command(ENSURE), start_new_session=True, stdout=quiet, stderr=quiet) as starter:
-        until((home / "postgres.new" / "PG_VERSION").exists, "initdb is at work")
+        until((home / "postgres.new" / "PG_VERSION").exists, "initdb to start")
         os.killpg(starter.pid, signal.SIGINT)
         assert starter.wait(60) != 0
     assert not (home / "postgres").exists()
@@ -124,9 +124,9 @@ def test_unwritable_directory_is_refused(base: Path, home: Path, monkeypatch: py
     before = snapshot(base)
     for target in (closed, closed / "below"):
         use(monkeypatch, target)
-        said = run_as(uid, "try: embedded.ensure(print)\nexcept Unreachable as error: print(error.message)")
-        assert said.startswith(f"cannot use {target}"), said
-        assert said.endswith("Permission denied")
+        output = run_as(uid, "try: embedded.ensure(print)\nexcept Unreachable as error: print(error.message)")
+        assert output.startswith(f"cannot use {target}"), output
+        assert output.endswith("Permission denied")
     assert snapshot(base) == before
 
 
@@ -148,7 +148,7 @@ def test_other_accounts_cannot_connect(made: Path) -> None:
     assert "Permission denied" in run_as(stranger, connect)
     assert "Peer authentication failed" in run_as(owner, connect)
     for path in (made, made / "postgres"):
-        path.chmod(0o755)  # even where the directories are open
+        path.chmod(0o755)  # even if the directories are open
     (made / "postgres" / ".s.PGSQL.5432").chmod(0o777)
     assert "Peer authentication failed" in run_as(stranger, connect)
 
@@ -214,9 +214,9 @@ def test_missing_extra_names_alternatives(home: Path, monkeypatch: pytest.Monkey
 def test_failed_initdb_is_undone(home: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
     report = "try: embedded.ensure(lambda line: None)\nexcept Unreachable as error: print(error.message)"
-    said = run_as(ME, limit + report)
-    assert said.startswith("the embedded server was not created: initdb: "), said
-    assert "File too large" in said
+    output = run_as(ME, limit + report)
+    assert output.startswith("the embedded server was not created: initdb: "), output
+    assert "File too large" in output
     assert [path.name for path in home.iterdir()] == ["postgres.lock"]
     start()
 

@@ -22,23 +22,23 @@ from embedded.control import ENSURE, ME, ask, command, kill_all, newest, refusal
 
 
 def test_server_starts_reports_and_stops(home: Path) -> None:
-    said: list[str] = []
-    dsn = embedded.ensure(said.append)
+    announced: list[str] = []
+    dsn = embedded.ensure(announced.append)
     first = embedded.status()
-    assert said == [f"creating the private Postgres server in {home}"]
+    assert announced == [f"creating the private Postgres server in {home}"]
     assert first == embedded.Status(True, first.pid, home, home / "postgres", home / "postgres.log", newest())
     assert ask(dsn, "SELECT current_user, current_database()") == [("claude_sessions", "claude_sessions")]
     ask(dsn, "CREATE TABLE kept AS SELECT 42 AS value")
 
-    assert embedded.ensure(said.append) == embedded.dsn() == dsn
+    assert embedded.ensure(announced.append) == embedded.dsn() == dsn
     assert embedded.status() == first
-    assert len(said) == 1
+    assert len(announced) == 1
 
     assert embedded.stop() is True
     assert embedded.stop() is False
     assert (embedded.status().running, embedded.status().pid) == (False, None)
-    assert embedded.ensure(said.append) == dsn
-    assert said[1:] == [f"starting the private Postgres server in {home}"]
+    assert embedded.ensure(announced.append) == dsn
+    assert announced[1:] == [f"starting the private Postgres server in {home}"]
     assert ask(dsn, "SELECT value FROM kept") == [(42,)]
 
 
@@ -105,7 +105,7 @@ def test_server_started_by_hand_is_left_alone(made: Path, base: Path) -> None:
     other = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if ME == 0 else {}
     arguments = [str(postgres), "-D", str(cluster), "-c", "listen_addresses=", "-k", str(sockets)]
     with subprocess.Popen(arguments, cwd="/", stderr=subprocess.DEVNULL, **other) as server:  # type: ignore[call-overload]
-        until((sockets / ".s.PGSQL.5432").exists, "its socket")
+        until((sockets / ".s.PGSQL.5432").exists, "the socket to appear")
         before = (cluster / "postmaster.pid").read_text()
         assert "shared memory" in refusal().message
         assert (cluster / "postmaster.pid").read_text().split("\n")[:7] == before.split("\n")[:7]
@@ -130,7 +130,7 @@ def test_signals_of_terminal_do_not_reach_server(made: Path) -> None:
 
 
 def test_pipe_of_caller_is_not_held_open(made: Path) -> None:
-    # Which would make this wait for the server's end.
+    # An inherited pipe would block this until the server ends.
     done = subprocess.run(command(ENSURE), capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == str(embedded.status().pid)
     assert embedded.status().running
@@ -172,7 +172,7 @@ def test_odd_paths_are_reached_by_second_path(
     alias = embedded.status().socket_dir.parent
     if alias != base / name:
         assert alias.stat().st_mode & 0o777 == 0o700
-        shutil.rmtree(alias)  # as a cleaner of temporary files would
+        shutil.rmtree(alias)  # as a cleaner of temporary files does
         assert start()[1] == pid
         assert ask(dsn, "SELECT 1") == [(1,)]
 

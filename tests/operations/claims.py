@@ -1,4 +1,4 @@
-"""What several files of tests need of a claim."""
+"""The fence of a claim, and a command that runs under one."""
 
 from __future__ import annotations
 

@@ -61,12 +61,12 @@ def test_later_of_two_foreign_claims_holds(seed_dsn: str) -> None:
 
 def test_stale_row_with_claim_needs_heartbeat_first(table: Table) -> None:
     table.insert("a", sd_id="SD-1", status="stale", claimed_at=NOON, heartbeat_at=NOON)
-    says = "found silent, and SD-1 may be another's by now"
-    with pytest.raises(NotHeld, match=says):
+    message = "found silent, and SD-1 may be another's by now"
+    with pytest.raises(NotHeld, match=message):
         leases.check(table.database, make_caller("a", now=at(1)), "SD-1")
-    with pytest.raises(NotHeld, match=says):
+    with pytest.raises(NotHeld, match=message):
         leases.park(table.database, make_caller("a", now=at(1)), 60)
-    with pytest.raises(NotHeld, match=says):
+    with pytest.raises(NotHeld, match=message):
         terms.enter(table.database, make_caller("a", now=at(1)), RUNNER)
     sessions.heartbeat(table.database, make_caller("a", now=at(1)))
     assert leases.park(table.database, make_caller("a", now=at(1)), 60).session.sd_id == "SD-1"

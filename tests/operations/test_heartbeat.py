@@ -135,7 +135,7 @@ def test_claim_of_ended_session_is_not_restored(table: Table) -> None:
     for minutes in (16, 2 * 24 * 60):
         reaping.reap(table.database, make_caller(None, now=at(minutes)))
     assert table.row("a")["status"] == "released"
-    # Who takes it now does not look at sessions that have ended.
+    # A new holder does not update the tombstones of ended sessions.
     sessions.claim(table.database, make_caller("b", now=at(3000)), "SD-1")
     sessions.release(table.database, make_caller("b", now=at(3001)), end=True)
     for minutes in (3002, 3003):
@@ -220,7 +220,7 @@ def test_pid_overwritten_by_other_program_is_corrected(table: Table, sleeper: Sl
 def test_reap_during_heartbeat_is_restored(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
     reaping.reap(table.database, make_caller(None, now=at(16)))
-    # The first look is from before that.
+    # The first look happens before the reap.
     looks, look = iter([lambda _: None]), sessions._restorable_item
     monkeypatch.setattr(sessions, "_restorable_item", lambda session: next(looks, look)(session))
     assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "restored"

@@ -41,7 +41,7 @@ def _here(table: Table, minutes: float, database: Any = None) -> tuple[int, list
 
 
 class _Watched:
-    """A database whose statements are noted, and where something happens after one of them."""
+    """A database that records its statements, and runs a function after one of them."""
 
     def __init__(self, table: Table, after: str = "", then: Callable[[], object] = lambda: None) -> None:
         self._database, self._after, self._then = table.database, after, then
@@ -198,7 +198,7 @@ def test_rows_of_other_programs_are_left_alone(table: Table, sleeper: Sleeper, m
     assert table.row("old") == before
 
 
-# -- a heartbeat keeps the status and the loss -------------------------------------------------------------------------
+# -- status and losses -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["active", "idle", None])
@@ -210,7 +210,7 @@ def test_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) -> N
 
 
 def _reaped_elsewhere(table: Table, pid: int) -> None:
-    """Let another host, which knows nothing of this one's processes, take the claim of a silent session."""
+    """Reap the claim of a silent session from another host, which cannot see its process."""
     sessions.claim(table.database, _who("a", pid), "SD-1", track="C")
     caller = make_caller(None, now=at(16))
     elsewhere = process.Host("elsewhere", "another boot", "another namespace")
@@ -225,7 +225,7 @@ def test_stale_session_stays_stale(table: Table, sleeper: Sleeper) -> None:
     before = table.row("a")
     assert _here(table, 17) == (1, [])
     assert table.row("a") == {**before, "heartbeat_at": at(17)}
-    # On the day after, no host has a reason to end it.
+    # A day later, no host has a reason to end it.
     assert _here(table, 2 * DAY) == (1, [])
     reaping.reap(table.database, make_caller(None, now=at(2 * DAY + 1)))
     assert table.row("a")["status"] == "stale"
@@ -298,7 +298,7 @@ def test_future_heartbeat_is_corrected(table: Table, sleeper: Sleeper) -> None:
     assert table.row("a")["heartbeat_at"] == at(5)
 
 
-# -- beside others -----------------------------------------------------------------------------------------------------
+# -- concurrency and batches -------------------------------------------------------------------------------------------
 
 
 def test_locked_row_is_left_to_next_run(table: Table, sleeper: Sleeper) -> None:
@@ -372,7 +372,7 @@ def test_claim_waiting_for_heartbeat_sees_holder(table: Table, others: int) -> N
     for name in ("holder", "me"):
         sessions.heartbeat(table.database, make_caller(name), register=True)
     sessions.claim(table.database, make_caller("holder"), "SD-1")
-    # What the planner knows of the table decides how the rows are found.
+    # The statistics of the table decide the plan.
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, status)"
         " SELECT 's-' || n, 'idle' FROM generate_series(1, %s) AS n",
@@ -397,7 +397,7 @@ def _deadlocks(table: Table) -> int:
 
 def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper: Sleeper) -> None:
     living, corpse = [sleeper() for _ in range(3)], sleeper()
-    dead, nobody = process.read(corpse.pid), make_caller(None)
+    dead, anonymous = process.read(corpse.pid), make_caller(None)
     corpse.kill()
     corpse.wait()
     callers = [make_caller(f"s-{n}", anchor=process.read(living[n % 3].pid)) for n in range(24)]
@@ -408,13 +408,13 @@ def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper:
     def beat(database: Database) -> list[str]:
         released = []
         while not over.is_set():
-            released += keeping.heartbeat_here(database, nobody).released
+            released += keeping.heartbeat_here(database, anonymous).released
         return [seen.session.session_id for seen in released]
 
     def reap(database: Database) -> list[str]:
         changed = []
         while not over.is_set():
-            changed += reaping.reap(database, nobody).changed
+            changed += reaping.reap(database, anonymous).changed
         return [verdict.session.session.session_id for verdict in changed]
 
     def work(database: Database, mine: list[Caller], name: str) -> list[str]:
@@ -424,7 +424,7 @@ def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper:
                 sessions.claim(database, caller, f"SD-{number % 5}", switch=True)
                 sessions.heartbeat(database, caller)
                 sessions.release(database, caller)
-            # Sessions of a dead process come and go among the living.
+            # Sessions of a dead process appear among the live ones.
             sessions.claim(database, make_caller(name, anchor=dead), f"SD-{name}")
         return []
 
@@ -438,7 +438,7 @@ def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper:
             over.set()
         ended = [name for loop in loops for name in loop.result()]
     assert ended and all(name.startswith("d-") for name in ended)
-    # The statistics arrive when the sessions have ended; by now a conflict would also have been retried.
+    # The statistics are complete after the sessions have ended.
     assert _deadlocks(table) == before
     rows = table.execute(
         "SELECT status, sd_id, metadata FROM public.claude_sessions WHERE starts_with(session_id, 's-')"
@@ -448,9 +448,9 @@ def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper:
     assert not any("tombstone" in row["metadata"]["claude_sessions_cli"] for row in rows)
 
 
-# -- what this process cannot see --------------------------------------------------------------------------------------
+# -- hidden processes and containers -----------------------------------------------------------------------------------
 
-# Hides the processes of others from an ordinary user, then beats for the host as that user.
+# Hide the processes of other users from an ordinary user, then run `heartbeat --here` as that user.
 HIDDEN = """
 import ctypes, json, os, subprocess, sys
 from pathlib import Path
@@ -474,7 +474,7 @@ def _namespaces() -> None:
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("namespaces need root and unshare")
     if subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode:
-        pytest.skip("this machine does not let root make namespaces")
+        pytest.skip("root cannot create namespaces on this machine")
 
 
 @needs_open_checkout
@@ -512,7 +512,7 @@ def test_host_and_container_keep_only_own_sessions(table: Table, sleeper: Sleepe
     child.kill()
     child.wait()
     program = f"{shlex.quote(sys.executable)} -m claude_sessions_cli"
-    # Inside, the pids of the two sessions are small numbers that mean other processes outside.
+    # Inside, the pids of both sessions are small numbers that belong to other processes outside.
     script = (
         f"sleep 600 & {program} claim SD-2 --session lives --pid $! -q;"
         f" sleep 600 & {program} claim SD-3 --session dies --pid $! -q; kill $!; wait $! 2>/dev/null; echo ready;"

@@ -1,4 +1,4 @@
-"""The history: who held what, ended how and by whom, whatever program wrote the table."""
+"""The history: holders, terms, and their ends, written by any program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from claude_sessions_cli.times import fence_of
 
 
 def _terms(table: Table, name: str) -> list[tuple[str, str, str | None, str | None]]:
-    """Return a name's terms, the earliest first: item, session, how it ended, by whom."""
+    """Return the terms of a name, the earliest first: item, session, reason and author of the end."""
     found = history.read(table.database, name).terms
     return [(term.sd_id, term.session_id, term.reason, term.ended_by) for term in reversed(found)]
 
@@ -125,7 +125,7 @@ def test_deleted_holder_ends_term(full_table: Table) -> None:
 def test_heartbeat_never_calls_trigger(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a"), "SD-1")
     full_table.execute("SELECT pg_stat_reset()")
-    # A trigger that is called fails here, because the function is gone.
+    # The trigger fails if it is called, because its function raises an error.
     full_table.execute("ALTER FUNCTION public.claude_sessions_record() RENAME TO hidden")
     full_table.execute(
         "CREATE OR REPLACE FUNCTION public.hidden() RETURNS trigger LANGUAGE plpgsql AS"

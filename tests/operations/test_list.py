@@ -1,4 +1,4 @@
-"""Listing: what is shown of whom, and that it never writes."""
+"""Listing: labels, filters, order and limits, without any write."""
 
 from __future__ import annotations
 

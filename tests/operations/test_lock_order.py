@@ -1,4 +1,4 @@
-"""What a claim sees of rows that change while it waits for their locks."""
+"""Rows that change while a claim or a release waits for their locks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from claude_sessions_cli.operations import sessions
 
 
 def test_row_changed_during_lock_wait_is_seen(table: Table) -> None:
-    # With as many rows as a table in use has, the plan is the one under which Postgres has lost rows before.
+    # With the rows of a table in use, Postgres chooses the plan under which rows were lost before.
     table.execute(
         "INSERT INTO public.claude_sessions (session_id, status)"
         " SELECT 'r' || n, 'released' FROM generate_series(1, 3000) AS n"
     )
     table.execute("ANALYZE public.claude_sessions")
     database = table.another()
-    # The ids are random, and it was lost unless it came first.
+    # The ids are random, and the row was lost unless it came first.
     for number in range(8):
         names = [f"{who}-{number}" for who in "abc"]
         item, mine = f"SD-{number}", names[0]
@@ -34,7 +34,7 @@ def test_row_changed_during_lock_wait_is_seen(table: Table) -> None:
 
         waiting = threading.Thread(target=claim)
         with psycopg.connect(table.dsn) as other:
-            # The claimer's own row is left alone, because already registering would wait for it.
+            # The row of the claimer stays unlocked, because its registration would wait for it.
             beat = "UPDATE public.claude_sessions SET heartbeat_at = heartbeat_at WHERE session_id = ANY(%s)"
             other.execute(beat, [names[1:]])
             waiting.start()

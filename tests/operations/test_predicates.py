@@ -29,7 +29,7 @@ SECOND_DDL = "002_exclusive_claims.sql"
 
 @contextmanager
 def _while_waiting(dsn: str, work: Callable[[], Any], lock: str, *parameters: Any) -> Iterator[tuple[Any, Future[Any]]]:
-    """Start `work` behind a lock, and once it waits hand over the connection that holds the lock; then let it go on."""
+    """Start `work` behind a lock, and yield the connection that holds the lock once `work` waits for it."""
     with ThreadPoolExecutor(1) as pool, psycopg.connect(dsn) as other:
         other.execute(lock, parameters)
         future = pool.submit(work)
@@ -41,7 +41,7 @@ def _while_waiting(dsn: str, work: Callable[[], Any], lock: str, *parameters: An
 
 
 def test_claim_sees_faster_claim_at_any_isolation(seed_dsn: str) -> None:
-    # Under REPEATABLE READ the claim would look at the table as it was before it waited for its turn.
+    # Under REPEATABLE READ the claim would see the table as it was before the wait.
     eager = psycopg.conninfo.make_conninfo(seed_dsn, options="-c default_transaction_isolation=repeatable\\ read")
     with database.connect(eager, "the test") as late:
         claim = lambda: sessions.claim(late, make_caller("b"), "SD-1")  # noqa: E731
@@ -75,7 +75,7 @@ def test_apply_waits_for_apply_and_sees_result(fresh_database: Callable[..., str
 
 
 def test_rows_are_locked_in_order_of_ids(table: Table) -> None:
-    # Their order in the table, and their order of age, is the other way round.
+    # Their orders in the table and by age are the reverse.
     for number, (name, key) in enumerate([("me", LAST), ("old-2", SECOND), ("old-1", FIRST)]):
         item = None if name == "me" else "SD-1"
         table.insert(name, id=key, sd_id=item, status="stale", claimed_at=at(-number), heartbeat_at=at(-999))
@@ -112,7 +112,14 @@ def test_latest_of_several_holders_is_reported(table: Table) -> None:
         ("idle", None, "SD-2", None),
         ("stale", None, "SD-1", "c"),
     ],
-    ids=["holds another", "ended with it", "ended after a loss", "holds another after a loss", "lost another", "told"],
+    ids=[
+        "holds another",
+        "ended with it",
+        "ended after a loss",
+        "holds another after a loss",
+        "lost another",
+        "successor recorded",
+    ],
 )
 def test_claim_does_not_wait_for_unrelated_rows(
     table: Table, status: str, item: str | None, lost: str | None, by: str | None, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +145,7 @@ def test_claim_lost_during_park_is_not_parked(table: Table) -> None:
 def test_term_of_other_item_is_not_touched(table: Table) -> None:
     claimed = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
     assert claimed.fence is not None
-    # Another program that moves the claim at once, and keeps its time.
+    # Another program moves the claim to another item and keeps its time.
     table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2'")
     before = table.row("a")
     with pytest.raises(NotHeld):
@@ -170,7 +177,7 @@ def test_role_created_concurrently_is_kept(server: Server, fresh_database: Calla
     dsn = fresh_database()
     text = (queries.directory() / "ddl/001_claude_sessions.sql").read_text().replace("'anon'", "'cs_sudden'", 1)
     with psycopg.connect(dsn) as late, psycopg.connect(server.dsn, autocommit=True) as early:
-        # What this transaction sees is as old as its first look.
+        # The snapshot of this transaction is as old as its first statement.
         late.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         late.execute("SELECT 1")
         early.execute("CREATE ROLE cs_sudden NOLOGIN")
@@ -275,7 +282,7 @@ def test_check_ignores_foreign_objects_and_sorts_extra_ones(dsn: str) -> None:
 
 
 def _events(table: Table, session_id: str) -> list[str]:
-    """Return what happened to a session, the earliest first."""
+    """Return the events of a session, the earliest first."""
     return [event.event for event in reversed(history.read(table.database, session_id).events)]
 
 
@@ -305,7 +312,7 @@ def _events(table: Table, session_id: str) -> list[str]:
         ),
         (["DELETE FROM claude_sessions"], ["unclaimed", "deleted"]),
     ],
-    ids=lambda value: "; ".join(value).replace("claude_sessions", "").replace("UPDATE  SET ", "") or "nothing",
+    ids=lambda value: "; ".join(value).replace("claude_sessions", "").replace("UPDATE  SET ", "") or "no change",
 )
 def test_each_change_records_its_events(full_table: Table, statements: list[str], events: list[str]) -> None:
     full_table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON)
@@ -344,7 +351,7 @@ def test_earlier_loss_is_no_reason_of_later_release(full_table: Table) -> None:
 def test_unknown_actor_is_recorded_as_null(full_table: Table) -> None:
     nameless = psycopg.conninfo.make_conninfo(full_table.dsn, application_name="")
     with psycopg.connect(nameless, autocommit=True) as other:
-        # Postgres keeps a setting that a transaction made as an empty text.
+        # After the transaction, Postgres keeps the setting as an empty text.
         other.execute(
             "BEGIN; SET LOCAL claude_sessions.actor = 'x'; SET LOCAL claude_sessions.actor_host = 'x'; COMMIT"
         )
@@ -404,7 +411,7 @@ def test_limit_shows_latest_terms(full_table: Table) -> None:
 
 
 def test_each_term_has_its_own_end(full_table: Table) -> None:
-    # One session holds an item twice, another in between; the second term has not ended.
+    # One session holds an item twice, another in between; the last term has not ended.
     sessions.claim(full_table.database, make_caller("a", now=NOON), "SD-1")
     sessions.release(full_table.database, make_caller("a", now=at(1)), reason="first")
     sessions.claim(full_table.database, make_caller("b", now=at(2)), "SD-1")
@@ -412,36 +419,36 @@ def test_each_term_has_its_own_end(full_table: Table) -> None:
     sessions.claim(full_table.database, make_caller("a", now=at(4)), "SD-2")
     sessions.release(full_table.database, make_caller("a", now=at(5)), reason="third")
     sessions.claim(full_table.database, make_caller("a", now=at(6)), "SD-1")
-    told = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
-    assert told == [("a", "SD-1", None), ("b", "SD-1", "second"), ("a", "SD-1", "first")]
-    told = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "a").terms]
-    assert told == [("a", "SD-1", None), ("a", "SD-2", "third"), ("a", "SD-1", "first")]
+    ended = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
+    assert ended == [("a", "SD-1", None), ("b", "SD-1", "second"), ("a", "SD-1", "first")]
+    ended = [(term.session_id, term.sd_id, term.reason) for term in history.read(full_table.database, "a").terms]
+    assert ended == [("a", "SD-1", None), ("a", "SD-2", "third"), ("a", "SD-1", "first")]
 
 
 def test_term_without_recorded_end_has_no_end(full_table: Table) -> None:
     add = "INSERT INTO claude_session_events (event, session_id, sd_id, claimed_at, reason) VALUES (%s, %s, %s, %s, %s)"
     for event in [
-        ("claimed", "a", "SD-1", at(1), None),  # No trigger saw its end.
+        ("claimed", "a", "SD-1", at(1), None),  # The end was not recorded.
         ("claimed", "b", "SD-1", at(1), None),
         ("unclaimed", "b", "SD-1", at(1), "of b"),
         ("unclaimed", "a", "SD-2", at(1), "of SD-2"),
         ("stale", "a", "SD-1", at(1), "no end"),
         ("claimed", "a", "SD-1", at(2), None),
         ("unclaimed", "a", "SD-1", at(2), "of the second"),
-        ("claimed", "a", "SD-1", None, None),  # Older writers tell no time.
+        ("claimed", "a", "SD-1", None, None),  # Older writers record no time.
         ("unclaimed", "a", "SD-1", None, "of the third"),
         ("claimed", "a", "SD-1", None, None),
         ("unclaimed", "a", "SD-1", None, "of the fourth"),
     ]:
         full_table.execute(add, *event)
-    # So that the order in the table is not that of the events.
+    # The order in the table then differs from that of the events.
     full_table.execute("UPDATE claude_session_events SET note = 'moved' WHERE reason = 'of the third'")
-    told = [(term.session_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
+    ended = [(term.session_id, term.reason) for term in history.read(full_table.database, "SD-1").terms]
     ends = ["of the fourth", "of the third", "of the second"]
-    assert told == [*(("a", end) for end in ends), ("b", "of b"), ("a", None)]
+    assert ended == [*(("a", end) for end in ends), ("b", "of b"), ("a", None)]
 
 
-# What is found.
+# Queries.
 
 
 def _offered(table: Table, query: str, prefix: str, **limits: int) -> list[str]:
@@ -513,7 +520,7 @@ def test_park_keeps_claim_and_other_sessions(table: Table) -> None:
 
 
 def test_renewed_term_leaves_twin_row_alone(seed_dsn: str) -> None:
-    # Without 002 two sessions may even hold it.
+    # Without 002, two sessions can hold the item.
     table = Table(seed_dsn)
     with table.stack:
         claimed = sessions.claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
@@ -550,7 +557,7 @@ def test_infinite_or_unrelated_fence_is_no_floor(full_table: Table) -> None:
     full_table.execute("DELETE FROM claude_sessions WHERE session_id = 'old'")
     claimed = sessions.claim(full_table.database, make_caller("b", now=NOON), "SD-2")
     assert claimed.session.session.claimed_at == NOON
-    # Nor does it hide one that is.
+    # Nor does it hide a real one.
     claimed = sessions.claim(full_table.database, make_caller("c", now=at(-60)), "SD-2", force_reason="again")
     assert claimed.session.session.claimed_at == NOON + timedelta(microseconds=1)
     sessions.release(full_table.database, make_caller("c", now=at(-60)))
@@ -570,7 +577,7 @@ def test_heartbeat_of_recorded_process_writes_only_time(
     before = table.row("a")
     sessions.heartbeat(table.database, make_caller("a", now=at(5), anchor=anchor), if_older_than=if_older_than)
     assert table.row("a") == {**before, "heartbeat_at": at(5)}
-    # A pid can be reused: then the session is another process, which is recorded.
+    # A reused pid is another process, which is recorded.
     reused = replace(anchor, start=f"{anchor.start}0")
     sessions.heartbeat(table.database, make_caller("a", now=at(6), anchor=reused), if_older_than=if_older_than)
     assert (table.own("a")["process"]["start"], table.row("a")["updated_at"]) == (reused.start, at(6))
@@ -702,5 +709,5 @@ def test_future_heartbeat_is_corrected_and_fresh_one_kept(table: Table) -> None:
         before = table.row("a")
         sessions.heartbeat(table.database, make_caller("a"), if_older_than=60)
         assert (table.row("a")["heartbeat_at"] != before["heartbeat_at"]) is written
-        # The whole row would go to the log.
+        # A change of any other column would write the whole row to the log.
         assert {**table.row("a"), "heartbeat_at": None} == {**before, "heartbeat_at": None}

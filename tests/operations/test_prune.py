@@ -30,7 +30,7 @@ def test_prune_deletes_sessions_released_long_ago(table: Table, monkeypatch: pyt
         assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 0
         caller = make_caller(None, now=at(30 * DAY + 1))
         assert reaping.reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
-        # A batch does not look again at what stands before it.
+        # A batch skips all rows before its start.
         after = {"after": UUID(int=2**128 - 1), "older_than_s": 86400, "row_limit": 99, "now": at(40 * DAY)}
         assert table.database.transact(lambda tx: tx.all("prune_sessions", **after)) == []
         assert reaping.reap(table.database, caller, prune=30 * 86400).pruned == 7

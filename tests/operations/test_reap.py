@@ -109,7 +109,7 @@ def test_foreign_stale_claim_is_reaped(table: Table) -> None:
 
 
 def test_foreign_rows_are_judged_only_by_time(table: Table) -> None:
-    # A pid that does not exist here proves nothing without the process's boot and start.
+    # Without boot and start time, a missing pid proves nothing.
     table.insert(
         "a", status="active", sd_id="SD-1", pid=2**22 + 1, hostname=process.this_host().hostname, heartbeat_at=NOON
     )
@@ -212,7 +212,7 @@ def test_verdict_shows_its_evidence(table: Table) -> None:
 
 
 class _Interrupted:
-    """A database that lets something happen between a reaper's look and its deed."""
+    """A database that runs a function between the verdict of a reaper and its update."""
 
     def __init__(self, table: Table, between: Callable[[], object]) -> None:
         self._database, self._between, self._has_looked = table.database, between, False
@@ -242,7 +242,7 @@ def test_claim_after_verdict_is_kept(table: Table) -> None:
     sessions.claim(table.database, make_caller("a", now=NOON), "SD-1")
 
     def switch() -> None:
-        # Another program that moves the claim but does not beat.
+        # Another program moves the claim without a heartbeat.
         table.execute("UPDATE public.claude_sessions SET sd_id = NULL")
         table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2', claimed_at = now()")
 

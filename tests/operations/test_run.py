@@ -65,7 +65,7 @@ def test_second_command_under_claim_is_refused(table: Table) -> None:
     terms.leave(table.database, make_caller("a"), runner, "SD-1", fence)
     terms.enter(table.database, make_caller("a"), replace(runner, start=later))
     terms.enter(table.database, make_caller("a"), replace(runner, boot_id="an earlier boot"))
-    # What it cannot read says nothing.
+    # A malformed start time is ignored.
     terms.enter(table.database, make_caller("a"), replace(runner, start="at noon"))
     with pytest.raises(HeldByAnother):
         terms.enter(table.database, make_caller("a"), runner)

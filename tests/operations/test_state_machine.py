@@ -1,4 +1,4 @@
-"""The state machine of tests/faults/machine.py: for a short time in each run, and for long with other faults."""
+"""The state machine of tests/faults/machine.py: short in each run, long with the faults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stage(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[str,
 
 
 def operate(stage: tuple[str, bool], how: settings, number: int) -> None:
-    """Let the machine run, and tell what happened in it."""
+    """Run the machine, and print the counts of its events."""
     machine.LeaseMachine.tally.clear()
     make = seed(number)(functools.partial(machine.LeaseMachine, *stage))
     run_state_machine_as_test(make, settings=how)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def operate(stage: tuple[str, bool], how: settings, number: int) -> None:
 
 @pytest.fixture(autouse=True)
 def patient_statements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what waits for an operation that has stopped not give up before it goes on."""
+    """Extend the timeout of statements that wait for a stopped operation."""
     monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 60_000)
 
 

@@ -29,9 +29,9 @@ def test_tombstone_names_fence_of_successor(table: Table) -> None:
     reaping.reap(table.database, make_caller(None, now=at(16)))
     first = sessions.claim(table.database, make_caller("robbed", now=at(17)), "SD-1")
     forced = sessions.claim(table.database, make_caller("b", now=at(18)), "SD-1", force_reason="because")
-    told = {name: table.own(name)["tombstone"] for name in ("silent", "robbed")}
-    assert (told["silent"]["by"], told["silent"]["new_fence"]) == ("robbed", first.session.session.fence)
-    assert (told["robbed"]["by"], told["robbed"]["new_fence"]) == ("b", forced.session.session.fence)
+    tombstones = {name: table.own(name)["tombstone"] for name in ("silent", "robbed")}
+    assert (tombstones["silent"]["by"], tombstones["silent"]["new_fence"]) == ("robbed", first.session.session.fence)
+    assert (tombstones["robbed"]["by"], tombstones["robbed"]["new_fence"]) == ("b", forced.session.session.fence)
 
 
 def test_refused_claim_reports_earlier_loss(table: Table) -> None:
@@ -56,8 +56,8 @@ def test_loss_is_reported_until_acknowledged(table: Table) -> None:
     sessions.claim(table.database, make_caller("b", now=at(16)), "SD-1")
     assert sessions.heartbeat(table.database, make_caller("a", now=at(17))).outcome == "lost"
     assert sessions.heartbeat(table.database, make_caller("a", now=at(18))).outcome == "lost"
-    told = sessions.release(table.database, make_caller("a", now=at(19)))
-    assert told.tombstone is not None
+    released = sessions.release(table.database, make_caller("a", now=at(19)))
+    assert released.tombstone is not None
     assert sessions.heartbeat(table.database, make_caller("a", now=at(20))).outcome == "renewed"
 
 
