@@ -15,10 +15,10 @@ from commands.answers import Env, Inside, Refused, Run, execute, failed, failed_
 
 @pytest.fixture
 def run(cli: Cli, dsn: str) -> Run:
-    """Return a function that runs a command as the session `who`, and checks the rules for every answer."""
+    """Return a function that runs a command as `session`, and checks the rules for every answer."""
 
-    def call(*argv: str, who: str | None = "a") -> subprocess.CompletedProcess[str]:
-        done = cli(*argv, env={"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": who})
+    def call(*argv: str, session: str | None = "a") -> subprocess.CompletedProcess[str]:
+        done = cli(*argv, env={"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": session})
         assert "Traceback" not in done.stderr
         if "--json" in argv:
             assert done.stderr == ""

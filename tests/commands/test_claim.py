@@ -21,11 +21,11 @@ def test_claim_prints_outcome_and_fence(run: Run) -> None:
 
 def test_refused_claim_names_the_holder(run: Run) -> None:
     run("claim", "SD-1")
-    done = run("claim", "SD-1", who="b")
+    done = run("claim", "SD-1", session="b")
     assert (done.returncode, done.stdout) == (3, "")
     assert "SD-1 is held by a (host" in done.stderr
     assert "claude-sessions list SD-1" in done.stderr
-    error = data_of(run("claim", "SD-1", "--json", who="b"), "claim", 3)
+    error = data_of(run("claim", "SD-1", "--json", session="b"), "claim", 3)
     assert error["code"] == "held"
     assert set(error["holder"]) == SESSION_KEYS
     assert error["holder"]["session_id"] == "a"
@@ -33,9 +33,9 @@ def test_refused_claim_names_the_holder(run: Run) -> None:
 
 def test_force_needs_a_reason(run: Run) -> None:
     run("claim", "SD-1")
-    assert run("claim", "SD-1", "--force", who="b").returncode == 2
-    assert run("claim", "SD-1", "--reason", "x", who="b").returncode == 2
-    done = run("claim", "SD-1", "--force", "--reason", "a is away", who="b")
+    assert run("claim", "SD-1", "--force", session="b").returncode == 2
+    assert run("claim", "SD-1", "--reason", "x", session="b").returncode == 2
+    done = run("claim", "SD-1", "--force", "--reason", "a is away", session="b")
     assert done.returncode == 0
     assert "took by force SD-1 from a" in done.stdout
     lost = run("heartbeat")
@@ -49,8 +49,8 @@ def test_force_needs_a_reason(run: Run) -> None:
 def test_claim_reports_earlier_loss(run: Run) -> None:
     for again in ("SD-1", "SD-2"):
         run("claim", "SD-1", "--switch")
-        run("claim", "SD-1", "--force", "--reason", "why", who="b")
-        run("release", who="b")
+        run("claim", "SD-1", "--force", "--reason", "why", session="b")
+        run("release", session="b")
         if again == "SD-1":
             done = run("claim", again)
             assert done.returncode == 0

@@ -64,7 +64,7 @@ def test_heartbeat_registers_and_renews(run: Run) -> None:
 
 def test_lost_claim_is_reported_in_json(run: Run) -> None:
     run("claim", "SD-1")
-    run("claim", "SD-1", "--force", "--reason", "why", who="b")
+    run("claim", "SD-1", "--force", "--reason", "why", session="b")
     lost = data_of(run("heartbeat", "--json"), "heartbeat", 4)
     assert lost["code"] == "not_held"
     assert lost["data"]["outcome"] == "lost"

@@ -13,7 +13,7 @@ from commands.answers import SESSION_KEYS, Run, data_of
 
 
 def test_list_in_a_pipe_is_plain_lines(run: Run) -> None:
-    done = run("list", who=None)
+    done = run("list", session=None)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "claude-sessions: no sessions\n")
     run("claim", "SD-1")
     header, line = run("list").stdout.splitlines()
@@ -23,12 +23,12 @@ def test_list_in_a_pipe_is_plain_lines(run: Run) -> None:
     assert data["total"] == 1
     assert [set(session) for session in data["sessions"]] == [SESSION_KEYS]
     assert run("list", "SD-2").stdout == ""
-    assert run("list", "--mine", who=None).returncode == 5
+    assert run("list", "--mine", session=None).returncode == 5
 
 
 def test_list_counts_sessions_beyond_limit(run: Run) -> None:
-    for who in ("a", "b", "c"):
-        run("claim", f"SD-{who}", who=who)
+    for session in ("a", "b", "c"):
+        run("claim", f"SD-{session}", session=session)
     done = run("list", "--limit", "1")
     assert len(done.stdout.splitlines()) == 2
     assert done.stderr == "claude-sessions: 2 more\n"

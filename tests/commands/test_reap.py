@@ -10,8 +10,8 @@ from commands.answers import Run, data_of
 def test_reap_prints_changes_and_evidence(run: Run, sleeper: Sleeper) -> None:
     child = sleeper()
     run("claim", "SD-1", "--pid", str(child.pid))
-    assert run("reap", who=None).stdout == ""
-    kept = run("reap", "--explain", who=None).stdout
+    assert run("reap", session=None).stdout == ""
+    kept = run("reap", "--explain", session=None).stdout
     assert kept.startswith("kept a SD-1: its process is alive")
     child.kill()
     child.wait()

@@ -25,7 +25,7 @@ from commands.answers import EVERY_COMMAND, Refused, failed, rows
 
 
 @pytest.fixture
-def mute() -> Iterator[int]:
+def silent_port() -> Iterator[int]:
     """Return the port of a listener that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
@@ -63,13 +63,13 @@ def test_malformed_port_is_refused(refused: Refused) -> None:
     refused("list", "--dsn", "host=127.0.0.1 port=x", code=6, message="port")
 
 
-def test_silent_server_is_given_up_in_time(cli: Cli, mute: int) -> None:
+def test_silent_server_is_given_up_in_time(cli: Cli, silent_port: int) -> None:
     def timed(dsn: str, **env: str) -> float:
         begin = time.monotonic()
         failed(cli("list", "--dsn", dsn, env=env), 6, "cannot connect.*time")
         return time.monotonic() - begin
 
-    dsn = f"host=127.0.0.1 port={mute}"
+    dsn = f"host=127.0.0.1 port={silent_port}"
     with ThreadPoolExecutor(3) as pool:
         by_default = pool.submit(timed, dsn)
         by_variable = pool.submit(timed, dsn, PGCONNECT_TIMEOUT="2")

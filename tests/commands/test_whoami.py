@@ -10,5 +10,5 @@ def test_whoami_prints_identity_and_rules(run: Run) -> None:
     assert set(data) == {"session_id", "anchor", "pid", "tty", "hostname", "codebase", "rules"}
     assert data["session_id"] == "a"
     assert all(set(rule) >= {"rule", "value", "used"} for rule in data["rules"])
-    nobody = data_of(run("whoami", "--json", who=None), "whoami", 5)
-    assert nobody["code"] == "no_identity"
+    anonymous = data_of(run("whoami", "--json", session=None), "whoami", 5)
+    assert anonymous["code"] == "no_identity"

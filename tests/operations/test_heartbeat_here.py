@@ -31,7 +31,7 @@ from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.operations.caller import Caller
 
 
-def _who(name: str, pid: int, minutes: float = 0) -> Caller:
+def _caller(name: str, pid: int, minutes: float = 0) -> Caller:
     return make_caller(name, anchor=process.read(pid), now=at(minutes))
 
 
@@ -67,7 +67,7 @@ class _Noted:
 
 
 def test_live_process_renews_only_heartbeat_at(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1", track="A")
+    sessions.claim(table.database, _caller("a", sleeper().pid), "SD-1", track="A")
     before = table.row("a")
     assert _here(table, 10) == (1, [])
     assert table.row("a") == {**before, "heartbeat_at": at(10)}
@@ -75,8 +75,8 @@ def test_live_process_renews_only_heartbeat_at(table: Table, sleeper: Sleeper) -
 
 def test_dead_process_ends_session_with_tombstone(table: Table, sleeper: Sleeper) -> None:
     child, other = sleeper(), sleeper()
-    fence = sessions.claim(table.database, _who("a", child.pid), "SD-1", track="A").session.session.fence
-    sessions.heartbeat(table.database, _who("b", other.pid), register=True)
+    fence = sessions.claim(table.database, _caller("a", child.pid), "SD-1", track="A").session.session.fence
+    sessions.heartbeat(table.database, _caller("b", other.pid), register=True)
     child.kill()
     child.wait()
     assert _here(table, 1) == (1, ["a"])
@@ -90,14 +90,14 @@ def test_dead_process_ends_session_with_tombstone(table: Table, sleeper: Sleeper
 
 def test_zombie_counts_as_dead(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    sessions.claim(table.database, _caller("a", child.pid), "SD-1")
     child.kill()
     until(lambda: process.read(child.pid).zombie, "the process to become a zombie")
     assert _here(table, 1) == (0, ["a"])
 
 
 def test_reused_pid_counts_as_dead(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    sessions.claim(table.database, _caller("a", sleeper().pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET"
         " metadata = jsonb_set(metadata, '{claude_sessions_cli,process,start}', '\"1\"')"
@@ -107,8 +107,8 @@ def test_reused_pid_counts_as_dead(table: Table, sleeper: Sleeper) -> None:
 
 def test_session_registered_in_between_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     first, second = sleeper(), sleeper()
-    sessions.heartbeat(table.database, _who("a", first.pid), register=True)
-    arrive = lambda: sessions.claim(table.another(), _who("b", second.pid, 1), "SD-1")  # noqa: E731
+    sessions.heartbeat(table.database, _caller("a", first.pid), register=True)
+    arrive = lambda: sessions.claim(table.another(), _caller("b", second.pid, 1), "SD-1")  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", arrive)) == (1, [])
     row = table.row("b")
     assert (row["status"], row["sd_id"], row["heartbeat_at"]) == ("active", "SD-1", at(1))
@@ -117,24 +117,24 @@ def test_session_registered_in_between_is_left_alone(table: Table, sleeper: Slee
 
 def test_session_moved_in_between_is_not_renewed(table: Table, sleeper: Sleeper) -> None:
     first, second = sleeper(), sleeper()
-    sessions.heartbeat(table.database, _who("a", first.pid), register=True)
-    move = lambda: sessions.heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
+    sessions.heartbeat(table.database, _caller("a", first.pid), register=True)
+    move = lambda: sessions.heartbeat(table.another(), _caller("a", second.pid, 1))  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", move)) == (0, [])
     assert (table.row("a")["pid"], table.row("a")["heartbeat_at"]) == (second.pid, at(1))
 
 
 def test_session_restarted_in_between_is_not_released(table: Table, sleeper: Sleeper) -> None:
     child, second = sleeper(), sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    sessions.claim(table.database, _caller("a", child.pid), "SD-1")
     child.kill()
     child.wait()
-    back = lambda: sessions.heartbeat(table.another(), _who("a", second.pid, 1))  # noqa: E731
+    back = lambda: sessions.heartbeat(table.another(), _caller("a", second.pid, 1))  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", back)) == (0, [])
     assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("active", "SD-1")
 
 
 def test_session_released_in_between_stays_released(table: Table, sleeper: Sleeper) -> None:
-    caller = _who("a", sleeper().pid)
+    caller = _caller("a", sleeper().pid)
     sessions.claim(table.database, caller, "SD-1")
     end = lambda: sessions.release(table.another(), caller, end=True)  # noqa: E731
     assert _here(table, 5, _Watched(table, "list_sessions_here", end)) == (0, [])
@@ -156,7 +156,7 @@ def test_process_recorded_elsewhere_is_left_alone(
     table: Table, sleeper: Sleeper, change: dict[str, Any], alive: bool
 ) -> None:
     child = sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
+    sessions.claim(table.database, _caller("a", child.pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET"
         " metadata = jsonb_set(metadata, '{claude_sessions_cli,process}',"
@@ -173,8 +173,8 @@ def test_process_recorded_elsewhere_is_left_alone(
 
 def test_changed_hostname_protects_only_dead_process(table: Table, sleeper: Sleeper) -> None:
     child, other = sleeper(), sleeper()
-    sessions.claim(table.database, _who("a", child.pid), "SD-1")
-    sessions.claim(table.database, _who("b", other.pid), "SD-2")
+    sessions.claim(table.database, _caller("a", child.pid), "SD-1")
+    sessions.claim(table.database, _caller("b", other.pid), "SD-2")
     table.execute("UPDATE public.claude_sessions SET hostname = 'elsewhere'")
     other.kill()
     other.wait()
@@ -203,7 +203,7 @@ def test_rows_of_other_programs_are_left_alone(table: Table, sleeper: Sleeper, m
 
 @pytest.mark.parametrize("status", ["active", "idle", None])
 def test_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) -> None:
-    sessions.heartbeat(table.database, _who("a", sleeper().pid), register=True)
+    sessions.heartbeat(table.database, _caller("a", sleeper().pid), register=True)
     table.execute("UPDATE public.claude_sessions SET status = %s", status)
     assert _here(table, 5) == (1, [])
     assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == (status, at(5))
@@ -211,7 +211,7 @@ def test_status_is_kept(table: Table, sleeper: Sleeper, status: str | None) -> N
 
 def _reaped_elsewhere(table: Table, pid: int) -> None:
     """Reap the claim of a silent session from another host, which cannot see its process."""
-    sessions.claim(table.database, _who("a", pid), "SD-1", track="C")
+    sessions.claim(table.database, _caller("a", pid), "SD-1", track="C")
     caller = make_caller(None, now=at(16))
     elsewhere = process.Host("elsewhere", "another boot", "another namespace")
     identity = replace(caller.identity, host=elsewhere)
@@ -236,7 +236,7 @@ def test_only_own_heartbeat_restores_claim(table: Table, sleeper: Sleeper) -> No
     _reaped_elsewhere(table, pid)
     assert _here(table, 17) == (1, [])
     assert table.row("a")["sd_id"] is None
-    assert sessions.heartbeat(table.database, _who("a", pid, 18)).outcome == "restored"
+    assert sessions.heartbeat(table.database, _caller("a", pid, 18)).outcome == "restored"
     assert table.row("a")["sd_id"] == "SD-1"
 
 
@@ -244,14 +244,14 @@ def test_renewal_keeps_reported_loss(table: Table, sleeper: Sleeper) -> None:
     pid = sleeper().pid
     _reaped_elsewhere(table, pid)
     sessions.claim(table.database, make_caller("b", now=at(17)), "SD-1")
-    assert sessions.heartbeat(table.database, _who("a", pid, 18)).outcome == "lost"
+    assert sessions.heartbeat(table.database, _caller("a", pid, 18)).outcome == "lost"
     assert _here(table, 19) == (1, [])
     assert (table.row("a")["status"], table.row("a")["heartbeat_at"]) == ("idle", at(19))
-    assert sessions.heartbeat(table.database, _who("a", pid, 20)).outcome == "lost"
+    assert sessions.heartbeat(table.database, _caller("a", pid, 20)).outcome == "lost"
 
 
 def test_foreign_stale_claim_of_live_process_is_kept(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    sessions.claim(table.database, _caller("a", sleeper().pid), "SD-1")
     table.execute("UPDATE public.claude_sessions SET status = 'stale'")
     before = table.row("a")
     assert _here(table, 5) == (1, [])
@@ -271,7 +271,7 @@ def test_dead_process_ends_stale_session_and_keeps_loss(table: Table, sleeper: S
 @pytest.mark.parametrize("alive", [True, False])
 def test_released_session_stays_released(table: Table, sleeper: Sleeper, alive: bool) -> None:
     child = sleeper()
-    caller = _who("a", child.pid)
+    caller = _caller("a", child.pid)
     sessions.claim(table.database, caller, "SD-1")
     sessions.release(table.database, caller, end=True)
     if not alive:
@@ -283,7 +283,7 @@ def test_released_session_stays_released(table: Table, sleeper: Sleeper, alive: 
 
 
 def test_park_is_kept(table: Table, sleeper: Sleeper) -> None:
-    sessions.claim(table.database, _who("a", sleeper().pid), "SD-1")
+    sessions.claim(table.database, _caller("a", sleeper().pid), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
         Jsonb(at(30).isoformat()),
@@ -293,7 +293,7 @@ def test_park_is_kept(table: Table, sleeper: Sleeper) -> None:
 
 
 def test_future_heartbeat_is_corrected(table: Table, sleeper: Sleeper) -> None:
-    sessions.heartbeat(table.database, _who("a", sleeper().pid, 1000), register=True)
+    sessions.heartbeat(table.database, _caller("a", sleeper().pid, 1000), register=True)
     assert _here(table, 5) == (1, [])
     assert table.row("a")["heartbeat_at"] == at(5)
 
@@ -304,7 +304,7 @@ def test_future_heartbeat_is_corrected(table: Table, sleeper: Sleeper) -> None:
 def test_locked_row_is_left_to_next_run(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     for name in ("a", "b"):
-        sessions.heartbeat(table.database, _who(name, child.pid), register=True)
+        sessions.heartbeat(table.database, _caller(name, child.pid), register=True)
     with psycopg.connect(table.dsn) as holder:
         holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'a' FOR UPDATE")
         assert _here(table, 5) == (1, [])
@@ -318,7 +318,7 @@ def test_locked_row_is_left_to_next_run(table: Table, sleeper: Sleeper) -> None:
 def test_many_sessions_take_two_statements(table: Table, sleeper: Sleeper, count: int) -> None:
     pid = sleeper().pid
     for number in range(count):
-        sessions.heartbeat(table.database, _who(f"s-{number}", pid), register=True)
+        sessions.heartbeat(table.database, _caller(f"s-{number}", pid), register=True)
     watched = _Watched(table)
     assert _here(table, 5, watched) == (count, [])
     assert watched.statements == ["list_sessions_here", "renew_heartbeats"]
@@ -329,7 +329,7 @@ def test_many_dead_sessions_are_released_in_one_statement(table: Table, sleeper:
     child = sleeper()
     fences = {}
     for number in range(100):
-        claimed = sessions.claim(table.database, _who(f"s-{number}", child.pid), f"SD-{number}")
+        claimed = sessions.claim(table.database, _caller(f"s-{number}", child.pid), f"SD-{number}")
         fences[f"SD-{number}"] = claimed.session.session.fence
     child.kill()
     child.wait()
@@ -348,10 +348,10 @@ def test_many_dead_sessions_are_released_in_one_statement(table: Table, sleeper:
 def test_one_of_many_restarted_in_between_is_left_alone(table: Table, sleeper: Sleeper) -> None:
     child, second = sleeper(), sleeper()
     for name in ("a", "b", "c"):
-        sessions.claim(table.database, _who(name, child.pid), f"SD-{name}")
+        sessions.claim(table.database, _caller(name, child.pid), f"SD-{name}")
     child.kill()
     child.wait()
-    back = lambda: sessions.heartbeat(table.another(), _who("b", second.pid, 1))  # noqa: E731
+    back = lambda: sessions.heartbeat(table.another(), _caller("b", second.pid, 1))  # noqa: E731
     renewed, released = _here(table, 5, _Watched(table, "list_sessions_here", back))
     assert (renewed, sorted(released)) == (0, ["a", "c"])
     assert (table.row("b")["status"], table.row("b")["sd_id"], table.row("b")["heartbeat_at"]) == (

@@ -13,8 +13,8 @@ from claude_sessions_cli.operations import list as listing
 from claude_sessions_cli.operations import sessions
 
 
-def _shown(table: Table, minutes: float = 0, who: str | None = None, **filters: Any) -> dict[str, str]:
-    found = listing.list_sessions(table.database, make_caller(who, now=at(minutes)), **filters)
+def _shown(table: Table, minutes: float = 0, caller: str | None = None, **filters: Any) -> dict[str, str]:
+    found = listing.list_sessions(table.database, make_caller(caller, now=at(minutes)), **filters)
     assert found.total == len(found.sessions)
     return {seen.session.session_id: seen.label.value for seen in found.sessions}
 
@@ -34,7 +34,7 @@ def test_session_has_first_matching_label(table: Table, sleeper: Sleeper) -> Non
         " WHERE session_id = 'parked'",
         f'"{at(10).isoformat()}"',
     )
-    assert _shown(table, who="mine") == {
+    assert _shown(table, caller="mine") == {
         "alive": "LIVE",
         "dead": "DEAD",
         "mine": "YOURS",

@@ -22,7 +22,7 @@ def test_row_changed_during_lock_wait_is_seen(table: Table) -> None:
     database = table.another()
     # The ids are random, and the row was lost unless it came first.
     for number in range(8):
-        names = [f"{who}-{number}" for who in "abc"]
+        names = [f"{name}-{number}" for name in "abc"]
         item, mine = f"SD-{number}", names[0]
         sessions.heartbeat(table.database, make_caller(mine), register=True)
         for holder in names[1:]:

@@ -14,8 +14,8 @@ from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.operations import wait as waiting
 
 
-def _claim_any(table: Table, who: str, *items: str) -> ClaimResult:
-    caller = make_caller(who)
+def _claim_any(table: Table, session: str, *items: str) -> ClaimResult:
+    caller = make_caller(session)
     return waiting.claim_any(table.database, caller, items, lambda item: sessions.claim(table.database, caller, item))
 
 
@@ -28,8 +28,8 @@ def test_any_takes_first_free_item(table: Table) -> None:
         _claim_any(table, "c", "SD-2", "SD-1")
 
 
-def _wait(table: Table, who: str, seconds: float, *items: str) -> ClaimResult:
-    caller, database = make_caller(who), table.another()
+def _wait(table: Table, session: str, seconds: float, *items: str) -> ClaimResult:
+    caller, database = make_caller(session), table.another()
     return waiting.wait(
         database,
         lambda: waiting.claim_any(database, caller, items, lambda item: sessions.claim(database, caller, item)),
