@@ -82,17 +82,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Replace the developer's settings and directories by those of the test."""
     for name in list(os.environ):
         if name.startswith(FOREIGN) and name != "CLAUDE_SESSIONS_TEST_DSN":
             monkeypatch.delenv(name)
+    # Config and state are below it.
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    # The default of root is outside HOME, and may be a server in use.
-    monkeypatch.setenv("CLAUDE_SESSIONS_DATA_DIR", str(tmp_path / ".local/share/claude-sessions"))
-    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / ".local/state/claude-sessions"))
+    # The data of root are not, and may belong to a server in use. A line of a crontab would repeat the variable.
+    if "in_private_cron" not in request.fixturenames:
+        monkeypatch.setenv("CLAUDE_SESSIONS_DATA_DIR", str(tmp_path / ".local/share/claude-sessions"))
 
 
 @dataclass(frozen=True)
