@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Table
-from shell.crons import private_cron, private_spool
-from shell.runs import PROGRAM
-from shell.terminal import CLI, Terminal
+from crons import private_cron, private_spool
+from runs import PROGRAM
+from terminal import CLI, Terminal
 from waiting import until
 
 from claude_sessions_cli import rounds

@@ -8,25 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import Table
+from runs import PROGRAM
 
 from shell.hooks import NEVER, Calls, Open, Window, hook
-from shell.runs import PROGRAM, Bench, Proxy
-
-
-@pytest.fixture
-def bench(tmp_path: Path, full_table: Table) -> Iterator[Bench]:
-    """Return a bench on the whole schema."""
-    with Bench(tmp_path, full_table) as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(dsn: str) -> Iterator[Proxy]:
-    """Return a proxy before the database."""
-    made = Proxy(dsn)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+from runs import is_alive
+from terminal import Terminal
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.commands import shell_init
-from shell.runs import is_alive
-from shell.terminal import Terminal
 
 _windows = count()
 NEVER = 3600

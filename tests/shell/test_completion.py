@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli, Table
+from terminal import SHELLS, Terminal
 from waiting import until
-
-from shell.terminal import SHELLS, Terminal
 
 BASH = "complete_bash"
 PATIENT = {"CLAUDE_SESSIONS_COMPLETION_TIME": "30s"}

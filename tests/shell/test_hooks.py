@@ -13,6 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needed import (
+    cross,
+    each_posix_shell,
+    each_shell,
+    needs,
+    needs_proc,
+    needs_sudo,
+    only_bash,
+    only_fish,
+    only_zsh,
+)
+from terminal import SHELLS, WHOAMI, Terminal, Tmux
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
@@ -34,18 +46,6 @@ from shell.hooks import (
     type_end_of_input,
     type_exit,
 )
-from shell.needed import (
-    cross,
-    each_posix_shell,
-    each_shell,
-    needs,
-    needs_proc,
-    needs_sudo,
-    only_bash,
-    only_fish,
-    only_zsh,
-)
-from shell.terminal import SHELLS, WHOAMI, Terminal, Tmux
 
 # -- how a shell begins and ends -------------------------------------------------------------------------------------
 

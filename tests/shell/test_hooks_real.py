@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from needed import cross, each_shell, each_shell_at_length, needs_proc
+from terminal import CLI, WHOAMI
 from waiting import PATIENCE_S, until
 
 from shell.hooks import (
@@ -29,8 +31,6 @@ from shell.hooks import (
     state_of,
     type_exit,
 )
-from shell.needed import cross, each_shell, each_shell_at_length, needs_proc
-from shell.terminal import CLI, WHOAMI
 
 # -- with the real program -------------------------------------------------------------------------------------------
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Table
+from needed import each_shell, needs, only_zsh
+from runs import PROGRAM
+from terminal import CLI, Terminal, Tmux
 from waiting import PATIENCE_S, until, until_waiting
 
 from claude_sessions_cli import process
 from claude_sessions_cli import prompt as state
 from shell.hooks import Open, state_of
-from shell.needed import each_shell, needs, only_zsh
-from shell.runs import PROGRAM
-from shell.terminal import CLI, Terminal, Tmux
 
 LINES = [
     ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),

@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from needed import each_shell, needs, only_bash
+from terminal import CLI, WHOAMI
 from waiting import until
 
 from claude_sessions_cli import process
@@ -19,8 +21,6 @@ from claude_sessions_cli import prompt as state
 from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.errors import UsageError
 from shell.hooks import HOOKS, Window, rows
-from shell.needed import each_shell, needs, only_bash
-from shell.terminal import CLI, WHOAMI
 
 
 @each_shell

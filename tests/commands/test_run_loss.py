@@ -14,10 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_caller
-from waiting import until
-
-from claude_sessions_cli.operations import sessions
-from shell.runs import (
+from runs import (
     FAST,
     IGNORE_TERM,
     LAPSE_S,
@@ -34,7 +31,10 @@ from shell.runs import (
     try_claim,
     words,
 )
-from shell.terminal import CLI
+from terminal import CLI
+from waiting import until
+
+from claude_sessions_cli.operations import sessions
 
 # Of what a database may do, the others take longer.
 FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]

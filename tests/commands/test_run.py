@@ -14,13 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Table, make_caller
-from waiting import until
-
-from claude_sessions_cli import process
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
-from claude_sessions_cli.times import fence_of
-from shell.runs import (
+from runs import (
     FAST,
     OFTEN,
     PROGRAM,
@@ -33,6 +27,12 @@ from shell.runs import (
     try_claim,
     words,
 )
+from waiting import until
+
+from claude_sessions_cli import process
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.times import fence_of
 
 # The claim
 

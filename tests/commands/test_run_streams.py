@@ -9,9 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from waiting import until
-
-from shell.runs import (
+from runs import (
     OFTEN,
     PROGRAM,
     RUN,
@@ -23,6 +21,7 @@ from shell.runs import (
     state,
     words,
 )
+from waiting import until
 
 
 def test_a_command_reads_and_writes_the_callers_pipes(bench: Bench) -> None:

@@ -16,11 +16,11 @@ from subprocess import Popen
 
 import pytest
 from conftest import Cli, Table, make_caller
+from crons import Run, private_cron
+from runs import PROGRAM
 
 from claude_sessions_cli import crontab, process, rounds, timers
 from claude_sessions_cli.operations import sessions
-from shell.crons import Run, private_cron
-from shell.runs import PROGRAM
 
 FOREIGN = 'MAILTO=""\n\n# m h  dom mon dow   command\n0 4 * * * echo 50\\% "of it"\t\n'
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from shell.terminal import SHELLS
+from terminal import SHELLS
 
 
 def needs(program: str) -> pytest.MarkDecorator:

@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from needed import each_shell, needs, needs_sudo
+from terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
 from waiting import until
 
 from claude_sessions_cli import identity, process
-from shell.needed import each_shell, needs, needs_sudo
-from shell.terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
 
 Open = Callable[..., Terminal]
 START_AGENT = 'while read -r line; do eval "$line"; done'

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import probe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from shell import probe
 
 from claude_sessions_cli import prompt as state
 from claude_sessions_cli.model import METADATA_KEY, Session

@@ -9,11 +9,11 @@ from datetime import datetime, timezone
 
 import pytest
 from conftest import make_caller
+from runs import PROGRAM, Bench
+from terminal import CLI
 from waiting import until
 
 from claude_sessions_cli.operations import sessions
-from shell.runs import PROGRAM, Bench
-from shell.terminal import CLI
 
 CLAIM = f"{CLI} claim SD-1 --wait"
 

@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Table, make_caller
+from terminal import SHELLS, Terminal, environment
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
@@ -31,7 +32,6 @@ from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.process import Host
-from shell.terminal import SHELLS, Terminal, environment
 
 LINUX = sys.platform.startswith("linux")
 only_linux = pytest.mark.skipif(not LINUX, reason="reads /proc, which only Linux has")

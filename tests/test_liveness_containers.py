@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probe import row_of, session_of
 
 from claude_sessions_cli import process
 from claude_sessions_cli.model import Liveness
-from shell.probe import row_of, session_of
 
 PROBE = (sys.executable, str(Path(__file__).with_name("probe.py")))
 PACKAGE = Path(process.__file__).parents[1]
+CHECKOUT = Path(__file__).parents[1]
 IMAGE = "postgres:15"
 needs_linux = pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has namespaces")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a /proc that hides processes")
@@ -164,7 +165,7 @@ def test_a_pid_that_was_really_given_anew_is_dead(probe: Callable[..., Probe], t
     code = """
 import json, subprocess, sys, time
 from pathlib import Path
-from shell.probe import row_of, session_of
+from probe import row_of, session_of
 from claude_sessions_cli import process
 def start(): return subprocess.Popen(["sleep", "600"])
 first = start(); row = row_of(first.pid); first.kill(); first.wait()
@@ -176,7 +177,7 @@ while True:
 print(process.liveness(session_of(row), process.this_host()).value, again.poll()); again.kill()
 """
     command = [*unshare("--pid", "--fork", "--mount-proc"), sys.executable, "-c", code]
-    variables = importing(PACKAGE, Path(__file__).parents[1])
+    variables = importing(PACKAGE, CHECKOUT / "tests")
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
     if "ns_last_pid" in done.stderr:
         pytest.skip("this kernel does not let pids be chosen")
@@ -224,7 +225,7 @@ def docker(hostname: str) -> list[str]:
         pytest.skip("docker is not installed")
     if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:
         pytest.skip(f"no Docker engine answers here, or it has no {IMAGE}")
-    shared = {sys.prefix, sys.base_prefix, str(PACKAGE), str(Path(__file__).parents[2])}
+    shared = {sys.prefix, sys.base_prefix, str(PACKAGE), str(CHECKOUT)}
     mounts = [word for path in sorted(shared) for word in ("--volume", f"{path}:{path}:ro")]
     variables = ["--env", f"PYTHONPATH={PACKAGE}"]
     command = ["docker", "run", "--rm", "--interactive", "--hostname", hostname, *mounts, *variables]

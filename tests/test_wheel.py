@@ -9,7 +9,7 @@ from pathlib import Path
 
 from claude_sessions_cli import queries
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 
 
 def test_a_checkout_reads_the_sql_beside_the_package() -> None:

@@ -11,10 +11,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from waiting import until
-
-from claude_sessions_cli import process
-from shell.runs import (
+from runs import (
     FAST,
     IGNORE_TERM,
     LAPSE_S,
@@ -33,6 +30,9 @@ from shell.runs import (
     try_claim,
     words,
 )
+from waiting import until
+
+from claude_sessions_cli import process
 
 pytestmark = only_linux
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
@@ -40,14 +40,14 @@ CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
 # the wrapper has taken the terminal back, which is too short a time to hit from outside.
 ASKS_AT_THE_END = """
 import os, pathlib, signal, subprocess, sys, time
-from claude_sessions_cli import renewing, running
+from claude_sessions_cli import renewal, supervisor
 
 reader = subprocess.Popen(["sleep", "600"])
 
 def state():
     return pathlib.Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
-class Runner(running._Runner):
+class Runner(supervisor._Runner):
     def _reap(self):
         status = super()._reap()
         if status is not None:
@@ -56,7 +56,7 @@ class Runner(running._Runner):
                 time.sleep(0.01)
         return status
 
-keeper = renewing.Keeper(lambda: 900.0, 60.0, renewing.Trust(renewing.uptime(), 900.0))
+keeper = renewal.Keeper(lambda: 900.0, 60.0, renewal.Trust(renewal.uptime(), 900.0))
 code = Runner(["true"], os.environ, keeper, print).run().code
 deadline = time.monotonic() + 2
 while state() == "T" and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "claude_sessions_cli"
 ONLY_IMPORTER = {"psycopg": "database", "rich": "render"}
 

@@ -13,8 +13,8 @@ from subprocess import Popen
 from typing import Any
 
 import pytest
-from shell.probe import row_of, session, session_of
-from shell.terminal import Terminal
+from probe import row_of, session, session_of
+from terminal import Terminal
 from waiting import until
 
 from claude_sessions_cli import process

@@ -1,0 +1,1 @@
+"""What runs `upkeep` each minute: cron, systemd and launchd."""
