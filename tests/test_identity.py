@@ -49,12 +49,12 @@ def chain(*found: Process) -> list[Process]:
 
 
 @pytest.mark.parametrize("value", ["a", "A.b_c:d-e", "0", "a" * 128, "8a1c66ff-0000-4000-8000-000000000001"])
-def test_an_id_of_the_allowed_letters_is_kept_as_it_is(value: str) -> None:
+def test_id_of_allowed_characters_is_kept(value: str) -> None:
     assert identity.detect({}, session=value).session_id == value
 
 
 @pytest.mark.parametrize("value", NEVER_IDS.values(), ids=list(NEVER_IDS))
-def test_a_malformed_id_is_refused_in_one_short_line_that_names_its_source(value: str) -> None:
+def test_malformed_session_id_is_refused_in_one_short_line(value: str) -> None:
     with pytest.raises(UsageError) as caught:
         identity.detect({}, session=value)
     assert caught.value.message.startswith("--session is")
@@ -66,7 +66,7 @@ def test_a_malformed_id_is_refused_in_one_short_line_that_names_its_source(value
 @pytest.mark.parametrize(
     "value", [value for value in NEVER_IDS.values() if value], ids=[key for key in NEVER_IDS if key != "empty"]
 )
-def test_a_malformed_id_in_the_environment_is_refused_by_the_variables_name(name: str, value: str) -> None:
+def test_malformed_id_in_environment_names_the_variable(name: str, value: str) -> None:
     with pytest.raises(UsageError) as caught:
         identity.detect({name: value}, lineage=chain())
     assert caught.value.message.startswith(f"{name} is")
@@ -75,12 +75,12 @@ def test_a_malformed_id_in_the_environment_is_refused_by_the_variables_name(name
 
 
 @pytest.mark.parametrize("name", ["CLAUDE_SESSIONS_SESSION_ID", "CLAUDE_CODE_SESSION_ID"])
-def test_a_malformed_id_that_does_not_decide_is_no_error(name: str) -> None:
+def test_malformed_id_is_ignored_if_option_is_given(name: str) -> None:
     assert identity.detect({name: "not an id"}, session="given").session_id == "given"
 
 
 @pytest.mark.parametrize("name", ["CLAUDE_SESSIONS_SESSION_ID", "CLAUDE_CODE_SESSION_ID"])
-def test_an_empty_variable_is_not_set(name: str) -> None:
+def test_empty_variable_counts_as_unset(name: str) -> None:
     assert identity.detect({name: ""}, lineage=chain()).session_id is None
 
 
@@ -99,7 +99,7 @@ def test_an_empty_variable_is_not_set(name: str) -> None:
         "/dev/\udcff",
     ],
 )
-def test_a_malformed_terminal_is_refused(tty: str) -> None:
+def test_malformed_terminal_is_refused(tty: str) -> None:
     with pytest.raises(UsageError) as caught:
         identity.detect({}, session="a", tty=tty)
     assert caught.value.message.startswith("--tty is not a terminal: ")
@@ -108,17 +108,17 @@ def test_a_malformed_terminal_is_refused(tty: str) -> None:
 
 
 @pytest.mark.parametrize("tty", ["/dev/pts/3", "/dev/ttys003", "/dev/tty1", "/dev/console"])
-def test_a_given_terminal_is_kept(tty: str) -> None:
+def test_valid_terminal_is_kept(tty: str) -> None:
     assert identity.detect({}, session="a", tty=tty).tty == tty
 
 
 @pytest.mark.parametrize("pid", [2**22 + 1, 2**63, 10**100])
-def test_a_given_process_that_does_not_exist_is_refused(pid: int) -> None:
+def test_missing_process_is_refused(pid: int) -> None:
     with pytest.raises(UsageError, match=r"^--pid \d+(\.\.\.\d)?: no such process$"):
         identity.detect({}, pid=pid)
 
 
-def test_a_given_process_is_the_anchor_and_names_the_session() -> None:
+def test_given_process_is_anchor_and_names_session() -> None:
     found = identity.detect({}, pid=os.getppid())
     assert found.pid == os.getppid()
     assert found.process_record == {
@@ -159,7 +159,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
     ],
     ids=lambda argv: repr(argv)[:40],
 )
-def test_the_program_refuses_a_wrong_value_in_one_line(cli: Run, argv: list[Any]) -> None:
+def test_malformed_option_is_refused_in_one_line(cli: Run, argv: list[Any]) -> None:
     done = cli("whoami", *argv)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("claude-sessions: ")
@@ -171,7 +171,7 @@ def test_the_program_refuses_a_wrong_value_in_one_line(cli: Run, argv: list[Any]
 # -- what an identity is, by itself ----------------------------------------------------------------------------------
 
 
-def test_a_derived_id_changes_with_all_that_tells_processes_apart() -> None:
+def test_derived_id_depends_on_pid_start_boot_and_namespace() -> None:
     shell = Process(100, 1, "/dev/pts/3", "5000", False, "bash", ("bash",))
     host = process.Host("h", "boot", "pid:[1]")
     first = identity.derive_session_id(shell, host)
@@ -187,13 +187,13 @@ def test_a_derived_id_changes_with_all_that_tells_processes_apart() -> None:
     assert first.split("_")[2:] == ["pts3", "100"]
 
 
-def test_where_not_even_this_process_can_be_read_an_id_still_counts() -> None:
+def test_session_id_counts_without_readable_processes() -> None:
     with pytest.raises(NoIdentity):
         identity.require(identity.detect({}, lineage=[]))
     assert identity.detect({"CLAUDE_SESSIONS_SESSION_ID": "a"}, lineage=[]).session_id == "a"
 
 
-def test_what_cannot_be_seen_is_not_written() -> None:
+def test_unknown_facts_are_left_out_of_metadata() -> None:
     nobody = identity.Identity("a", None, None, None, None, None, process.this_host())
     assert nobody.own_metadata().keys() == {"host_os", "cli"}
 
@@ -222,7 +222,7 @@ def where(directory: Path) -> tuple[str, str | None]:
 
 
 @needs_git
-def test_a_repository_names_the_codebase_and_its_branch(repository: Path) -> None:
+def test_repository_gives_codebase_and_branch(repository: Path) -> None:
     deep = repository / "a/b"
     deep.mkdir(parents=True)
     assert where(repository) == where(deep) == where(repository / ".git") == ("project", "main")
@@ -233,7 +233,7 @@ def test_a_repository_names_the_codebase_and_its_branch(repository: Path) -> Non
 
 
 @needs_git
-def test_a_linked_worktree_belongs_to_the_main_ones_codebase(repository: Path, tmp_path: Path) -> None:
+def test_linked_worktree_has_main_worktrees_codebase(repository: Path, tmp_path: Path) -> None:
     git(repository, "worktree", "add", "../elsewhere", "-b", "side")
     deep = tmp_path / "elsewhere/deep"
     deep.mkdir()
@@ -241,7 +241,7 @@ def test_a_linked_worktree_belongs_to_the_main_ones_codebase(repository: Path, t
 
 
 @needs_git
-def test_a_submodule_is_a_codebase_of_its_own(repository: Path, tmp_path: Path) -> None:
+def test_submodule_is_own_codebase(repository: Path, tmp_path: Path) -> None:
     outer = tmp_path / "outer"
     outer.mkdir()
     git(outer, "init")
@@ -254,7 +254,7 @@ def test_a_submodule_is_a_codebase_of_its_own(repository: Path, tmp_path: Path) 
 
 @needs_git
 @pytest.mark.parametrize(("bare", "name"), [("shop.git", "shop"), ("shop", "shop"), ("home/.bare", "home")])
-def test_a_worktree_of_a_bare_repository_has_its_name(repository: Path, tmp_path: Path, bare: str, name: str) -> None:
+def test_worktree_of_bare_repository_has_its_name(repository: Path, tmp_path: Path, bare: str, name: str) -> None:
     (tmp_path / bare).parent.mkdir(exist_ok=True)
     git(tmp_path, "clone", "--bare", str(repository), bare)
     git(tmp_path / bare, "worktree", "add", str(tmp_path / "work"), "main")
@@ -262,12 +262,12 @@ def test_a_worktree_of_a_bare_repository_has_its_name(repository: Path, tmp_path
 
 
 @needs_git
-def test_a_repository_kept_elsewhere_is_named_by_its_worktree(tmp_path: Path) -> None:
+def test_separate_git_directory_is_named_by_worktree(tmp_path: Path) -> None:
     git(tmp_path, "init", "--separate-git-dir", str(tmp_path / "kept"), "project")
     assert where(tmp_path / "project") == ("project", "main")
 
 
-def test_without_a_repository_the_directory_names_the_codebase(tmp_path: Path) -> None:
+def test_directory_without_repository_names_codebase(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
     assert where(plain) == ("plain", None)
@@ -275,7 +275,7 @@ def test_without_a_repository_the_directory_names_the_codebase(tmp_path: Path) -
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has unshare")
 @pytest.mark.parametrize("head", [None, "ref: refs/heads/main\n"], ids=["no repository", "a repository"])
-def test_the_root_directory_is_a_codebase_called_so(tmp_path: Path, head: str | None) -> None:
+def test_root_directory_is_codebase_slash(tmp_path: Path, head: str | None) -> None:
     if head is not None:
         (tmp_path / ".git").mkdir()
         (tmp_path / ".git/HEAD").write_text(head)
@@ -298,12 +298,12 @@ print(found.codebase, found.cwd, found.branch, found.anchor, identity.detect({{}
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"gitdir: /nonexistent", b"gitdir: \0", b"\xff\xfe", b"gitdir: ."]
 )
-def test_a_git_file_that_leads_nowhere_breaks_nothing(tmp_path: Path, content: bytes) -> None:
+def test_dangling_git_file_is_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".git").write_bytes(content)
     assert where(tmp_path) == (tmp_path.name, None)
 
 
-def test_an_empty_git_directory_is_no_repository(tmp_path: Path) -> None:
+def test_empty_git_directory_is_ignored(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     (inner / ".git").mkdir(parents=True)
     (tmp_path / ".git").mkdir()
@@ -322,13 +322,13 @@ def test_an_empty_git_directory_is_no_repository(tmp_path: Path) -> None:
         (b"ref: refs/heads/\xff\n", "\ufffd"),
     ],
 )
-def test_the_branch_is_read_from_head(tmp_path: Path, head: bytes, branch: str | None) -> None:
+def test_branch_is_read_from_head(tmp_path: Path, head: bytes, branch: str | None) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git/HEAD").write_bytes(head)
     assert where(tmp_path) == (tmp_path.name, branch)
 
 
-def test_a_directory_whose_name_is_not_utf8_becomes_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_name_is_decoded_if_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff"))
         odd.mkdir()
@@ -341,7 +341,7 @@ def test_a_directory_whose_name_is_not_utf8_becomes_text(tmp_path: Path, monkeyp
     assert found.cwd.encode().endswith("/a\ufffd".encode())
 
 
-def test_in_a_deleted_directory_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleted_directory_gives_no_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -352,7 +352,7 @@ def test_in_a_deleted_directory_nothing_is_known(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every directory")
-def test_a_repository_that_may_not_be_read_breaks_nothing(tmp_path: Path) -> None:
+def test_unreadable_repository_is_ignored(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git").chmod(0)
     assert where(tmp_path) == (tmp_path.name, None)

@@ -110,7 +110,7 @@ Sleeper = Callable[[], "subprocess.Popen[bytes]"]
 
 @needs_linux
 @pytest.mark.parametrize("names", [[], ["--uts"]], ids=["the same uts namespace", "a uts namespace of the same name"])
-def test_a_container_of_the_same_name_and_this_host_prove_nothing_of_each_other(
+def test_container_with_host_name_is_unknown_and_vice_versa(
     probe: Callable[..., Probe], sleeper: Sleeper, names: list[str]
 ) -> None:
     inside = probe(*unshare("--pid", "--fork", "--mount-proc", *names))
@@ -129,7 +129,7 @@ def test_a_container_of_the_same_name_and_this_host_prove_nothing_of_each_other(
 
 
 @needs_linux
-def test_a_proc_of_another_namespace_proves_nothing(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
+def test_proc_of_outer_namespace_proves_nothing(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
     # It has the outer /proc, where its own pid is somebody else.
     inside = probe(*unshare("--pid", "--fork"))
     assert inside.row == {"ancestors": []}
@@ -138,7 +138,7 @@ def test_a_proc_of_another_namespace_proves_nothing(probe: Callable[..., Probe],
 
 
 @needs_linux
-def test_a_command_under_a_foreign_proc_is_nobody_and_says_so(tmp_path: Path) -> None:
+def test_command_under_foreign_proc_has_no_identity(tmp_path: Path) -> None:
     command = [*unshare("--pid", "--fork"), sys.executable, "-m", "claude_sessions_cli", "whoami"]
     variables = importing(PACKAGE)
     done = subprocess.run(
@@ -152,7 +152,7 @@ def test_a_command_under_a_foreign_proc_is_nobody_and_says_so(tmp_path: Path) ->
 
 
 @needs_linux
-def test_a_time_namespace_of_its_own_proves_nothing(probe: Callable[..., Probe]) -> None:
+def test_own_time_namespace_is_unknown(probe: Callable[..., Probe]) -> None:
     inside = probe(*unshare("--time", "--boottime", "100000", "--fork"))
     # There the same process has another start.
     assert inside.judge(inside.row) is Liveness.ALIVE
@@ -161,7 +161,7 @@ def test_a_time_namespace_of_its_own_proves_nothing(probe: Callable[..., Probe])
 
 
 @needs_linux
-def test_a_pid_that_was_really_given_anew_is_dead(probe: Callable[..., Probe], tmp_path: Path) -> None:
+def test_really_reused_pid_is_dead(probe: Callable[..., Probe], tmp_path: Path) -> None:
     code = """
 import json, subprocess, sys, time
 from pathlib import Path
@@ -187,7 +187,7 @@ print(process.liveness(session_of(row), process.this_host()).value, again.poll()
 @needs_linux
 @needs_root
 @needs_own_proc_mounts
-def test_a_process_that_hidepid_hides_is_unknown(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
+def test_process_hidden_by_hidepid_is_unknown(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"'
     inside = probe("unshare", "--mount", "sh", "-c", mount, more=["65534"])
     child = sleeper()
@@ -205,9 +205,7 @@ def test_a_process_that_hidepid_hides_is_unknown(probe: Callable[..., Probe], sl
 
 
 @needs_linux
-def test_a_docker_container_of_the_same_name_and_this_host_prove_nothing_of_each_other(
-    probe: Callable[..., Probe], sleeper: Sleeper
-) -> None:
+def test_docker_container_with_host_name_is_unknown(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
     ours = row_of(os.getpid())
     command = docker(ours["hostname"])
     inside = probe(*command)

@@ -34,25 +34,25 @@ def ended(child: Popen[bytes]) -> None:
     child.wait()
 
 
-def test_a_running_process_is_alive(sleeper: Sleeper) -> None:
+def test_running_process_is_alive(sleeper: Sleeper) -> None:
     assert judge(row_of(sleeper().pid)) is Liveness.ALIVE
 
 
-def test_a_stopped_process_is_alive(sleeper: Sleeper) -> None:
+def test_stopped_process_is_alive(sleeper: Sleeper) -> None:
     child = sleeper()
     row = row_of(child.pid)
     child.send_signal(signal.SIGSTOP)
     assert judge(row) is Liveness.ALIVE
 
 
-def test_a_process_that_is_gone_is_dead(sleeper: Sleeper) -> None:
+def test_ended_process_is_dead(sleeper: Sleeper) -> None:
     child = sleeper()
     row = row_of(child.pid)
     ended(child)
     assert judge(row) is Liveness.DEAD
 
 
-def test_a_pid_that_another_process_has_now_is_dead(sleeper: Sleeper) -> None:
+def test_reused_pid_is_dead(sleeper: Sleeper) -> None:
     earlier, later = sleeper(), sleeper()
     start = until(lambda: other_start(earlier.pid, later.pid), "two starts that differ")
     assert judge(row_of(later.pid, start=start)) is Liveness.DEAD
@@ -64,7 +64,7 @@ def other_start(earlier: int, later: int) -> str | None:
     return next((start for start in starts if start != process.read(later).start), None)
 
 
-def test_a_zombie_is_dead(sleeper: Sleeper) -> None:
+def test_zombie_is_dead(sleeper: Sleeper) -> None:
     child = sleeper()
     row = row_of(child.pid)
     child.kill()
@@ -75,7 +75,7 @@ def test_a_zombie_is_dead(sleeper: Sleeper) -> None:
 
 
 @on_linux
-def test_a_process_whose_first_thread_has_ended_is_alive() -> None:
+def test_process_whose_first_thread_ended_is_alive() -> None:
     code = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(600,)).start()"
     child = Popen([sys.executable, "-c", f"{code}; ctypes.CDLL(None).pthread_exit(None)"])
     try:
@@ -87,7 +87,7 @@ def test_a_process_whose_first_thread_has_ended_is_alive() -> None:
 
 
 @pytest.mark.parametrize("other", [{"boot_id": "another"}, {"pid_ns": "pid:[1]"}], ids=["boot", "pid namespace"])
-def test_another_boot_or_namespace_proves_nothing(sleeper: Sleeper, other: dict[str, str]) -> None:
+def test_other_boot_or_namespace_is_unknown(sleeper: Sleeper, other: dict[str, str]) -> None:
     child = sleeper()
     row = row_of(child.pid, **other)
     assert judge(row) is Liveness.UNKNOWN
@@ -95,7 +95,7 @@ def test_another_boot_or_namespace_proves_nothing(sleeper: Sleeper, other: dict[
     assert judge(row) is Liveness.UNKNOWN
 
 
-def test_after_the_hostname_changed_alive_is_alive_and_gone_is_unknown(sleeper: Sleeper) -> None:
+def test_renamed_host_proves_life_but_not_death(sleeper: Sleeper) -> None:
     child = sleeper()
     row = row_of(child.pid, hostname="as-it-was-called-before")
     assert judge(row) is Liveness.ALIVE
@@ -108,7 +108,7 @@ def test_after_the_hostname_changed_alive_is_alive_and_gone_is_unknown(sleeper: 
 
 
 @pytest.mark.parametrize("host", [Host("h", "", "pid:[1]"), Host("h", "boot", "")], ids=["boot", "namespace"])
-def test_a_host_that_does_not_know_itself_proves_nothing(host: Host) -> None:
+def test_host_without_boot_id_or_namespace_proves_nothing(host: Host) -> None:
     row = row_of(os.getpid(), hostname="h", boot_id=host.boot_id, pid_ns=host.pid_ns)
     assert judge(row, host) is Liveness.UNKNOWN
     assert judge({**row, "pid": 2**22 + 1}, host) is Liveness.UNKNOWN
@@ -134,7 +134,7 @@ def _record(**changes: Any) -> dict[str, Any]:
     ],
     ids=repr,
 )
-def test_a_row_that_records_no_process_is_unknown(metadata: Any) -> None:
+def test_row_without_process_record_is_unknown(metadata: Any) -> None:
     here = process.this_host()
     assert process.liveness(session(os.getpid(), here.hostname, metadata), here) is Liveness.UNKNOWN
 
@@ -155,26 +155,26 @@ def test_a_row_that_records_no_process_is_unknown(metadata: Any) -> None:
     ids=repr,
 )
 @on_linux
-def test_a_record_that_is_malformed_or_of_another_pid_is_unknown(changes: dict[str, Any]) -> None:
+def test_malformed_or_mismatched_record_is_unknown(changes: dict[str, Any]) -> None:
     here = process.this_host()
     row = session(os.getpid(), here.hostname, {METADATA_KEY: {"process": _record(**changes)}})
     assert process.liveness(row, here) is Liveness.UNKNOWN
 
 
 @pytest.mark.parametrize("pid", [None, 0, -1, -(2**31)])
-def test_a_pid_that_no_process_can_have_is_unknown(pid: int | None) -> None:
+def test_impossible_pid_is_unknown(pid: int | None) -> None:
     here = process.this_host()
     row = session(pid, here.hostname, {METADATA_KEY: {"process": _record(pid=pid)}})
     assert process.liveness(row, here) is Liveness.UNKNOWN
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**31 - 1, 10**100])
-def test_reading_a_pid_that_does_not_exist_says_so(pid: int) -> None:
+def test_reading_missing_pid_raises_lookup_error(pid: int) -> None:
     with pytest.raises(ProcessLookupError):
         process.read(pid)
 
 
-def test_the_lineage_leads_from_this_process_to_the_first() -> None:
+def test_lineage_leads_from_this_process_to_pid_1() -> None:
     lineage = process.lineage(os.getpid())
     assert [found.pid for found in lineage[:2]] == [os.getpid(), os.getppid()]
     assert lineage[-1].ppid == 0
@@ -184,7 +184,7 @@ def test_the_lineage_leads_from_this_process_to_the_first() -> None:
 
 @pytest.mark.parametrize("name", ["plain", "two words", "a) S 1 (b", "line\nbreak", "dash - "])
 @on_linux
-def test_a_process_is_read_whatever_it_calls_itself(tmp_path: Path, name: str) -> None:
+def test_process_with_odd_name_is_read(tmp_path: Path, name: str) -> None:
     sleep = tmp_path / name
     sleep.write_bytes(Path("/bin/sleep").read_bytes())
     sleep.chmod(0o755)
@@ -217,7 +217,7 @@ def begun(start: str) -> datetime:
 
 
 @on_linux
-def test_ps_and_proc_tell_the_same_of_a_process_with_a_terminal(tmp_path: Path) -> None:
+def test_ps_and_proc_agree_on_process_with_terminal(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path)
     try:
         proc = process.read(terminal.pid)
@@ -231,7 +231,7 @@ def test_ps_and_proc_tell_the_same_of_a_process_with_a_terminal(tmp_path: Path) 
         terminal.close()
 
 
-def test_ps_tells_of_no_terminal_and_of_zombies(through_ps: None) -> None:
+def test_ps_reports_missing_terminal_and_zombies(through_ps: None) -> None:
     child = Popen(["sleep", "600"], start_new_session=True)
     assert process.read(child.pid).tty is None
     assert not process.read(child.pid).zombie
@@ -243,9 +243,7 @@ def test_ps_tells_of_no_terminal_and_of_zombies(through_ps: None) -> None:
         process.read(child.pid)
 
 
-def test_a_start_that_ps_tells_does_not_depend_on_the_callers_settings(
-    through_ps: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_start_from_ps_ignores_time_zone_and_locale(through_ps: None, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = process.read(os.getpid()).start
     for zone, locale in [("Asia/Tokyo", "de_DE.UTF-8"), ("America/St_Johns", "C.UTF-8"), ("nonsense", "nonsense")]:
         for name, value in [("TZ", zone), ("LC_ALL", locale), ("LC_TIME", locale), ("COLUMNS", "20")]:
@@ -255,7 +253,7 @@ def test_a_start_that_ps_tells_does_not_depend_on_the_callers_settings(
         assert abs((begun(again) - begun(plain)).total_seconds()) <= 1
 
 
-def test_ps_finds_the_lineage_with_one_call_and_is_asked_for_each_column_by_itself(
+def test_lineage_takes_one_ps_call_with_separate_columns(
     through_ps: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     noted = tmp_path / "calls"
@@ -272,7 +270,7 @@ def test_ps_finds_the_lineage_with_one_call_and_is_asked_for_each_column_by_itse
     assert "-o pid= -o ppid= -o tty= -o stat= -o lstart= -o ucomm= -o command=" in call
 
 
-def test_ps_cuts_no_long_command(through_ps: None) -> None:
+def test_ps_does_not_cut_long_commands(through_ps: None) -> None:
     words = ["x" * 70] * 10
     child = Popen([sys.executable, "-c", "import time; time.sleep(600)", *words])
     try:
@@ -281,7 +279,7 @@ def test_ps_cuts_no_long_command(through_ps: None) -> None:
         ended(child)
 
 
-def test_without_ps_nothing_is_proven(monkeypatch: pytest.MonkeyPatch, sleeper: Sleeper) -> None:
+def test_missing_ps_proves_nothing(monkeypatch: pytest.MonkeyPatch, sleeper: Sleeper) -> None:
     child = sleeper()
     row = row_of(child.pid)
     monkeypatch.setattr(process, "_source", lambda: process._Source.PS)
@@ -327,7 +325,7 @@ def test_without_ps_nothing_is_proven(monkeypatch: pytest.MonkeyPatch, sleeper: 
         ("501 500 ttys003 Ss Tue Nov", None),
     ],
 )
-def test_lines_of_other_systems_ps(line: str, expected: Process | None) -> None:
+def test_ps_lines_of_other_systems_are_parsed(line: str, expected: Process | None) -> None:
     assert process._parse_ps(line) == expected
 
 
@@ -359,7 +357,7 @@ def program(*argv: str, name: str = "x") -> Process:
     ],
     ids=" ".join,
 )
-def test_a_shell_that_a_person_types_into_is_interactive(argv: tuple[str, ...]) -> None:
+def test_interactive_shells_are_recognized(argv: tuple[str, ...]) -> None:
     assert program(*argv).is_interactive_shell
 
 
@@ -385,11 +383,11 @@ def test_a_shell_that_a_person_types_into_is_interactive(argv: tuple[str, ...]) 
     ],
     ids=" ".join,
 )
-def test_a_command_or_a_script_is_no_interactive_shell(argv: tuple[str, ...]) -> None:
+def test_commands_and_scripts_are_not_interactive(argv: tuple[str, ...]) -> None:
     assert not program(*argv).is_interactive_shell
 
 
-def test_a_login_shell_may_call_itself_anything() -> None:
+def test_login_shell_of_any_name_is_interactive() -> None:
     assert program("-su", name="bash").is_interactive_shell
 
 
@@ -406,7 +404,7 @@ def test_a_login_shell_may_call_itself_anything() -> None:
     ],
     ids=lambda found: " ".join(found.argv),
 )
-def test_a_claude_process_is_known_by_its_name_or_its_script(found: Process) -> None:
+def test_claude_is_recognized_by_name_or_script(found: Process) -> None:
     assert found.is_claude
 
 
@@ -422,12 +420,12 @@ def test_a_claude_process_is_known_by_its_name_or_its_script(found: Process) -> 
     ],
     ids=" ".join,
 )
-def test_a_program_that_only_speaks_of_claude_is_none(argv: tuple[str, ...]) -> None:
+def test_program_that_only_mentions_claude_is_not_claude(argv: tuple[str, ...]) -> None:
     assert not program(*argv, name=argv[0]).is_claude
 
 
 @on_linux
-def test_a_process_that_renamed_itself_is_read(tmp_path: Path) -> None:
+def test_renamed_process_is_read(tmp_path: Path) -> None:
     # It overwrites its arguments with a shorter text, as node does.
     code = "process.title = 'claude'; setInterval(() => {}, 1000)"
     node = subprocess.run(["sh", "-c", "command -v node"], capture_output=True, text=True).stdout.strip()

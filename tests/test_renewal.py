@@ -40,7 +40,7 @@ def keeper(renewal: Renewal, *, every: float = 60, stale_after: float = 900, beg
 
 
 @pytest.mark.parametrize(("stale_after", "term_at", "kill_at"), [(900, 870, 885), (100, 80, 90), (3, 2.4, 2.7)])
-def test_a_command_is_told_to_end_and_killed_before_the_claim_lapses(
+def test_command_is_terminated_and_killed_before_claim_lapses(
     stale_after: float, term_at: float, kill_at: float
 ) -> None:
     trust = Trust(0, stale_after)
@@ -48,7 +48,7 @@ def test_a_command_is_told_to_end_and_killed_before_the_claim_lapses(
     assert trust.kill_at(trust.term_at) == pytest.approx(kill_at)
 
 
-def test_whoever_notices_late_gives_a_command_less_time() -> None:
+def test_late_notice_leaves_less_time_before_kill() -> None:
     trust = Trust(0, 900)
     assert trust.kill_at(100) == 115
     assert trust.kill_at(885) == 892.5
@@ -56,12 +56,12 @@ def test_whoever_notices_late_gives_a_command_less_time() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the time since it started")
-def test_the_clock_counts_the_time_since_the_machine_started() -> None:
+def test_uptime_matches_the_kernels() -> None:
     before = uptime()
     assert before - 0.02 <= float(Path("/proc/uptime").read_text().split()[0]) <= uptime()
 
 
-def test_a_renewal_begins_when_it_is_due_and_is_trusted_from_its_beginning() -> None:
+def test_due_renewal_is_trusted_from_its_start() -> None:
     renewal = Renewal(700.0)
     kept = keeper(renewal)
     kept.turn(1059.9)
@@ -73,7 +73,7 @@ def test_a_renewal_begins_when_it_is_due_and_is_trusted_from_its_beginning() -> 
     assert renewal.calls == 1
 
 
-def test_a_renewal_that_hangs_does_not_hold_up_the_next() -> None:
+def test_hanging_renewal_does_not_delay_the_next() -> None:
     renewal = Renewal(900.0, hangs=True)
     kept = keeper(renewal)
     kept.turn(1060)
@@ -86,7 +86,7 @@ def test_a_renewal_that_hangs_does_not_hold_up_the_next() -> None:
     until(lambda: kept.trust.begun == 1150, "it is noted")
 
 
-def test_a_window_holds_a_bounded_number_of_renewals_that_hang() -> None:
+def test_number_of_hanging_renewals_is_bounded() -> None:
     renewal = Renewal(900.0, hangs=True)
     kept = keeper(renewal, every=0.5)
     for now in range(1000, 1901):
@@ -96,7 +96,7 @@ def test_a_window_holds_a_bounded_number_of_renewals_that_hang() -> None:
     renewal.let_go()
 
 
-def test_a_renewal_that_comes_in_late_does_not_undo_a_later_one() -> None:
+def test_late_renewal_does_not_undo_a_newer_one() -> None:
     renewal, others = Renewal(900.0, hangs=True), set(threading.enumerate())
     kept = keeper(renewal)
     kept.begin(1060)
@@ -108,7 +108,7 @@ def test_a_renewal_that_comes_in_late_does_not_undo_a_later_one() -> None:
     assert kept.trust == Trust(1500, 900)
 
 
-def test_a_renewal_that_fails_is_tried_again_soon() -> None:
+def test_failed_renewal_is_retried_soon() -> None:
     renewal = Renewal(Unreachable("nobody answers"))
     kept = keeper(renewal, begun=0)
     kept.begin(begun := uptime())
@@ -122,7 +122,7 @@ def test_a_renewal_that_fails_is_tried_again_soon() -> None:
     until(lambda: kept.failure is None, "its success is noted")
 
 
-def test_a_renewal_that_fails_in_an_unforeseen_way_is_a_failure_too() -> None:
+def test_unexpected_exception_counts_as_failed_renewal() -> None:
     kept = keeper(Renewal(ZeroDivisionError("a bug")), begun=0)
     kept.begin(uptime())
     until(lambda: kept.failure, "its failure is noted")
@@ -130,7 +130,7 @@ def test_a_renewal_that_fails_in_an_unforeseen_way_is_a_failure_too() -> None:
     assert "a bug" in kept.failure.message
 
 
-def test_a_term_that_is_over_is_not_renewed_again() -> None:
+def test_lost_term_is_not_renewed_again() -> None:
     renewal = Renewal(NotHeld("lost to b"))
     kept = keeper(renewal)
     kept.begin(1060)
@@ -139,7 +139,7 @@ def test_a_term_that_is_over_is_not_renewed_again() -> None:
     assert renewal.calls == 1
 
 
-def test_too_many_threads_are_a_failure_that_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_limit_counts_as_failed_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -150,7 +150,7 @@ def test_too_many_threads_are_a_failure_that_is_tried_again(monkeypatch: pytest.
     assert kept.failure.message == "can't start new thread"
 
 
-def test_a_window_shorter_than_the_own_setting_is_renewed_three_times() -> None:
+def test_short_window_is_renewed_three_times() -> None:
     renewal = Renewal(6.0)
     kept = keeper(renewal, stale_after=3)
     assert kept.due == 1001

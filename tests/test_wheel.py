@@ -12,11 +12,11 @@ from claude_sessions_cli import queries
 CHECKOUT = Path(__file__).parents[1]
 
 
-def test_a_checkout_reads_the_sql_beside_the_package() -> None:
+def test_checkout_reads_sql_beside_the_package() -> None:
     assert queries.directory() == CHECKOUT / "sql"
 
 
-def test_a_wheel_carries_every_sql_file(tmp_path: Path) -> None:
+def test_wheel_carries_every_sql_file(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     # Nothing is fetched: what builds the wheel is here already.
     pip += ["--no-index", "--no-deps", "--no-build-isolation"]

@@ -18,7 +18,7 @@ from claude_sessions_cli.operations import sessions
 CLAIM = f"{CLI} claim SD-1 --wait"
 
 
-def test_a_terminal_sees_the_seconds_count_down_and_nothing_of_it_afterwards(bench: Bench) -> None:
+def test_terminal_shows_countdown_and_clears_it(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"{CLAIM} 90s")
@@ -35,7 +35,7 @@ def test_a_terminal_sees_the_seconds_count_down_and_nothing_of_it_afterwards(ben
     assert "left" not in last
 
 
-def test_the_count_down_stays_in_its_line_and_shows_text_of_other_programs_as_text(bench: Bench) -> None:
+def test_countdown_stays_on_one_line_and_escapes_names(bench: Bench) -> None:
     name = "evil\x1b]0;title\x07\x1b[31m\nline-" + "x" * 200
     now = datetime.now(timezone.utc)
     bench.table.insert(name, sd_id="SD-1", status="active", claimed_at=now, heartbeat_at=now)
@@ -55,7 +55,7 @@ def test_the_count_down_stays_in_its_line_and_shows_text_of_other_programs_as_te
 
 
 @pytest.mark.parametrize(("key", "code"), [("\x03", "130"), ("\x1c", "131")])
-def test_a_key_ends_the_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: str) -> None:
+def test_key_ends_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: str) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"ulimit -c 0; {CLAIM} 5m")
@@ -66,7 +66,7 @@ def test_a_key_ends_the_wait_and_leaves_nothing_behind(bench: Bench, key: str, c
     assert [row["session_id"] for row in bench.rows()] == ["holder"]
 
 
-def test_a_signal_ends_the_wait_of_a_script_and_leaves_nothing_behind(bench: Bench) -> None:
+def test_signal_ends_wait_of_script_and_leaves_nothing(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     connected = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
@@ -85,7 +85,7 @@ def test_a_signal_ends_the_wait_of_a_script_and_leaves_nothing_behind(bench: Ben
     assert [row["session_id"] for row in bench.rows()] == ["holder"]
 
 
-def test_what_one_holds_already_is_not_waited_for(bench: Bench) -> None:
+def test_own_item_is_not_waited_for(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("w"), "SD-1")
     begin = time.monotonic()
     done = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "10m", "--session", "w")
@@ -96,7 +96,7 @@ def test_what_one_holds_already_is_not_waited_for(bench: Bench) -> None:
 
 
 @pytest.mark.faults
-def test_none_of_twenty_who_wait_starves(bench: Bench) -> None:
+def test_no_waiter_of_twenty_starves(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     waiting = {
         f"w{number}": bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", f"w{number}", "--quiet")

@@ -40,7 +40,7 @@ from claude_sessions_cli.operations import sessions
 FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]
 
 
-def test_a_forced_take_over_stops_the_whole_group(bench: Bench) -> None:
+def test_forced_takeover_stops_the_whole_group(bench: Bench) -> None:
     files = [bench.file() for _ in range(3)]
     inner = "exec 2>/dev/null; trap 'echo told >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
     command = f"sh -c {shlex.quote(inner)} & echo $$ >{{0}}; wait"
@@ -61,7 +61,7 @@ def test_a_forced_take_over_stops_the_whole_group(bench: Bench) -> None:
     assert list(statuses.values()) == [("released", None)]
 
 
-def test_a_command_that_ignores_term_is_killed_with_its_group(bench: Bench) -> None:
+def test_group_ignoring_sigterm_is_killed(bench: Bench) -> None:
     ready, other = bench.file(), bench.file()
     command = "trap '' TERM; sh -c 'echo $$ >{1}; sleep 600' & " + IGNORE_TERM
     started = bench.start("SD-1", "--", *words(command, ready, other), env=FAST)
@@ -72,7 +72,7 @@ def test_a_command_that_ignores_term_is_killed_with_its_group(bench: Bench) -> N
     until(lambda: not is_alive(member), "the end of the rest, which is not the wrapper's child")
 
 
-def test_a_member_that_ignores_term_is_killed_though_its_leader_has_ended(bench: Bench) -> None:
+def test_member_ignoring_sigterm_is_killed_after_leader_exits(bench: Bench) -> None:
     ready, other = bench.file(), bench.file()
     deaf = "trap '' TERM; echo $$ >\"$1\"; while :; do sleep 0.05; done"
     command = f"sh -c {shlex.quote(deaf)} deaf {{1}} & echo $$ >{{0}}; wait"
@@ -84,7 +84,7 @@ def test_a_member_that_ignores_term_is_killed_though_its_leader_has_ended(bench:
     until(lambda: not is_alive(member), "it is killed")
 
 
-def test_the_rest_of_the_group_has_its_time_after_the_leader_ended(bench: Bench) -> None:
+def test_group_has_time_to_clean_up_after_leader_exits(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     tidy = "trap 'sleep 0.2; echo tidy >{1}; exit' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
     command = f"sh -c {shlex.quote(tidy)} & wait"
@@ -96,7 +96,7 @@ def test_the_rest_of_the_group_has_its_time_after_the_leader_ended(bench: Bench)
 
 
 @only_linux
-def test_what_left_the_group_is_not_stopped(bench: Bench) -> None:
+def test_process_that_left_the_group_is_not_stopped(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     command = f"setsid sh -c 'echo $$ >{{1}}; exec sleep 600' & {WAIT}"
     started = bench.start("SD-1", "--", *words(command, *files), env=FAST)
@@ -111,7 +111,7 @@ def test_what_left_the_group_is_not_stopped(bench: Bench) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--keep-on-failure"]], ids=["", "keep"])
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
-def test_a_claim_that_was_lost_before_the_command_ended_is_told(bench: Bench, shared: bool, options: list[str]) -> None:
+def test_claim_lost_before_command_exit_is_reported(bench: Bench, shared: bool, options: list[str]) -> None:
     ready, go = bench.file(), bench.file()
     if shared:
         sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
@@ -131,13 +131,13 @@ def test_a_claim_that_was_lost_before_the_command_ended_is_told(bench: Bench, sh
     assert list(rows.values()) == [("idle" if shared else "released", None)]
 
 
-def test_a_command_may_give_its_claim_back_itself(bench: Bench) -> None:
+def test_command_may_release_its_own_claim(bench: Bench) -> None:
     done = bench.call("SD-1", "--", "sh", "-c", f"{CLI} release --quiet && exit 7")
     assert (done.returncode, done.stderr) == (7, "")
     assert {row["status"] for row in bench.rows()} == {"released"}
 
 
-def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
+def test_release_in_the_session_stops_its_command(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
@@ -151,7 +151,7 @@ def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_command_is_dead_before_anybody_else_can_have_its_item(bench: Bench, proxy: Proxy, fault: str) -> None:
+def test_command_is_dead_before_item_can_be_claimed(bench: Bench, proxy: Proxy, fault: str) -> None:
     ready = bench.file()
     # Between its end and the rival's turn there is a tenth of the window.
     started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env={**ROOMY, "CLAUDE_SESSIONS_DSN": proxy.dsn})
@@ -168,7 +168,7 @@ def test_a_command_is_dead_before_anybody_else_can_have_its_item(bench: Bench, p
 
 
 @pytest.mark.faults
-def test_a_window_that_the_holders_row_makes_longer_is_used(bench: Bench, proxy: Proxy) -> None:
+def test_longer_window_of_the_holders_row_is_used(bench: Bench, proxy: Proxy) -> None:
     sessions.claim(bench.table.database, make_caller("mine", stale_after=900), "SD-1")
     ready = bench.file()
     mine = {**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn, "CLAUDE_SESSIONS_SESSION_ID": "mine"}
@@ -185,7 +185,7 @@ def test_a_window_that_the_holders_row_makes_longer_is_used(bench: Bench, proxy:
 
 
 @pytest.mark.parametrize("fault", ["refuse", "stall", pytest.param("hang", marks=pytest.mark.faults)])
-def test_a_database_that_comes_back_in_time_costs_nothing(bench: Bench, proxy: Proxy, fault: str) -> None:
+def test_database_back_in_time_keeps_the_command(bench: Bench, proxy: Proxy, fault: str) -> None:
     longer = {"CLAUDE_SESSIONS_STALE_AFTER": "8", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
     ready, go = bench.file(), bench.file()
     command = "echo $$ >{0}; while ! [ -e {1} ]; do sleep 0.02; done; exit 5"
@@ -204,7 +204,7 @@ def test_a_database_that_comes_back_in_time_costs_nothing(bench: Bench, proxy: P
 
 
 @pytest.mark.faults
-def test_one_connection_that_hangs_for_good_costs_nothing(bench: Bench, proxy: Proxy) -> None:
+def test_one_hanging_connection_does_not_stop_renewal(bench: Bench, proxy: Proxy) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**ROOMY, "CLAUDE_SESSIONS_DSN": proxy.dsn})
     read_pid(ready)
@@ -218,7 +218,7 @@ def test_one_connection_that_hangs_for_good_costs_nothing(bench: Bench, proxy: P
 
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", ["hang", "stall"])
-def test_a_hanging_database_delays_neither_signals_nor_the_end(bench: Bench, proxy: Proxy, fault: str) -> None:
+def test_hanging_database_delays_neither_signals_nor_exit(bench: Bench, proxy: Proxy, fault: str) -> None:
     longer = {"CLAUDE_SESSIONS_STALE_AFTER": "60", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.2"}
     ready, told = bench.file(), bench.file()
     command = "exec 2>/dev/null; trap 'echo >{1}; exit 6' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
@@ -241,7 +241,7 @@ def test_a_hanging_database_delays_neither_signals_nor_the_end(bench: Bench, pro
     assert try_claim(bench.table, make_caller("b"))
 
 
-def test_a_reader_of_errors_who_reads_nothing_does_not_save_the_command(bench: Bench) -> None:
+def test_blocked_stderr_does_not_save_the_command(bench: Bench) -> None:
     ready = bench.file()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -261,7 +261,7 @@ def test_a_reader_of_errors_who_reads_nothing_does_not_save_the_command(bench: B
 
 @pytest.mark.faults
 @only_linux
-def test_a_wrapper_that_was_stopped_while_another_took_the_item_ends_the_command_at_once(bench: Bench) -> None:
+def test_wrapper_stopped_past_takeover_kills_command_at_once(bench: Bench) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env=FAST)
     child = read_pid(ready)
@@ -276,7 +276,7 @@ def test_a_wrapper_that_was_stopped_while_another_took_the_item_ends_the_command
 
 
 @only_linux
-def test_a_wrapper_that_is_killed_takes_the_command_with_it_but_not_what_that_started(bench: Bench) -> None:
+def test_killed_wrapper_kills_command_but_not_its_children(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     command = "sh -c 'echo $$ >{1}; exec sleep 600' & " + IGNORE_TERM
     started = bench.start("SD-1", "--", *words(command, *files))
@@ -296,7 +296,7 @@ def test_a_wrapper_that_is_killed_takes_the_command_with_it_but_not_what_that_st
 
 @pytest.mark.faults
 @only_linux
-def test_an_idle_run_costs_next_to_nothing(bench: Bench) -> None:
+def test_idle_run_costs_little_cpu(bench: Bench) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready))
     read_pid(ready)
@@ -319,7 +319,7 @@ def test_an_idle_run_costs_next_to_nothing(bench: Bench) -> None:
 
 @pytest.mark.faults
 @only_linux
-def test_a_long_run_does_not_grow(bench: Bench, proxy: Proxy) -> None:
+def test_long_run_does_not_grow(bench: Bench, proxy: Proxy) -> None:
     ready = bench.file()
     often = {"CLAUDE_SESSIONS_STALE_AFTER": "10m", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.01"}
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**often, "CLAUDE_SESSIONS_DSN": proxy.dsn})

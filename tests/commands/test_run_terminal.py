@@ -99,9 +99,7 @@ def text_of(file: Path) -> str:
 
 @both_shells
 @pytest.mark.parametrize(("key", "code"), [(CTRL_C, 130), (CTRL_BACKSLASH, 131)], ids=["interrupt", "quit"])
-def test_a_key_ends_the_command_and_the_shell_has_its_terminal_back(
-    bench: Bench, shell: str, key: str, code: int
-) -> None:
+def test_key_ends_command_and_returns_terminal_to_shell(bench: Bench, shell: str, key: str, code: int) -> None:
     window, ready = bench.window(shell), bench.file()
     window.type("ulimit -c 0")
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
@@ -114,7 +112,7 @@ def test_a_key_ends_the_command_and_the_shell_has_its_terminal_back(
 
 
 @both_shells
-def test_a_key_that_the_command_handles_does_not_end_it(bench: Bench, shell: str) -> None:
+def test_handled_key_does_not_end_the_command(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     text = "trap 'exit 5' INT; echo $$ >{0}; while :; do sleep 0.02; done"
     start(window, f"{RUN} SD-1 -- {command(text, ready)}", ready)
@@ -125,7 +123,7 @@ def test_a_key_that_the_command_handles_does_not_end_it(bench: Bench, shell: str
 
 @both_shells
 @pytest.mark.parametrize("wrapped", [True, False], ids=["with run", "without"])
-def test_an_interrupt_ends_the_loop_around_the_command_too(bench: Bench, shell: str, wrapped: bool) -> None:
+def test_interrupt_ends_the_loop_around_the_command(bench: Bench, shell: str, wrapped: bool) -> None:
     window, ready, log = bench.window(shell), bench.file(), bench.file()
     one = (f"{RUN} SD-1 -- " if wrapped else "") + command("echo again >>{1}; " + WAIT, ready, log)
     start(window, f"for i in 1 2 3; do {one}; done", ready)
@@ -136,7 +134,7 @@ def test_an_interrupt_ends_the_loop_around_the_command_too(bench: Bench, shell: 
 
 @pytest.mark.parametrize("wrapped", [True, False], ids=["with run", "without"])
 @pytest.mark.parametrize("interpreter", ["sh", "bash"])
-def test_an_interrupt_ends_the_script_around_the_command_too(bench: Bench, interpreter: str, wrapped: bool) -> None:
+def test_interrupt_ends_the_script_around_the_command(bench: Bench, interpreter: str, wrapped: bool) -> None:
     window, ready, log = bench.window("bash"), bench.file(), bench.file()
     one = (f"{RUN} SD-1 -- " if wrapped else "") + command("echo again >>{1}; " + WAIT, ready, log)
     script = bench.directory / "script"
@@ -148,7 +146,7 @@ def test_an_interrupt_ends_the_script_around_the_command_too(bench: Bench, inter
 
 
 @both_shells
-def test_a_job_is_stopped_continued_in_the_background_and_fetched_back(bench: Bench, shell: str) -> None:
+def test_job_is_stopped_backgrounded_and_foregrounded(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     wrapper = process.read(child).ppid
@@ -173,7 +171,7 @@ def test_a_job_is_stopped_continued_in_the_background_and_fetched_back(bench: Be
 
 
 @both_shells
-def test_a_command_that_stops_itself_gives_the_shell_its_terminal(bench: Bench, shell: str) -> None:
+def test_self_stopped_command_returns_terminal_to_shell(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     text = "echo $$ >{0}; kill -STOP $$; exit 5"
     child = start(window, f"{RUN} SD-1 -- {command(text, ready)}", ready)
@@ -185,7 +183,7 @@ def test_a_command_that_stops_itself_gives_the_shell_its_terminal(bench: Bench, 
 
 
 @both_shells
-def test_a_job_that_ends_in_the_background_leaves_the_terminal_to_the_shell(bench: Bench, shell: str) -> None:
+def test_job_ending_in_background_leaves_terminal_to_shell(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     # Not a loop of commands: some shells wait for the start of each in such a way that ^Z cannot stop them there.
     child = start(window, f"{RUN} SD-1 -- {command('echo $$ >{0}; exec sleep 600', ready)}", ready)
@@ -203,7 +201,7 @@ def test_a_job_that_ends_in_the_background_leaves_the_terminal_to_the_shell(benc
 
 
 @both_shells
-def test_a_job_that_begins_in_the_background_asks_for_the_terminal_as_any_other(bench: Bench, shell: str) -> None:
+def test_background_job_stops_when_it_reads_the_terminal(bench: Bench, shell: str) -> None:
     window, ready, read = bench.window(shell), bench.file(), bench.file()
     child = start(window, f"{RUN} SD-1 -- {reads(ready, read, 'exit 5')} &", ready)
     wrapper = process.read(child).ppid
@@ -219,7 +217,7 @@ def test_a_job_that_begins_in_the_background_asks_for_the_terminal_as_any_other(
 
 
 @both_shells
-def test_closing_the_window_ends_the_command_and_gives_the_claim_back(bench: Bench, shell: str) -> None:
+def test_closing_the_window_ends_command_and_releases_claim(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     wrapper = process.read(child).ppid
@@ -228,7 +226,7 @@ def test_closing_the_window_ends_the_command_and_gives_the_claim_back(bench: Ben
     bench.assert_ended(reason="failed")
 
 
-def test_a_program_that_has_a_window_for_itself_is_not_stopped_for_good(bench: Bench) -> None:
+def test_command_in_window_without_shell_is_not_left_stopped(bench: Bench) -> None:
     ready = bench.file()
     # It says that it is there once it goes on: while it is stopped, the wrapper has the terminal.
     text = "kill -TSTP $$; echo ready; echo $$ >{0}; read -r line; exit 5"
@@ -245,7 +243,7 @@ def test_a_program_that_has_a_window_for_itself_is_not_stopped_for_good(bench: B
 
 
 @both_shells
-def test_a_command_reads_the_terminal_up_to_the_end_of_input(bench: Bench, shell: str) -> None:
+def test_command_reads_terminal_up_to_end_of_input(bench: Bench, shell: str) -> None:
     window, ready, read = bench.window(shell), bench.file(), bench.file()
     start(window, f"{RUN} SD-1 -- {command('echo $$ >{0}; cat >{1}', ready, read)}", ready)
     window.type("one")
@@ -257,7 +255,7 @@ def test_a_command_reads_the_terminal_up_to_the_end_of_input(bench: Bench, shell
 
 
 @both_shells
-def test_a_killed_command_does_not_leave_the_terminal_raw(bench: Bench, shell: str) -> None:
+def test_killed_command_does_not_leave_terminal_raw(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     text = "echo $$ >{0}; stty raw -echo; exec sleep 600"
     child = start(window, f"{RUN} SD-1 -- {command(text, ready)}", ready)
@@ -273,7 +271,7 @@ def test_a_killed_command_does_not_leave_the_terminal_raw(bench: Bench, shell: s
     bench.assert_ended(reason="failed")
 
 
-def test_modes_that_a_command_sets_and_leaves_stay(bench: Bench) -> None:
+def test_terminal_modes_set_by_command_persist(bench: Bench) -> None:
     window, after = bench.window("bash"), bench.file()
     script = f"{RUN} SD-1 -- stty -onlcr; stty -a >{after}; echo >>{after}; stty onlcr"
     window.type(f"sh -c {shlex.quote(script)}")
@@ -281,7 +279,7 @@ def test_modes_that_a_command_sets_and_leaves_stay(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("what", ["true", "./broken", "sh -c 'kill -KILL $$'"])
-def test_a_script_reads_the_terminal_after_the_run(bench: Bench, what: str) -> None:
+def test_script_reads_terminal_after_the_run(bench: Bench, what: str) -> None:
     (bench.directory / "broken").write_text("#!/no/such/interpreter\n")
     (bench.directory / "broken").chmod(0o755)
     window, read, ready = bench.window("bash"), bench.file(), bench.file()
@@ -297,7 +295,7 @@ def test_a_script_reads_the_terminal_after_the_run(bench: Bench, what: str) -> N
 
 
 @both_shells
-def test_a_pipeline_passes_its_output_and_ends(bench: Bench, shell: str) -> None:
+def test_pipeline_passes_output_and_ends(bench: Bench, shell: str) -> None:
     window, read = bench.window(shell), bench.file()
     window.type(f"{RUN} SD-1 -- seq 100000 | tail -n 1 >{read}")
     assert text_of(read) == "100000\n"
@@ -306,7 +304,7 @@ def test_a_pipeline_passes_its_output_and_ends(bench: Bench, shell: str) -> None
 
 
 @both_shells
-def test_a_pager_reads_keys_while_the_command_writes(bench: Bench, shell: str) -> None:
+def test_pager_reads_keys_while_command_writes(bench: Bench, shell: str) -> None:
     if shutil.which("less") is None:
         pytest.skip("less is not installed")
     window = bench.window(shell, {"TERM": "xterm", "LESS": ""})
@@ -321,7 +319,7 @@ def test_a_pager_reads_keys_while_the_command_writes(bench: Bench, shell: str) -
 
 @both_shells
 @pytest.mark.parametrize("place", ["{run} | cat", "{run} >/dev/null", "cat /dev/null | {run}"])
-def test_keys_reach_a_command_that_has_no_terminal_of_its_own(bench: Bench, shell: str, place: str) -> None:
+def test_keys_reach_a_command_with_redirected_streams(bench: Bench, shell: str, place: str) -> None:
     window, ready = bench.window(shell), bench.file()
     child = start(window, place.format(run=f"{RUN} SD-1 -- {command(WAIT, ready)}"), ready)
     wrapper = process.read(child).ppid
@@ -337,7 +335,7 @@ def test_keys_reach_a_command_that_has_no_terminal_of_its_own(bench: Bench, shel
 
 
 @both_shells
-def test_two_programs_of_a_pipeline_ask_for_the_terminal_in_turn(bench: Bench, shell: str) -> None:
+def test_pipeline_programs_use_the_terminal_in_turn(bench: Bench, shell: str) -> None:
     window, ready, first, second = bench.window(shell), bench.file(), bench.file(), bench.file()
     asks = command('echo $$ >{0}; read -r line </dev/tty; echo "$line"', ready)
     then = command('read -r line; echo "$line" >{0}; read -r line </dev/tty; echo "$line" >{1}', first, second)
@@ -351,7 +349,7 @@ def test_two_programs_of_a_pipeline_ask_for_the_terminal_in_turn(bench: Bench, s
     bench.assert_ended(reason="completed")
 
 
-def test_a_reader_that_asks_for_the_terminal_just_as_the_command_ends_goes_on(bench: Bench) -> None:
+def test_reader_stopped_at_command_exit_is_continued(bench: Bench) -> None:
     window, file, program = bench.window("bash"), bench.file(), bench.directory / "program.py"
     program.write_text(ASKS_AT_THE_END)
     window.type(f"{sys.executable} {program} {file}")
@@ -361,7 +359,7 @@ def test_a_reader_that_asks_for_the_terminal_just_as_the_command_ends_goes_on(be
 
 
 @both_shells
-def test_the_reader_of_a_pipeline_gets_the_terminal_back_while_the_command_goes_on(bench: Bench, shell: str) -> None:
+def test_pipeline_reader_gets_terminal_while_command_runs(bench: Bench, shell: str) -> None:
     window, ready, first, second = bench.window(shell), bench.file(), bench.file(), bench.file()
     text = 'echo $$ >{0}; read -r line </dev/tty; echo "$line"; exec sleep 600'
     then = command('read -r line; echo "$line" >{0}; read -r line </dev/tty; echo "$line" >{1}', first, second)
@@ -381,7 +379,7 @@ def test_the_reader_of_a_pipeline_gets_the_terminal_back_while_the_command_goes_
 
 
 @both_shells_at_length
-def test_an_item_that_the_terminal_holds_stays_held(bench: Bench, shell: str) -> None:
+def test_item_held_by_terminal_stays_held(bench: Bench, shell: str) -> None:
     window = bench.window(shell)
     program = shlex.join(PROGRAM)
     assert window.run(f"{program} claim SD-1").code == 0
@@ -398,7 +396,7 @@ def test_an_item_that_the_terminal_holds_stays_held(bench: Bench, shell: str) ->
 
 
 @both_shells
-def test_two_runs_of_different_items_go_on_in_one_terminal(bench: Bench, shell: str) -> None:
+def test_two_runs_of_different_items_share_a_terminal(bench: Bench, shell: str) -> None:
     window, files = bench.window(shell), [bench.file(), bench.file()]
     children = [start(window, f"{RUN} SD-{n} -- {command(WAIT, file)} &", file) for n, file in enumerate(files, 1)]
     assert bench.holder("SD-1")["session_id"] != bench.holder("SD-2")["session_id"]
@@ -409,7 +407,7 @@ def test_two_runs_of_different_items_go_on_in_one_terminal(bench: Bench, shell: 
 
 
 @both_shells_at_length
-def test_a_job_that_was_stopped_for_long_goes_on_where_its_claim_is_still_there(bench: Bench, shell: str) -> None:
+def test_long_stopped_job_resumes_if_still_held(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell, ROOMY), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     window.press(CTRL_Z)
@@ -425,7 +423,7 @@ def test_a_job_that_was_stopped_for_long_goes_on_where_its_claim_is_still_there(
 
 
 @both_shells_at_length
-def test_a_job_that_was_stopped_does_not_go_on_where_another_took_its_item(bench: Bench, shell: str) -> None:
+def test_stopped_job_that_lost_its_item_does_not_resume(bench: Bench, shell: str) -> None:
     window, ready, log = bench.window(shell, FAST), bench.file(), bench.file()
     text = "trap 'exit 0' TERM; echo $$ >{0}; while :; do echo >>{1}; done"
     child = start(window, f"{RUN} SD-1 -- {command(text, ready, log)}", ready)
@@ -442,7 +440,7 @@ def test_a_job_that_was_stopped_does_not_go_on_where_another_took_its_item(bench
 
 
 @both_shells_at_length
-def test_a_command_that_lost_its_claim_leaves_the_terminal_as_it_was(bench: Bench, shell: str) -> None:
+def test_command_that_lost_its_claim_restores_the_terminal(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell, FAST), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(f'stty raw -echo; {IGNORE_TERM}', ready)}", ready)
     force(bench.table)

@@ -84,7 +84,7 @@ def anchor_of(pid: int) -> str:
 
 
 @each_shell
-def test_every_command_of_a_terminal_is_one_session(terminal: Open, tmp_path: Path, name: str) -> None:
+def test_commands_in_one_terminal_share_a_session(terminal: Open, tmp_path: Path, name: str) -> None:
     window = terminal(name)
     first, second = window.run(), window.run()
     assert first.data == second.data
@@ -98,7 +98,7 @@ def test_every_command_of_a_terminal_is_one_session(terminal: Open, tmp_path: Pa
 
 
 @needs_linux
-def test_what_a_row_keeps_of_the_process_is_what_the_kernel_says(terminal: Open) -> None:
+def test_process_record_matches_the_kernel(terminal: Open) -> None:
     window = terminal()
     code = "import json, os; from claude_sessions_cli import identity as i; "
     answer = window.run(
@@ -120,7 +120,7 @@ def test_two_terminals_are_two_sessions(terminal: Open, name: str) -> None:
     assert (first.run().data["tty"], second.run().data["tty"]) == (first.tty, second.tty)
 
 
-def test_a_terminal_opened_after_another_was_closed_is_a_new_session(tmp_path: Path) -> None:
+def test_terminal_opened_after_closing_another_is_new_session(tmp_path: Path) -> None:
     seen = set()
     for _ in range(3):
         window = Terminal(tmp_path)
@@ -129,7 +129,7 @@ def test_a_terminal_opened_after_another_was_closed_is_a_new_session(tmp_path: P
     assert len(seen) == 3
 
 
-def test_a_login_shell_is_a_terminals_shell(stack: ExitStack, tmp_path: Path) -> None:
+def test_login_shell_is_the_terminals_shell(stack: ExitStack, tmp_path: Path) -> None:
     window = Terminal(tmp_path, ("bash", "-c", "exec -a -bash bash --norc --noprofile -i"))
     stack.callback(window.close)
     assert window.run().data["pid"] == window.pid
@@ -137,7 +137,7 @@ def test_a_login_shell_is_a_terminals_shell(stack: ExitStack, tmp_path: Path) ->
 
 @each_shell
 @pytest.mark.parametrize("inner", [pytest.param(name, marks=needs(name)) for name in SHELLS])
-def test_a_nested_shell_agrees_with_the_outer_one(terminal: Open, name: str, inner: str) -> None:
+def test_nested_shell_agrees_with_outer_shell(terminal: Open, name: str, inner: str) -> None:
     window = terminal(name)
     outer = window.run().data
     assert window.enter(shlex.join(SHELLS[inner]), inner) != window.pid
@@ -162,12 +162,12 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_command_agrees_with_its_terminal_however_it_is_run(terminal: Open, form: str) -> None:
+def test_command_agrees_with_terminal_however_started(terminal: Open, form: str) -> None:
     window = terminal()
     assert window.run(FORMS[form]).data == window.run().data
 
 
-def test_a_script_agrees_with_its_terminal(terminal: Open, tmp_path: Path) -> None:
+def test_script_file_agrees_with_terminal(terminal: Open, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\n{WHOAMI}\n:\n")
     script.chmod(0o755)
@@ -176,7 +176,7 @@ def test_a_script_agrees_with_its_terminal(terminal: Open, tmp_path: Path) -> No
 
 
 @needs("make")
-def test_a_makefile_agrees_with_its_terminal(terminal: Open, tmp_path: Path) -> None:
+def test_makefile_agrees_with_terminal(terminal: Open, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text(f"all:\n\t@{WHOAMI}; true\n")
     window = terminal()
     assert window.run("make -s").data == window.run().data
@@ -186,7 +186,7 @@ def test_a_makefile_agrees_with_its_terminal(terminal: Open, tmp_path: Path) -> 
 
 
 @needs_script
-def test_script_agrees_with_the_outer_terminal(terminal: Open) -> None:
+def test_util_linux_script_agrees_with_outer_terminal(terminal: Open) -> None:
     window = terminal()
     outer = window.run().data
     inner = window.run("script -qec 'tty >{out}' /dev/null").out.strip()
@@ -202,7 +202,7 @@ def _without_directory(answer: Answer) -> dict[str, object]:
 
 
 @needs_sudo
-def test_sudo_agrees_with_the_outer_terminal(terminal: Open) -> None:
+def test_sudo_agrees_with_outer_terminal(terminal: Open) -> None:
     window = terminal()
     outer = window.run().data
     assert window.run(f"sudo -n {WHOAMI}").data == outer
@@ -211,7 +211,7 @@ def test_sudo_agrees_with_the_outer_terminal(terminal: Open) -> None:
 
 @needs_sudo
 @pytest.mark.parametrize("command", ["sudo -n -i", "sudo -n -s", "sudo -n sudo -n -i", "sudo -n su -", "sudo -n su -P"])
-def test_a_shell_of_sudo_agrees_with_the_outer_terminal(terminal: Open, command: str) -> None:
+def test_shell_under_sudo_agrees_with_outer_terminal(terminal: Open, command: str) -> None:
     window = terminal()
     outer = window.run()
     assert window.enter(command) != window.pid
@@ -221,7 +221,7 @@ def test_a_shell_of_sudo_agrees_with_the_outer_terminal(terminal: Open, command:
 
 @needs_sudo
 @needs_linux
-def test_debians_sudo_opens_a_terminal_of_its_own(terminal: Open) -> None:
+def test_debian_sudo_opens_its_own_terminal(terminal: Open) -> None:
     window = terminal()
     inner = window.run("sudo -n tty >{out}").out.strip()
     if inner == window.tty:
@@ -240,7 +240,7 @@ def emulator(*argv: str) -> str:
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(EMULATOR)} {shlex.join(argv)}"
 
 
-def test_a_terminal_program_started_from_a_terminal_is_another_session(terminal: Open) -> None:
+def test_terminal_emulator_is_a_session_of_its_own(terminal: Open) -> None:
     window = terminal()
     outer = window.run()
     own = window.enter(emulator(*SHELLS["bash"]))
@@ -251,7 +251,7 @@ def test_a_terminal_program_started_from_a_terminal_is_another_session(terminal:
 
 
 @needs_script
-def test_a_terminal_program_that_starts_a_relay_is_another_session(terminal: Open) -> None:
+def test_terminal_emulator_running_a_relay_is_own_session(terminal: Open) -> None:
     window = terminal()
     outer = window.run()
     own = window.enter(emulator("script", "-q", "/dev/null", "-c", shlex.join(SHELLS["bash"])))
@@ -260,7 +260,7 @@ def test_a_terminal_program_that_starts_a_relay_is_another_session(terminal: Ope
     assert inner.session != outer.session
 
 
-def test_a_hooked_shell_is_not_the_session_of_a_terminal_program_below_it(terminal: Open) -> None:
+def test_emulator_below_hooked_shell_is_own_session(terminal: Open) -> None:
     window = terminal()
     window.type(f"export CLAUDE_SESSIONS_SHELL={hook_of(window)}")
     assert window.run().data["pid"] == window.pid
@@ -270,7 +270,7 @@ def test_a_hooked_shell_is_not_the_session_of_a_terminal_program_below_it(termin
     assert inner.winners == ["session: derived from the anchor", "anchor: terminal"]
 
 
-def test_a_command_that_left_the_terminal_of_a_terminal_program_is_not_in_the_one_below(terminal: Open) -> None:
+def test_setsid_in_emulator_does_not_find_outer_terminal(terminal: Open) -> None:
     window = terminal()
     window.type(f"export CLAUDE_SESSIONS_SHELL={hook_of(window)}")
     window.enter(emulator(*SHELLS["bash"]))
@@ -301,7 +301,7 @@ def variables_of(pid: int, tty: str, kind: str) -> dict[str, str]:
 
 @needs("tmux")
 @pytest.mark.parametrize("kind", INHERITED)
-def test_a_pane_that_inherits_another_ones_environment_is_its_own_session(tmux: Tmux, kind: str) -> None:
+def test_pane_with_inherited_environment_is_own_session(tmux: Tmux, kind: str) -> None:
     first = tmux.pane()
     alone = first.run()
     inherited = variables_of(alone.data["pid"], first.tty, kind)
@@ -315,7 +315,7 @@ def test_a_pane_that_inherits_another_ones_environment_is_its_own_session(tmux: 
 
 
 @needs("tmux")
-def test_a_pane_of_a_server_that_a_hooked_terminal_started_is_its_own_session(terminal: Open, tmux: Tmux) -> None:
+def test_pane_of_tmux_started_in_hooked_shell_is_own_session(terminal: Open, tmux: Tmux) -> None:
     window = terminal()
     window.type(f"export CLAUDE_SESSIONS_SHELL={hook_of(window)} CLAUDE_CODE_SESSION_ID=inherited")
     assert window.run(f"{shlex.join(tmux.command)} new-session -d {shlex.quote(shlex.join(SHELLS['bash']))}").code == 0
@@ -327,7 +327,7 @@ def test_a_pane_of_a_server_that_a_hooked_terminal_started_is_its_own_session(te
 # -- the shell hook, and ids in the environment ------------------------------------------------------------------------
 
 
-def test_a_hooked_shell_is_the_session_of_its_terminal(terminal: Open) -> None:
+def test_hooked_shell_is_its_terminals_session(terminal: Open) -> None:
     window = terminal()
     plain = window.run()
     window.type(f"export CLAUDE_SESSIONS_SHELL={hook_of(window)}")
@@ -336,14 +336,14 @@ def test_a_hooked_shell_is_the_session_of_its_terminal(terminal: Open) -> None:
     assert hooked.winners == ["session: derived from the anchor", "anchor: CLAUDE_SESSIONS_SHELL"]
 
 
-def test_a_hooked_shell_needs_no_start(terminal: Open) -> None:
+def test_hook_variable_without_start_counts(terminal: Open) -> None:
     window = terminal()
     window.type(f"export CLAUDE_SESSIONS_SHELL={window.tty}:{window.pid}:")
     assert window.run().winners[-1] == "anchor: CLAUDE_SESSIONS_SHELL"
 
 
 @needs_setsid
-def test_without_a_terminal_a_hooked_shell_above_says_who(terminal: Open) -> None:
+def test_hooked_ancestor_identifies_command_without_terminal(terminal: Open) -> None:
     window = terminal()
     session = window.run().session
     assert window.run(f"setsid -w {WHOAMI}").code == 5
@@ -356,21 +356,21 @@ def test_without_a_terminal_a_hooked_shell_above_says_who(terminal: Open) -> Non
 @pytest.mark.parametrize(
     "value", ["nonsense", "::", ":x:", "/dev/pts/0:1:1", "9" * 10_000, "/dev/pts/0:" + "9" * 10_000 + ":1", "a:²:3"]
 )
-def test_a_hook_that_names_no_shell_above_is_nobody(terminal: Open, value: str) -> None:
+def test_hook_variable_without_matching_ancestor_is_ignored(terminal: Open, value: str) -> None:
     window = terminal(more={"CLAUDE_SESSIONS_SHELL": value})
     assert window.run(f"setsid -w {WHOAMI}").code == 5
     assert window.run().data["pid"] == window.pid
 
 
 @needs_setsid
-def test_a_hooked_shell_whose_pid_was_given_anew_is_nobody(terminal: Open) -> None:
+def test_hook_variable_with_reused_pid_is_ignored(terminal: Open) -> None:
     window = terminal()
     window.type(f"export CLAUDE_SESSIONS_SHELL={hook_of(window, start='12345')}")
     assert window.run(f"setsid -w {WHOAMI}").code == 5
 
 
 @needs_setsid
-def test_without_a_terminal_an_id_says_who(terminal: Open) -> None:
+def test_session_id_identifies_command_without_terminal(terminal: Open) -> None:
     window = terminal()
     for name in ("CLAUDE_SESSIONS_SESSION_ID", "CLAUDE_CODE_SESSION_ID"):
         answer = window.run(f"{name}=by-name setsid -w {WHOAMI}")
@@ -379,20 +379,20 @@ def test_without_a_terminal_an_id_says_who(terminal: Open) -> None:
     assert (answer.session, answer.data["pid"]) == ("by-option", None)
 
 
-def test_the_option_wins_over_both_variables(terminal: Open) -> None:
+def test_session_option_overrides_both_variables(terminal: Open) -> None:
     window = terminal(more={"CLAUDE_SESSIONS_SESSION_ID": "own", "CLAUDE_CODE_SESSION_ID": "agents"})
     assert window.run().session == "own"
     assert window.run(f"{WHOAMI} --session given").session == "given"
     assert window.run(f"env CLAUDE_SESSIONS_SESSION_ID= {WHOAMI}").session.startswith("session_")
 
 
-def test_an_id_that_a_person_sets_counts_in_every_terminal(terminal: Open) -> None:
+def test_session_id_set_by_user_counts_in_every_terminal(terminal: Open) -> None:
     window = terminal(more={"CLAUDE_SESSIONS_SESSION_ID": "mine"})
     answer = window.run()
     assert (answer.session, answer.data["pid"], answer.data["tty"]) == ("mine", window.pid, window.tty)
 
 
-def test_an_exported_id_counts_while_its_process_is_above(terminal: Open) -> None:
+def test_exported_id_counts_only_below_its_process(terminal: Open) -> None:
     window, other = terminal(), terminal()
     exports = f"export CLAUDE_SESSIONS_SESSION_ID=run-1 CLAUDE_SESSIONS_ANCHOR={shlex.quote(anchor_of(window.pid))}"
     window.type(exports)
@@ -403,14 +403,14 @@ def test_an_exported_id_counts_while_its_process_is_above(terminal: Open) -> Non
     assert other.run().winners[0] == "session: derived from the anchor"
 
 
-def test_an_exported_id_of_another_namespace_counts_but_shows_no_process(terminal: Open) -> None:
+def test_exported_id_from_another_namespace_counts(terminal: Open) -> None:
     elsewhere = "pid:[1] 17 12345"
     window = terminal(more={"CLAUDE_SESSIONS_SESSION_ID": "outer", "CLAUDE_SESSIONS_ANCHOR": elsewhere})
     assert window.run().session == "outer"
 
 
 @pytest.mark.parametrize("value", ["nonsense", "a b", "pid:[1] x 5", "pid:[1] 5 ", " 5 5", "9" * 10_000])
-def test_an_exported_anchor_that_is_malformed_does_not_count(terminal: Open, value: str) -> None:
+def test_malformed_exported_anchor_does_not_count(terminal: Open, value: str) -> None:
     window = terminal(more={"CLAUDE_SESSIONS_SESSION_ID": "outer", "CLAUDE_SESSIONS_ANCHOR": value})
     answer = window.run()
     assert answer.winners[0] == "session: derived from the anchor"
@@ -425,7 +425,7 @@ INNER_ID = "8a1c66ff-2222-4000-8000-000000000002"
 
 
 @needs_setsid
-def test_a_command_of_an_agent_is_the_agents_session(agent: Callable[..., Agent]) -> None:
+def test_command_of_agent_is_the_agents_session(agent: Callable[..., Agent]) -> None:
     claude = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
     answer = claude.run()
     assert answer.session == AGENT_ID
@@ -436,7 +436,7 @@ def test_a_command_of_an_agent_is_the_agents_session(agent: Callable[..., Agent]
 
 
 @needs_setsid
-def test_an_agent_without_an_id_is_still_one_session(agent: Callable[..., Agent]) -> None:
+def test_agent_without_id_is_one_session(agent: Callable[..., Agent]) -> None:
     first, second = agent(), agent()
     assert re.fullmatch(rf"session_[0-9a-f]{{8}}_notty_{first.pid}", first.run().session)
     assert first.run().session == first.run().session != second.run().session
@@ -446,7 +446,7 @@ def test_an_agent_without_an_id_is_still_one_session(agent: Callable[..., Agent]
 @pytest.mark.parametrize(
     ("name", "flags"), [("node", []), ("node", ["--norc", "--noprofile"]), ("bun", []), ("nodejs", [])]
 )
-def test_an_agent_that_an_interpreter_runs_is_known_by_its_script(
+def test_agent_run_by_interpreter_is_found_by_its_script(
     agent: Callable[..., Agent], tmp_path: Path, name: str, flags: list[str]
 ) -> None:
     script = tmp_path / "node_modules/@anthropic-ai/claude-code/cli.js"
@@ -458,7 +458,7 @@ def test_an_agent_that_an_interpreter_runs_is_known_by_its_script(
 
 @needs_setsid
 @needs("node")
-def test_an_agent_under_a_real_node_is_known(stack: ExitStack, tmp_path: Path) -> None:
+def test_agent_under_real_node_is_found(stack: ExitStack, tmp_path: Path) -> None:
     script = tmp_path / "node_modules/@anthropic-ai/claude-code/cli.js"
     script.parent.mkdir(parents=True)
     command = f"setsid -w sh -c {shlex.quote(WHOAMI + '; true')}"
@@ -484,7 +484,7 @@ def test_an_agent_under_a_real_node_is_known(stack: ExitStack, tmp_path: Path) -
 
 
 @needs_setsid
-def test_an_agent_in_a_terminal_has_that_terminal(terminal: Open, agent: Callable[..., Agent]) -> None:
+def test_agent_in_terminal_has_that_terminal(terminal: Open, agent: Callable[..., Agent]) -> None:
     window = terminal()
     outer = window.run().session
     claude = agent(on=window, more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
@@ -495,7 +495,7 @@ def test_an_agent_in_a_terminal_has_that_terminal(terminal: Open, agent: Callabl
 
 
 @needs_setsid
-def test_an_agent_in_a_hooked_terminal_is_not_the_shells_session(terminal: Open, agent: Callable[..., Agent]) -> None:
+def test_agent_in_hooked_terminal_is_own_session(terminal: Open, agent: Callable[..., Agent]) -> None:
     window = terminal()
     window.type(f"export CLAUDE_SESSIONS_SHELL={hook_of(window)}")
     claude = agent(on=window)
@@ -503,7 +503,7 @@ def test_an_agent_in_a_hooked_terminal_is_not_the_shells_session(terminal: Open,
 
 
 @needs_setsid
-def test_an_agent_inside_an_agent_is_a_session_of_its_own(agent: Callable[..., Agent]) -> None:
+def test_agent_inside_agent_is_own_session(agent: Callable[..., Agent]) -> None:
     outer = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
     exported = {"CLAUDE_SESSIONS_SESSION_ID": AGENT_ID, "CLAUDE_SESSIONS_ANCHOR": anchor_of(outer.pid)}
     inner = agent(on=outer, more={**exported, "CLAUDE_CODE_SESSION_ID": INNER_ID})
@@ -519,7 +519,7 @@ def test_an_agent_inside_an_agent_is_a_session_of_its_own(agent: Callable[..., A
 
 
 @needs_setsid
-def test_claude_pid_names_an_agent_that_calls_itself_something_else(agent: Callable[..., Agent]) -> None:
+def test_claude_pid_identifies_agent_of_another_name(agent: Callable[..., Agent]) -> None:
     other = agent(name="assistant")
     assert other.run().code == 5
     answer = other.run(f"env CLAUDE_PID={other.pid} {WHOAMI}")
@@ -528,12 +528,12 @@ def test_claude_pid_names_an_agent_that_calls_itself_something_else(agent: Calla
 
 @needs_setsid
 @pytest.mark.parametrize("value", ["1x", "-1", "0", "9" * 10_000, "²", " ", "4194305"])
-def test_a_claude_pid_that_is_no_ancestor_changes_nothing(agent: Callable[..., Agent], value: str) -> None:
+def test_claude_pid_of_no_ancestor_is_ignored(agent: Callable[..., Agent], value: str) -> None:
     claude = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID, "CLAUDE_PID": value})
     assert claude.run().data["pid"] == claude.pid
 
 
-def test_an_agents_id_left_in_a_terminal_is_not_its_session(terminal: Open) -> None:
+def test_agent_id_left_in_terminal_does_not_count(terminal: Open) -> None:
     window = terminal(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
     answer = window.run()
     assert answer.session.startswith("session_")
@@ -558,17 +558,17 @@ def orphan(command: str, directory: Path) -> Answer:
     return Answer(int(code.read_text()), out.read_text(), err.read_text())
 
 
-def test_under_cron_nobody_is_guessed_and_one_line_says_why(tmp_path: Path) -> None:
+def test_command_under_cron_reports_no_session(tmp_path: Path) -> None:
     answer = orphan(f"{CLI} whoami", tmp_path)
     assert (answer.code, answer.out, answer.err) == (5, "", NOBODY)
 
 
-def test_a_command_that_acts_says_the_same_line_before_it_looks_for_a_database(tmp_path: Path) -> None:
+def test_claim_without_identity_fails_before_connecting(tmp_path: Path) -> None:
     answer = orphan(f"{CLI} claim SD-1 --dsn host=/nonexistent", tmp_path)
     assert (answer.code, answer.out, answer.err) == (5, "", NOBODY)
 
 
-def test_explain_and_json_show_every_rule_where_nobody_is_found(tmp_path: Path) -> None:
+def test_explain_shows_every_rule_if_no_session_is_found(tmp_path: Path) -> None:
     explained = orphan(f"{CLI} whoami --explain", tmp_path)
     assert (explained.code, explained.err) == (5, NOBODY)
     (tmp_path / "code").unlink()
@@ -581,7 +581,7 @@ def test_explain_and_json_show_every_rule_where_nobody_is_found(tmp_path: Path) 
         assert re.search(rf"^-\s+{re.escape(rule['rule'])}\s+\({re.escape(rule['why'])}\)$", explained.out, re.M)
 
 
-def test_a_terminal_without_a_shell_says_so(stack: ExitStack, tmp_path: Path) -> None:
+def test_terminal_without_shell_is_reported(stack: ExitStack, tmp_path: Path) -> None:
     out = tmp_path / "said"
     text = f"{CLI} whoami 2>{out}; echo done; read line"
     window = Terminal(tmp_path, ("bash", "-c", text), {"CLAUDE_CODE_SESSION_ID": AGENT_ID})
@@ -593,7 +593,7 @@ def test_a_terminal_without_a_shell_says_so(stack: ExitStack, tmp_path: Path) ->
 
 
 @needs_setsid
-def test_an_exported_id_of_a_process_that_is_not_above_is_told(terminal: Open) -> None:
+def test_exported_id_of_unrelated_process_is_reported(terminal: Open) -> None:
     window, other = terminal(), terminal()
     variables = f"CLAUDE_SESSIONS_SESSION_ID=run-1 CLAUDE_SESSIONS_ANCHOR={shlex.quote(anchor_of(other.pid))}"
     answer = window.run(f"env {variables} setsid -w {CLI} whoami")
@@ -601,7 +601,7 @@ def test_an_exported_id_of_a_process_that_is_not_above_is_told(terminal: Open) -
     assert (answer.code, answer.err) == (5, NOBODY.replace("no id is given", reason))
 
 
-def test_a_job_whose_shell_has_gone_is_nobody(terminal: Open, tmp_path: Path) -> None:
+def test_job_whose_shell_is_gone_has_no_session(terminal: Open, tmp_path: Path) -> None:
     code, go = tmp_path / "late", tmp_path / "go"
     window = terminal()
     waiting = f"until test -e {go}; do :; done; {WHOAMI} >/dev/null 2>&1; echo $? >{code}"
@@ -615,7 +615,7 @@ def test_a_job_whose_shell_has_gone_is_nobody(terminal: Open, tmp_path: Path) ->
 # -- explain -----------------------------------------------------------------------------------------------------------
 
 
-def test_explain_shows_every_rule_its_value_and_which_won(terminal: Open) -> None:
+def test_explain_shows_rules_values_and_the_winner(terminal: Open) -> None:
     window = terminal()
     data = window.run().data
     explained = window.run(f"{CLI} whoami --explain")
@@ -645,7 +645,7 @@ def test_explain_shows_every_rule_its_value_and_which_won(terminal: Open) -> Non
 
 
 @needs_setsid
-def test_a_background_process_is_told_its_shell(terminal: Open) -> None:
+def test_pid_and_tty_options_identify_background_process(terminal: Open) -> None:
     window = terminal()
     there = window.run()
     answer = window.run(f"setsid -w {WHOAMI} --pid $$ --tty $(tty)")
@@ -653,14 +653,14 @@ def test_a_background_process_is_told_its_shell(terminal: Open) -> None:
     assert answer.winners == ["session: derived from the anchor", "anchor: --pid"]
 
 
-def test_a_given_terminal_wins_over_the_anchors(terminal: Open) -> None:
+def test_tty_option_overrides_the_anchors_terminal(terminal: Open) -> None:
     assert terminal().run(f"{WHOAMI} --tty /dev/ttys003").data["tty"] == "/dev/ttys003"
 
 
 # -- directories that are not there ------------------------------------------------------------------------------------
 
 
-def test_in_a_deleted_directory_the_codebase_is_unknown(terminal: Open, tmp_path: Path) -> None:
+def test_deleted_directory_has_no_codebase(terminal: Open, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     window = terminal(cwd=gone)

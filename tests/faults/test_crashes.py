@@ -123,7 +123,7 @@ def as_victim(dsn: str) -> str:
     return psycopg.conninfo.make_conninfo(dsn, application_name="victim")
 
 
-def test_a_process_killed_before_any_statement_has_changed_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
+def test_process_killed_before_any_statement_changes_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
     for statement in count(1):
         before = scene.set(watch, rival)
         with racing.workers(1) as [victim]:
@@ -144,7 +144,7 @@ def test_a_process_killed_before_any_statement_has_changed_nothing(scene: Scene,
     assert rows(watch) != before
 
 
-def test_a_connection_lost_before_any_statement_has_changed_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
+def test_connection_lost_before_any_statement_changes_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
     with racing.workers(1) as [victim]:
         for statement in count(1):
             before = scene.set(watch, rival)
@@ -162,9 +162,7 @@ def test_a_connection_lost_before_any_statement_has_changed_nothing(scene: Scene
     assert rows(watch) != before
 
 
-def test_a_process_stopped_before_any_statement_loses_its_turn_and_cannot_act_on_it_later(
-    scene: Scene, watch: Watch, rival: Worker
-) -> None:
+def test_process_stopped_before_any_statement_loses_its_turn(scene: Scene, watch: Watch, rival: Worker) -> None:
     for statement in count(1):
         before = scene.set(watch, rival)
         with racing.workers(1) as [victim]:
@@ -203,7 +201,7 @@ def in_transaction(watch: Watch) -> int:
     )
 
 
-def test_a_reaper_stopped_with_its_rows_locked_holds_up_no_other_reaper(watch: Watch, rival: Worker) -> None:
+def test_stopped_reaper_does_not_block_other_reapers(watch: Watch, rival: Worker) -> None:
     watch.execute("TRUNCATE public.claude_sessions")
     _lapsed(watch, rival)
     with racing.workers(1) as [victim]:
@@ -219,9 +217,7 @@ def test_a_reaper_stopped_with_its_rows_locked_holds_up_no_other_reaper(watch: W
         assert victim.receive()["changed"] == ["lost1", "lost2", "lost3"]
 
 
-def test_who_stops_while_it_waits_for_its_turn_holds_up_the_next_no_longer_than_its_timeout(
-    watch: Watch, rival: Worker
-) -> None:
+def test_stopped_waiter_blocks_next_only_until_its_timeout(watch: Watch, rival: Worker) -> None:
     watch.execute("TRUNCATE public.claude_sessions")
     with racing.workers(1) as [victim]:
         victim.expect("connect", dsn=as_victim(watch.dsn), timeout_ms=TIMEOUT_MS)
@@ -240,7 +236,7 @@ def test_who_stops_while_it_waits_for_its_turn_holds_up_the_next_no_longer_than_
     assert watch.holders("SD-1") == ["rival"]
 
 
-def test_the_death_of_who_has_the_lock_lets_one_of_those_that_wait_win(watch: Watch) -> None:
+def test_death_of_lock_holder_lets_one_waiter_win(watch: Watch) -> None:
     with racing.workers(racing.RACERS) as pool:
         for _ in range(5):
             watch.execute("TRUNCATE public.claude_sessions")
@@ -273,7 +269,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.mark.parametrize("schema", racing.SCHEMAS)
 @pytest.mark.parametrize("crash", ["immediate stop", "killed backend"])
-def test_what_was_answered_stands_after_the_server_crashed(schema: str, crash: str, pool: Pool, tmp_path: Path) -> None:
+def test_answered_claims_survive_a_server_crash(schema: str, crash: str, pool: Pool, tmp_path: Path) -> None:
     with (
         servers.private_server() as server,
         racing.racing_database(server.create, "crashing", racing.SCHEMAS[schema]) as dsn,

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 TWO_MINUTES_S = 125
 
 
-def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table: Table, tmp_path: Path) -> None:
+def test_cron_renews_living_and_releases_killed_terminal(full_table: Table, tmp_path: Path) -> None:
     run = private_cron(tmp_path)
     if not shutil.which("cron"):
         pytest.skip("cron is not installed")

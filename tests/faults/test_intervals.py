@@ -207,7 +207,7 @@ def read_terms(dsn: str, monotonic: float, wall: float) -> list[dict[str, Any]]:
     return terms
 
 
-def test_nobody_holds_or_believes_to_hold_what_another_does(stage: tuple[str, bool], tmp_path: Path) -> None:
+def test_no_two_sessions_hold_or_believe_to_hold_one_item(stage: tuple[str, bool], tmp_path: Path) -> None:
     dsn, has_history = stage
     seed = int(os.environ.get("CLAUDE_SESSIONS_TEST_SEED", "1"))
     troupe = Troupe(dsn, tmp_path, seed)

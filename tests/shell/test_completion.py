@@ -70,18 +70,18 @@ def _words(cli: Cli, line: str, dsn: str | None, **env: str | None) -> list[str]
         ("claude-sessions upk", []),
     ],
 )
-def test_what_stands_there_decides_what_is_offered(items: Table, cli: Cli, line: str, words: list[str]) -> None:
+def test_completion_offers_names_for_the_current_word(items: Table, cli: Cli, line: str, words: list[str]) -> None:
     assert _words(cli, line, items.dsn) == words
 
 
-def test_a_dsn_on_the_line_is_the_one_that_is_asked(items: Table, cli: Cli) -> None:
+def test_completion_uses_dsn_on_the_line(items: Table, cli: Cli) -> None:
     line = f"claude-sessions release --dsn {shlex.quote(items.dsn)} SD-AUTH-001"
     assert _words(cli, line, "host=/nonexistent") == ["SD-AUTH-001"]
     line = f"claude-sessions --dsn {shlex.quote(items.dsn)} release SD-AUTH-001"
     assert _words(cli, line, "host=/nonexistent") == ["SD-AUTH-001"]
 
 
-def test_a_table_without_history_offers_what_is_held(seed_dsn: str, cli: Cli) -> None:
+def test_table_without_history_offers_held_items(seed_dsn: str, cli: Cli) -> None:
     table = Table(seed_dsn)
     with table.stack:
         table.insert("a", status="active", sd_id="SD-1")
@@ -91,14 +91,14 @@ def test_a_table_without_history_offers_what_is_held(seed_dsn: str, cli: Cli) ->
 @pytest.mark.parametrize(
     "name", ["$(touch x)", "`id`", "a b", "a;b", 'a"b', "a'b", "a\\b", "a*", "~x", "a\x1bb", "-", ""]
 )
-def test_no_name_is_offered_that_a_shell_would_take_for_more(full_table: Table, cli: Cli, name: str) -> None:
+def test_names_with_shell_syntax_are_not_offered(full_table: Table, cli: Cli, name: str) -> None:
     full_table.insert("a", status="active", sd_id=name)
     full_table.insert("b", status="active", sd_id="SD-1")
     offered = _words(cli, "claude-sessions release ", full_table.dsn)
     assert offered == ["SD-1"]
 
 
-def test_a_colon_parts_words_in_bash_alone(full_table: Table, cli: Cli) -> None:
+def test_colon_splits_words_only_in_bash(full_table: Table, cli: Cli) -> None:
     full_table.insert("a", status="active", sd_id="team:SD-1")
     assert _words(cli, "claude-sessions release ", full_table.dsn) == []
     done = cli(
@@ -138,17 +138,17 @@ def mute() -> Iterator[str]:
         {"COMP_WORDS": "claude-sessions nonsense S"},
     ],
 )
-def test_whatever_goes_wrong_nothing_is_said(cli: Cli, env: dict[str, str]) -> None:
+def test_failing_completion_prints_nothing(cli: Cli, env: dict[str, str]) -> None:
     common = {"COMP_WORDS": "claude-sessions release S", "COMP_CWORD": "2", "_CLAUDE_SESSIONS_COMPLETE": BASH}
     done = cli(env={**common, "CLAUDE_SESSIONS_DSN": "host=/nonexistent", **PATIENT, **env})
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
-def test_a_table_that_is_missing_says_nothing(cli: Cli, server: object) -> None:
+def test_missing_table_offers_nothing(cli: Cli, server: object) -> None:
     assert _words(cli, "claude-sessions release ", server.database("template1")) == []  # type: ignore[attr-defined]
 
 
-def test_the_private_server_is_never_started(cli: Cli) -> None:
+def test_completion_never_starts_private_server(cli: Cli) -> None:
     # Where it could be started, by root as another account too.
     with tempfile.TemporaryDirectory(prefix="claude-sessions-test-") as directory:
         Path(directory).chmod(0o755)
@@ -158,7 +158,7 @@ def test_the_private_server_is_never_started(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("dsn", ["mute", "nobody"])
-def test_a_server_that_hangs_costs_300_ms_at_most(cli: Cli, mute: str, dsn: str) -> None:
+def test_hanging_server_costs_300_ms_at_most(cli: Cli, mute: str, dsn: str) -> None:
     # Addresses of 192.0.2.0/24 are nobody's, and what is sent there is lost.
     hanging = mute if dsn == "mute" else "host=192.0.2.1"
 
@@ -173,7 +173,7 @@ def test_a_server_that_hangs_costs_300_ms_at_most(cli: Cli, mute: str, dsn: str)
     assert with_database <= max(0.3, 1.5 * without), rounds
 
 
-def test_no_process_outlives_a_completion_that_was_given_up(cli: Cli, mute: str) -> None:
+def test_abandoned_completion_leaves_no_process(cli: Cli, mute: str) -> None:
     _words(cli, "claude-sessions release ", mute, CLAUDE_SESSIONS_COMPLETION_TIME="1s", MARK=mute)
     left = []
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -207,7 +207,7 @@ START = {
 
 
 @pytest.mark.parametrize("shell", sorted(SHELLS))
-def test_tab_completes_a_command_an_item_and_a_session(items: Table, tmp_path: Path, program: Path, shell: str) -> None:
+def test_tab_completes_command_item_and_session(items: Table, tmp_path: Path, program: Path, shell: str) -> None:
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
     more = {
@@ -239,7 +239,7 @@ def test_tab_completes_a_command_an_item_and_a_session(items: Table, tmp_path: P
 
 
 @pytest.mark.parametrize("shell", sorted(SHELLS))
-def test_the_completion_installs_itself(cli: Cli, tmp_path: Path, shell: str) -> None:
+def test_install_completion_writes_a_valid_script(cli: Cli, tmp_path: Path, shell: str) -> None:
     env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     done = cli("--install-completion", shell, env=env)
     assert (done.returncode, done.stderr) == (0, "")

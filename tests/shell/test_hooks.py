@@ -71,7 +71,7 @@ def life(name: str, options: str, ending: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "options", "ending"), [life(*case) for case in LIVES])
-def test_a_terminal_registers_once_and_ends_with_its_shell(
+def test_terminal_registers_once_and_ends_with_its_shell(
     window: Open, calls: Calls, name: str, options: str, ending: str
 ) -> None:
     end, expected = ENDINGS[ending]
@@ -103,7 +103,7 @@ HUNG = {
 
 
 @each_shell
-def test_sourced_twice_it_still_calls_once(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
+def test_hook_sourced_twice_calls_once(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
     again = hook(tmp_path, name, calls.program)
     opened = window(name)
     command = f"begin; {HUNG[name]}; end" if name == "fish" else f"{{ {HUNG[name]}; }}"
@@ -126,7 +126,7 @@ ODD_OPTIONS = {
 
 @each_posix_shell
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_options_that_change_the_language_change_nothing_here(
+def test_shell_language_options_do_not_affect_hooks(
     window: Open, calls: Calls, states: Path, tmp_path: Path, name: str, when: str
 ) -> None:
     opened = window(name, **{when: ODD_OPTIONS[name]})
@@ -146,7 +146,7 @@ def test_options_that_change_the_language_change_nothing_here(
 
 @only_zsh
 @pytest.mark.parametrize("options", ["setopt ignore_braces", "setopt ignore_close_braces", "emulate sh", "emulate ksh"])
-def test_whatever_zsh_emulates_it_can_read_the_hook(window: Open, calls: Calls, name: str, options: str) -> None:
+def test_zsh_emulations_can_read_the_hook(window: Open, calls: Calls, name: str, options: str) -> None:
     opened = window(name, before=options)
     calls.wait(1)
     opened.type("exit")
@@ -156,9 +156,7 @@ def test_whatever_zsh_emulates_it_can_read_the_hook(window: Open, calls: Calls, 
 
 
 @each_shell
-def test_a_shell_that_becomes_another_is_still_the_session(
-    window: Open, calls: Calls, tmp_path: Path, name: str
-) -> None:
+def test_shell_replaced_by_exec_keeps_its_session(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
     opened = window(name)
     calls.wait(1)
     rc = opened.directory / "again"
@@ -172,7 +170,7 @@ def test_a_shell_that_becomes_another_is_still_the_session(
 
 
 @each_shell
-def test_it_beats_again_when_a_beat_is_due(window: Open, calls: Calls, name: str) -> None:
+def test_due_heartbeat_is_sent_at_next_prompt(window: Open, calls: Calls, name: str) -> None:
     opened = window(name, every=1)
     calls.wait(1)
 
@@ -186,7 +184,7 @@ def test_it_beats_again_when_a_beat_is_due(window: Open, calls: Calls, name: str
 
 
 @each_shell
-def test_two_prompts_in_one_interval_beat_once(window: Open, calls: Calls, name: str) -> None:
+def test_prompts_within_interval_send_one_heartbeat(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     for _ in range(5):
         opened.do("true")
@@ -197,9 +195,7 @@ def test_two_prompts_in_one_interval_beat_once(window: Open, calls: Calls, name:
 
 
 @only_bash
-def test_a_bash_without_a_clock_variable_keeps_time_all_the_same(
-    window: Open, calls: Calls, states: Path, name: str
-) -> None:
+def test_bash_without_epochseconds_keeps_time(window: Open, calls: Calls, states: Path, name: str) -> None:
     opened = window(name, before="unset EPOCHSECONDS", every=1)
     state_of(states, opened).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
     opened.do("true")
@@ -213,7 +209,7 @@ def test_a_bash_without_a_clock_variable_keeps_time_all_the_same(
 
 
 @each_shell
-def test_a_program_that_has_gone_is_not_missed(window: Open, calls: Calls, name: str) -> None:
+def test_missing_program_is_ignored(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     calls.wait(1)
     calls.program.unlink()
@@ -245,7 +241,9 @@ def transcript(opened: Window, lines: list[str]) -> str:
 
 @each_posix_shell
 @pytest.mark.parametrize("options", ["", "set -eu"])
-def test_nothing_is_ever_printed(stack: ExitStack, tmp_path: Path, window: Open, name: str, options: str) -> None:
+def test_hooked_shell_prints_the_same_as_a_bare_one(
+    stack: ExitStack, tmp_path: Path, window: Open, name: str, options: str
+) -> None:
     """Two shells that are typed into alike look alike, though one is hooked."""
     lines = ["sleep 100 &", "true | false || true", "(exit 7) || true", "kill %1; wait || true", "jobs", "echo $-"]
     bare = Window(tmp_path, name, options)
@@ -256,7 +254,7 @@ def test_nothing_is_ever_printed(stack: ExitStack, tmp_path: Path, window: Open,
 
 
 @only_fish
-def test_nothing_is_ever_printed_in_fish(window: Open, calls: Calls, name: str) -> None:
+def test_hooked_fish_prints_no_extra_words(window: Open, calls: Calls, name: str) -> None:
     """fish draws its line anew whenever it finds the time, so no two screens are the same: they have the same words."""
     opened = window(name, every=1)
     opened.do("echo hello")
@@ -273,7 +271,7 @@ def test_nothing_is_ever_printed_in_fish(window: Open, calls: Calls, name: str) 
 
 @each_shell
 @pytest.mark.parametrize("every", [NEVER, 1])
-def test_the_last_commands_status_stays(window: Open, name: str, every: float) -> None:
+def test_hook_preserves_last_exit_status(window: Open, name: str, every: float) -> None:
     opened = window(name, every=every)
     status = "$status" if name == "fish" else "$?"
     for code in (0, 1, 7, 130):
@@ -283,7 +281,7 @@ def test_the_last_commands_status_stays(window: Open, name: str, every: float) -
 
 @each_posix_shell
 @pytest.mark.parametrize("every", [NEVER, 1])
-def test_last_words_pids_and_pipes_stay(window: Open, calls: Calls, name: str, every: float) -> None:
+def test_hook_preserves_last_word_pid_and_pipe_status(window: Open, calls: Calls, name: str, every: float) -> None:
     opened = window(name, every=every)
     calls.wait(1)
     opened.type("sleep 600 &")
@@ -312,7 +310,7 @@ def test_last_words_pids_and_pipes_stay(window: Open, calls: Calls, name: str, e
         ("PROMPT_COMMAND=(); PROMPT_COMMAND[3]='echo \"first $? $_\" >>said'", "first 7 word"),
     ],
 )
-def test_other_prompt_commands_of_bash_run_and_see_the_status(
+def test_other_bash_prompt_commands_see_the_status(
     window: Open, calls: Calls, before: str, shown: str, name: str
 ) -> None:
     if "(" in before.split("'")[0] and _bash_version() < (5, 1):
@@ -348,9 +346,7 @@ trap 'is_of_the_prompt "$BASH_COMMAND" || echo "$BASH_COMMAND" >>typed' DEBUG
 
 @only_bash
 @pytest.mark.parametrize("every", [NEVER, 1])
-def test_bash_preexec_takes_no_part_of_the_hook_for_a_command_that_was_typed(
-    window: Open, name: str, every: float
-) -> None:
+def test_bash_preexec_does_not_report_hook_commands(window: Open, name: str, every: float) -> None:
     opened = window(name, before="PROMPT_COMMAND='true; false'", after=PREEXEC, every=every)
     for line in (": first", "sh -c 'exit 7'", ": last"):
         opened.type(line)
@@ -368,7 +364,7 @@ EVERYDAY += " words"
 
 @each_posix_shell
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_readonly_names_of_every_day_are_no_matter(
+def test_readonly_common_variables_do_not_break_hooks(
     window: Open, calls: Calls, states: Path, name: str, when: str
 ) -> None:
     settings = "; ".join(f"readonly {word}=4" for word in EVERYDAY.split())
@@ -395,7 +391,7 @@ SPLITTING = ["IFS=_", "IFS=aeinost", "IFS=$'_ \\t\\n:/-abcdefghijklmnopqrstuvwxy
 @each_posix_shell
 @pytest.mark.parametrize("splitting", SPLITTING)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_parts_words_does_not_part_the_hooks(
+def test_custom_ifs_does_not_break_hooks(
     window: Open, calls: Calls, states: Path, name: str, splitting: str, when: str
 ) -> None:
     opened = window(name, **{when: splitting})
@@ -412,7 +408,7 @@ def test_what_parts_words_does_not_part_the_hooks(
 
 
 @only_bash
-def test_prompt_commands_that_come_later_see_the_status_too(window: Open, name: str) -> None:
+def test_later_prompt_commands_see_the_status(window: Open, name: str) -> None:
     later = 'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>said"'
     opened = window(name, after=later, every=1)
     opened.do("true")
@@ -427,7 +423,7 @@ def _bash_version() -> tuple[int, ...]:
 
 
 @only_bash
-def test_a_shell_that_inherits_the_prompt_command_without_the_hook_runs_nothing(window: Open, name: str) -> None:
+def test_inherited_prompt_command_without_hook_does_nothing(window: Open, name: str) -> None:
     opened = window(name, after="export PROMPT_COMMAND")
     opened.type("PS1='inner> ' bash --norc --noprofile -i")
     opened.do("true")
@@ -435,7 +431,7 @@ def test_a_shell_that_inherits_the_prompt_command_without_the_hook_runs_nothing(
 
 
 @only_bash
-def test_an_error_trap_is_not_called_by_the_hook(window: Open, name: str) -> None:
+def test_hook_does_not_fire_bash_error_trap(window: Open, name: str) -> None:
     opened = window(name, before="set -o errtrace; trap 'echo failed >>errors' ERR", every=1)
     for _ in range(3):
         opened.type("sh -c 'exit 7'")
@@ -445,7 +441,7 @@ def test_an_error_trap_is_not_called_by_the_hook(window: Open, name: str) -> Non
 
 @only_zsh
 @pytest.mark.parametrize("trap", ["trap 'echo failed >>errors' ZERR", "TRAPZERR() { echo failed >>errors }"])
-def test_an_error_trap_is_not_called_by_the_hook_of_zsh(window: Open, states: Path, name: str, trap: str) -> None:
+def test_hook_does_not_fire_zsh_error_trap(window: Open, states: Path, name: str, trap: str) -> None:
     opened = window(name, before=trap)
     for line in ("", "held {now} SD-1 s", "held 5 SD-1 s", "held", "lost 0 SD-1 s", "none 0 - s"):
         state_of(states, opened).write_text(line.format(now=int(time.time()) + 3) + "\n")
@@ -460,7 +456,7 @@ def test_an_error_trap_is_not_called_by_the_hook_of_zsh(window: Open, states: Pa
 
 
 @only_zsh
-def test_other_functions_of_zsh_run_and_see_the_status(window: Open, calls: Calls, name: str) -> None:
+def test_other_zsh_hook_functions_see_the_status(window: Open, calls: Calls, name: str) -> None:
     before = (
         "other() { echo first $? >>said }; last() { echo last $? >>said }\n"
         "precmd_functions=(other); zshexit_functions=(last); TRAPEXIT() { echo trap >>said }"
@@ -483,7 +479,7 @@ def test_other_functions_of_zsh_run_and_see_the_status(window: Open, calls: Call
 
 
 @only_fish
-def test_other_handlers_of_fish_run_and_see_the_status(window: Open, calls: Calls, name: str) -> None:
+def test_other_fish_handlers_see_the_status(window: Open, calls: Calls, name: str) -> None:
     before = (
         "function other --on-event fish_prompt; echo first $status >>said; end\n"
         "function last --on-event fish_exit; echo last >>said; end"
@@ -505,7 +501,7 @@ def test_other_handlers_of_fish_run_and_see_the_status(window: Open, calls: Call
 @each_posix_shell
 @pytest.mark.parametrize("options", ["", "set -eu"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_an_exit_trap_runs_once_with_the_shells_status(
+def test_exit_trap_runs_once_with_the_shells_status(
     window: Open, calls: Calls, name: str, options: str, when: str
 ) -> None:
     trap = "trap 'echo \"trap $?\" >>said; echo \"it'\\''s over\" >>said' EXIT"
@@ -519,7 +515,7 @@ def test_an_exit_trap_runs_once_with_the_shells_status(
 
 
 @only_bash
-def test_an_exit_trap_that_is_set_later_runs_too(window: Open, calls: Calls, name: str) -> None:
+def test_exit_trap_set_later_runs_too(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     calls.wait(1)
     opened.do("trap 'echo \"later $?\" >>said' EXIT")
@@ -534,7 +530,7 @@ def test_an_exit_trap_that_is_set_later_runs_too(window: Open, calls: Calls, nam
 
 
 @only_bash
-def test_an_exit_trap_that_is_set_just_before_the_end_runs_alone(window: Open, calls: Calls, name: str) -> None:
+def test_exit_trap_set_after_last_prompt_replaces_the_hooks(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     calls.wait(1)
     opened.do("trap 'echo later >>said' EXIT")
@@ -545,7 +541,7 @@ def test_an_exit_trap_that_is_set_just_before_the_end_runs_alone(window: Open, c
 
 
 @each_posix_shell
-def test_subshells_end_nothing(window: Open, calls: Calls, name: str) -> None:
+def test_subshell_exit_does_not_end_the_session(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     calls.wait(1)
     for line in ("(exit 7)", "echo $(exit 3)", "(exit 2) | (exit 1)", "{ exit 4; } &", "wait", ": <(exit 5)"):
@@ -563,7 +559,7 @@ def test_subshells_end_nothing(window: Open, calls: Calls, name: str) -> None:
 
 
 @each_shell
-def test_it_can_be_turned_off_and_on_at_any_time(window: Open, calls: Calls, states: Path, name: str) -> None:
+def test_hook_can_be_disabled_and_enabled_again(window: Open, calls: Calls, states: Path, name: str) -> None:
     opened = window(name)
     calls.wait(1)
     state_of(states, opened).write_text(f"held {int(time.time())} SD-1 s\n")
@@ -582,7 +578,7 @@ def test_it_can_be_turned_off_and_on_at_any_time(window: Open, calls: Calls, sta
 
 
 @each_shell
-def test_turned_off_from_the_start_it_does_nothing_at_all(window: Open, calls: Calls, name: str) -> None:
+def test_hook_disabled_from_the_start_does_nothing(window: Open, calls: Calls, name: str) -> None:
     opened = window(name, more={"CLAUDE_SESSIONS_HOOK": "0"})
     opened.do("true")
     shell = "$CLAUDE_SESSIONS_SHELL" if name == "fish" else "${CLAUDE_SESSIONS_SHELL-}"
@@ -594,7 +590,7 @@ def test_turned_off_from_the_start_it_does_nothing_at_all(window: Open, calls: C
 
 @each_shell
 @pytest.mark.parametrize("alone", [False, True])
-def test_it_can_be_undone_without_a_trace(window: Open, calls: Calls, tmp_path: Path, name: str, alone: bool) -> None:
+def test_unhook_leaves_no_trace(window: Open, calls: Calls, tmp_path: Path, name: str, alone: bool) -> None:
     if name == "fish":
         look = (
             "set -n | string match '*claude_sessions*'; functions -a -n | string match -r '[^, ]*claude_sessions[^, ]*'"
@@ -633,7 +629,7 @@ JOINED = {
 
 @only_bash
 @pytest.mark.parametrize("after", JOINED)
-def test_undone_it_leaves_what_other_tools_have_joined_it_to(window: Open, name: str, after: str) -> None:
+def test_unhook_keeps_prompt_commands_of_other_tools(window: Open, name: str, after: str) -> None:
     if "(" in after and _bash_version() < (5, 1):
         pytest.skip("this bash has no array of prompt commands")
     opened = window(name, after=after)
@@ -649,9 +645,7 @@ def test_undone_it_leaves_what_other_tools_have_joined_it_to(window: Open, name:
 
 
 @each_shell
-def test_in_a_shell_that_is_not_interactive_it_does_nothing(
-    tmp_path: Path, calls: Calls, states: Path, name: str
-) -> None:
+def test_noninteractive_shell_is_not_hooked(tmp_path: Path, calls: Calls, states: Path, name: str) -> None:
     line = hook(tmp_path, name, calls.program)
     quiet = "set -n; functions -n -a" if name == "fish" else "set; typeset -f"
     flags = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[name]
@@ -669,7 +663,7 @@ RESTRICTED = {"bash": ("-r", "set -r"), "zsh": ("-r", "setopt restricted")}
 
 @each_posix_shell
 @pytest.mark.parametrize("how", ["option", "set later"])
-def test_in_a_restricted_shell_it_does_nothing(
+def test_restricted_shell_is_not_hooked(
     stack: ExitStack, calls: Calls, states: Path, tmp_path: Path, name: str, how: str
 ) -> None:
     option, command = RESTRICTED[name]
@@ -695,9 +689,7 @@ def test_in_a_restricted_shell_it_does_nothing(
 
 @only_bash
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_where_assignments_beside_commands_are_their_environment_nothing_is_printed(
-    window: Open, calls: Calls, states: Path, name: str, when: str
-) -> None:
+def test_set_k_does_not_break_hooks(window: Open, calls: Calls, states: Path, name: str, when: str) -> None:
     opened = window(name, **{when: "set -k"})
     calls.wait(1)
     state_of(states, opened).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
@@ -717,7 +709,7 @@ def test_where_assignments_beside_commands_are_their_environment_nothing_is_prin
 
 
 @cross("inner", list(SHELLS), [("bash", "bash"), ("bash", "zsh"), ("zsh", "fish"), ("fish", "bash")])
-def test_a_nested_shell_beats_for_the_outer_one_and_ends_nothing(
+def test_nested_shell_beats_for_outer_session(
     window: Open, calls: Calls, tmp_path: Path, name: str, inner: str
 ) -> None:
     if not shutil.which(inner):
@@ -740,7 +732,7 @@ ALL_EXPORTED = {"bash": "set -a", "zsh": "setopt all_export"}
 
 @each_posix_shell
 @pytest.mark.parametrize("inner", list(SHELLS))
-def test_a_shell_that_exports_everything_keeps_to_itself_what_it_is(
+def test_allexport_does_not_leak_the_hooks_identity(
     window: Open, calls: Calls, tmp_path: Path, name: str, inner: str
 ) -> None:
     if not shutil.which(inner):
@@ -758,7 +750,7 @@ def test_a_shell_that_exports_everything_keeps_to_itself_what_it_is(
 
 
 @only_bash
-def test_a_shell_that_gets_the_functions_alone_ends_nothing(window: Open, calls: Calls, name: str) -> None:
+def test_inherited_hook_functions_end_nothing(window: Open, calls: Calls, name: str) -> None:
     opened = window(name, before="set -a", every=1)
     calls.wait(1)
     opened.enter("PS1='ready> ' bash --norc --noprofile -i")
@@ -772,9 +764,7 @@ def test_a_shell_that_gets_the_functions_alone_ends_nothing(window: Open, calls:
 
 @needs_proc
 @each_posix_shell
-def test_another_terminal_that_gets_the_variables_is_a_session_of_its_own(
-    window: Open, calls: Calls, name: str
-) -> None:
+def test_terminal_with_leaked_hook_variables_is_own_session(window: Open, calls: Calls, name: str) -> None:
     opened = window(name, before=ALL_EXPORTED[name])
     calls.wait(1)
     exported = [entry for entry in opened.run("env").out.splitlines() if entry.startswith("__claude_sessions_")]
@@ -788,7 +778,7 @@ def test_another_terminal_that_gets_the_variables_is_a_session_of_its_own(
 
 
 @each_shell
-def test_a_shell_inside_one_that_is_the_first_process_is_nested_as_well(
+def test_shell_below_pid_1_shell_is_nested(
     stack: ExitStack, calls: Calls, states: Path, tmp_path: Path, name: str
 ) -> None:
     # A container's shell is one.
@@ -814,7 +804,7 @@ def test_a_shell_inside_one_that_is_the_first_process_is_nested_as_well(
 
 
 @each_shell
-def test_what_the_prompt_beats_is_what_a_typed_command_is(window: Open, calls: Calls, name: str) -> None:
+def test_prompt_and_typed_command_share_a_session(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     [beat] = calls.wait(1)
     data = opened.run(WHOAMI).data
@@ -825,7 +815,7 @@ def test_what_the_prompt_beats_is_what_a_typed_command_is(window: Open, calls: C
 
 @needs("tmux")
 @only_bash
-def test_a_pane_that_inherits_the_variable_is_a_session_of_its_own(
+def test_pane_with_inherited_hook_variable_is_own_session(
     stack: ExitStack, window: Open, calls: Calls, tmp_path: Path, name: str
 ) -> None:
     opened = window(name)
@@ -845,7 +835,7 @@ def test_a_pane_that_inherits_the_variable_is_a_session_of_its_own(
 @needs_sudo
 @each_shell
 @pytest.mark.parametrize("hooked", [False, True])
-def test_under_sudo_prompt_and_commands_agree(
+def test_prompt_and_commands_agree_under_sudo(
     window: Open, calls: Calls, tmp_path: Path, name: str, hooked: bool
 ) -> None:
     opened = window(name)
@@ -862,7 +852,7 @@ def test_under_sudo_prompt_and_commands_agree(
 
 
 @each_shell
-def test_a_shell_below_an_agent_leaves_the_beats_to_the_agent(
+def test_shell_below_agent_sends_no_heartbeats(
     window: Open, calls: Calls, states: Path, tmp_path: Path, name: str
 ) -> None:
     agent = tmp_path / "claude"
@@ -882,7 +872,7 @@ def test_a_shell_below_an_agent_leaves_the_beats_to_the_agent(
 
 
 @each_shell
-def test_an_id_that_a_person_gave_is_beaten_and_never_ended(window: Open, calls: Calls, name: str) -> None:
+def test_session_id_set_by_user_is_renewed_but_never_ended(window: Open, calls: Calls, name: str) -> None:
     opened = window(name, more={"CLAUDE_SESSIONS_SESSION_ID": "by-hand", "CLAUDE_CODE_SESSION_ID": "left-over"})
     calls.wait(1)
     opened.type("exit")

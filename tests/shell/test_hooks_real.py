@@ -47,7 +47,7 @@ def shows(opened: Window, pattern: str) -> bool:
 
 
 @each_shell_at_length
-def test_a_terminals_life_on_a_real_database(
+def test_terminal_lifecycle_on_a_real_database(
     real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
 ) -> None:
     opened = real(name, dsn)
@@ -77,7 +77,7 @@ def test_a_terminals_life_on_a_real_database(
     [type_exit, send_hangup, close_terminal],
     [("bash", type_exit), ("zsh", close_terminal), ("fish", send_hangup)],
 )
-def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
+def test_shell_exit_ends_its_session(
     real: Open, dsn: str, states: Path, name: str, ending: Callable[[Window], None]
 ) -> None:
     opened = real(name, dsn)
@@ -97,7 +97,7 @@ def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
 
 
 @each_shell_at_length
-def test_commands_that_find_a_loss_tell_the_prompt_at_once(
+def test_command_that_finds_a_loss_updates_the_prompt(
     real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
 ) -> None:
     opened = real(name, dsn)
@@ -113,7 +113,7 @@ def test_commands_that_find_a_loss_tell_the_prompt_at_once(
 
 
 @each_shell_at_length
-def test_a_session_named_for_one_command_is_not_the_terminals(real: Open, dsn: str, states: Path, name: str) -> None:
+def test_session_option_does_not_change_the_prompt(real: Open, dsn: str, states: Path, name: str) -> None:
     opened = real(name, dsn)
     await_first_beat(states, opened)
     assert opened.run(f"{CLI} claim SD-1").code == 0
@@ -124,7 +124,7 @@ def test_a_session_named_for_one_command_is_not_the_terminals(real: Open, dsn: s
 
 
 @each_shell
-def test_a_shell_under_run_shows_its_item_and_leaves_the_beats_to_run(
+def test_shell_under_run_shows_item_and_sends_no_heartbeats(
     real: Open, dsn: str, states: Path, tmp_path: Path, calls: Calls, name: str
 ) -> None:
     opened = real("bash", dsn)
@@ -140,7 +140,7 @@ def test_a_shell_under_run_shows_its_item_and_leaves_the_beats_to_run(
     assert [row[2] for row in rows(dsn)] == ["idle", "released"]
 
 
-def test_a_late_beat_does_not_register_a_shell_that_has_gone(
+def test_late_heartbeat_does_not_register_a_dead_shell(
     real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     gone = subprocess.Popen(["true"])
@@ -152,7 +152,7 @@ def test_a_late_beat_does_not_register_a_shell_that_has_gone(
 
 
 @needs_proc
-def test_where_starts_are_unknown_the_file_of_the_prompt_knows_whose_end_it_is(
+def test_exit_without_start_time_uses_prompt_file(
     dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     environ = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_STATE_DIR": str(states.parent)}
@@ -194,7 +194,7 @@ def bad_dsns(dsn: str, hanging: str) -> dict[str, str]:
     ["down", "refuses", "hangs", "is none"],
     [("bash", "hangs"), ("zsh", "refuses"), ("zsh", "hangs"), ("fish", "down"), ("fish", "hangs")],
 )
-def test_whatever_the_database_does_the_prompt_comes_at_once_and_nothing_is_said(
+def test_failing_database_neither_delays_nor_clutters_prompt(
     real: Open, bad_dsns: dict[str, str], name: str, kind: str
 ) -> None:
     opened = real(name, bad_dsns[kind])
@@ -215,9 +215,7 @@ def test_whatever_the_database_does_the_prompt_comes_at_once_and_nothing_is_said
 
 @needs_proc
 @each_shell
-def test_a_call_to_a_server_that_hangs_keeps_nothing_open_that_the_shell_had(
-    real: Open, hanging: str, name: str
-) -> None:
+def test_call_to_hanging_server_holds_no_shell_descriptors(real: Open, hanging: str, name: str) -> None:
     opened = real(name, hanging, more={"PGCONNECT_TIMEOUT": "600"})
     opened.type("exit")
     opened.process.wait(PATIENCE_S)
@@ -228,7 +226,7 @@ def test_a_call_to_a_server_that_hangs_keeps_nothing_open_that_the_shell_had(
 @pytest.mark.faults
 @needs_proc
 @each_shell
-def test_beats_do_not_pile_up_where_a_server_hangs(real: Open, hanging: str, name: str) -> None:
+def test_heartbeats_do_not_pile_up_if_server_hangs(real: Open, hanging: str, name: str) -> None:
     opened = real(name, hanging, every=2, more={"PGCONNECT_TIMEOUT": "600"})
     begin = time.monotonic()
     most = 0
@@ -255,7 +253,7 @@ def running_beats(opened: Window) -> list[int]:
 
 
 @needs_proc
-def test_a_beat_gives_up_where_the_server_stops_answering(
+def test_heartbeat_gives_up_on_hanging_server(
     hanging: str, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     for command in (["heartbeat", "--register"], ["release", "--end"]):
@@ -271,7 +269,7 @@ def test_a_beat_gives_up_where_the_server_stops_answering(
     ["full", "read-only", "missing home"],
     [("bash", "full"), ("zsh", "read-only"), ("fish", "missing home"), ("fish", "full")],
 )
-def test_a_disk_that_takes_no_file_is_no_matter(
+def test_unwritable_state_directory_is_ignored(
     stack: ExitStack, real: Open, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
 ) -> None:
     place = tmp_path / "place"

@@ -24,9 +24,7 @@ from shell.hooks import HOOKS, Window, rows
 
 
 @each_shell
-def test_shell_init_prints_what_a_shell_can_read_at_its_start(
-    stack: ExitStack, tmp_path: Path, dsn: str, name: str
-) -> None:
+def test_shell_init_output_hooks_a_starting_shell(stack: ExitStack, tmp_path: Path, dsn: str, name: str) -> None:
     line = f"{CLI} shell-init fish | source" if name == "fish" else f'eval "$({CLI} shell-init {name})"'
     opened = Window(tmp_path, name, line, {"CLAUDE_SESSIONS_DSN": dsn, "XDG_STATE_HOME": str(tmp_path / "xdg")})
     stack.callback(opened.close)
@@ -34,7 +32,7 @@ def test_shell_init_prints_what_a_shell_can_read_at_its_start(
     assert rows(dsn)[0][0] == opened.run(WHOAMI).session
 
 
-def test_shell_init_takes_the_interval_of_the_settings(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_shell_init_uses_configured_interval(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = cli("shell-init", "bash", env={"CLAUDE_SESSIONS_HEARTBEAT_EVERY": "7s", "CLAUDE_SESSIONS_STATE_DIR": "/a b"})
     assert (done.returncode, done.stderr) == (0, "")
     assert "__claude_sessions_every=7\n" in done.stdout
@@ -42,7 +40,7 @@ def test_shell_init_takes_the_interval_of_the_settings(cli: Callable[..., subpro
     assert "__claude_sessions_states='/a b/terminals'\n" in done.stdout
 
 
-def test_shell_init_says_nothing_of_a_broken_configuration(
+def test_shell_init_ignores_broken_configuration(
     cli: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     done = cli("shell-init", "zsh", env={"CLAUDE_SESSIONS_CONFIG": "/nonexistent"})
@@ -50,7 +48,7 @@ def test_shell_init_says_nothing_of_a_broken_configuration(
     assert "__claude_sessions_every=60\n" in done.stdout
 
 
-def test_shell_init_knows_three_shells(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_shell_init_rejects_unknown_shell(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = cli("shell-init", "tcsh")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "claude-sessions: no such shell: 'tcsh' (a shell is one of bash, zsh, fish)\n"
@@ -60,13 +58,13 @@ def test_shell_init_knows_three_shells(cli: Callable[..., subprocess.CompletedPr
 NO_PIDS = [["--pid", text] for text in ("", "abc", "0", "-1", "1.5", "9" * 30, "9" * 5000, "#{pane_pid}")]
 
 
-def test_prompt_is_silent_where_there_is_nothing_to_show(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_prompt_prints_nothing_without_a_session(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     for options in ([], ["--pid", "4194304"], ["--pid", str(os.getpid())], *NO_PIDS):
         done = cli("prompt", *options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_prompt_shows_the_terminal_of_a_given_process(
+def test_prompt_shows_terminal_of_given_process(
     cli: Callable[..., subprocess.CompletedProcess[str]], states: Path
 ) -> None:
     own = process.read(os.getpid())
@@ -93,7 +91,7 @@ ODD = ['/opt/it\'s here/$(x)`y`\\z "q"/claude-sessions', "a\nb", "-m"]
         pytest.param("fish", ["fish", "--no-config", "-i", "-c"], marks=needs("fish")),
     ],
 )
-def test_any_path_of_the_program_is_quoted(
+def test_odd_program_paths_are_quoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: list[str]
 ) -> None:
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", "/odd 'dir\\")
@@ -107,7 +105,7 @@ def test_any_path_of_the_program_is_quoted(
     assert done.stdout.split("\0")[:-1] == [*ODD, "/odd 'dir\\/terminals"]
 
 
-def test_the_program_is_found_again_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "bin" / "claude-sessions"
     script.parent.mkdir()
     script.write_text("#!/bin/sh\n")
@@ -129,9 +127,7 @@ def test_the_program_is_found_again_from_any_directory(tmp_path: Path, monkeypat
         pytest.param("fish", ["fish_indent", "--check"], marks=needs("fish_indent")),
     ],
 )
-def test_the_hooks_pass_their_checkers(
-    tmp_path: Path, states: Path, name: str, checker: list[str], rendered: bool
-) -> None:
+def test_hooks_pass_their_checkers(tmp_path: Path, states: Path, name: str, checker: list[str], rendered: bool) -> None:
     path = HOOKS / f"hook.{name}"
     if rendered:
         path = tmp_path / f"rendered.{name}"
@@ -141,13 +137,13 @@ def test_the_hooks_pass_their_checkers(
 
 
 @only_bash
-def test_the_hook_of_bash_uses_nothing_that_3_2_has_not(name: str) -> None:
+def test_bash_hook_uses_only_bash_3_2_features(name: str) -> None:
     text = (HOOKS / "hook.bash").read_text()
     later = [r"\$\{\w+,,", r"\$\{\w+\^", r"\[-\d", r"mapfile|readarray", r"declare -[Ag]|local -n", r"&>>", r"\|&"]
     later += [r"coproc", r"printf -v \w+\[", r"%\(", r"BASHPID", r"\$\{\w+@", r"EPOCHREALTIME", r";;&|;&", r"\[\[ -v"]
     assert not [pattern for pattern in later if re.search(pattern, text)]
 
 
-def test_an_unknown_shell_has_no_hook() -> None:
+def test_unknown_shell_has_no_hook() -> None:
     with pytest.raises(UsageError):
         shell_init.shell_init("sh")

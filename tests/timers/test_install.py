@@ -35,7 +35,7 @@ def _crontab(run: Run) -> str:
     return run("crontab", "-l").stdout
 
 
-def test_a_crontab_gets_one_line_and_keeps_the_rest(in_private_cron: Run, tmp_path: Path) -> None:
+def test_install_adds_one_line_and_remove_restores_crontab(in_private_cron: Run, tmp_path: Path) -> None:
     assert in_private_cron("crontab", "-", input=FOREIGN).returncode == 0
     shown = in_private_cron(*PROGRAM, "install", "cron", "--dry-run")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -62,7 +62,7 @@ def test_a_crontab_gets_one_line_and_keeps_the_rest(in_private_cron: Run, tmp_pa
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove").stdout == "cron: not installed\n"
 
 
-def test_a_crontab_that_was_not_there_is_not_there_afterwards(in_private_cron: Run) -> None:
+def test_remove_leaves_no_crontab_if_there_was_none(in_private_cron: Run) -> None:
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove").stdout == "cron: not installed\n"
     assert in_private_cron(*PROGRAM, "install", "cron", "-q").stdout == ""
     assert crontab.BEGIN in _crontab(in_private_cron)
@@ -72,7 +72,7 @@ def test_a_crontab_that_was_not_there_is_not_there_afterwards(in_private_cron: R
     assert "no crontab for" in in_private_cron("crontab", "-l").stderr
 
 
-def test_without_cron_one_line_says_so(cli: Cli, tmp_path: Path) -> None:
+def test_missing_crontab_program_is_reported(cli: Cli, tmp_path: Path) -> None:
     for options in (["--dry-run"], [], ["--remove"]):
         done = cli("install", "cron", *options, env={"PATH": str(tmp_path)})
         assert (done.returncode, done.stdout) == (1, "")
@@ -87,7 +87,7 @@ def test_without_cron_one_line_says_so(cli: Cli, tmp_path: Path) -> None:
     ],
     ids=["cannot be read", "cannot be written"],
 )
-def test_a_crontab_that_refuses_is_quoted_in_one_line(cli: Cli, tmp_path: Path, script: str, said: str) -> None:
+def test_crontab_error_is_quoted_in_one_line(cli: Cli, tmp_path: Path, script: str, said: str) -> None:
     (tmp_path / "crontab").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "crontab").chmod(0o755)
     done = cli("install", "cron", env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
@@ -96,7 +96,7 @@ def test_a_crontab_that_refuses_is_quoted_in_one_line(cli: Cli, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", ["cron", "systemd", "launchd"])
-def test_a_dsn_of_the_environment_alone_is_refused(cli: Cli, tmp_path: Path, kind: str) -> None:
+def test_dsn_outside_config_file_is_refused(cli: Cli, tmp_path: Path, kind: str) -> None:
     for argv, env in (
         ([], {"CLAUDE_SESSIONS_DSN": "postgresql://me:s3cret@db/x"}),
         (["--dsn", "postgresql://me:s3cret@db/x"], {}),
@@ -118,7 +118,7 @@ def _tree(directory: Path) -> dict[str, bytes]:
         ("launchd", "Library/LaunchAgents", {"claude-sessions.upkeep.plist"}),
     ],
 )
-def test_a_timers_files_are_written_once_and_removed_alone(
+def test_install_writes_only_its_files_and_remove_deletes_them(
     cli: Cli, tmp_path: Path, kind: str, place: str, names: set[str]
 ) -> None:
     directory = tmp_path / place
@@ -157,7 +157,7 @@ IDLE = {
 
 
 @pytest.mark.parametrize("kind", ["systemd", "launchd"])
-def test_what_could_not_be_stopped_is_told_and_no_link_stays(cli: Cli, tmp_path: Path, kind: str) -> None:
+def test_remove_reports_failed_stop_and_deletes_links(cli: Cli, tmp_path: Path, kind: str) -> None:
     program = tmp_path / {"systemd": "systemctl", "launchd": "launchctl"}[kind]
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     wants = tmp_path / ".config/systemd/user/timers.target.wants"
@@ -204,7 +204,7 @@ def test_systemd_and_launchd_are_told(cli: Cli, tmp_path: Path) -> None:
     ]
 
 
-def test_systemd_reads_the_units_as_they_are_meant(cli: Cli, tmp_path: Path) -> None:
+def test_systemd_accepts_units_with_odd_paths(cli: Cli, tmp_path: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd is not installed")
     state = tmp_path / '100% "state" $HOME'
@@ -235,7 +235,7 @@ def _upkeep(cli: Cli, state: Path, dsn: str | None) -> subprocess.CompletedProce
     return cli("upkeep", env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DSN": dsn})
 
 
-def test_upkeep_keeps_who_lives_frees_what_the_dead_and_the_silent_held_and_says_so(
+def test_upkeep_renews_living_and_reaps_dead_and_silent(
     full_table: Table, sleeper: Callable[[], Popen[bytes]], cli: Cli, state: Path
 ) -> None:
     living, dying = sleeper(), sleeper()
@@ -261,7 +261,7 @@ def test_upkeep_keeps_who_lives_frees_what_the_dead_and_the_silent_held_and_says
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
-def test_upkeep_says_with_the_time_what_failed_and_notes_it(cli: Cli, state: Path) -> None:
+def test_upkeep_prints_failure_with_time_and_records_it(cli: Cli, state: Path) -> None:
     done = _upkeep(cli, state, "host=/nonexistent")
     assert (done.returncode, done.stdout) == (6, "")
     assert done.stderr.count("\n") == 1 and "Z cannot connect to the database" in done.stderr
@@ -277,7 +277,7 @@ def test_upkeep_never_starts_the_private_server(cli: Cli, state: Path, tmp_path:
     assert rounds.last_run(state) is not None
 
 
-def test_upkeep_leaves_the_work_to_a_run_that_is_under_way(cli: Cli, state: Path) -> None:
+def test_upkeep_exits_if_another_run_is_active(cli: Cli, state: Path) -> None:
     with rounds.only_one(state) as first:
         assert first
         done = _upkeep(cli, state, "host=/nonexistent")
@@ -293,7 +293,7 @@ def test_upkeep_rotates_its_log(cli: Cli, state: Path) -> None:
     assert (state / "upkeep.log.1").stat().st_size == rounds.LOG_LIMIT + 1
 
 
-def test_the_line_of_cron_makes_its_directory_and_its_log_again(state: Path, tmp_path: Path) -> None:
+def test_cron_line_recreates_directory_and_log(state: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('dsn = "host=/nonexistent"')
     variables = {"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_CONFIG": str(config)}
@@ -320,12 +320,12 @@ def test_the_line_of_cron_makes_its_directory_and_its_log_again(state: Path, tmp
     assert rounds.last_run(state) is not None
 
 
-def test_upkeep_is_not_in_the_help(cli: Cli) -> None:
+def test_upkeep_is_hidden_in_help(cli: Cli) -> None:
     shown = cli("--help").stdout
     assert "upkeep" not in shown and " install " in shown
 
 
-def test_upkeep_gives_up_on_a_server_that_hangs(state: Path) -> None:
+def test_upkeep_gives_up_on_hanging_server(state: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         code = (

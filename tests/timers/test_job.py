@@ -38,14 +38,14 @@ def job(tmp_path: Path, *words: str, **variables: str) -> Job:
         (f"\udcff\udcfe\n{OLD}", f"\udcff\udcfe\n{BLOCK}"),
     ],
 )
-def test_the_block_stands_once_and_foreign_lines_stay(before: str, after: str) -> None:
+def test_edit_keeps_one_block_and_foreign_lines(before: str, after: str) -> None:
     edited = crontab.edit(os.fsencode(before), BLOCK)
     assert edited == os.fsencode(after)
     assert crontab.edit(edited, BLOCK) == edited
 
 
 @pytest.mark.parametrize("before", ["", "MAILTO=me\n", "# a\r\n\n \t# b", "\udcff\n"])
-def test_taking_the_block_away_leaves_the_rest_byte_for_byte(before: str) -> None:
+def test_removing_the_block_keeps_the_rest_byte_for_byte(before: str) -> None:
     text = os.fsencode(before)
     assert crontab.edit(text, None) == text
     complete = text if not text or text.endswith(b"\n") else text + b"\n"
@@ -56,12 +56,12 @@ def test_taking_the_block_away_leaves_the_rest_byte_for_byte(before: str) -> Non
     "before", [f"{BEGIN}\n0 0 * * * mine\n", f"{END}\n0 0 * * * mine\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n{END}\n"]
 )
 @pytest.mark.parametrize("block", [BLOCK, None])
-def test_markers_that_do_not_pair_are_left_to_a_person(before: str, block: str | None) -> None:
+def test_unpaired_markers_are_refused(before: str, block: str | None) -> None:
     with pytest.raises(SessionsError, match="do not pair"):
         crontab.edit(before.encode(), block)
 
 
-def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> None:
+def test_cron_line_runs_exactly_the_given_words(tmp_path: Path) -> None:
     directory = tmp_path / "100% state's"
     directory.mkdir()
     words = ("sh", "-c", 'printf "%s|%s|%s|%s" "$@" "$NAME" >said', "sh", "a b%c", 'it\'s "$HOME" `id`')
@@ -75,12 +75,12 @@ def test_a_line_of_cron_means_the_words_that_it_was_made_of(tmp_path: Path) -> N
     assert [path.name for path in directory.iterdir()] == ["said"]
 
 
-def test_a_line_that_cron_would_cut_is_refused(tmp_path: Path) -> None:
+def test_too_long_cron_line_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too long"):
         timers.cron_line(job(tmp_path, "/" + "x" * 1000))
 
 
-def test_a_launch_agent_runs_each_minute_with_its_variables(tmp_path: Path) -> None:
+def test_launch_agent_runs_each_minute_with_its_variables(tmp_path: Path) -> None:
     result = timers.install("launchd", job(tmp_path, A="b <&> c"), {"HOME": str(tmp_path)}, dry_run=True)
     [write] = result.writes
     agent = plistlib.loads(write.text.encode())
@@ -107,7 +107,7 @@ def _environ(tmp_path: Path, config: str | None, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", ["postgresql://me:s3cret@host/db", "host=db password=s3cret"])
-def test_a_dsn_that_only_the_environment_knows_is_refused_and_not_told(tmp_path: Path, secret: str) -> None:
+def test_secret_dsn_outside_config_is_refused_and_not_printed(tmp_path: Path, secret: str) -> None:
     more: dict[str, str]
     for config, more, dsn in (
         ("", {"CLAUDE_SESSIONS_DSN": secret}, None),
@@ -123,7 +123,7 @@ def test_a_dsn_that_only_the_environment_knows_is_refused_and_not_told(tmp_path:
         assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_a_dsn_in_the_config_file_is_read_there_and_written_nowhere(tmp_path: Path) -> None:
+def test_dsn_of_config_file_is_not_copied_to_timers(tmp_path: Path) -> None:
     secret = "postgresql://me:s3cret@host/db"
     for environ in (
         _environ(tmp_path, f'dsn = "{secret}"'),
@@ -165,9 +165,7 @@ COMPLETE = [
 
 
 @pytest.mark.parametrize(("dsn", "more", "said"), INCOMPLETE)
-def test_a_dsn_that_the_environment_completes_is_refused(
-    tmp_path: Path, dsn: str, more: dict[str, str], said: str
-) -> None:
+def test_dsn_completed_by_environment_is_refused(tmp_path: Path, dsn: str, more: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         timers.plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
     assert caught.value.message.startswith(f"{said} a part in dsn in {tmp_path}/config.toml")
@@ -175,15 +173,15 @@ def test_a_dsn_that_the_environment_completes_is_refused(
 
 
 @pytest.mark.parametrize(("dsn", "more"), COMPLETE)
-def test_a_dsn_that_says_it_all_itself_is_taken(tmp_path: Path, dsn: str, more: dict[str, str]) -> None:
+def test_self_contained_dsn_is_accepted(tmp_path: Path, dsn: str, more: dict[str, str]) -> None:
     timers.plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
 
 
-def test_without_a_dsn_no_variable_of_libpq_matters(tmp_path: Path) -> None:
+def test_missing_dsn_ignores_libpq_variables(tmp_path: Path) -> None:
     timers.plan(_environ(tmp_path, None, PGUSER="me", PGPASSWORD="s3cret", PGSSLMODE="require"), PROGRAM, None)
 
 
-def test_all_that_libpq_reads_from_the_environment_is_known_here() -> None:
+def test_every_libpq_variable_is_known() -> None:
     known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
     harmless = {"PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING", "PGSSLCOMPRESSION", "PGPASSFILE"}
     # What only ends differently when something is wrong, or is written down.
@@ -191,13 +189,13 @@ def test_all_that_libpq_reads_from_the_environment_is_known_here() -> None:
     assert known - harmless <= set(timers.CONNECTING_VARIABLES)
 
 
-def test_the_private_server_needs_no_dsn(tmp_path: Path) -> None:
+def test_private_server_needs_no_dsn(tmp_path: Path) -> None:
     made = timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_DATA_DIR="/srv/d"), PROGRAM, None)
     assert made.variables == {"CLAUDE_SESSIONS_DATA_DIR": "/srv/d", "HOME": str(tmp_path)}
     assert Path(made.words[0]).is_absolute()
 
 
-def test_paths_mean_the_same_wherever_the_timer_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf.toml").write_text('dsn = "dbname=x"')
     environ = {"HOME": str(tmp_path), "CLAUDE_SESSIONS_CONFIG": "conf.toml", "CLAUDE_SESSIONS_STALE_AFTER": "20m"}
@@ -213,13 +211,13 @@ def test_paths_mean_the_same_wherever_the_timer_starts(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("more", [{}, {"HOME": ""}, {"HOME": pwd.getpwuid(os.geteuid()).pw_dir}])
-def test_the_users_own_home_is_told_as_well(more: dict[str, str]) -> None:
+def test_home_is_passed_to_the_timer(more: dict[str, str]) -> None:
     made = timers.plan(more, PROGRAM, None)
     assert made.variables["HOME"] == pwd.getpwuid(os.geteuid()).pw_dir
     assert f" HOME={made.variables['HOME']} " in timers.cron_line(made)
 
 
-def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
+def test_control_characters_in_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="control characters"):
         timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_STATE_DIR="/a\n* * * * * evil"), PROGRAM, None)
 
@@ -227,7 +225,7 @@ def test_control_characters_in_a_path_are_refused(tmp_path: Path) -> None:
 # -- what a running timer leaves --------------------------------------------------------------------------------------
 
 
-def test_a_log_that_has_grown_too_long_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_oversized_log_replaces_the_previous_one(tmp_path: Path) -> None:
     log, old = tmp_path / "upkeep.log", tmp_path / "upkeep.log.1"
     old.write_text("older")
     log.write_bytes(b"x" * rounds.LOG_LIMIT)
@@ -239,7 +237,7 @@ def test_a_log_that_has_grown_too_long_takes_the_place_of_the_one_before(tmp_pat
     rounds.rotate(tmp_path)
 
 
-def test_the_last_run_is_noted_with_what_went_wrong(tmp_path: Path) -> None:
+def test_last_run_is_recorded_with_its_error(tmp_path: Path) -> None:
     assert rounds.last_run(tmp_path) is None
     rounds.record_run(tmp_path, "it broke")
     run = rounds.last_run(tmp_path)
@@ -252,7 +250,7 @@ def test_the_last_run_is_noted_with_what_went_wrong(tmp_path: Path) -> None:
     assert rounds.last_run(tmp_path) is None
 
 
-def test_only_one_run_is_under_way(tmp_path: Path) -> None:
+def test_only_one_run_is_active(tmp_path: Path) -> None:
     with rounds.only_one(tmp_path / "new") as first, rounds.only_one(tmp_path / "new") as second:
         assert (first, second) == (True, False)
     with rounds.only_one(tmp_path / "new") as again:
