@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from terminal import SHELLS
 
+from claude_sessions_cli import process
+
 
 def needs(program: str) -> pytest.MarkDecorator:
     """Skip where a program is not installed."""
@@ -40,6 +42,12 @@ each_shell_at_length = pytest.mark.parametrize(
 each_posix_shell = each("bash", "zsh")
 only_bash, only_zsh, only_fish = each("bash"), each("zsh"), each("fish")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+
+
+def use_missing_ps(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """Read processes by a `ps` that is not installed."""
+    monkeypatch.setattr(process, "_source", lambda: process._Source.PS)
+    monkeypatch.setattr(process, "PS", str(directory / "missing"))
 
 
 def _sudo_asks_nothing() -> bool:
