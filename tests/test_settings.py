@@ -33,12 +33,12 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_dsn_sources_have_an_order(config: Path) -> None:
+def test_dsn_sources_have_an_order(config: Path, tmp_path: Path) -> None:
     environ = {"CLAUDE_SESSIONS_CONFIG": str(config), "PGHOST": "libpq"}
     assert settings.load({**environ, "CLAUDE_SESSIONS_DSN": "env"}, dsn="option").dsn == "option"
     assert settings.load({**environ, "CLAUDE_SESSIONS_DSN": "env"}).dsn == "env"
     assert settings.load(environ).dsn == "dbname=from_file"
-    assert settings.load({"PGHOST": "libpq", "HOME": "/nonexistent"}).dsn == ""
+    assert settings.load({"PGHOST": "libpq", "HOME": str(tmp_path / "missing")}).dsn == ""
     assert settings.load({"PGUSER": "somebody"}).dsn is None
 
 

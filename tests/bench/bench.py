@@ -151,10 +151,10 @@ def psql_script(found: Recording) -> str:
     return "".join(text.rstrip().rstrip(";") + ";\n" for text in texts)
 
 
-def find_psql() -> str | None:
+def find_psql(directory: Path) -> str | None:
     """Return psql: the embedded one, else the one of the system."""
     with contextlib.suppress(Unreachable):
-        embedded = cluster.find_install(Path("/nonexistent")) / "bin" / "psql"
+        embedded = cluster.find_install(directory / "missing") / "bin" / "psql"
         if embedded.exists():
             return str(embedded)
     return shutil.which("psql")
@@ -173,7 +173,7 @@ def take_turns(programs: Sequence[Program], environment: dict[str, str], rounds:
 
 def compare(dsn: str, directory: Path, environment: dict[str, str], rounds: int) -> bool:
     """Print the table of the commands beside the bare script and psql; return whether all bars hold."""
-    psql = find_psql()
+    psql = find_psql(directory)
     commands = {
         "heartbeat": ["heartbeat"],
         "claim": ["claim", ITEM],

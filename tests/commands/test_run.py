@@ -102,7 +102,9 @@ def test_run_under_cron_or_daemon_is_a_session(bench: Bench, shell: str) -> None
 def test_options_reach_program_inside_run(bench: Bench) -> None:
     inside = f'{shlex.join(PROGRAM)} claim "$CLAUDE_SESSIONS_SD" --json'
     options = ["--dsn", bench.table.dsn, "--stale-after", "40m"]
-    done = bench.call("SD-1", *options, "--", "sh", "-c", inside, env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+    done = bench.call(
+        "SD-1", *options, "--", "sh", "-c", inside, env={"CLAUDE_SESSIONS_DSN": f"host={bench.directory}/missing"}
+    )
     assert done.returncode == 0, done.stderr
     claimed = json.loads(done.stdout)["data"]
     assert claimed["outcome"] == "already_yours"
@@ -349,7 +351,7 @@ def test_missing_double_dash_or_command_is_usage_error(bench: Bench) -> None:
 
 
 def test_command_that_fails_to_start_releases_claim(bench: Bench) -> None:
-    _make(bench.directory / "script", "#!/no/such/interpreter\n", 0o755)
+    _make(bench.directory / "script", f"#!{bench.directory}/missing\n", 0o755)
     done = bench.call("SD-1", "--keep-on-failure", "--", "./script")
     assert (done.returncode, done.stdout) == (127, "")
     assert done.stderr == "claude-sessions: cannot run './script': No such file or directory\n"
@@ -363,6 +365,6 @@ def test_script_without_interpreter_is_run_by_sh(bench: Bench) -> None:
 
 
 def test_unreachable_database_runs_nothing(bench: Bench) -> None:
-    done = bench.call("SD-1", "--", "echo", "ran", env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+    done = bench.call("SD-1", "--", "echo", "ran", env={"CLAUDE_SESSIONS_DSN": f"host={bench.directory}/missing"})
     assert (done.returncode, done.stdout) == (6, "")
     assert done.stderr.count("\n") == 1

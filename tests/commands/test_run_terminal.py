@@ -280,7 +280,7 @@ def test_terminal_modes_set_by_command_persist(bench: Bench) -> None:
 
 @pytest.mark.parametrize("what", ["true", "./broken", "sh -c 'kill -KILL $$'"])
 def test_script_reads_terminal_after_the_run(bench: Bench, what: str) -> None:
-    (bench.directory / "broken").write_text("#!/no/such/interpreter\n")
+    (bench.directory / "broken").write_text(f"#!{bench.directory}/missing\n")
     (bench.directory / "broken").chmod(0o755)
     window, read, ready = bench.window("bash"), bench.file(), bench.file()
     window.type(f"sh -c {shlex.quote(f'{RUN} SD-1 -- {what}; echo $$ >{ready}; read -r line; echo $line >{read}')}")

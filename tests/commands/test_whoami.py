@@ -564,7 +564,7 @@ def test_command_under_cron_reports_no_session(tmp_path: Path) -> None:
 
 
 def test_claim_without_identity_fails_before_connecting(tmp_path: Path) -> None:
-    answer = orphan(f"{CLI} claim SD-1 --dsn host=/nonexistent", tmp_path)
+    answer = orphan(f"{CLI} claim SD-1 --dsn host={tmp_path}/missing", tmp_path)
     assert (answer.code, answer.out, answer.err) == (5, "", NOBODY)
 
 

@@ -74,11 +74,12 @@ def test_completion_offers_names_for_the_current_word(items: Table, cli: Cli, li
     assert _words(cli, line, items.dsn) == words
 
 
-def test_completion_uses_dsn_on_the_line(items: Table, cli: Cli) -> None:
+def test_completion_uses_dsn_on_the_line(items: Table, cli: Cli, tmp_path: Path) -> None:
+    unreachable = f"host={tmp_path}/missing"
     line = f"claude-sessions release --dsn {shlex.quote(items.dsn)} SD-AUTH-001"
-    assert _words(cli, line, "host=/nonexistent") == ["SD-AUTH-001"]
+    assert _words(cli, line, unreachable) == ["SD-AUTH-001"]
     line = f"claude-sessions --dsn {shlex.quote(items.dsn)} release SD-AUTH-001"
-    assert _words(cli, line, "host=/nonexistent") == ["SD-AUTH-001"]
+    assert _words(cli, line, unreachable) == ["SD-AUTH-001"]
 
 
 def test_table_without_history_offers_held_items(seed_dsn: str, cli: Cli) -> None:
@@ -126,9 +127,9 @@ def mute() -> Iterator[str]:
 @pytest.mark.parametrize(
     "env",
     [
-        {"CLAUDE_SESSIONS_DSN": "host=/nonexistent"},
+        {"CLAUDE_SESSIONS_DSN": "host=MISSING"},
         {"CLAUDE_SESSIONS_DSN": "postgresql://me:s3cret@[/x"},
-        {"CLAUDE_SESSIONS_CONFIG": "/nonexistent/config.toml"},
+        {"CLAUDE_SESSIONS_CONFIG": "MISSING"},
         {"CLAUDE_SESSIONS_STALE_AFTER": "soon"},
         {"CLAUDE_SESSIONS_COMPLETION_TIME": "soon"},
         {"_CLAUDE_SESSIONS_COMPLETE": "complete_tcsh"},
@@ -138,9 +139,11 @@ def mute() -> Iterator[str]:
         {"COMP_WORDS": "claude-sessions nonsense S"},
     ],
 )
-def test_failing_completion_prints_nothing(cli: Cli, env: dict[str, str]) -> None:
+def test_failing_completion_prints_nothing(cli: Cli, tmp_path: Path, env: dict[str, str]) -> None:
     common = {"COMP_WORDS": "claude-sessions release S", "COMP_CWORD": "2", "_CLAUDE_SESSIONS_COMPLETE": BASH}
-    done = cli(env={**common, "CLAUDE_SESSIONS_DSN": "host=/nonexistent", **PATIENT, **env})
+    common |= {"CLAUDE_SESSIONS_DSN": "host=MISSING", **PATIENT}
+    missing = str(tmp_path / "missing")
+    done = cli(env={name: value.replace("MISSING", missing) for name, value in {**common, **env}.items()})
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 

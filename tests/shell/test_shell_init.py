@@ -41,9 +41,9 @@ def test_shell_init_uses_configured_interval(cli: Callable[..., subprocess.Compl
 
 
 def test_shell_init_ignores_broken_configuration(
-    cli: Callable[..., subprocess.CompletedProcess[str]],
+    cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = cli("shell-init", "zsh", env={"CLAUDE_SESSIONS_CONFIG": "/nonexistent"})
+    done = cli("shell-init", "zsh", env={"CLAUDE_SESSIONS_CONFIG": str(tmp_path / "missing")})
     assert (done.returncode, done.stderr) == (0, "")
     assert "__claude_sessions_every=60\n" in done.stdout
 

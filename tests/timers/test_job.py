@@ -1,101 +1,18 @@
-"""What the timers write, without installing anything."""
+"""The job that a timer runs: its program, its variables, and whether it would find the same database."""
 
 from __future__ import annotations
 
-import json
 import os
-import plistlib
 import pwd
-import subprocess
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from psycopg import pq
 
-from claude_sessions_cli import crontab, rounds, timers
-from claude_sessions_cli.crontab import BEGIN, END
-from claude_sessions_cli.errors import SessionsError, UsageError
-from claude_sessions_cli.timers import Job
+from claude_sessions_cli import timers
+from claude_sessions_cli.errors import UsageError
 
-BLOCK = f"{BEGIN}\n* * * * * new\n{END}\n"
-OLD = f"{BEGIN}\n* * * * * old\n{END}\n"
-
-
-def job(tmp_path: Path, *words: str, **variables: str) -> Job:
-    return Job(words or ("/opt/bin/claude-sessions", "upkeep"), variables, tmp_path / "state")
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("", BLOCK),
-        ("MAILTO=me\n\n", f"MAILTO=me\n\n{BLOCK}"),
-        ("5 4 * * * no newline at the end", f"5 4 * * * no newline at the end\n{BLOCK}"),
-        (OLD, BLOCK),
-        (f"# a\n{OLD}\t# b \r\n", f"# a\n{BLOCK}\t# b \r\n"),
-        (f"{OLD}# a\n{OLD}", f"{BLOCK}# a\n"),
-        (f"\udcff\udcfe\n{OLD}", f"\udcff\udcfe\n{BLOCK}"),
-    ],
-)
-def test_edit_keeps_one_block_and_foreign_lines(before: str, after: str) -> None:
-    edited = crontab.edit(os.fsencode(before), BLOCK)
-    assert edited == os.fsencode(after)
-    assert crontab.edit(edited, BLOCK) == edited
-
-
-@pytest.mark.parametrize("before", ["", "MAILTO=me\n", "# a\r\n\n \t# b", "\udcff\n"])
-def test_removing_the_block_keeps_the_rest_byte_for_byte(before: str) -> None:
-    text = os.fsencode(before)
-    assert crontab.edit(text, None) == text
-    complete = text if not text or text.endswith(b"\n") else text + b"\n"
-    assert crontab.edit(crontab.edit(text, BLOCK), None) == complete
-
-
-@pytest.mark.parametrize(
-    "before", [f"{BEGIN}\n0 0 * * * mine\n", f"{END}\n0 0 * * * mine\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n{END}\n"]
-)
-@pytest.mark.parametrize("block", [BLOCK, None])
-def test_unpaired_markers_are_refused(before: str, block: str | None) -> None:
-    with pytest.raises(SessionsError, match="do not pair"):
-        crontab.edit(before.encode(), block)
-
-
-def test_cron_line_runs_exactly_the_given_words(tmp_path: Path) -> None:
-    directory = tmp_path / "100% state's"
-    directory.mkdir()
-    words = ("sh", "-c", 'printf "%s|%s|%s|%s" "$@" "$NAME" >said', "sh", "a b%c", 'it\'s "$HOME" `id`')
-    made = Job(words, {"NAME": "50% of $HOME's"}, directory)
-    minute, line = timers.cron_line(made).split(" * * * * ", 1)
-    assert minute == "*"
-    # What cron does before it gives the line to sh: the first bare percent sign would end it.
-    assert "%" not in line.replace("\\%", "")
-    subprocess.run(["sh", "-c", line.replace("\\%", "%")], check=True, cwd=directory)
-    assert (directory / "said").read_text() == "a b%c|it's \"$HOME\" `id`|--log|50% of $HOME's"
-    assert [path.name for path in directory.iterdir()] == ["said"]
-
-
-def test_too_long_cron_line_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="too long"):
-        timers.cron_line(job(tmp_path, "/" + "x" * 1000))
-
-
-def test_launch_agent_runs_each_minute_with_its_variables(tmp_path: Path) -> None:
-    result = timers.install("launchd", job(tmp_path, A="b <&> c"), {"HOME": str(tmp_path)}, dry_run=True)
-    [write] = result.writes
-    agent = plistlib.loads(write.text.encode())
-    assert write.to == f"{tmp_path}/Library/LaunchAgents/{timers.LABEL}.plist"
-    assert agent["Label"] == timers.LABEL
-    assert agent["ProgramArguments"] == ["/opt/bin/claude-sessions", "upkeep"]
-    assert agent["EnvironmentVariables"] == {"A": "b <&> c"}
-    assert (agent["StartInterval"], agent["RunAtLoad"]) == (60, True)
-    assert agent["StandardErrorPath"] == str(tmp_path / "state" / "upkeep.log")
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- whether the timer would find the same database -------------------------------------------------------------------
-
-PROGRAM = "/nonexistent/claude-sessions"
+PROGRAM = str(Path(__file__).with_name("missing"))
 
 
 def _environ(tmp_path: Path, config: str | None, **more: str) -> dict[str, str]:
@@ -220,38 +137,3 @@ def test_home_is_passed_to_the_timer(more: dict[str, str]) -> None:
 def test_control_characters_in_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="control characters"):
         timers.plan(_environ(tmp_path, None, CLAUDE_SESSIONS_STATE_DIR="/a\n* * * * * evil"), PROGRAM, None)
-
-
-# -- what a running timer leaves --------------------------------------------------------------------------------------
-
-
-def test_oversized_log_replaces_the_previous_one(tmp_path: Path) -> None:
-    log, old = tmp_path / "upkeep.log", tmp_path / "upkeep.log.1"
-    old.write_text("older")
-    log.write_bytes(b"x" * rounds.LOG_LIMIT)
-    rounds.rotate(tmp_path)
-    assert old.read_text() == "older"
-    log.write_bytes(b"x" * (rounds.LOG_LIMIT + 1))
-    rounds.rotate(tmp_path)
-    assert not log.exists() and old.stat().st_size == rounds.LOG_LIMIT + 1
-    rounds.rotate(tmp_path)
-
-
-def test_last_run_is_recorded_with_its_error(tmp_path: Path) -> None:
-    assert rounds.last_run(tmp_path) is None
-    rounds.record_run(tmp_path, "it broke")
-    run = rounds.last_run(tmp_path)
-    assert run is not None and run.error == "it broke"
-    assert datetime.now(timezone.utc) - run.at < timedelta(minutes=1)
-    rounds.record_run(tmp_path, None)
-    assert json.loads((tmp_path / "upkeep.json").read_text())["error"] is None
-    assert (tmp_path / "upkeep.json").stat().st_mode & 0o777 == 0o600
-    (tmp_path / "upkeep.json").write_text("{")
-    assert rounds.last_run(tmp_path) is None
-
-
-def test_only_one_run_is_active(tmp_path: Path) -> None:
-    with rounds.only_one(tmp_path / "new") as first, rounds.only_one(tmp_path / "new") as second:
-        assert (first, second) == (True, False)
-    with rounds.only_one(tmp_path / "new") as again:
-        assert again
