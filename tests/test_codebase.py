@@ -110,10 +110,10 @@ print(found.codebase, found.cwd, found.branch, found.anchor, identity.detect({{}
     assert (done.stdout, done.stderr) == (f"/ / {'main' if head else None} None None\n", "")
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"gitdir: missing", b"gitdir: \0", b"\xff\xfe", b"gitdir: ."])
-def test_dangling_git_file_is_ignored(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / ".git").write_bytes(content)
-    assert describe(tmp_path) == (tmp_path.name, None)
+def test_dangling_git_file_is_ignored(tmp_path: Path) -> None:
+    for content in (b"", b"nonsense", b"gitdir: missing", b"gitdir: \0", b"\xff\xfe", b"gitdir: ."):
+        (tmp_path / ".git").write_bytes(content)
+        assert describe(tmp_path) == (tmp_path.name, None), content
 
 
 def test_empty_git_directory_is_ignored(tmp_path: Path) -> None:
@@ -124,21 +124,18 @@ def test_empty_git_directory_is_ignored(tmp_path: Path) -> None:
     assert describe(inner) == (tmp_path.name, "main")
 
 
-@pytest.mark.parametrize(
-    ("head", "branch"),
-    [
+def test_branch_is_read_from_head(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    for head, branch in (
         (b"ref: refs/heads/main\n", "main"),
         (b"ref: refs/heads/.invalid\n", None),
         (b"ref: refs/tags/v1\n", None),
         (b"0123456789\n", None),
         (b"", None),
         (b"ref: refs/heads/\xff\n", "\ufffd"),
-    ],
-)
-def test_branch_is_read_from_head(tmp_path: Path, head: bytes, branch: str | None) -> None:
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git/HEAD").write_bytes(head)
-    assert describe(tmp_path) == (tmp_path.name, branch)
+    ):
+        (tmp_path / ".git/HEAD").write_bytes(head)
+        assert describe(tmp_path) == (tmp_path.name, branch), head
 
 
 def test_directory_name_is_decoded_if_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,19 +79,13 @@ def test_writing_replaces_the_file_atomically(place: Path) -> None:
     assert len(list(place.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("found", "now", "shown"),
-    [
-        (HELD, HELD.since + 42, "SD-AUTH-001 42s"),
-        (HELD, HELD.since + 12 * 60, "SD-AUTH-001 12m"),
-        (HELD, HELD.since + 5400, "SD-AUTH-001 1h30m"),
-        (HELD, HELD.since - 100, "SD-AUTH-001 0s"),
-        (State("lost", 0, "SD-AUTH-001", "s"), 5, "LOST SD-AUTH-001"),
-        (State("none", 0, "-", "s"), 5, ""),
-    ],
-)
-def test_segment_shows_item_and_age(found: State, now: float, shown: str) -> None:
-    assert found.segment(now) == shown
+def test_segment_shows_item_and_age() -> None:
+    ages = {42: "42s", 12 * 60: "12m", 5400: "1h30m", -100: "0s"}
+    assert {age: HELD.segment(HELD.since + age) for age in ages} == {
+        a: f"SD-AUTH-001 {text}" for a, text in ages.items()
+    }
+    assert State("lost", 0, "SD-AUTH-001", "s").segment(5) == "LOST SD-AUTH-001"
+    assert State("none", 0, "-", "s").segment(5) == ""
 
 
 def test_held_since_is_computed_on_the_local_clock() -> None:
@@ -116,9 +110,9 @@ def test_text_from_database_is_harmless_to_shells(text: str) -> None:
     assert len(shown) == len(text)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_malformed_prompt_file_is_ignored(place: Path) -> None:
+    place.mkdir(parents=True)
+    malformed = [
         "",
         "held",
         "held x SD-1 s\n",
@@ -126,13 +120,10 @@ def test_text_from_database_is_harmless_to_shells(text: str) -> None:
         "what 5 SD-1 s\n",
         "held 5 SD-1 s",
         "held 05 SD-1 s\n",
-        "\xff\n",
-    ],
-)
-def test_malformed_prompt_file_is_ignored(place: Path, content: str) -> None:
-    place.mkdir(parents=True)
-    (place / "4711-12345").write_bytes(content.encode("latin-1"))
-    assert state.read(os.environ, anchor()) is None
+    ]
+    for content in (*malformed, "\xff\n"):
+        (place / "4711-12345").write_bytes(content.encode("latin-1"))
+        assert state.read(os.environ, anchor()) is None, content
 
 
 def test_impossible_state_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

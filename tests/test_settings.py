@@ -10,19 +10,24 @@ from claude_sessions_cli import settings
 from claude_sessions_cli.errors import UsageError
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("1.5m", 90), (" 5s ", 5)]
-)
-def test_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
-    assert settings.parse_duration(text) == seconds
+def test_duration_is_a_number_and_a_unit() -> None:
+    expected = {"90": 90, "90s": 90, "15m": 900, "2h": 7200, "1d": 86400, "1.5m": 90, " 5s ": 5}
+    assert {text: settings.parse_duration(text) for text in expected} == expected
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-5m", "5 minutes", "1w", "nan", "inf", "1e3", "٣m", "5000d", "1h30m", "9" * 100, "+5m"]
+    "texts",
+    [
+        ["", "1w", "5 minutes", "1h30m", "nan", "inf", "1e3", "٣m"],
+        ["0", "-5m", "+5m"],
+        ["5000d", "9" * 100],
+    ],
+    ids=["malformed", "not positive", "too long"],
 )
-def test_malformed_duration_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="not a duration"):
-        settings.parse_duration(text)
+def test_malformed_duration_is_refused(texts: list[str]) -> None:
+    for text in texts:
+        with pytest.raises(UsageError, match="not a duration"):
+            settings.parse_duration(text)
 
 
 @pytest.fixture

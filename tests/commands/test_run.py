@@ -115,14 +115,21 @@ def test_only_first_double_dash_belongs_to_run(bench: Bench) -> None:
     assert bench.call("SD-1", "--", "printf", "%s,", "-a", "--", "b").stdout == "-a,--,b,"
 
 
-@pytest.mark.parametrize("options", [[], ["--wait", "0.2s"]], ids=["at once", "in vain"])
-@pytest.mark.parametrize("code", [None, 0, 75])
-def test_run_of_held_item_exits_with_conflict_code(bench: Bench, options: list[str], code: int | None) -> None:
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 3),
+        (["--wait", "0.2s"], 3),
+        (["--conflict-exit-code", "0"], 0),
+        (["--wait", "0.2s", "--conflict-exit-code", "75"], 75),
+    ],
+    ids=["at once", "after a wait", "chosen code", "chosen code after a wait"],
+)
+def test_run_of_held_item_exits_with_conflict_code(bench: Bench, options: list[str], code: int) -> None:
     sessions.claim(bench.table.database, make_caller("a"), "SD-1")
     before = bench.rows()
-    wanted = [] if code is None else ["--conflict-exit-code", str(code)]
-    done = bench.call("SD-1", *options, *wanted, "--", "echo", "ran")
-    assert (done.returncode, done.stdout) == (3 if code is None else code, "")
+    done = bench.call("SD-1", *options, "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (code, "")
     assert "SD-1 is held by a" in done.stderr
     assert done.stderr.count("\n") == 1
     assert bench.rows() == before
@@ -311,34 +318,46 @@ def _make(path: Path, text: str, mode: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "message"),
+    ("code", "messages"),
     [
-        ([], 2, "Missing argument"),
-        (["no-such-command"], 127, "cannot run 'no-such-command': no such command"),
-        (["./no-such-file"], 127, "no such command"),
-        ([""], 127, "cannot run '': no such command"),
-        (["./plain"], 126, "not executable"),
-        (["plain"], 126, "not executable"),
-        (["./directory"], 126, "it is a directory"),
-        (["/"], 126, "it is a directory"),
-        (["./plain/x"], 127, "no such command"),
-        (["./dangling"], 126, "not executable"),
-        (["a\x1b[31mb"], 127, r"'a\x1b[31mb'"),
-        (["x" * 5000], 127, "no such command"),
+        (2, {(): "Missing argument"}),
+        (
+            127,
+            {
+                ("no-such-command",): "cannot run 'no-such-command': no such command",
+                ("",): "cannot run '': no such command",
+                ("./no-such-file",): "no such command",
+                ("./plain/x",): "no such command",
+                ("a\x1b[31mb",): r"'a\x1b[31mb'",
+                ("x" * 5000,): "no such command",
+            },
+        ),
+        (
+            126,
+            {
+                ("./plain",): "not executable",
+                ("plain",): "not executable",
+                ("./dangling",): "not executable",
+                ("./directory",): "it is a directory",
+                ("/",): "it is a directory",
+            },
+        ),
     ],
+    ids=["none", "missing", "not executable"],
 )
 def test_unrunnable_command_is_reported_and_claims_nothing(
-    bench: Bench, command: list[str], code: int, message: str
+    bench: Bench, code: int, messages: dict[tuple[str, ...], str]
 ) -> None:
     _make(bench.directory / "plain", "", 0o644)
     (bench.directory / "directory").mkdir()
     (bench.directory / "dangling").symlink_to("nowhere")
     path = {"PATH": f"{os.environ['PATH']}:{bench.directory}"}
-    done = bench.call("SD-1", "--", *command, env=path)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert len(done.stderr) < 200
+    for command, message in messages.items():
+        done = bench.call("SD-1", "--", *command, env=path)
+        assert (done.returncode, done.stdout) == (code, ""), command
+        assert message in done.stderr, command
+        assert done.stderr.count("\n") == 1, command
+        assert len(done.stderr) < 200, command
     assert bench.rows() == []
 
 

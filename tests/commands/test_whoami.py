@@ -80,6 +80,16 @@ def anchor_of(pid: int) -> str:
     return identity.export_anchor(process.read(pid), process.this_host())
 
 
+def given(keyboard: Keyboard, **variables: str) -> str:
+    """Return the words that give a command some variables; a value may be too long to be typed."""
+    words = []
+    for name, value in variables.items():
+        file = keyboard.directory / f"value-of-{name}"
+        file.write_text(value)
+        words.append(f'{name}="$(cat {file})"')
+    return " ".join(["env", *words])
+
+
 # -- one terminal ------------------------------------------------------------------------------------------------------
 
 
@@ -353,13 +363,13 @@ def test_hooked_ancestor_identifies_command_without_terminal(terminal: Open) -> 
 
 
 @needs_setsid
-@pytest.mark.parametrize(
-    "value", ["nonsense", "::", ":x:", "/dev/pts/0:1:1", "9" * 10_000, "/dev/pts/0:" + "9" * 10_000 + ":1", "a:²:3"]
-)
-def test_hook_variable_without_matching_ancestor_is_ignored(terminal: Open, value: str) -> None:
-    window = terminal(more={"CLAUDE_SESSIONS_SHELL": value})
-    assert window.run(f"setsid -w {WHOAMI}").code == 5
-    assert window.run().data["pid"] == window.pid
+def test_hook_variable_without_matching_ancestor_is_ignored(terminal: Open) -> None:
+    window = terminal()
+    long = "9" * 10_000
+    for value in ("nonsense", "::", ":x:", "/dev/pts/0:1:1", long, f"/dev/pts/0:{long}:1", "a:²:3"):
+        with_variable = given(window, CLAUDE_SESSIONS_SHELL=value)
+        assert window.run(f"{with_variable} setsid -w {WHOAMI}").code == 5, value[:20]
+        assert window.run(f"{with_variable} {WHOAMI}").data["pid"] == window.pid, value[:20]
 
 
 @needs_setsid
@@ -409,13 +419,14 @@ def test_exported_id_from_another_namespace_counts(terminal: Open) -> None:
     assert window.run().session == "outer"
 
 
-@pytest.mark.parametrize("value", ["nonsense", "a b", "pid:[1] x 5", "pid:[1] 5 ", " 5 5", "9" * 10_000])
-def test_malformed_exported_anchor_does_not_count(terminal: Open, value: str) -> None:
-    window = terminal(more={"CLAUDE_SESSIONS_SESSION_ID": "outer", "CLAUDE_SESSIONS_ANCHOR": value})
-    answer = window.run()
-    assert answer.winners[0] == "session: derived from the anchor"
-    [why] = [rule["why"] for rule in answer.data["rules"] if rule["rule"] == "session: CLAUDE_SESSIONS_SESSION_ID"]
-    assert why == "does not count: CLAUDE_SESSIONS_ANCHOR is malformed"
+def test_malformed_exported_anchor_does_not_count(terminal: Open) -> None:
+    window = terminal()
+    for value in ("nonsense", "a b", "pid:[1] x 5", "pid:[1] 5 ", " 5 5", "9" * 10_000):
+        with_variables = given(window, CLAUDE_SESSIONS_SESSION_ID="outer", CLAUDE_SESSIONS_ANCHOR=value)
+        answer = window.run(f"{with_variables} {WHOAMI}")
+        assert answer.winners[0] == "session: derived from the anchor", value[:20]
+        [why] = [rule["why"] for rule in answer.data["rules"] if rule["rule"] == "session: CLAUDE_SESSIONS_SESSION_ID"]
+        assert why == "does not count: CLAUDE_SESSIONS_ANCHOR is malformed", value[:20]
 
 
 # -- agents ------------------------------------------------------------------------------------------------------------
@@ -527,10 +538,10 @@ def test_claude_pid_identifies_agent_of_another_name(agent: Callable[..., Agent]
 
 
 @needs_setsid
-@pytest.mark.parametrize("value", ["1x", "-1", "0", "9" * 10_000, "²", " ", "4194305"])
-def test_claude_pid_of_no_ancestor_is_ignored(agent: Callable[..., Agent], value: str) -> None:
-    claude = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID, "CLAUDE_PID": value})
-    assert claude.run().data["pid"] == claude.pid
+def test_claude_pid_of_no_ancestor_is_ignored(agent: Callable[..., Agent]) -> None:
+    claude = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
+    for value in ("1x", "-1", "0", "9" * 10_000, "²", " ", "4194305"):
+        assert claude.run(f"{given(claude, CLAUDE_PID=value)} {WHOAMI}").data["pid"] == claude.pid, value[:20]
 
 
 def test_agent_id_left_in_terminal_does_not_count(terminal: Open) -> None:

@@ -8,6 +8,7 @@ import select
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -205,6 +206,13 @@ def rows(dsn: str) -> list[tuple[str, str | None, str, int | None]]:
 def make_due(window: Window) -> None:
     """Let the last beat be so long ago that one is due at the next prompt."""
     window.type("set -g __claude_sessions_next 0" if window.status == "$status" else "__claude_sessions_last=0")
+
+
+def shows_held_item(window: Window, states: Path) -> bool:
+    """Return whether the prompt shows the item that the window's file names, held for twelve minutes."""
+    state_of(states, window).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+    window.do("true")
+    return window.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
 
 
 def type_exit(window: Window) -> None:

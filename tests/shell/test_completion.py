@@ -50,28 +50,34 @@ def _words(cli: Cli, line: str, dsn: str | None, **env: str | None) -> list[str]
     return done.stdout.split()
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("claude-sessions rel", ["release"]),
-        ("claude-sessions schema ap", ["apply"]),
-        ("claude-sessions claim SD-", ["SD-AUTH-001", "SD-AUTH-002", "SD-PAST"]),
-        ("claude-sessions claim SD-P", ["SD-PAST"]),
-        ("claude-sessions run SD-P", ["SD-PAST"]),
-        ("claude-sessions claim --any SD-AUTH-001 SD-P", ["SD-PAST"]),
-        ("claude-sessions release ", ["SD-AUTH-001", "SD-AUTH-002"]),
-        ("claude-sessions --quiet check SD-AUTH-001", ["SD-AUTH-001"]),
-        ("claude-sessions list SD-AUTH-002", ["SD-AUTH-002"]),
-        ("claude-sessions history s", ["sess-1", "sess-2"]),
-        ("claude-sessions history S", ["SD-AUTH-001", "SD-AUTH-002", "SD-PAST"]),
-        ("claude-sessions release --session s", ["sess-1", "sess-2"]),
-        ("claude-sessions heartbeat --session ", ["idle-3", "sess-1", "sess-2"]),
-        ("claude-sessions claim nothing-like-it", []),
-        ("claude-sessions upk", []),
-    ],
-)
-def test_completion_offers_names_for_the_current_word(items: Table, cli: Cli, line: str, words: list[str]) -> None:
-    assert _words(cli, line, items.dsn) == words
+ITEMS, SESSIONS = ["SD-AUTH-001", "SD-AUTH-002"], ["sess-1", "sess-2"]
+OFFERED = {
+    "commands": {"rel": ["release"], "schema ap": ["apply"], "upk": []},
+    "items to claim": {
+        "claim SD-": [*ITEMS, "SD-PAST"],
+        "claim SD-P": ["SD-PAST"],
+        "run SD-P": ["SD-PAST"],
+        "claim --any SD-AUTH-001 SD-P": ["SD-PAST"],
+        "claim nothing-like-it": [],
+    },
+    "held items": {
+        "release ": ITEMS,
+        "--quiet check SD-AUTH-001": ["SD-AUTH-001"],
+        "list SD-AUTH-002": ["SD-AUTH-002"],
+    },
+    "sessions": {
+        "history s": SESSIONS,
+        "history S": [*ITEMS, "SD-PAST"],
+        "release --session s": SESSIONS,
+        "heartbeat --session ": ["idle-3", *SESSIONS],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OFFERED)
+def test_completion_offers_names_for_the_current_word(items: Table, cli: Cli, kind: str) -> None:
+    offered = {line: _words(cli, f"claude-sessions {line}", items.dsn) for line in OFFERED[kind]}
+    assert offered == OFFERED[kind]
 
 
 def test_completion_uses_dsn_on_the_line(items: Table, cli: Cli, tmp_path: Path) -> None:
@@ -89,14 +95,11 @@ def test_table_without_history_offers_held_items(seed_dsn: str, cli: Cli) -> Non
         assert _words(cli, "claude-sessions claim ", seed_dsn) == ["SD-1"]
 
 
-@pytest.mark.parametrize(
-    "name", ["$(touch x)", "`id`", "a b", "a;b", 'a"b', "a'b", "a\\b", "a*", "~x", "a\x1bb", "-", ""]
-)
-def test_names_with_shell_syntax_are_not_offered(full_table: Table, cli: Cli, name: str) -> None:
-    full_table.insert("a", status="active", sd_id=name)
-    full_table.insert("b", status="active", sd_id="SD-1")
-    offered = _words(cli, "claude-sessions release ", full_table.dsn)
-    assert offered == ["SD-1"]
+def test_names_with_shell_syntax_are_not_offered(full_table: Table, cli: Cli) -> None:
+    odd = ["$(touch x)", "`id`", "a b", "a;b", 'a"b', "a'b", "a\\b", "a*", "~x", "a\x1bb", "-", ""]
+    for number, name in enumerate([*odd, "SD-1"]):
+        full_table.insert(f"s-{number}", status="active", sd_id=name)
+    assert _words(cli, "claude-sessions release ", full_table.dsn) == ["SD-1"]
 
 
 def test_colon_splits_words_only_in_bash(full_table: Table, cli: Cli) -> None:
