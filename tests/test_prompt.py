@@ -80,10 +80,8 @@ def test_writing_replaces_the_file_atomically(place: Path) -> None:
 
 
 def test_segment_shows_item_and_age() -> None:
-    ages = {42: "42s", 12 * 60: "12m", 5400: "1h30m", -100: "0s"}
-    assert {age: HELD.segment(HELD.since + age) for age in ages} == {
-        a: f"SD-AUTH-001 {text}" for a, text in ages.items()
-    }
+    shown = {42: "SD-AUTH-001 42s", 720: "SD-AUTH-001 12m", 5400: "SD-AUTH-001 1h30m", -100: "SD-AUTH-001 0s"}
+    assert {age: HELD.segment(HELD.since + age) for age in shown} == shown
     assert State("lost", 0, "SD-AUTH-001", "s").segment(5) == "LOST SD-AUTH-001"
     assert State("none", 0, "-", "s").segment(5) == ""
 
@@ -112,16 +110,8 @@ def test_text_from_database_is_harmless_to_shells(text: str) -> None:
 
 def test_malformed_prompt_file_is_ignored(place: Path) -> None:
     place.mkdir(parents=True)
-    malformed = [
-        "",
-        "held",
-        "held x SD-1 s\n",
-        "held 5 $(id) s\n",
-        "what 5 SD-1 s\n",
-        "held 5 SD-1 s",
-        "held 05 SD-1 s\n",
-    ]
-    for content in (*malformed, "\xff\n"):
+    lines = ["", "held x SD-1 s", "held 5 $(id) s", "what 5 SD-1 s", "held 05 SD-1 s", "\xff"]
+    for content in ("", "held", "held 5 SD-1 s", *(f"{line}\n" for line in lines)):
         (place / "4711-12345").write_bytes(content.encode("latin-1"))
         assert state.read(os.environ, anchor()) is None, content
 

@@ -225,14 +225,14 @@ def type_end_of_input(window: Window) -> None:
         with suppress(OSError):
             os.write(window._master, b"\x04")
         with suppress(subprocess.TimeoutExpired):
-            window.process.wait(2)
+            window.process.wait(0.5)
 
 
 def send_hangup(window: Window) -> None:
     window.process.send_signal(signal.SIGHUP)
     # A shell that had just looked for signals, and reads its next key, ends with that.
     with suppress(subprocess.TimeoutExpired):
-        window.process.wait(5)
+        window.process.wait(1)
     if window.process.poll() is None:
         with suppress(OSError):
             os.write(window._master, b"\n")
