@@ -35,7 +35,7 @@ def chain(*found: Process) -> list[Process]:
     return [Process(9, 8, None, "9", False, "python"), *found]
 
 
-# -- values that are given -------------------------------------------------------------------------------------------
+# -- given values -----------------------------------------------------------------------------------------------------
 
 
 def message_of(environ: dict[str, str], **options: str) -> str:
@@ -130,7 +130,7 @@ def test_every_malformed_pid_is_refused(capsys: pytest.CaptureFixture[str]) -> N
         assert capsys.readouterr().err.count("\n") == 1, value
 
 
-# -- identities that are detected ----------------------------------------------------------------------------------
+# -- detection --------------------------------------------------------------------------------------------------------
 
 
 def test_derived_id_depends_on_pid_start_boot_and_namespace() -> None:
@@ -156,5 +156,5 @@ def test_session_id_counts_without_readable_processes() -> None:
 
 
 def test_unknown_facts_are_left_out_of_metadata() -> None:
-    nobody = identity.Identity("a", None, None, None, None, None, process.this_host())
-    assert nobody.own_metadata().keys() == {"host_os", "cli"}
+    unknown = identity.Identity("a", None, None, None, None, None, process.this_host())
+    assert unknown.own_metadata().keys() == {"host_os", "cli"}

@@ -1,4 +1,4 @@
-"""Whether a session's process is alive, with real processes on this host; other hosts are rows that say so."""
+"""Liveness of sessions, with real processes on this host; rows stand in for other hosts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_reused_pid_is_dead(sleeper: Sleeper) -> None:
 
 
 def other_start(earlier: int, later: int) -> str | None:
-    """Return a start that is not that of `later`: pid 1's, where both began in one tick."""
+    """Return a start other than that of `later`: pid 1's, if both began in one tick."""
     starts = [process.read(pid).start for pid in (earlier, 1)]
     return next((start for start in starts if start != process.read(later).start), None)
 

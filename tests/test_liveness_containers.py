@@ -1,4 +1,4 @@
-"""Containers that share this host's name and kernel, and processes that are hidden: unknown, never dead."""
+"""Liveness in containers that share this host's name and kernel, and of hidden processes: unknown, never dead."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ needs_own_proc_mounts = pytest.mark.skipif(
 
 
 def importing(*places: Path) -> dict[str, str]:
-    """Return this environment, in which Python finds what these places hold."""
+    """Return this environment with these places on Python's path."""
     paths = [*map(str, places), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class Probe:
-    """A process elsewhere that tells of itself and judges rows."""
+    """A process elsewhere that reports itself and judges rows."""
 
     def __init__(self, command: Sequence[str], directory: Path) -> None:
         self._process = subprocess.Popen(
@@ -51,26 +51,26 @@ class Probe:
             cwd=directory,
         )
         assert self._process.stdout
-        said = self._process.stdout.readline()
-        if not said:
+        line = self._process.stdout.readline()
+        if not line:
             pytest.fail(f"{command}: {self._process.communicate()[1]}")
-        self.row: dict[str, Any] = json.loads(said)
+        self.row: dict[str, Any] = json.loads(line)
 
     def judge(self, row: dict[str, Any]) -> Liveness:
-        """Return what it knows of a row's process."""
+        """Return its verdict on a row's process."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(row) + "\n")
         self._process.stdin.flush()
         return Liveness(self._process.stdout.readline().strip())
 
     def close(self) -> None:
-        """Let it end."""
+        """End it."""
         self._process.communicate()
 
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Iterator[Callable[..., Probe]]:
-    """Return a function that starts a probe under a command that leads elsewhere."""
+    """Return a function that starts a probe under a command such as unshare."""
     with ExitStack() as stack:
 
         def start(*command: str, more: Sequence[str] = ()) -> Probe:
@@ -82,7 +82,7 @@ def probe(tmp_path: Path) -> Iterator[Callable[..., Probe]]:
 
 
 def unshare(*options: str) -> list[str]:
-    """Return a command that leads into namespaces of its own; skip where this user may not make them."""
+    """Return a command that enters new namespaces; skip if this user may not create them."""
     command = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *options]
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
@@ -92,7 +92,7 @@ def unshare(*options: str) -> list[str]:
 
 
 def here(row: dict[str, Any]) -> Liveness:
-    """Return what this host knows of a row's process."""
+    """Return this host's verdict on a row's process."""
     return process.liveness(session_of(row), process.this_host())
 
 
@@ -120,7 +120,7 @@ def test_container_with_host_name_is_unknown_and_vice_versa(
     assert inside.row["pid"] == 1
     assert inside.judge(inside.row) is Liveness.ALIVE
     assert inside.judge({**inside.row, "pid": 4000}) is Liveness.DEAD
-    # Pid 1 of the container is another process here, and ours is nobody there.
+    # Pid 1 of the container is another process here, and our pid does not exist there.
     assert here(inside.row) is Liveness.UNKNOWN
     assert inside.judge(ours) is Liveness.UNKNOWN
     assert inside.judge(gone(sleeper)) is Liveness.UNKNOWN
@@ -130,7 +130,7 @@ def test_container_with_host_name_is_unknown_and_vice_versa(
 
 @needs_linux
 def test_proc_of_outer_namespace_proves_nothing(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
-    # It has the outer /proc, where its own pid is somebody else.
+    # It has the outer /proc, in which its own pid is another process.
     inside = probe(*unshare("--pid", "--fork"))
     assert inside.row == {"ancestors": []}
     assert inside.judge(row_of(os.getpid())) is Liveness.UNKNOWN
@@ -180,7 +180,7 @@ print(process.liveness(session_of(row), process.this_host()).value, again.poll()
     variables = importing(PACKAGE, CHECKOUT / "tests")
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
     if "ns_last_pid" in done.stderr:
-        pytest.skip("this kernel does not let pids be chosen")
+        pytest.skip("pids cannot be chosen on this kernel")
     assert (done.stdout, done.stderr) == ("dead None\n", "")
 
 
@@ -193,7 +193,7 @@ def test_process_hidden_by_hidepid_is_unknown(probe: Callable[..., Probe], sleep
     child = sleeper()
     row = row_of(child.pid)
     assert here(row) is Liveness.ALIVE
-    # It sees itself, but none of root's processes: not its own parent either.
+    # It sees itself, but no process of root, not even its parent.
     assert inside.row["pid_ns"] == row["pid_ns"]
     assert inside.row["ancestors"] == []
     assert inside.judge(inside.row) is Liveness.ALIVE
@@ -218,7 +218,7 @@ def test_docker_container_with_host_name_is_unknown(probe: Callable[..., Probe],
 
 
 def docker(hostname: str) -> list[str]:
-    """Return a command that runs this Python in a container called like this host; skip where that cannot be."""
+    """Return a command that runs this Python in a container named like this host; skip if that is impossible."""
     if shutil.which("docker") is None:
         pytest.skip("docker is not installed")
     if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:

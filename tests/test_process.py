@@ -1,4 +1,4 @@
-"""What a process is, read from real processes on this host."""
+"""Facts of real processes on this host, from /proc and from ps."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_process_with_odd_name_is_read(tmp_path: Path, name: str) -> None:
         end(child)
 
 
-# -- ps, which stands in where there is no /proc -----------------------------------------------------------------------
+# -- ps, which stands in for a missing /proc --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_ps_lines_of_other_systems_are_parsed(line: str, expected: Process | Non
     assert process._parse_ps(line) == expected
 
 
-# -- what kind of program a process is ---------------------------------------------------------------------------------
+# -- kinds of programs ------------------------------------------------------------------------------------------------
 
 
 def program(*argv: str, name: str = "x") -> Process:

@@ -1,4 +1,4 @@
-"""The small file that a prompt reads: what it says, who may read it, and that no failure of it matters."""
+"""The small file that a prompt reads: its content, its permissions, and failures that are ignored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def anchor(pid: int = 4711, start: str = "12345") -> Process:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the files go, which does not exist yet."""
+    """Return the directory of the files, which does not exist yet."""
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "terminals"
 

@@ -1,4 +1,4 @@
-"""How long a renewal may be trusted, and when the next one begins: with chosen times, without a database."""
+"""The trust window of a renewal and the start of the next one, at chosen times and without a database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, Keeper, Trust, u
 
 
 class Renewal:
-    """A renewal that a test lets succeed or fail, and whose every call waits until `let_go`."""
+    """A renewal with a chosen outcome; if it hangs, its calls wait for `resume`."""
 
     def __init__(self, outcome: float | Exception, *, hangs: bool = False) -> None:
         self.outcome = outcome
@@ -23,7 +23,7 @@ class Renewal:
         if not hangs:
             self._gate.set()
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         self._gate.set()
 
     def __call__(self) -> float:
@@ -55,7 +55,7 @@ def test_late_notice_leaves_less_time_before_kill() -> None:
     assert trust.kill_at(5000) == 5000
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the time since it started")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc/uptime")
 def test_uptime_matches_the_kernels() -> None:
     before = uptime()
     assert before - 0.02 <= float(Path("/proc/uptime").read_text().split()[0]) <= uptime()
@@ -82,7 +82,7 @@ def test_hanging_renewal_does_not_delay_the_next() -> None:
     assert renewal.calls == 1
     kept.turn(1060 + 90)
     until(lambda: renewal.calls == 2, "the second begins")
-    renewal.let_go()
+    renewal.resume()
     until(lambda: kept.trust.begun == 1150, "it is noted")
 
 
@@ -93,7 +93,7 @@ def test_number_of_hanging_renewals_is_bounded() -> None:
         kept.turn(now)
     until(lambda: renewal.calls >= HANGING_LIMIT, "as many as may hang")
     assert renewal.calls <= HANGING_LIMIT + 1
-    renewal.let_go()
+    renewal.resume()
 
 
 def test_late_renewal_does_not_undo_a_newer_one() -> None:
@@ -102,14 +102,14 @@ def test_late_renewal_does_not_undo_a_newer_one() -> None:
     kept.begin(1060)
     [attempt] = set(threading.enumerate()) - others
     kept.trust = Trust(1500, 900)
-    renewal.let_go()
+    renewal.resume()
     attempt.join(PATIENCE_S)
     assert not attempt.is_alive()
     assert kept.trust == Trust(1500, 900)
 
 
 def test_failed_renewal_is_retried_soon() -> None:
-    renewal = Renewal(Unreachable("nobody answers"))
+    renewal = Renewal(Unreachable("no answer"))
     kept = keeper(renewal, begun=0)
     kept.begin(begun := uptime())
     until(lambda: kept.failure, "its failure is noted")

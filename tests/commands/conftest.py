@@ -1,4 +1,4 @@
-"""What tests of several commands start from."""
+"""Fixtures of the tests of commands."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def proxy(dsn: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Close in the end whatever a test has opened."""
+    """Close at the end what a test has opened."""
     with ExitStack() as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""`claim --wait` as people and scripts use it: in a terminal, with a key that ends it, and twenty at once."""
+"""`claim --wait` in a terminal, in scripts, interrupted, and with twenty waiters."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_terminal_shows_countdown_and_clears_it(bench: Bench) -> None:
     window = bench.window("bash")
     window.type(f"{CLAIM} 90s")
     shown = re.compile(r"(\d+)m(\d\d)s left: waiting for SD-1, held by holder \(Ctrl-C to give up\)")
-    until(lambda: len(set(shown.findall(window.seen()))) >= 3, "the time, and less of it")
+    until(lambda: len(set(shown.findall(window.seen()))) >= 3, "the countdown")
     left = [int(minutes) * 60 + int(seconds) for minutes, seconds in shown.findall(window.seen())]
     assert left[0] <= 90 and left == sorted(left, reverse=True)
     sessions.release(bench.table.database, make_caller("holder"))
     assert window.answers() == "0"
-    # The answer may have come by its file before the screen has been read.
-    until(lambda: "claimed SD-1" in window.seen(), "what it says in the end")
+    # The exit code may arrive before the screen has been read.
+    until(lambda: "claimed SD-1" in window.seen(), "the final line")
     last = window.seen().rpartition("\x1b[K")[2]
     assert "claimed SD-1" in last
     assert "left" not in last
@@ -44,7 +44,7 @@ def test_countdown_stays_on_one_line_and_escapes_names(bench: Bench) -> None:
     window.answers()
     window.type(f"{CLAIM} 4s")
     assert until(
-        lambda: re.search(r"0m0\ds left: waiting for SD-1, held by evil]0;title\[31m", window.seen()), "the time"
+        lambda: re.search(r"0m0\ds left: waiting for SD-1, held by evil]0;title\[31m", window.seen()), "the countdown"
     )
     assert window.answers() == "3"
     shown = window.seen().partition("\x1b[K")[2].partition("waited in vain")[0]
@@ -59,7 +59,7 @@ def test_key_ends_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: s
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"ulimit -c 0; {CLAIM} 5m")
-    until(lambda: re.search(r"4m\d\ds left", window.seen()), "it waits")
+    until(lambda: re.search(r"4m\d\ds left", window.seen()), "the wait to begin")
     window.press(key)
     assert window.answers() == code
     assert "Traceback" not in window.seen()
@@ -76,10 +76,10 @@ def test_signal_ends_wait_of_script_and_leaves_nothing(bench: Bench) -> None:
     def clients() -> set[int]:
         return {row["pid"] for row in bench.table.execute(connected)}
 
-    # Of those that are there, some may be on their way out.
+    # Some of these may be closing.
     before = clients()
     waiting = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", "w")
-    until(lambda: clients() - before, "it waits")
+    until(lambda: clients() - before, "the wait to begin")
     waiting.send_signal(signal.SIGTERM)
     assert waiting.wait(timeout=30) in (-signal.SIGTERM, 143)
     assert [row["session_id"] for row in bench.rows()] == ["holder"]

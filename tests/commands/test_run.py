@@ -1,4 +1,4 @@
-"""`run` without a terminal: the claim around a command, and what cannot be run."""
+"""`run` without a terminal: the claim around a command, and commands that cannot be run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_run_under_cron_or_daemon_is_a_session(bench: Bench, shell: str) -> None
     answer = bench.file()
     inside = f"{shlex.join(PROGRAM)} whoami --json >{answer}"
     line = f"{RUN} SD-1 --dsn {shlex.quote(bench.table.dsn)} -- sh -c {shlex.quote(inside)}"
-    # What cron gives a job, and what this machine needs to find the program.
+    # The variables of a cron job, and the one that this machine needs to find the program.
     kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
     bare = {"HOME": str(bench.directory), "LOGNAME": "root", "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", **kept}
     done = bench.start_any(
@@ -275,7 +275,7 @@ def test_keep_on_failure_holds_claim_until_it_lapses(bench: Bench, code: int) ->
     assert (row["sd_id"], row["status"]) == ("SD-1", "active")
     assert row["session_id"] in done.stderr
     assert done.stderr.count("\n") == 1
-    # Neither its end nor this host's knowledge of it gives the claim away.
+    # Other sessions cannot claim it earlier, although this host knows that the command has ended.
     later = make_caller("b", stale_after=3, heartbeat_every=1, now=row["heartbeat_at"] + timedelta(seconds=59.9))
     assert not try_claim(bench.table, later)
     assert try_claim(bench.table, replace(later, now=row["heartbeat_at"] + timedelta(seconds=60.1)))
@@ -308,7 +308,7 @@ def test_session_lives_while_command_runs_after_shell_died(
     assert try_claim(bench.table, other)
 
 
-# What cannot be run
+# Commands that cannot be run
 
 
 def _make(path: Path, text: str, mode: int) -> Path:
@@ -343,7 +343,7 @@ def _make(path: Path, text: str, mode: int) -> Path:
             },
         ),
     ],
-    ids=["none", "missing", "not executable"],
+    ids=["no command", "missing", "not executable"],
 )
 def test_unrunnable_command_is_reported_and_claims_nothing(
     bench: Bench, code: int, messages: dict[tuple[str, ...], str]

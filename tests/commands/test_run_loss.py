@@ -1,4 +1,4 @@
-"""`run` without a terminal: its command is dead before another can have the item; and what it costs meanwhile."""
+"""`run` without a terminal: its command is dead before the item can be claimed; and its cost."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from waiting import until
 
 from claude_sessions_cli.operations import sessions
 
-# Of what a database may do, the others take longer.
+# The other faults take longer.
 FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]
 
 
 def test_forced_takeover_stops_the_whole_group(bench: Bench) -> None:
     files = [bench.file() for _ in range(3)]
-    inner = "exec 2>/dev/null; trap 'echo told >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
+    inner = "exec 2>/dev/null; trap 'echo got it >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
     command = f"sh -c {shlex.quote(inner)} & echo $$ >{{0}}; wait"
     started = bench.start("SD-1", "--", *words(command, *files), env=OFTEN)
     leader, other = (read_pid(file) for file in files[:2])
@@ -53,9 +53,9 @@ def test_forced_takeover_stops_the_whole_group(bench: Bench) -> None:
     assert err.startswith("claude-sessions: this session lost SD-1 to thief")
     assert err.endswith("; stopping the command\n")
     assert err.count("\n") == 1
-    assert files[2].read_text() == "told\n"
+    assert files[2].read_text() == "got it\n"
     assert not is_alive(leader)
-    until(lambda: not is_alive(other), "the end of the rest, which is not the wrapper's child")
+    until(lambda: not is_alive(other), "the end of the member, which is not the wrapper's child")
     statuses = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
     assert statuses.pop("thief") == ("active", "SD-1")
     assert list(statuses.values()) == [("released", None)]
@@ -69,7 +69,7 @@ def test_group_ignoring_sigterm_is_killed(bench: Bench) -> None:
     force(bench.table)
     assert started.wait(30) == 4
     assert not is_alive(leader)
-    until(lambda: not is_alive(member), "the end of the rest, which is not the wrapper's child")
+    until(lambda: not is_alive(member), "the end of the member, which is not the wrapper's child")
 
 
 def test_member_ignoring_sigterm_is_killed_after_leader_exits(bench: Bench) -> None:
@@ -124,8 +124,8 @@ def test_claim_lost_before_command_exit_is_reported(bench: Bench, shared: bool, 
     go.touch()
     _, err = started.communicate(timeout=30)
     assert started.returncode == 4
-    told = r"claude-sessions: the claim was lost before the command ended: this session lost SD-1 to thief .*urgent\)\n"
-    assert re.fullmatch(told, err)
+    lost = r"the claim was lost before the command ended: this session lost SD-1 to thief .*urgent\)\n"
+    assert re.fullmatch(f"claude-sessions: {lost}", err)
     rows = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
     assert rows.pop("thief") == ("active", "SD-1")
     assert list(rows.values()) == [("idle" if shared else "released", None)]
@@ -220,24 +220,24 @@ def test_one_hanging_connection_does_not_stop_renewal(bench: Bench, proxy: Proxy
 @pytest.mark.parametrize("fault", ["hang", "stall"])
 def test_hanging_database_delays_neither_signals_nor_exit(bench: Bench, proxy: Proxy, fault: str) -> None:
     longer = {"CLAUDE_SESSIONS_STALE_AFTER": "60", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.2"}
-    ready, told = bench.file(), bench.file()
+    ready, trapped = bench.file(), bench.file()
     command = "exec 2>/dev/null; trap 'echo >{1}; exit 6' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
     variables = {**longer, "CLAUDE_SESSIONS_DSN": proxy.dsn}
-    started = bench.start("SD-1", "--", *words(command, ready, told), env=variables)
+    started = bench.start("SD-1", "--", *words(command, ready, trapped), env=variables)
     read_pid(ready)
     getattr(proxy, fault)()
     accepted = proxy.accepted
     until(lambda: proxy.accepted > accepted, "a renewal hangs")
     begun = time.monotonic()
     started.terminate()
-    until(told.exists, "the command is told")
+    until(trapped.exists, "the command gets the signal")
     assert time.monotonic() - begun < 3
     _, err = started.communicate(timeout=30)
     assert time.monotonic() - begun < 15
     assert started.returncode == 6
     assert err.startswith("claude-sessions: the claim was not given back: ")
     assert err.count("\n") == 1
-    # Nobody needs to wait for the silence of a process that is gone.
+    # The process is gone, so that the claim need not lapse by silence.
     assert try_claim(bench.table, make_caller("b"))
 
 

@@ -52,12 +52,12 @@ def test_closed_streams_are_closed_for_the_command(bench: Bench, closed: str) ->
     text = f"import os; fds = os.listdir('/proc/self/fd'); open({str(file)!r}, 'w').write(str(fds))"
     look = shlex.join([sys.executable, "-S", "-c", text])
 
-    def told(command: str) -> str:
+    def report(command: str) -> str:
         file.unlink(missing_ok=True)
         assert bench.start_any("sh", "-c", f"{command} {closed}").wait(30) == 0
         return file.read_text()
 
-    assert told(f"{RUN} SD-1 -- {look}") == told(look)
+    assert report(f"{RUN} SD-1 -- {look}") == report(look)
     bench.assert_ended(reason="completed")
 
 

@@ -36,8 +36,8 @@ from claude_sessions_cli import process
 
 pytestmark = only_linux
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
-# The kernel stops the group of who reads a terminal that is not its own: here, once the command has ended and before
-# the wrapper has taken the terminal back, which is too short a time to hit from outside.
+# The kernel stops the group of a background process that reads the terminal: here between the command's end and the
+# moment when the wrapper takes the terminal back, which is too short a time to hit from outside.
 ASKS_AT_THE_END = """
 import os, pathlib, signal, subprocess, sys, time
 from claude_sessions_cli import renewal, supervisor
@@ -66,7 +66,7 @@ reader.kill()
 sys.exit(code)
 """
 both_shells = pytest.mark.parametrize("shell", ["bash", "zsh"])
-# Where what takes long is not the shell's doing.
+# For long tests in which the shell matters little.
 both_shells_at_length = pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.faults)])
 
 
@@ -185,7 +185,7 @@ def test_self_stopped_command_returns_terminal_to_shell(bench: Bench, shell: str
 @both_shells
 def test_job_ending_in_background_leaves_terminal_to_shell(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
-    # Not a loop of commands: some shells wait for the start of each in such a way that ^Z cannot stop them there.
+    # Not a loop of commands: some shells cannot be stopped by ^Z while they start one.
     child = start(window, f"{RUN} SD-1 -- {command('echo $$ >{0}; exec sleep 600', ready)}", ready)
     wrapper = process.read(child).ppid
     window.press(CTRL_Z)
@@ -228,7 +228,7 @@ def test_closing_the_window_ends_command_and_releases_claim(bench: Bench, shell:
 
 def test_command_in_window_without_shell_is_not_left_stopped(bench: Bench) -> None:
     ready = bench.file()
-    # It says that it is there once it goes on: while it is stopped, the wrapper has the terminal.
+    # It reports its pid once it is continued: while it is stopped, the wrapper has the terminal.
     text = "kill -TSTP $$; echo ready; echo $$ >{0}; read -r line; exit 5"
     window = bench.window("", argv=[*PROGRAM, "run", "SD-1", "--", *words(text, ready)])
     child = read_pid(ready)
@@ -353,7 +353,7 @@ def test_reader_stopped_at_command_exit_is_continued(bench: Bench) -> None:
     window, file, program = bench.window("bash"), bench.file(), bench.directory / "program.py"
     program.write_text(ASKS_AT_THE_END)
     window.type(f"{sys.executable} {program} {file}")
-    # Stopped, it is one that the kernel told with the whole group, and nobody continued.
+    # If it is stopped, the kernel stopped it with the whole group, and the wrapper did not continue it.
     assert text_of(file) == "goes on\n"
     assert window.answers() == "0"
 
@@ -434,7 +434,7 @@ def test_stopped_job_that_lost_its_item_does_not_resume(bench: Bench, shell: str
     window.type("fg")
     assert window.answers() == "4"
     assert not is_alive(child)
-    # Its own way out of what it was doing when it was told to end.
+    # Its last steps before it noticed SIGTERM.
     assert log.stat().st_size <= written + 2
     assert bench.holder()["session_id"] == "rival"
 

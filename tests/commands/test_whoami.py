@@ -1,4 +1,4 @@
-"""Who a command is, in real terminals, under real shells, relays, multiplexers and agents."""
+"""The session of a command, in real terminals, under real shells, relays, multiplexers and agents."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def agent(stack: ExitStack, tmp_path: Path) -> Callable[..., Agent]:
 
 
 def hook_of(shell: Terminal, start: str | None = None) -> str:
-    """Return what the shell hook exports."""
+    """Return the variable that the shell hook exports."""
     return f"{shell.tty}:{shell.pid}:{start or process.read(shell.pid).start}"
 
 
 def anchor_of(pid: int) -> str:
-    """Return what goes with an id that the tool exports."""
+    """Return the anchor that the tool exports with an id."""
     return identity.export_anchor(process.read(pid), process.this_host())
 
 
@@ -90,7 +90,7 @@ def given(keyboard: Keyboard, **variables: str) -> str:
     return " ".join(["env", *words])
 
 
-# -- one terminal ------------------------------------------------------------------------------------------------------
+# -- one terminal -----------------------------------------------------------------------------------------------------
 
 
 @each_shell
@@ -192,7 +192,7 @@ def test_makefile_agrees_with_terminal(terminal: Open, tmp_path: Path) -> None:
     assert window.run("make -s").data == window.run().data
 
 
-# -- relays: a terminal of their own in the same window ----------------------------------------------------------------
+# -- relays: a terminal of their own in the same window ---------------------------------------------------------------
 
 
 @needs_script
@@ -240,13 +240,13 @@ def test_debian_sudo_opens_its_own_terminal(terminal: Open) -> None:
     assert inner.startswith("/dev/pts/")
 
 
-# -- a terminal program ends the window --------------------------------------------------------------------------------
+# -- a terminal program ends the window -------------------------------------------------------------------------------
 
 EMULATOR = "import os, pty, sys; pty.spawn(sys.argv[1:])"
 
 
 def emulator(*argv: str) -> str:
-    """Return a command that opens a new terminal, as a terminal emulator does, and types on into it."""
+    """Return a command that opens a new terminal, like a terminal emulator, and forwards keys to it."""
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(EMULATOR)} {shlex.join(argv)}"
 
 
@@ -300,7 +300,7 @@ INHERITED = ["CLAUDE_SESSIONS_SHELL", "CLAUDE_SESSIONS_ANCHOR", "CLAUDE_CODE_SES
 
 
 def variables_of(pid: int, tty: str, kind: str) -> dict[str, str]:
-    """Return what a session whose process is `pid` may have in its environment."""
+    """Return variables of a session whose process is `pid`."""
     return {
         "CLAUDE_SESSIONS_SHELL": {"CLAUDE_SESSIONS_SHELL": f"{tty}:{pid}:{process.read(pid).start}"},
         "CLAUDE_SESSIONS_ANCHOR": {"CLAUDE_SESSIONS_SESSION_ID": "first", "CLAUDE_SESSIONS_ANCHOR": anchor_of(pid)},
@@ -334,7 +334,7 @@ def test_pane_of_tmux_started_in_hooked_shell_is_own_session(terminal: Open, tmu
     assert pane.run().data["pid"] == int(pane.run("echo $$").out)
 
 
-# -- the shell hook, and ids in the environment ------------------------------------------------------------------------
+# -- the shell hook, and ids in the environment -----------------------------------------------------------------------
 
 
 def test_hooked_shell_is_its_terminals_session(terminal: Open) -> None:
@@ -429,7 +429,7 @@ def test_malformed_exported_anchor_does_not_count(terminal: Open) -> None:
         assert why == "does not count: CLAUDE_SESSIONS_ANCHOR is malformed", value[:20]
 
 
-# -- agents ------------------------------------------------------------------------------------------------------------
+# -- agents -----------------------------------------------------------------------------------------------------------
 
 AGENT_ID = "8a1c66ff-1111-4000-8000-000000000001"
 INNER_ID = "8a1c66ff-2222-4000-8000-000000000002"
@@ -552,16 +552,16 @@ def test_agent_id_left_in_terminal_does_not_count(terminal: Open) -> None:
     assert why == f"does not count in {window.tty}, which is not below a claude process"
 
 
-# -- nobody ------------------------------------------------------------------------------------------------------------
+# -- no session -------------------------------------------------------------------------------------------------------
 
-NOBODY = (
+NO_SESSION = (
     "claude-sessions: no session: no id is given, no claude process is above this command, and it has no terminal"
     " (name it with --session ID or CLAUDE_SESSIONS_SESSION_ID; every rule: claude-sessions whoami --explain)\n"
 )
 
 
 def orphan(command: str, directory: Path) -> Answer:
-    """Run a command as cron's children end up: no terminal, no environment, no parent that knows it."""
+    """Run a command like a child of cron: without a terminal, an environment or a known parent."""
     out, err, code = (directory / name for name in ("out", "err", "code"))
     text = f"({command} >{out} 2>{err}; echo $? >{code}) &"
     subprocess.run(["sh", "-c", text], env={}, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, check=True)
@@ -571,17 +571,17 @@ def orphan(command: str, directory: Path) -> Answer:
 
 def test_command_under_cron_reports_no_session(tmp_path: Path) -> None:
     answer = orphan(f"{CLI} whoami", tmp_path)
-    assert (answer.code, answer.out, answer.err) == (5, "", NOBODY)
+    assert (answer.code, answer.out, answer.err) == (5, "", NO_SESSION)
 
 
 def test_claim_without_identity_fails_before_connecting(tmp_path: Path) -> None:
     answer = orphan(f"{CLI} claim SD-1 --dsn host={tmp_path}/missing", tmp_path)
-    assert (answer.code, answer.out, answer.err) == (5, "", NOBODY)
+    assert (answer.code, answer.out, answer.err) == (5, "", NO_SESSION)
 
 
 def test_explain_shows_every_rule_if_no_session_is_found(tmp_path: Path) -> None:
     explained = orphan(f"{CLI} whoami --explain", tmp_path)
-    assert (explained.code, explained.err) == (5, NOBODY)
+    assert (explained.code, explained.err) == (5, NO_SESSION)
     (tmp_path / "code").unlink()
     answer = json.loads(orphan(f"{CLI} whoami --json --explain", tmp_path).out)
     assert (answer["ok"], answer["error"]["code"]) == (False, "no_identity")
@@ -593,12 +593,12 @@ def test_explain_shows_every_rule_if_no_session_is_found(tmp_path: Path) -> None
 
 
 def test_terminal_without_shell_is_reported(stack: ExitStack, tmp_path: Path) -> None:
-    out = tmp_path / "said"
+    out = tmp_path / "printed"
     text = f"{CLI} whoami 2>{out}; echo done; read line"
     window = Terminal(tmp_path, ("bash", "-c", text), {"CLAUDE_CODE_SESSION_ID": AGENT_ID})
     stack.callback(window.close)
     until(lambda: "done" in window.seen(), "the answer")
-    assert out.read_text() == NOBODY.replace(
+    assert out.read_text() == NO_SESSION.replace(
         "no id is given", f"CLAUDE_CODE_SESSION_ID does not count in {window.tty}, which is not below a claude process"
     ).replace("it has no terminal", f"no interactive shell runs in {window.tty}")
 
@@ -609,7 +609,7 @@ def test_exported_id_of_unrelated_process_is_reported(terminal: Open) -> None:
     variables = f"CLAUDE_SESSIONS_SESSION_ID=run-1 CLAUDE_SESSIONS_ANCHOR={shlex.quote(anchor_of(other.pid))}"
     answer = window.run(f"env {variables} setsid -w {CLI} whoami")
     reason = "CLAUDE_SESSIONS_SESSION_ID belongs to a process that is not above this command"
-    assert (answer.code, answer.err) == (5, NOBODY.replace("no id is given", reason))
+    assert (answer.code, answer.err) == (5, NO_SESSION.replace("no id is given", reason))
 
 
 def test_job_whose_shell_is_gone_has_no_session(terminal: Open, tmp_path: Path) -> None:
@@ -623,7 +623,7 @@ def test_job_whose_shell_is_gone_has_no_session(terminal: Open, tmp_path: Path) 
     assert until(lambda: code.exists() and code.read_text(), "the job's end").strip() == "5"
 
 
-# -- explain -----------------------------------------------------------------------------------------------------------
+# -- explain ----------------------------------------------------------------------------------------------------------
 
 
 def test_explain_shows_rules_values_and_the_winner(terminal: Open) -> None:
@@ -652,7 +652,7 @@ def test_explain_shows_rules_values_and_the_winner(terminal: Open) -> None:
         assert value in explained.out
 
 
-# -- the options --pid and --tty, as the shell hook gives them ---------------------------------------------------------
+# -- the options --pid and --tty, as the shell hook gives them --------------------------------------------------------
 
 
 @needs_setsid
@@ -668,7 +668,7 @@ def test_tty_option_overrides_the_anchors_terminal(terminal: Open) -> None:
     assert terminal().run(f"{WHOAMI} --tty /dev/ttys003").data["tty"] == "/dev/ttys003"
 
 
-# -- directories that are not there ------------------------------------------------------------------------------------
+# -- missing directories ----------------------------------------------------------------------------------------------
 
 
 def test_deleted_directory_has_no_codebase(terminal: Open, tmp_path: Path) -> None:

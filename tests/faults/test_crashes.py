@@ -24,14 +24,14 @@ from faults.pool import Pool, Watch, Worker
 pytestmark = pytest.mark.faults
 # The victim's own timeouts, in the tests that stop it; the others keep the tool's.
 TIMEOUT_MS = 600
-# What a busy machine may add to a wait.
+# The slack of a busy machine.
 SLACK_S = 3.0
 MOST_STATEMENTS = 20
 
 
 @pytest.fixture
 def watch(racing_dsn: str) -> Iterator[Watch]:
-    """Return a look at the table, where nothing may have doubled at the end."""
+    """Return a view of the table, which must have no double holder at the end."""
     with closing(Watch(racing_dsn)) as seen:
         yield seen
         seen.assert_single_holders()
@@ -39,14 +39,14 @@ def watch(racing_dsn: str) -> Iterator[Watch]:
 
 @pytest.fixture
 def rival(racing_dsn: str) -> Iterator[Worker]:
-    """Return a connected worker that wants what the victim wants."""
+    """Return a connected worker that wants the victim's item."""
     with racing.workers(1) as [worker]:
         worker.expect("connect", dsn=racing_dsn)
         yield worker
 
 
 class Scene:
-    """What is there before the victim acts, what it does, and what its rival gets if it was all in vain."""
+    """The table before the victim acts, its operation, and its rival's answer if the victim fails."""
 
     def __init__(self, prepare: Callable[[Watch, Worker], object], act: dict[str, Any], rival_gets: str) -> None:
         self.prepare, self.act, self.rival_gets = prepare, act, rival_gets
@@ -106,12 +106,12 @@ def victims_backends(watch: Watch) -> int:
 
 
 def outcome(answer: dict[str, Any]) -> Any:
-    """Return what an answer says in one word."""
+    """Return an answer in one word."""
     return answer.get("error") or answer.get("outcome") or ("reaped" if answer["changed"] else "nothing reaped")
 
 
 def rival_claims(rival: Worker, within: float) -> str:
-    """Let the rival claim what the victim wants, and check how long it had to wait."""
+    """Claim the victim's item by the rival, and check how long it waits."""
     begin = time.monotonic()
     answer = rival.call("claim", session="rival", sd="SD-1")
     assert time.monotonic() - begin < within, answer
@@ -185,7 +185,7 @@ def test_process_stopped_before_any_statement_loses_its_turn(scene: Scene, watch
                 assert (answer["error"], answer["exit_code"]) == ("Unreachable", 6), answer
                 assert rows(watch) == after, statement
             elif scene.rival_gets != "HeldByAnother":
-                # It was between two transactions: it acts on what it finds now.
+                # It was between two transactions: it acts on the current table.
                 assert outcome(answer) in ("HeldByAnother", "lost", "reaped", "nothing reaped"), answer
                 assert watch.holders("SD-1") == ["rival"]
         watch.assert_single_holders()

@@ -22,7 +22,7 @@ from faults import servers
 from faults.pool import Pool, Watch
 
 pytestmark = pytest.mark.faults
-# What of a session outlives a transaction. The first five PgBouncer itself keeps in step with its clients.
+# Session state that outlives a transaction. PgBouncer itself keeps the first five in step with its clients.
 LEFTOVERS = """
 SELECT
     (
@@ -57,7 +57,7 @@ def dsns(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def watch(dsns: tuple[str, str]) -> Iterator[Watch]:
-    """Return a direct look at the empty table, and check at the end that the pool's connections are as new."""
+    """Return a direct view of the empty table, and check at the end that the pool's connections are as new."""
     direct, through = dsns
     counter = "SELECT deadlocks AS number FROM pg_stat_database WHERE datname = current_database()"
     with closing(Watch(direct)) as seen:
@@ -71,9 +71,9 @@ def watch(dsns: tuple[str, str]) -> Iterator[Watch]:
 
 
 def _leftovers(dsn: str, connections: int) -> list[dict[str, Any]]:
-    """Return what clients find on that many server connections at once."""
+    """Return the session state that clients find on a number of server connections at once."""
     found, backends = [], set()
-    # PgBouncer leaves the name of the client before to one that gives none, whatever program that was.
+    # PgBouncer keeps the application name of the previous client for one that sets none.
     dsn = psycopg.conninfo.make_conninfo(dsn, application_name="another program")
     with ExitStack() as stack:
         for _ in range(connections):

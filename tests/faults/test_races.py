@@ -1,4 +1,4 @@
-"""Short races of real processes: one winner always, no deadlock, no claim lost without a word."""
+"""Short races of real processes: always one winner, no deadlock, no claim lost silently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_one_of_sixteen_commands_wins(watch: Watch) -> None:
 
 def test_one_of_sixteen_takes_over_from_silent_holders(pool: Pool, watch: Watch) -> None:
     racing.race_for_lapsed_item(pool, watch, rounds=5, holders=["active"])
-    # Older writers left more than one holder; these statuses the unique index lets stand side by side.
+    # Older writers left more than one holder; the unique index allows these statuses side by side.
     racing.race_for_lapsed_item(pool, watch, rounds=5, holders=["idle", "stale", None])
 
 

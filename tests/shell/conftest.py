@@ -1,4 +1,4 @@
-"""What several files of tests in real shells start from."""
+"""Fixtures of the tests in real shells."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from shell.hooks import NEVER, Calls, Open, Window, hook
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Close in the end whatever a test has opened."""
+    """Close at the end what a test has opened."""
     with ExitStack() as opened:
         yield opened
 
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Calls:
-    """Return a program that writes down its calls."""
+    """Return a program that records its calls."""
     return Calls(tmp_path)
 
 
 @pytest.fixture
 def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the terminals' files are."""
+    """Return the directory of the terminals' files."""
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
     place = tmp_path / "state" / "terminals"
     place.mkdir(parents=True, mode=0o700)

@@ -34,7 +34,7 @@ def items(full_table: Table) -> Table:
 
 
 def _words(cli: Cli, line: str, dsn: str | None, **env: str | None) -> list[str]:
-    """Return what bash is offered at the end of a line."""
+    """Return the words that bash is offered at the end of a line."""
     words = shlex.split(line + "''") if line.endswith(" ") else shlex.split(line)
     done = cli(
         env={
@@ -117,14 +117,14 @@ def test_colon_splits_words_only_in_bash(full_table: Table, cli: Cli) -> None:
     assert done.stdout == "team:SD-1\n"
 
 
-# -- nothing, where it goes wrong -------------------------------------------------------------------------------------
+# -- failures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """Return the DSN of a server that accepts connections and never says a word."""
+    """Return the DSN of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"host=127.0.0.1 port={listener.getsockname()[1]} user=nobody dbname=x"
+        yield f"host=127.0.0.1 port={listener.getsockname()[1]} user=x dbname=x"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_missing_table_offers_nothing(cli: Cli, server: object) -> None:
 
 
 def test_completion_never_starts_private_server(cli: Cli) -> None:
-    # Where it could be started, by root as another account too.
+    # In a place in which it could be started, even by root as another account.
     with tempfile.TemporaryDirectory(prefix="claude-sessions-test-") as directory:
         Path(directory).chmod(0o755)
         data = Path(directory) / "data"
@@ -163,9 +163,9 @@ def test_completion_never_starts_private_server(cli: Cli) -> None:
         assert not data.exists()
 
 
-@pytest.mark.parametrize("dsn", ["mute", "nobody"])
+@pytest.mark.parametrize("dsn", ["mute", "unreachable"])
 def test_hanging_server_costs_300_ms_at_most(cli: Cli, mute: str, dsn: str) -> None:
-    # Addresses of 192.0.2.0/24 are nobody's, and what is sent there is lost.
+    # 192.0.2.0/24 is reserved: packets sent there are lost.
     hanging = mute if dsn == "mute" else "host=192.0.2.1"
 
     def seconds(line: str, expected: list[str]) -> float:
@@ -173,9 +173,11 @@ def test_hanging_server_costs_300_ms_at_most(cli: Cli, mute: str, dsn: str) -> N
         assert _words(cli, line, hanging, CLAUDE_SESSIONS_COMPLETION_TIME=None) == expected
         return time.monotonic() - begin
 
-    rounds = [(seconds("claude-sessions rel", ["release"]), seconds("claude-sessions release ", [])) for _ in range(8)]
+    rounds: list[tuple[float, float]] = []
+    while len(rounds) < 8 and not any(with_database <= 0.3 for _, with_database in rounds):
+        rounds.append((seconds("claude-sessions rel", ["release"]), seconds("claude-sessions release ", [])))
     without, with_database = (min(times) for times in zip(*rounds, strict=True))
-    # Where this machine is so busy that Python alone takes as long, the database may not add to it.
+    # If the machine is so busy that Python alone takes as long, the database may not add to it.
     assert with_database <= max(0.3, 1.5 * without), rounds
 
 
@@ -225,7 +227,7 @@ def test_tab_completes_command_item_and_session(items: Table, tmp_path: Path, pr
     window = Terminal(tmp_path, SHELLS[shell], more)
     try:
         assert window.run(START[shell]).code == 0
-        # From now on a command line is noted, and what the shell made of it can be read.
+        # From now on the program records its arguments, as the shell completed them.
         seen, script = tmp_path / "seen", program / "claude-sessions"
         note = f'[ -n "$_CLAUDE_SESSIONS_COMPLETE" ] || {{ echo "$@" >{seen}.new; mv {seen}.new {seen}; exit; }}'
         script.write_text(script.read_text().replace("\n", f"\n{note}\n", 1))

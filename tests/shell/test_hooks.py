@@ -1,4 +1,4 @@
-"""The shell integration in real shells on pseudoterminals: exactly the right calls, no output, an unharmed prompt."""
+"""The shell integration in real shells on pseudoterminals: the right calls, no output, an unchanged prompt."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from shell.hooks import (
     type_exit,
 )
 
-# -- how a shell begins and ends -------------------------------------------------------------------------------------
+# -- how a shell begins and ends --------------------------------------------------------------------------------------
 
 
 ENDINGS = {
@@ -55,7 +55,7 @@ ENDINGS = {
     "end of input": (type_end_of_input, ["beat", "end"]),
     "SIGHUP": (send_hangup, ["beat", "end"]),
     "closed terminal": (close_terminal, ["beat", "end"]),
-    # What nobody can notice from inside is left to `reap`.
+    # The shell cannot notice these; `reap` handles them.
     "SIGKILL": (kill_shell, ["beat"]),
     "exec": (exec_true, ["beat"]),
 }
@@ -215,7 +215,7 @@ def test_missing_program_is_ignored(window: Open, calls: Calls, name: str) -> No
     assert "recorder" not in opened.seen()
 
 
-# -- what must stay as it was ----------------------------------------------------------------------------------------
+# -- what the hook must not change ------------------------------------------------------------------------------------
 
 
 def transcript(opened: Window, lines: list[str]) -> str:
@@ -230,7 +230,7 @@ def transcript(opened: Window, lines: list[str]) -> str:
     opened._reader.join()
     # When a line editor turns bracketed paste on depends on how soon the next key comes.
     shown = re.sub(r"\x1b\[\?2004[hl]", "", opened.seen()[begin:])
-    # Whether bash tells of a job that ends while it is waited for depends on the moment.
+    # Whether bash reports a job that ends while it is waited for depends on the moment.
     shown = re.sub(r"\[1\]\+  Terminated +sleep 100\r\n", "", shown)
     return re.sub(r"\[1\] \d+|\d{3,}", "N", shown)
 
@@ -240,7 +240,7 @@ def transcript(opened: Window, lines: list[str]) -> str:
 def test_hooked_shell_prints_the_same_as_a_bare_one(
     stack: ExitStack, tmp_path: Path, window: Open, name: str, options: str
 ) -> None:
-    """Two shells that are typed into alike look alike, though one is hooked."""
+    """A hooked and a bare shell show the same for the same keys."""
     lines = ["sleep 100 &", "true | false || true", "(exit 7) || true", "kill %1; wait || true", "jobs", "echo $-"]
     bare = Window(tmp_path, name, options)
     stack.callback(bare.close)
@@ -251,7 +251,7 @@ def test_hooked_shell_prints_the_same_as_a_bare_one(
 
 @only_fish
 def test_hooked_fish_prints_no_extra_words(window: Open, calls: Calls, name: str) -> None:
-    """fish draws its line anew whenever it finds the time, so no two screens are the same: they have the same words."""
+    """fish redraws its line at any time, so that screens differ, but their words are the same."""
     opened = window(name, every=1)
     opened.do("echo hello")
     calls.wait(1)
@@ -299,11 +299,11 @@ def test_hook_preserves_last_word_pid_and_pipe_status(window: Open, calls: Calls
 @pytest.mark.parametrize(
     ("before", "shown"),
     [
-        ("PROMPT_COMMAND='echo \"first $? $_\" >>said'", "first 7 word"),
-        ("PROMPT_COMMAND='echo \"first $? $_\" >>said; '", "first 7 word"),
-        ("PROMPT_COMMAND='echo \"first $? $_\" >>said # why'", "first 7 word"),
-        ("PROMPT_COMMAND=('true' 'echo \"first $? $_\" >>said')", "first 7 word"),
-        ("PROMPT_COMMAND=(); PROMPT_COMMAND[3]='echo \"first $? $_\" >>said'", "first 7 word"),
+        ("PROMPT_COMMAND='echo \"first $? $_\" >>log'", "first 7 word"),
+        ("PROMPT_COMMAND='echo \"first $? $_\" >>log; '", "first 7 word"),
+        ("PROMPT_COMMAND='echo \"first $? $_\" >>log # why'", "first 7 word"),
+        ("PROMPT_COMMAND=('true' 'echo \"first $? $_\" >>log')", "first 7 word"),
+        ("PROMPT_COMMAND=(); PROMPT_COMMAND[3]='echo \"first $? $_\" >>log'", "first 7 word"),
     ],
 )
 def test_other_bash_prompt_commands_see_the_status(
@@ -312,20 +312,20 @@ def test_other_bash_prompt_commands_see_the_status(
     if "(" in before.split("'")[0] and _bash_version() < (5, 1):
         pytest.skip("this bash has no array of prompt commands")
     opened = window(name, before=f"seven() {{ return 7; }}\n{before}", every=1)
-    said = opened.directory / "said"
+    log = opened.directory / "log"
     opened.do("true")
     opened.at_prompt()
-    said.unlink()
+    log.unlink()
     opened.type("seven word")
     opened.do("true")
-    assert said.read_text().splitlines()[0] == shown
+    assert log.read_text().splitlines()[0] == shown
     opened.type("exit")
     opened.wait()
     assert {"beat", "end"} <= set(calls.kinds())
 
 
-# What bash-preexec does, which atuin and bash-it bring along: whatever bash is about to run was typed, unless it is a
-# line of PROMPT_COMMAND.
+# Like bash-preexec, which atuin and bash-it bundle: each command that bash runs counts as typed, unless it is a line of
+# PROMPT_COMMAND.
 PREEXEC = r"""
 is_of_the_prompt() {
     local lines line IFS=$'\n;'
@@ -401,12 +401,12 @@ def test_custom_ifs_does_not_break_hooks(window: Open, calls: Calls, states: Pat
 
 @only_bash
 def test_later_prompt_commands_see_the_status(window: Open, name: str) -> None:
-    later = 'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>said"'
+    later = 'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>log"'
     opened = window(name, after=later, every=1)
     opened.do("true")
     opened.type("sh -c 'exit 7'")
     opened.do("true")
-    assert "later 7" in (opened.directory / "said").read_text().splitlines()
+    assert "later 7" in (opened.directory / "log").read_text().splitlines()
 
 
 def _bash_version() -> tuple[int, ...]:
@@ -450,43 +450,43 @@ def test_hook_does_not_fire_zsh_error_trap(window: Open, states: Path, name: str
 @only_zsh
 def test_other_zsh_hook_functions_see_the_status(window: Open, calls: Calls, name: str) -> None:
     before = (
-        "other() { echo first $? >>said }; last() { echo last $? >>said }\n"
-        "precmd_functions=(other); zshexit_functions=(last); TRAPEXIT() { echo trap >>said }"
+        "other() { echo first $? >>log }; last() { echo last $? >>log }\n"
+        "precmd_functions=(other); zshexit_functions=(last); TRAPEXIT() { echo trap >>log }"
     )
     opened = window(name, before=before, after="precmd_functions+=(other)", every=1)
     opened.do("true")
     opened.at_prompt()
-    (opened.directory / "said").unlink()
+    (opened.directory / "log").unlink()
     opened.type("sh -c 'exit 7'")
     opened.do("true")
-    said = (opened.directory / "said").read_text().splitlines()
-    assert said[:2] == ["first 7", "first 7"]
+    log = (opened.directory / "log").read_text().splitlines()
+    assert log[:2] == ["first 7", "first 7"]
     opened.type("exit 5")
     opened.wait()
     assert opened.process.returncode == 5
-    said = (opened.directory / "said").read_text().splitlines()
-    assert [line for line in said if not line.startswith("first")] == ["trap", "last 5"]
-    # A beat in the background may be written down after it.
+    log = (opened.directory / "log").read_text().splitlines()
+    assert [line for line in log if not line.startswith("first")] == ["trap", "last 5"]
+    # A background heartbeat may be recorded after it.
     assert calls.kinds().count("end") == 1
 
 
 @only_fish
 def test_other_fish_handlers_see_the_status(window: Open, calls: Calls, name: str) -> None:
     before = (
-        "function other --on-event fish_prompt; echo first $status >>said; end\n"
-        "function last --on-event fish_exit; echo last >>said; end"
+        "function other --on-event fish_prompt; echo first $status >>log; end\n"
+        "function last --on-event fish_exit; echo last >>log; end"
     )
     opened = window(name, before=before, every=1)
     opened.do("true")
     opened.at_prompt()
-    (opened.directory / "said").unlink()
+    (opened.directory / "log").unlink()
     opened.type("sh -c 'exit 7'")
     opened.do("true")
-    assert (opened.directory / "said").read_text().splitlines()[0] == "first 7"
+    assert (opened.directory / "log").read_text().splitlines()[0] == "first 7"
     opened.type("exit")
     opened.wait()
-    assert (opened.directory / "said").read_text().splitlines()[-1] == "last"
-    # A beat in the background may be written down after it.
+    assert (opened.directory / "log").read_text().splitlines()[-1] == "last"
+    # A background heartbeat may be recorded after it.
     assert calls.kinds().count("end") == 1
 
 
@@ -496,12 +496,12 @@ def test_other_fish_handlers_see_the_status(window: Open, calls: Calls, name: st
 def test_exit_trap_runs_once_with_the_shells_status(
     window: Open, calls: Calls, name: str, options: str, when: str
 ) -> None:
-    trap = "trap 'echo \"trap $?\" >>said; echo \"it'\\''s over\" >>said' EXIT"
+    trap = "trap 'echo \"trap $?\" >>log; echo \"it'\\''s over\" >>log' EXIT"
     opened = window(name, **{"before": options, when: f"{options}\n{trap}"})
     calls.wait(1)
     opened.type("(exit 5) || exit 5")
     opened.wait()
-    assert (opened.directory / "said").read_text() == "trap 5\nit's over\n"
+    assert (opened.directory / "log").read_text() == "trap 5\nit's over\n"
     assert opened.process.returncode == 5
     assert calls.kinds() == ["beat", "end"]
 
@@ -510,14 +510,14 @@ def test_exit_trap_runs_once_with_the_shells_status(
 def test_exit_trap_set_later_runs_too(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     calls.wait(1)
-    opened.do("trap 'echo \"later $?\" >>said' EXIT")
+    opened.do("trap 'echo \"later $?\" >>log' EXIT")
     make_due(opened)
     opened.do("true")
     calls.wait(2)
     assert "claude_sessions" in opened.run("trap -p EXIT").out
     opened.type("exit 5")
     opened.wait()
-    assert (opened.directory / "said").read_text() == "later 5\n"
+    assert (opened.directory / "log").read_text() == "later 5\n"
     assert calls.kinds() == ["beat", "beat", "end"]
 
 
@@ -525,10 +525,10 @@ def test_exit_trap_set_later_runs_too(window: Open, calls: Calls, name: str) -> 
 def test_exit_trap_set_after_last_prompt_replaces_the_hooks(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
     calls.wait(1)
-    opened.do("trap 'echo later >>said' EXIT")
+    opened.do("trap 'echo later >>log' EXIT")
     opened.type("exit")
     opened.wait()
-    assert (opened.directory / "said").read_text() == "later\n"
+    assert (opened.directory / "log").read_text() == "later\n"
     assert calls.kinds() == ["beat"]
 
 
@@ -539,7 +539,7 @@ def test_subshell_exit_does_not_end_the_session(window: Open, calls: Calls, name
     for line in ("(exit 7)", "echo $(exit 3)", "(exit 2) | (exit 1)", "{ exit 4; } &", "wait", ": <(exit 5)"):
         opened.do(line)
     if name == "bash":
-        # As scripts do that want their shell's trap in a subshell too.
+        # Like scripts that set their shell's trap in a subshell too.
         opened.do('(eval "$(trap -p EXIT)"; exit 2)')
     assert calls.kinds() == ["beat"]
     opened.type("exit")
@@ -547,7 +547,7 @@ def test_subshell_exit_does_not_end_the_session(window: Open, calls: Calls, name
     assert calls.kinds() == ["beat", "end"]
 
 
-# -- off, undone, and where it is not wanted -------------------------------------------------------------------------
+# -- disabled, undone, and shells that are not hooked -----------------------------------------------------------------
 
 
 @each_shell
@@ -610,12 +610,12 @@ def test_unhook_leaves_no_trace(window: Open, calls: Calls, tmp_path: Path, name
 
 
 JOINED = {
-    'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>said"': " echo later $? >>said",
-    'PROMPT_COMMAND="true;$PROMPT_COMMAND;echo later >>said"': "true;echo later >>said",
+    'PROMPT_COMMAND="$PROMPT_COMMAND; echo later \\$? >>log"': " echo later $? >>log",
+    'PROMPT_COMMAND="true;$PROMPT_COMMAND;echo later >>log"': "true;echo later >>log",
     'PROMPT_COMMAND="true; $PROMPT_COMMAND"': "true; :",
-    'PROMPT_COMMAND="if true; then $PROMPT_COMMAND; fi; echo later >>said"': "if true; then :; fi; echo later >>said",
-    "PROMPT_COMMAND=$PROMPT_COMMAND$'\\n'\"echo later >>said\"": "echo later >>said",
-    "PROMPT_COMMAND=('echo later >>said' \"$PROMPT_COMMAND\" true)": "echo later >>said  true",
+    'PROMPT_COMMAND="if true; then $PROMPT_COMMAND; fi; echo later >>log"': "if true; then :; fi; echo later >>log",
+    "PROMPT_COMMAND=$PROMPT_COMMAND$'\\n'\"echo later >>log\"": "echo later >>log",
+    "PROMPT_COMMAND=('echo later >>log' \"$PROMPT_COMMAND\" true)": "echo later >>log  true",
 }
 
 
@@ -627,12 +627,12 @@ def test_unhook_keeps_prompt_commands_of_other_tools(window: Open, name: str, af
     opened = window(name, after=after)
     opened.do("claude_sessions_unhook")
     assert opened.ask("${PROMPT_COMMAND[*]}") == JOINED[after]
-    said = opened.directory / "said"
-    said.unlink(missing_ok=True)
+    log = opened.directory / "log"
+    log.unlink(missing_ok=True)
     opened.type("sh -c 'exit 7'")
     opened.do("true")
     if "later" in after:
-        assert ("later 7" if "$?" in after else "later") in said.read_text().splitlines()
+        assert ("later 7" if "$?" in after else "later") in log.read_text().splitlines()
     assert "error" not in opened.seen(), opened.seen()
 
 
@@ -644,7 +644,7 @@ def test_noninteractive_shell_is_not_hooked(tmp_path: Path, calls: Calls, states
     done = subprocess.run([name, *flags, "-c", f"{line}; {quiet}"], capture_output=True, text=True, check=True)
     assert "claude_sessions_" not in done.stdout
     assert done.stderr == ""
-    # In a function or a file that is read it must not end more than itself.
+    # Sourced from a function or a file, it must not end more than itself.
     done = subprocess.run([name, *flags, "-c", f"{line}; echo on"], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("on\n", "")
     assert calls.all() == []
@@ -662,7 +662,7 @@ def test_restricted_shell_is_not_hooked(
     rc = tmp_path / (".zshrc" if name == "zsh" else "rc")
     rc.write_text(f"{PLAIN_PROMPT[name]}\n{hook(tmp_path, name, calls.program, 1)}\n")
     words = [word.format(rc=rc) for word in STARTED_WITH[name]]
-    # It can send nothing to files, so that only what it shows tells of it.
+    # It cannot write files, so that only its screen can be checked.
     opened = Terminal(tmp_path, [*words, *([option] if how == "option" else [])], {"ZDOTDIR": str(tmp_path)})
     stack.callback(opened.close)
     until(lambda: "ready> " in opened.seen(), "a prompt")
@@ -695,7 +695,7 @@ def test_set_k_does_not_break_hooks(window: Open, calls: Calls, states: Path, na
     assert "declare" not in opened.seen() and "PATH=" not in opened.seen(), opened.seen()
 
 
-# -- whose session it is ---------------------------------------------------------------------------------------------
+# -- identity ---------------------------------------------------------------------------------------------------------
 
 
 @cross("inner", list(SHELLS), [("bash", "bash"), ("bash", "zsh"), ("zsh", "fish"), ("fish", "bash")])
@@ -867,5 +867,5 @@ def test_session_id_set_by_user_is_renewed_but_never_ended(window: Open, calls: 
     calls.wait(1)
     opened.type("exit")
     opened.wait()
-    told = [call.environment.rsplit("/", 4)[0] for call in calls.all()]
-    assert [text.split("/")[0:2] for text in told] == [["by-hand", ""], ["", ""]]
+    ids = [call.environment.rsplit("/", 4)[0] for call in calls.all()]
+    assert [text.split("/")[0:2] for text in ids] == [["by-hand", ""], ["", ""]]

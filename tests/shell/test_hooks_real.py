@@ -32,11 +32,11 @@ from shell.hooks import (
     type_exit,
 )
 
-# -- with the real program -------------------------------------------------------------------------------------------
+# -- with the real program --------------------------------------------------------------------------------------------
 
 
 def await_first_beat(states: Path, opened: Window) -> None:
-    """Wait until the beat in the background has said how its session stands: it may run beside what is typed."""
+    """Wait until the background heartbeat has written the prompt's file."""
     until(state_of(states, opened).exists, "the file of the terminal")
 
 
@@ -119,7 +119,7 @@ def test_session_option_does_not_change_the_prompt(real: Open, dsn: str, states:
     assert opened.run(f"{CLI} claim SD-1").code == 0
     assert opened.run(f"{CLI} claim SD-2 --session another").code == 0
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
-    assert opened.run(f"{CLI} heartbeat --session nobody").code == 4
+    assert opened.run(f"{CLI} heartbeat --session unknown").code == 4
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
 
 
@@ -166,7 +166,7 @@ def test_exit_without_start_time_uses_prompt_file(
     assert [row[:3] for row in rows(dsn)] == [("of-a-mac", None, "released")]
 
 
-# -- databases and disks that fail -----------------------------------------------------------------------------------
+# -- databases and disks that fail ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -178,20 +178,20 @@ def hanging() -> Iterator[str]:
 
 @pytest.fixture
 def bad_dsns(dsn: str, hanging: str) -> dict[str, str]:
-    """Return the DSNs of databases that are down, refuse, hang, or are none."""
+    """Return DSNs that are down, refuse, hang, or are malformed."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
     return {
         "down": f"host=127.0.0.1 port={free} dbname=x",
         "refuses": psycopg.conninfo.make_conninfo(dsn, dbname="no_such_database"),
         "hangs": hanging,
-        "is none": "postgresql://[",
+        "malformed": "postgresql://[",
     }
 
 
 @cross(
     "kind",
-    ["down", "refuses", "hangs", "is none"],
+    ["down", "refuses", "hangs", "malformed"],
     [("bash", "hangs"), ("zsh", "refuses"), ("zsh", "hangs"), ("fish", "down"), ("fish", "hangs")],
 )
 def test_failing_database_neither_delays_nor_clutters_prompt(
@@ -220,7 +220,7 @@ def test_call_to_hanging_server_holds_no_shell_descriptors(real: Open, hanging: 
     opened.type("exit")
     opened.process.wait(PATIENCE_S)
     until(opened.pipe_is_closed, "the end of the pipe")
-    assert opened.running(), "it ended because its calls did"
+    assert opened.running(), "the pipe was closed only because the calls had ended"
 
 
 @pytest.mark.faults
@@ -233,7 +233,7 @@ def test_heartbeats_do_not_pile_up_if_server_hangs(real: Open, hanging: str, nam
     while time.monotonic() < begin + 7:
         opened.do("true")
         most = max(most, len(running_beats(opened)))
-    # The last one is on its way out, on a busy machine, when the next one comes.
+    # On a busy machine the last one may still be ending when the next one starts.
     assert 1 <= most <= 2
     opened.type("exit")
     opened.wait()
@@ -275,7 +275,7 @@ def test_unwritable_state_directory_is_ignored(
     place = tmp_path / "place"
     place.mkdir(mode=0o500)
     if kind == "missing home":
-        # There, an ordinary user may make none; root may.
+        # An ordinary user may not create it; root may.
         monkeypatch.delenv("CLAUDE_SESSIONS_STATE_DIR")
         monkeypatch.setenv("HOME", str(place / "home"))
     else:

@@ -1,4 +1,4 @@
-"""What a prompt or a status line shows of its terminal's session."""
+"""The segment of a prompt or a status line."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 @each_shell
 def test_readme_prompts_show_segment_at_next_prompt(window: Open, states: Path, name: str) -> None:
     [line] = re.findall(rf"^(.*CLAUDE_SESSIONS_PROMPT.*?) +# {name}$", README, re.MULTILINE)
-    # fish draws a right prompt only where the terminal can move its cursor.
+    # fish draws a right prompt only if the terminal can move its cursor.
     opened = window(name, after=line, more={"TERM": "xterm"})
     path = state_of(states, opened)
     opened.type(f"echo held 1 SD-AUTH-001 s >{path}")
@@ -165,7 +165,7 @@ def test_readme_tmux_status_line_shows_the_panes_item(
     tmux.call("source-file", str(tmp_path / "tmux.conf"))
     shell = process.read(int(tmux.call("display-message", "-p", "#{pane_pid}")))
     state.write(os.environ, shell, state.State("held", int(time.time()) - 725, "SD-1", "s"))
-    # A status line has what its programs said for those who look at it.
+    # A status line runs its programs only while a client is attached.
     looking = Terminal(tmp_path, (*tmux.command, "attach"), {"TERM": "xterm"})
     stack.callback(looking.close)
     until(lambda: "SD-1 12m" in looking.seen(), f"the segment in the line\n{looking.seen()}")

@@ -57,15 +57,15 @@ def test_unpaired_markers_are_refused(before: str, block: str | None) -> None:
 def test_cron_line_runs_exactly_the_given_words(tmp_path: Path) -> None:
     directory = tmp_path / "100% state's"
     directory.mkdir()
-    words = ("sh", "-c", 'printf "%s|%s|%s|%s" "$@" "$NAME" >said', "sh", "a b%c", 'it\'s "$HOME" `id`')
+    words = ("sh", "-c", 'printf "%s|%s|%s|%s" "$@" "$NAME" >output', "sh", "a b%c", 'it\'s "$HOME" `id`')
     made = Job(words, {"NAME": "50% of $HOME's"}, directory)
     minute, line = timers.cron_line(made).split(" * * * * ", 1)
     assert minute == "*"
-    # What cron does before it gives the line to sh: the first bare percent sign would end it.
+    # Cron unescapes percent signs before sh reads the line; a bare one would end it.
     assert "%" not in line.replace("\\%", "")
     subprocess.run(["sh", "-c", line.replace("\\%", "%")], check=True, cwd=directory)
-    assert (directory / "said").read_text() == "a b%c|it's \"$HOME\" `id`|--log|50% of $HOME's"
-    assert [path.name for path in directory.iterdir()] == ["said"]
+    assert (directory / "output").read_text() == "a b%c|it's \"$HOME\" `id`|--log|50% of $HOME's"
+    assert [path.name for path in directory.iterdir()] == ["output"]
 
 
 def test_too_long_cron_line_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_install_writes_only_its_files_and_remove_deletes_them(
     directory.mkdir(parents=True)
     (directory / "other").write_text("mine")
     before = _tree(tmp_path)
-    # Without systemctl and launchctl: what this machine runs is none of the test's business.
+    # Without systemctl and launchctl, which would change this machine.
     env = {"PATH": str(tmp_path)}
     shown = cli("install", kind, "--dry-run", env=env)
     assert shown.returncode == 0 and _tree(tmp_path) == before
@@ -75,8 +75,8 @@ def test_remove_reports_failed_stop_and_deletes_links(cli: Cli, tmp_path: Path, 
     program = tmp_path / {"systemd": "systemctl", "launchd": "launchctl"}[kind]
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     wants = tmp_path / ".config/systemd/user/timers.target.wants"
-    for said in (UNREACHABLE, IDLE):
-        program.write_text(f"#!/bin/sh\necho '{said[kind]}' >&2\nexit 1\n")
+    for error in (UNREACHABLE, IDLE):
+        program.write_text(f"#!/bin/sh\necho '{error[kind]}' >&2\nexit 1\n")
         program.chmod(0o755)
         assert cli("install", kind, env=env).returncode == 0
         if kind == "systemd":
@@ -85,8 +85,8 @@ def test_remove_reports_failed_stop_and_deletes_links(cli: Cli, tmp_path: Path, 
             (wants / "other.timer").touch()
         done = cli("install", kind, "--remove", env=env)
         assert (done.returncode, done.stdout) == (0, f"{kind}: removed\n")
-        if said is UNREACHABLE:
-            assert done.stderr.count("\n") == 1 and said[kind] in done.stderr and "ends only after: " in done.stderr
+        if error is UNREACHABLE:
+            assert done.stderr.count("\n") == 1 and error[kind] in done.stderr and "ends only after: " in done.stderr
         else:
             assert done.stderr == ""
         if kind == "systemd":

@@ -81,11 +81,11 @@ COMPLETE = [
 ]
 
 
-@pytest.mark.parametrize(("dsn", "more", "said"), INCOMPLETE)
-def test_dsn_completed_by_environment_is_refused(tmp_path: Path, dsn: str, more: dict[str, str], said: str) -> None:
+@pytest.mark.parametrize(("dsn", "more", "subject"), INCOMPLETE)
+def test_dsn_completed_by_environment_is_refused(tmp_path: Path, dsn: str, more: dict[str, str], subject: str) -> None:
     with pytest.raises(UsageError) as caught:
         timers.plan(_environ(tmp_path, f'dsn = "{dsn}"', **more), PROGRAM, None)
-    assert caught.value.message.startswith(f"{said} a part in dsn in {tmp_path}/config.toml")
+    assert caught.value.message.startswith(f"{subject} a part in dsn in {tmp_path}/config.toml")
     assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
 
 
@@ -101,7 +101,7 @@ def test_missing_dsn_ignores_libpq_variables(tmp_path: Path) -> None:
 def test_every_libpq_variable_is_known() -> None:
     known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
     harmless = {"PGAPPNAME", "PGCONNECT_TIMEOUT", "PGCLIENTENCODING", "PGSSLCOMPRESSION", "PGPASSFILE"}
-    # What only ends differently when something is wrong, or is written down.
+    # These change only errors and logs.
     harmless |= {"PGREQUIRESSL", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION", "PGOAUTHDEBUG", "PGSSLKEYLOGFILE"}
     assert known - harmless <= set(timers.CONNECTING_VARIABLES)
 
