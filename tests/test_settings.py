@@ -55,7 +55,7 @@ def test_config_file_may_name_a_variable(config: Path) -> None:
         settings.load(environ)
 
 
-def test_options_override_environment_and_that_the_file(config: Path) -> None:
+def test_option_beats_environment_and_environment_beats_file(config: Path) -> None:
     environ = {"CLAUDE_SESSIONS_CONFIG": str(config)}
     found = settings.load(environ)
     assert (found.stale_after, found.heartbeat_every) == (3600, 30)

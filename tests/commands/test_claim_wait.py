@@ -42,7 +42,7 @@ def test_countdown_stays_on_one_line_and_escapes_names(bench: Bench) -> None:
     window = bench.window("bash")
     window.type("stty cols 60")
     window.answers()
-    window.type(f"{CLAIM} 4s")
+    window.type(f"{CLAIM} 2s")
     assert until(
         lambda: re.search(r"0m0\ds left: waiting for SD-1, held by evil]0;title\[31m", window.seen()), "the countdown"
     )

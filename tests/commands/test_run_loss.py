@@ -193,7 +193,8 @@ def test_database_back_in_time_keeps_the_command(bench: Bench, proxy: Proxy, fau
     started = bench.start("SD-1", "--", *words(command, ready, go), env=variables)
     read_pid(ready)
     getattr(proxy, fault)()
-    time.sleep(1)
+    # Longer than a few heartbeats.
+    time.sleep(0.7)
     proxy.listen() if fault == "refuse" else proxy.resume()
     before = bench.holder()["heartbeat_at"]
     until(lambda: bench.holder()["heartbeat_at"] > before, "a heartbeat")

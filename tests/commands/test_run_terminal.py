@@ -14,9 +14,7 @@ import pytest
 from runs import (
     FAST,
     IGNORE_TERM,
-    LAPSE_S,
     PROGRAM,
-    ROOMY,
     RUN,
     WAIT,
     Bench,
@@ -408,7 +406,7 @@ def test_two_runs_of_different_items_share_a_terminal(bench: Bench, shell: str) 
 
 @both_shells_at_length
 def test_long_stopped_job_resumes_if_still_held(bench: Bench, shell: str) -> None:
-    window, ready = bench.window(shell, ROOMY), bench.file()
+    window, ready = bench.window(shell, FAST), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     window.press(CTRL_Z)
     window.answers()
@@ -454,7 +452,7 @@ def test_command_that_lost_its_claim_restores_the_terminal(bench: Bench, shell: 
 
 
 def lapsed(bench: Bench, row: dict[str, object]) -> bool:
-    """Whether the silence since a row's heartbeat is longer than a roomy claim lasts."""
+    """Whether the silence since a row's heartbeat is longer than the claim lasts."""
     silence = "SELECT clock_timestamp() - %s > make_interval(secs => %s) AS over"
-    [found] = bench.table.execute(silence, row["heartbeat_at"], LAPSE_S)
+    [found] = bench.table.execute(silence, row["heartbeat_at"], float(FAST["CLAUDE_SESSIONS_STALE_AFTER"]))
     return bool(found["over"])

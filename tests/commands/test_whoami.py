@@ -171,10 +171,11 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_command_agrees_with_terminal_however_started(terminal: Open, form: str) -> None:
+def test_command_agrees_with_terminal_however_started(terminal: Open) -> None:
     window = terminal()
-    assert window.run(FORMS[form]).data == window.run().data
+    plain = window.run().data
+    for form, text in FORMS.items():
+        assert window.run(text).data == plain, form
 
 
 def test_script_file_agrees_with_terminal(terminal: Open, tmp_path: Path) -> None:

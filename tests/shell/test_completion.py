@@ -182,7 +182,7 @@ def test_hanging_server_costs_300_ms_at_most(cli: Cli, mute: str, dsn: str) -> N
 
 
 def test_abandoned_completion_leaves_no_process(cli: Cli, mute: str) -> None:
-    _words(cli, "claude-sessions release ", mute, CLAUDE_SESSIONS_COMPLETION_TIME="1s", MARK=mute)
+    _words(cli, "claude-sessions release ", mute, CLAUDE_SESSIONS_COMPLETION_TIME="0.5s", MARK=mute)
     left = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:

@@ -18,6 +18,7 @@ from waiting import until
 
 from claude_sessions_cli import process
 from claude_sessions_cli import prompt as state
+from claude_sessions_cli.cli import run
 from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.errors import UsageError
 from shell.hooks import HOOKS, Window, rows
@@ -54,14 +55,20 @@ def test_shell_init_rejects_unknown_shell(cli: Callable[..., subprocess.Complete
     assert done.stderr == "claude-sessions: no such shell: 'tcsh' (a shell is one of bash, zsh, fish)\n"
 
 
-# A status line may not know any.
-NO_PIDS = [["--pid", text] for text in ("", "abc", "0", "-1", "1.5", "9" * 30, "9" * 5000, "#{pane_pid}")]
+# A status line may not know the pid.
+MALFORMED_PIDS = ("", "abc", "0", "-1", "1.5", "9" * 30, "9" * 5000, "#{pane_pid}")
 
 
 def test_prompt_prints_nothing_without_a_session(cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    for options in ([], ["--pid", "4194304"], ["--pid", str(os.getpid())], *NO_PIDS):
+    for options in ([], ["--pid", "4194304"], ["--pid", str(os.getpid())], ["--pid", "#{pane_pid}"]):
         done = cli("prompt", *options)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), options
+
+
+def test_prompt_ignores_malformed_pids(capfd: pytest.CaptureFixture[str]) -> None:
+    for pid in MALFORMED_PIDS:
+        assert run(["prompt", "--pid", pid]) == 0, pid
+        assert capfd.readouterr() == ("", ""), pid
 
 
 def test_prompt_shows_terminal_of_given_process(
