@@ -306,6 +306,6 @@ class Proxy:
             target.shutdown(socket.SHUT_RDWR)
 
 
-def force(table: Table) -> None:
-    """Take the item from its holder."""
-    sessions.claim(table.database, elsewhere("thief"), "SD-1", force_reason="urgent")
+def force(table: Table, sd_id: str = "SD-1") -> None:
+    """Take an item from its holder."""
+    sessions.claim(table.database, elsewhere("thief"), sd_id, force_reason="urgent")

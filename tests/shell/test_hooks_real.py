@@ -15,7 +15,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import Table
 from needed import cross, each_shell, each_shell_at_length, needs_proc
+from runs import force
 from terminal import CLI, WHOAMI
 from waiting import PATIENCE_S, until
 
@@ -47,9 +49,8 @@ def shows(opened: Window, pattern: str) -> bool:
 
 
 @each_shell_at_length
-def test_terminal_lifecycle_on_a_real_database(
-    real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
-) -> None:
+def test_terminal_lifecycle_on_a_real_database(real: Open, full_table: Table, states: Path, name: str) -> None:
+    dsn = full_table.dsn
     opened = real(name, dsn)
     await_first_beat(states, opened)
     session = opened.run(WHOAMI).session
@@ -60,8 +61,7 @@ def test_terminal_lifecycle_on_a_real_database(
     assert re.fullmatch(r"SD-AUTH-001 \d+s\n", opened.run(f"{CLI} prompt").out)
     assert rows(dsn) == [(session, "SD-AUTH-001", "active", opened.pid)]
 
-    thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
-    assert cli("claim", "SD-AUTH-001", "--force", "--reason", "urgent", env=thief).returncode == 0
+    force(full_table, "SD-AUTH-001")
     until(lambda: shows(opened, "LOST SD-AUTH-001"), "the loss in the prompt")
     assert opened.run(f"{CLI} prompt").out == "LOST SD-AUTH-001\n"
 
@@ -97,17 +97,14 @@ def test_shell_exit_ends_its_session(
 
 
 @each_shell_at_length
-def test_command_that_finds_a_loss_updates_the_prompt(
-    real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
-) -> None:
-    opened = real(name, dsn)
+def test_command_that_finds_a_loss_updates_the_prompt(real: Open, full_table: Table, states: Path, name: str) -> None:
+    opened = real(name, full_table.dsn)
     await_first_beat(states, opened)
-    thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
     for command in ("check", "park 10m", "unpark", "heartbeat"):
         opened.run(f"{CLI} release")
         assert opened.run(f"{CLI} claim SD-1 --force --reason again").code == 0
         assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
-        assert cli("claim", "SD-1", "--force", "--reason", "urgent", env=thief).returncode == 0
+        force(full_table)
         assert opened.run(f"{CLI} {command}").code == 4
         assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "LOST SD-1", command
 
