@@ -56,6 +56,17 @@ def test_process_with_odd_name_is_read(tmp_path: Path, name: str) -> None:
         end(child)
 
 
+def test_program_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "bin" / "claude-sessions"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert process.this_program("bin/claude-sessions") == [str(script)]
+    [found] = process.this_program("/somewhere/__main__.py")[:1]
+    assert Path(found).is_absolute()
+
+
 # -- ps, which stands in for a missing /proc --------------------------------------------------------------------------
 
 
