@@ -1,4 +1,4 @@
-"""A crontab that is a test's own."""
+"""Private crontabs for tests."""
 
 from __future__ import annotations
 

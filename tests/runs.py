@@ -1,4 +1,4 @@
-"""`run`s that a test starts: without a terminal or in a window, with the database behind a proxy that fails."""
+"""`run`s for tests, without a terminal or in a window, and a failing proxy before the database."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Bench:
         return subprocess.CompletedProcess(argv, started.returncode, out, err)
 
     def file(self) -> Path:
-        """Return the path of a file that is not there yet."""
+        """Return the path of a file that does not exist yet."""
         return self.directory / f"file-{next(_numbers)}"
 
     def window(self, shell: str, more: Mapping[str, str] | None = None, argv: Sequence[str] | None = None) -> JobWindow:
@@ -119,7 +119,7 @@ class Bench:
         return self.table.execute("SELECT * FROM public.claude_sessions ORDER BY created_at")
 
     def assert_ended(self, *, reason: str | None = None) -> dict[str, Any]:
-        """Assert that there is one session, which is over and holds nothing; return its row."""
+        """Assert that there is one session, which has ended and holds nothing; return its row."""
         [row] = self.rows()
         assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("released", None, None, None)
         own = row["metadata"]["claude_sessions_cli"]
@@ -183,7 +183,7 @@ def read_pid(file: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists and has not ended."""
+    """Whether a process exists and is no zombie."""
     try:
         return not process.read(pid).zombie
     except ProcessLookupError:

@@ -94,7 +94,7 @@ def test_root_directory_is_codebase_slash(tmp_path: Path, head: str | None) -> N
     if head is not None:
         (tmp_path / ".git").mkdir()
         (tmp_path / ".git/HEAD").write_text(head)
-    # Its own root has no /proc and no ps either: nothing is known of processes there.
+    # The new root has neither /proc nor ps, so that processes are unknown.
     code = f"""
 import os
 from claude_sessions_cli import identity
@@ -111,7 +111,8 @@ print(found.codebase, found.cwd, found.branch, found.anchor, identity.detect({{}
 
 
 def test_dangling_git_file_is_ignored(tmp_path: Path) -> None:
-    for content in (b"", b"nonsense", b"gitdir: missing", b"gitdir: \0", b"\xff\xfe", b"gitdir: ."):
+    targets = (b"", b"missing", os.fsencode(tmp_path / "missing"), b"\0", b".")
+    for content in (b"", b"nonsense", b"\xff\xfe", *(b"gitdir: " + target for target in targets)):
         (tmp_path / ".git").write_bytes(content)
         assert describe(tmp_path) == (tmp_path.name, None), content
 

@@ -1,4 +1,4 @@
-"""The rules of identity, on values that are given."""
+"""The rules of identity, on given values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chain(*found: Process) -> list[Process]:
 
 
 def message_of(environ: dict[str, str], **options: str) -> str:
-    """Return the message that a malformed value is refused with, which is one short line."""
+    """Return the message for a malformed value, which is one short line."""
     with pytest.raises(UsageError) as caught:
         identity.detect(environ, lineage=chain(), **options)  # type: ignore[arg-type]
     assert caught.value.message.isprintable()

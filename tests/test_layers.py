@@ -1,4 +1,4 @@
-"""The one-way imports of the package, in the order of CONTRIBUTING's tree, and who may import what."""
+"""The one-way imports of the package, in the order of CONTRIBUTING's tree, and the only importers of drivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durations, and which setting wins."""
+"""Durations, and the order of the sources of a setting."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_release_in_the_session_stops_its_command(bench: Bench) -> None:
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
     read_pid(ready)
     sessions.release(bench.table.database, make_caller("mine"))
-    # Claimed again, it is another term, with another fence.
+    # The second claim is another term, with another fence.
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
     assert started.wait(30) == 4
     assert bench.table.row("mine")["sd_id"] == "SD-1"
@@ -153,7 +153,7 @@ def test_release_in_the_session_stops_its_command(bench: Bench) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_command_is_dead_before_item_can_be_claimed(bench: Bench, proxy: Proxy, fault: str) -> None:
     ready = bench.file()
-    # Between its end and the rival's turn there is a tenth of the window.
+    # A tenth of the window separates its end from the rival's turn.
     started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env={**ROOMY, "CLAUDE_SESSIONS_DSN": proxy.dsn})
     child = read_pid(ready)
     getattr(proxy, fault)()

@@ -83,7 +83,7 @@ def start(window: JobWindow, text: str, ready: Path) -> int:
 
 
 def reads(ready: Path, file: Path, then: str = "") -> str:
-    """Return a command that writes what it reads from its standard input into a file."""
+    """Return a command that copies a line of its standard input into a file."""
     return command('echo $$ >{0}; read -r line; echo "$line" >{1}; ' + then, ready, file)
 
 

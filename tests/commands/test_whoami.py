@@ -81,7 +81,7 @@ def anchor_of(pid: int) -> str:
 
 
 def given(keyboard: Keyboard, **variables: str) -> str:
-    """Return the words that give a command some variables; a value may be too long to be typed."""
+    """Return the words that set variables for a command, from files: a value may be too long to type."""
     words = []
     for name, value in variables.items():
         file = keyboard.directory / f"value-of-{name}"
@@ -523,7 +523,7 @@ def test_agent_inside_agent_is_own_session(agent: Callable[..., Agent]) -> None:
     assert (answer.session, answer.data["pid"]) == (INNER_ID, inner.pid)
     assert answer.winners == ["session: CLAUDE_CODE_SESSION_ID", "anchor: claude process"]
     inner.close()
-    # What the outer one exported still counts for itself.
+    # The exported variables still count for the outer agent.
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in exported.items())
     again = outer.run(f"env {exports} {WHOAMI}")
     assert (again.session, again.data["pid"]) == (AGENT_ID, outer.pid)

@@ -126,7 +126,7 @@ class Window(Terminal):
         self.run("true")
 
     def at_prompt(self, line: str = ".code") -> None:
-        """Wait for the prompt after the line that was typed last, which ends a `do` unless another is given."""
+        """Wait for the prompt after the last line, by default the one that ends a `do`."""
         pattern = re.compile(rf"{re.escape(line)}.*ready> (\x1b\[\S+)?$", re.DOTALL)
         until(lambda: pattern.search(self.seen()), f"a prompt\n{self.seen()!r}")
 

@@ -155,7 +155,7 @@ def test_missing_table_offers_nothing(cli: Cli, server: object) -> None:
 
 
 def test_completion_never_starts_private_server(cli: Cli) -> None:
-    # In a place in which it could be started, even by root as another account.
+    # The server could be started here, even by root as another account.
     with tempfile.TemporaryDirectory(prefix="claude-sessions-test-") as directory:
         Path(directory).chmod(0o755)
         data = Path(directory) / "data"

@@ -1,4 +1,4 @@
-"""The files of the hooks: their checkers, their features, and the quoting of what is filled in."""
+"""The files of the hooks: their checkers, their features, and the quoting of their values."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ ENDINGS = {
     "exec": (exec_true, ["beat"]),
 }
 LIVES = [(name, "", ending) for name in SHELLS for ending in ENDINGS]
-# Each way to end that a trap of the hook sees, under each option that can end a script early.
+# The endings that traps of the hook see, under the options that may end a script early.
 STRICT = [
     ("set -u", "SIGHUP"),
     ("set -eu", "exit"),
@@ -78,7 +78,7 @@ def test_terminal_registers_once_and_ends_with_its_shell(
     opened = window(name, before=options)
     tty, pid, start = opened.tty, opened.pid, process.read(opened.pid).start
     calls.wait(1)
-    # Some work, in subshells that end in their own ways and with commands that fail.
+    # Some work, in subshells that exit and with commands that fail.
     for line in (
         "sh -c 'exit 7' || true",
         "true",
@@ -95,7 +95,7 @@ def test_terminal_registers_once_and_ends_with_its_shell(
         assert call.environment == f"//{tty}:{pid}:{start}"
 
 
-HUNG = {
+HANDLERS = {
     "bash": 'echo "$PROMPT_COMMAND"; trap -p',
     "zsh": "echo $precmd_functions $zshexit_functions",
     "fish": "functions --handlers",
@@ -106,7 +106,7 @@ HUNG = {
 def test_hook_sourced_twice_calls_once(window: Open, calls: Calls, tmp_path: Path, name: str) -> None:
     again = hook(tmp_path, name, calls.program)
     opened = window(name)
-    command = f"begin; {HUNG[name]}; end" if name == "fish" else f"{{ {HUNG[name]}; }}"
+    command = f"begin; {HANDLERS[name]}; end" if name == "fish" else f"{{ {HANDLERS[name]}; }}"
     once = opened.run(command).out
     assert "claude_sessions" in once
     for _ in range(2):
@@ -228,9 +228,9 @@ def transcript(opened: Window, lines: list[str]) -> str:
     opened.type("exit")
     opened.wait()
     opened._reader.join()
-    # When a line editor turns bracketed paste on depends on how soon the next key comes.
+    # The moment when bracketed paste is turned on depends on the next key.
     shown = re.sub(r"\x1b\[\?2004[hl]", "", opened.seen()[begin:])
-    # Whether bash reports a job that ends while it is waited for depends on the moment.
+    # Bash may or may not report a job that ends while it is waited for.
     shown = re.sub(r"\[1\]\+  Terminated +sleep 100\r\n", "", shown)
     return re.sub(r"\[1\] \d+|\d{3,}", "N", shown)
 
@@ -771,7 +771,7 @@ def test_terminal_with_leaked_hook_variables_is_own_session(window: Open, calls:
 def test_shell_below_pid_1_shell_is_nested(
     stack: ExitStack, calls: Calls, states: Path, tmp_path: Path, name: str
 ) -> None:
-    # A container's shell is one.
+    # Like the shell of a container.
     place = tmp_path / "window"
     place.mkdir()
     rc = place / (".zshrc" if name == "zsh" else "rc")

@@ -168,7 +168,7 @@ def test_exit_without_start_time_uses_prompt_file(
 
 @pytest.fixture
 def hanging() -> Iterator[str]:
-    """Return the DSN of a server that takes connections and never answers."""
+    """Return the DSN of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"host=127.0.0.1 port={listener.getsockname()[1]} dbname=x user=x"
 
@@ -203,7 +203,7 @@ def test_failing_database_neither_delays_nor_clutters_prompt(
     opened.type("exit")
     opened.process.wait(PATIENCE_S)
     for beat in opened.running() if kind == "hangs" else ():
-        # By itself it ends after twenty seconds.
+        # It would end after twenty seconds.
         with suppress(ProcessLookupError):
             os.kill(beat, signal.SIGKILL)
     opened.wait()
@@ -237,7 +237,7 @@ def test_heartbeats_do_not_pile_up_if_server_hangs(real: Open, hanging: str, nam
 
 
 def running_beats(opened: Window) -> list[int]:
-    """Return the processes of the program that beat for a window."""
+    """Return the heartbeat processes of a window."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,1 +1,1 @@
-"""What runs `upkeep` each minute: cron, systemd and launchd."""
+"""Timers that run `upkeep` each minute: cron, systemd and launchd."""

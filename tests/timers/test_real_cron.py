@@ -16,7 +16,7 @@ FOREIGN = 'MAILTO=""\n\n# m h  dom mon dow   command\n0 4 * * * echo 50\\% "of i
 
 @pytest.fixture
 def in_private_cron(tmp_path: Path) -> Run:
-    """Return a function that runs a command with a spool of cron that is this test's own."""
+    """Return a function that runs a command with a private spool of cron."""
     return private_cron(tmp_path)
 
 
