@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import Cli, Table
+from runs import Bench, Proxy
 
 from claude_sessions_cli import cli as program
 from commands.answers import Env, Inside, Refused, Run, execute, failed, failed_json, rows
@@ -72,3 +75,25 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, full_table: Table) -> Iterator[Bench]:
+    """Return a bench on the whole schema."""
+    with Bench(tmp_path, full_table) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(dsn: str) -> Iterator[Proxy]:
+    """Return a proxy before the database."""
+    made = Proxy(dsn)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close at the end what a test has opened."""
+    with ExitStack() as opened:
+        yield opened

@@ -9,9 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from waiting import until
-
-from shell.runs import (
+from runs import (
     OFTEN,
     PROGRAM,
     RUN,
@@ -23,14 +21,15 @@ from shell.runs import (
     state,
     words,
 )
+from waiting import until
 
 
-def test_a_command_reads_and_writes_the_callers_pipes(bench: Bench) -> None:
+def test_command_reads_and_writes_the_callers_pipes(bench: Bench) -> None:
     started = bench.start("SD-1", "--", "sh", "-c", "tr a-z A-Z; echo oops >&2", stdin=subprocess.PIPE)
     assert started.communicate("hello\n", timeout=30) == ("HELLO\n", "oops\n")
 
 
-def test_a_command_inherits_what_the_caller_opened_for_it(bench: Bench) -> None:
+def test_command_inherits_descriptors_of_the_caller(bench: Bench) -> None:
     reader, writer = os.pipe()
     os.write(writer, b"through the pipe\n")
     os.close(writer)
@@ -41,24 +40,24 @@ def test_a_command_inherits_what_the_caller_opened_for_it(bench: Bench) -> None:
 
 
 @only_linux
-def test_a_command_inherits_nothing_of_the_wrappers_own(bench: Bench) -> None:
+def test_command_inherits_no_descriptors_of_the_wrapper(bench: Bench) -> None:
     done = bench.call("SD-1", "--", "sh", "-c", "ls /proc/$$/fd")
     assert done.stdout.split() == ["0", "1", "2"]
 
 
 @only_linux
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_closed_for_the_command_too(bench: Bench, closed: str) -> None:
+def test_closed_streams_are_closed_for_the_command(bench: Bench, closed: str) -> None:
     file = bench.file()
     text = f"import os; fds = os.listdir('/proc/self/fd'); open({str(file)!r}, 'w').write(str(fds))"
     look = shlex.join([sys.executable, "-S", "-c", text])
 
-    def told(command: str) -> str:
+    def report(command: str) -> str:
         file.unlink(missing_ok=True)
         assert bench.start_any("sh", "-c", f"{command} {closed}").wait(30) == 0
         return file.read_text()
 
-    assert told(f"{RUN} SD-1 -- {look}") == told(look)
+    assert report(f"{RUN} SD-1 -- {look}") == report(look)
     bench.assert_ended(reason="completed")
 
 
@@ -74,7 +73,7 @@ def test_closed_streams_are_closed_for_the_command_too(bench: Bench, closed: str
         "{0} & wait",
     ],
 )
-def test_a_command_ignores_the_signals_that_the_caller_ignored_and_no_others(bench: Bench, shell: str) -> None:
+def test_command_ignores_exactly_the_callers_ignored_signals(bench: Bench, shell: str) -> None:
     look = "grep -E 'Sig(Ign|Blk|Cgt)' /proc/self/status"
     alone = bench.start_any("sh", "-c", shell.format(look)).communicate(timeout=30)[0]
     wrapped = bench.start_any("sh", "-c", shell.format(f"{RUN} SD-1 -- {look}")).communicate(timeout=30)[0]
@@ -86,7 +85,7 @@ FORWARDED = ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH"]
 
 
 @pytest.mark.parametrize("name", FORWARDED)
-def test_signals_are_passed_on_to_the_command(bench: Bench, name: str) -> None:
+def test_signals_are_forwarded_to_the_command(bench: Bench, name: str) -> None:
     ready = bench.file()
     command = "trap 'echo got; exit 9' {1}; echo $$ >{0}; while :; do sleep 0.02; done"
     started = bench.start("SD-1", "--", *words(command.replace("{1}", name), ready))
@@ -98,7 +97,7 @@ def test_signals_are_passed_on_to_the_command(bench: Bench, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT"])
-def test_a_signal_that_ends_the_command_is_its_exit_code(bench: Bench, name: str) -> None:
+def test_command_killed_by_signal_sets_exit_code(bench: Bench, name: str) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(f"ulimit -c 0; {WAIT}", ready))
     read_pid(ready)
@@ -109,7 +108,7 @@ def test_a_signal_that_ends_the_command_is_its_exit_code(bench: Bench, name: str
 
 
 @only_linux
-def test_a_stopped_command_without_a_terminal_keeps_its_claim(bench: Bench) -> None:
+def test_stopped_command_without_terminal_keeps_claim(bench: Bench) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env=OFTEN)
     child = read_pid(ready)
@@ -123,7 +122,7 @@ def test_a_stopped_command_without_a_terminal_keeps_its_claim(bench: Bench) -> N
 
 
 @only_linux
-def test_a_command_that_stops_where_no_shell_could_continue_it_goes_on(bench: Bench) -> None:
+def test_stopped_command_without_job_control_is_continued(bench: Bench) -> None:
     ready, continued = bench.file(), bench.file()
     command = "trap 'echo >{1}' CONT; echo $$ >{0}; while :; do sleep 0.02; done"
     started = bench.start("SD-1", "--", *words(command, ready, continued))
@@ -135,25 +134,25 @@ def test_a_command_that_stops_where_no_shell_could_continue_it_goes_on(bench: Be
     assert started.wait(30) == 143
 
 
-def test_a_slow_reader_does_not_stop_heartbeats(bench: Bench) -> None:
+def test_slow_reader_does_not_stop_heartbeats(bench: Bench) -> None:
     started = bench.start("SD-1", "--", "yes", env=OFTEN)
     first = bench.holder()["heartbeat_at"]
     # Long after the pipe is full.
-    until(lambda: (bench.holder()["heartbeat_at"] - first).total_seconds() > 1, "heartbeats go on")
+    until(lambda: (bench.holder()["heartbeat_at"] - first).total_seconds() > 0.6, "heartbeats go on")
     assert started.stdout
     assert started.stdout.read(200_000) == "y\n" * 100_000
     started.stdout.close()
     assert started.wait(30) == 128 + signal.SIGPIPE
 
 
-def test_runs_that_end_at_once_leave_nothing(bench: Bench) -> None:
+def test_instantly_ending_runs_leave_nothing(bench: Bench) -> None:
     started = [bench.start(f"SD-{number}", "--", "true") for number in range(6)]
     assert [one.wait(60) for one in started] == [0] * 6
     assert {(row["status"], row["sd_id"]) for row in bench.rows()} == {("released", None)}
 
 
 @only_linux
-def test_what_a_command_leaves_in_the_background_outlives_the_run(bench: Bench) -> None:
+def test_background_process_outlives_the_run(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     command = "setsid sh -c 'echo $$ >{0}; exec sleep 600' & sh -c 'echo $$ >{1}; exec sleep 600' & sleep 0.5"
     started = bench.start("SD-1", "--", *words(command, *files), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -166,7 +165,7 @@ def test_what_a_command_leaves_in_the_background_outlives_the_run(bench: Bench) 
     until(lambda: not any(is_alive(pid) for pid in pids), "they end")
 
 
-def test_a_caller_that_has_a_thousand_files_open_may_run_commands(bench: Bench) -> None:
+def test_run_works_with_a_thousand_open_files(bench: Bench) -> None:
     code = (
         "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096));"
         " [os.dup2(0, number) for number in range(3, 1100)]; os.execv(sys.argv[1], sys.argv[1:])"

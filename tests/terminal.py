@@ -20,19 +20,19 @@ from typing import Any
 from waiting import PATIENCE_S, until
 
 _numbers = count()
-# sudo, env -i and cron keep no variable; where Python needs this one to find the program, it comes with the command.
+# sudo, env -i and cron drop variables; if Python needs this one to find the program, the command sets it.
 _PLACES = f"env PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])} " if "PYTHONPATH" in os.environ else ""
 CLI = f"{_PLACES}{shlex.quote(sys.executable)} -m claude_sessions_cli"
 WHOAMI = f"{CLI} whoami --json"
 PROMPT = "$ "
-# Interactive, and without anybody's start-up files.
+# Interactive, and without start-up files.
 SHELLS = {
     "bash": ("bash", "--norc", "--noprofile", "-i"),
     "zsh": ("zsh", "-f", "-i"),
     "fish": ("fish", "--no-config", "-i"),
 }
-# A new session takes the terminal on its standard input as its own, and becomes the program. A hang-up means something
-# there, though under nohup it would not.
+# A new session takes the terminal on its standard input as its own, and becomes the program. It resets SIGHUP, which
+# nohup ignores.
 _TAKE_TERMINAL = """
 import fcntl, os, signal, sys, termios
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -43,14 +43,14 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 def environment(directory: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return a small environment that knows nothing of who runs the tests."""
+    """Return a small environment without anything of the account that runs the tests."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return {**kept, "HOME": str(directory), "LANG": "C.UTF-8", "TERM": "dumb", "PS1": PROMPT, **(more or {})}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command left behind."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -66,17 +66,17 @@ class Answer:
 
     @property
     def session(self) -> str:
-        """The session that `whoami --json` told."""
+        """The session that `whoami --json` printed."""
         return str(self.data["session_id"])
 
     @property
     def winners(self) -> list[str]:
-        """The rules that won in `whoami --json`."""
+        """The winning rules of `whoami --json`."""
         return [rule["rule"] for rule in self.data["rules"] if rule["used"]]
 
 
 class Keyboard:
-    """Something that a test types commands into; each command's output, errors and exit code go to files."""
+    """An input that a test types commands into; each command's output, errors and exit code go to files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -130,8 +130,8 @@ class Terminal(Keyboard):
         self._closing, self._close = os.pipe()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        # What is typed before a shell has set its terminal up may be lost, and zsh says something before it has: where
-        # its prompt is known, that is waited for.
+        # Keys typed before a shell has set its terminal up may be lost, and zsh prints before it has: wait for the
+        # prompt if it is known.
         prompt = PROMPT.encode() if tuple(argv) in (SHELLS["bash"], SHELLS["zsh"]) else b""
         until(lambda: self._seen and prompt in self._seen, f"a prompt of {argv[0]}")
 
@@ -153,7 +153,7 @@ class Terminal(Keyboard):
         patience = count()
 
         def answered() -> int | None:
-            # What is typed before the inner shell has set its terminal up may be lost: again, some time later.
+            # Keys typed before the inner shell has set its terminal up may be lost: type them again later.
             if next(patience) % 50 == 0:
                 self.type(f"echo {pid} >{answer}")
             text = answer.read_text() if answer.exists() else ""
@@ -204,7 +204,7 @@ class Tmux:
         """Give tmux a command and return its output."""
         done = subprocess.run(
             [*self.command, *words],
-            # It starts what it is told to by a shell, which need not be one in the account of whoever runs the tests.
+            # tmux starts commands by $SHELL, which may be anything in the account that runs the tests.
             env=environment(self.directory, {"SHELL": "/bin/sh", **(more or {})}),
             cwd=self.directory,
             capture_output=True,
@@ -215,7 +215,7 @@ class Tmux:
         return done.stdout.strip()
 
     def pane(self, more: Mapping[str, str] | None = None) -> Pane:
-        """Open a window with a shell, which inherits what `more` says besides the server's environment."""
+        """Open a window with a shell that inherits `more` besides the server's environment."""
         inherited = [word for name, value in (more or {}).items() for word in ("-e", f"{name}={value}")]
         started = subprocess.run([*self.command, "has-session"], env=environment(self.directory), capture_output=True)
         verb = ["new-session", "-d", "-x", "200", "-y", "50"] if started.returncode else ["new-window", "-d"]
@@ -280,12 +280,12 @@ class Agent(Keyboard):
         else:
             exports = [f"{name}={shlex.quote(value)}" for name, value in (more or {}).items()]
             on.type(f"env {' '.join(exports)} bash -c {shlex.quote(starter)}")
-        # Open for writing as long as the agent shall live.
+        # Open for writing while the agent lives.
         self._pipe = self._commands.open("w")
         self.pid = int(self.run("echo $PPID").out)
 
     def type(self, text: str) -> None:
-        """Let the agent run a command."""
+        """Run a command in the agent."""
         self._pipe.write(f"setsid -w sh -c {shlex.quote(text)}\n")
         self._pipe.flush()
 

@@ -1,4 +1,4 @@
-"""Containers that share this host's name and kernel, and processes that are hidden: unknown, never dead."""
+"""Liveness in containers that share this host's name and kernel, and of hidden processes: unknown, never dead."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probe import row_of, session_of
 
 from claude_sessions_cli import process
 from claude_sessions_cli.model import Liveness
-from shell.probe import row_of, session_of
 
 PROBE = (sys.executable, str(Path(__file__).with_name("probe.py")))
 PACKAGE = Path(process.__file__).parents[1]
+CHECKOUT = Path(__file__).parents[1]
 IMAGE = "postgres:15"
 needs_linux = pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has namespaces")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a /proc that hides processes")
@@ -31,13 +32,13 @@ needs_own_proc_mounts = pytest.mark.skipif(
 
 
 def importing(*places: Path) -> dict[str, str]:
-    """Return this environment, in which Python finds what these places hold."""
+    """Return this environment with these places on Python's path."""
     paths = [*map(str, places), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class Probe:
-    """A process elsewhere that tells of itself and judges rows."""
+    """A process elsewhere that reports itself and judges rows."""
 
     def __init__(self, command: Sequence[str], directory: Path) -> None:
         self._process = subprocess.Popen(
@@ -50,26 +51,26 @@ class Probe:
             cwd=directory,
         )
         assert self._process.stdout
-        said = self._process.stdout.readline()
-        if not said:
+        line = self._process.stdout.readline()
+        if not line:
             pytest.fail(f"{command}: {self._process.communicate()[1]}")
-        self.row: dict[str, Any] = json.loads(said)
+        self.row: dict[str, Any] = json.loads(line)
 
     def judge(self, row: dict[str, Any]) -> Liveness:
-        """Return what it knows of a row's process."""
+        """Return its verdict on a row's process."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(row) + "\n")
         self._process.stdin.flush()
         return Liveness(self._process.stdout.readline().strip())
 
     def close(self) -> None:
-        """Let it end."""
+        """End it."""
         self._process.communicate()
 
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Iterator[Callable[..., Probe]]:
-    """Return a function that starts a probe under a command that leads elsewhere."""
+    """Return a function that starts a probe under a command such as unshare."""
     with ExitStack() as stack:
 
         def start(*command: str, more: Sequence[str] = ()) -> Probe:
@@ -81,7 +82,7 @@ def probe(tmp_path: Path) -> Iterator[Callable[..., Probe]]:
 
 
 def unshare(*options: str) -> list[str]:
-    """Return a command that leads into namespaces of its own; skip where this user may not make them."""
+    """Return a command that enters new namespaces; skip if this user may not create them."""
     command = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *options]
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
@@ -91,7 +92,7 @@ def unshare(*options: str) -> list[str]:
 
 
 def here(row: dict[str, Any]) -> Liveness:
-    """Return what this host knows of a row's process."""
+    """Return this host's verdict on a row's process."""
     return process.liveness(session_of(row), process.this_host())
 
 
@@ -109,7 +110,7 @@ Sleeper = Callable[[], "subprocess.Popen[bytes]"]
 
 @needs_linux
 @pytest.mark.parametrize("names", [[], ["--uts"]], ids=["the same uts namespace", "a uts namespace of the same name"])
-def test_a_container_of_the_same_name_and_this_host_prove_nothing_of_each_other(
+def test_container_with_host_name_is_unknown_and_vice_versa(
     probe: Callable[..., Probe], sleeper: Sleeper, names: list[str]
 ) -> None:
     inside = probe(*unshare("--pid", "--fork", "--mount-proc", *names))
@@ -119,7 +120,7 @@ def test_a_container_of_the_same_name_and_this_host_prove_nothing_of_each_other(
     assert inside.row["pid"] == 1
     assert inside.judge(inside.row) is Liveness.ALIVE
     assert inside.judge({**inside.row, "pid": 4000}) is Liveness.DEAD
-    # Pid 1 of the container is another process here, and ours is nobody there.
+    # Pid 1 of the container is another process here, and our pid does not exist there.
     assert here(inside.row) is Liveness.UNKNOWN
     assert inside.judge(ours) is Liveness.UNKNOWN
     assert inside.judge(gone(sleeper)) is Liveness.UNKNOWN
@@ -128,8 +129,8 @@ def test_a_container_of_the_same_name_and_this_host_prove_nothing_of_each_other(
 
 
 @needs_linux
-def test_a_proc_of_another_namespace_proves_nothing(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
-    # It has the outer /proc, where its own pid is somebody else.
+def test_proc_of_outer_namespace_proves_nothing(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
+    # It has the outer /proc, in which its own pid is another process.
     inside = probe(*unshare("--pid", "--fork"))
     assert inside.row == {"ancestors": []}
     assert inside.judge(row_of(os.getpid())) is Liveness.UNKNOWN
@@ -137,7 +138,7 @@ def test_a_proc_of_another_namespace_proves_nothing(probe: Callable[..., Probe],
 
 
 @needs_linux
-def test_a_command_under_a_foreign_proc_is_nobody_and_says_so(tmp_path: Path) -> None:
+def test_command_under_foreign_proc_has_no_identity(tmp_path: Path) -> None:
     command = [*unshare("--pid", "--fork"), sys.executable, "-m", "claude_sessions_cli", "whoami"]
     variables = importing(PACKAGE)
     done = subprocess.run(
@@ -151,7 +152,7 @@ def test_a_command_under_a_foreign_proc_is_nobody_and_says_so(tmp_path: Path) ->
 
 
 @needs_linux
-def test_a_time_namespace_of_its_own_proves_nothing(probe: Callable[..., Probe]) -> None:
+def test_own_time_namespace_is_unknown(probe: Callable[..., Probe]) -> None:
     inside = probe(*unshare("--time", "--boottime", "100000", "--fork"))
     # There the same process has another start.
     assert inside.judge(inside.row) is Liveness.ALIVE
@@ -160,11 +161,11 @@ def test_a_time_namespace_of_its_own_proves_nothing(probe: Callable[..., Probe])
 
 
 @needs_linux
-def test_a_pid_that_was_really_given_anew_is_dead(probe: Callable[..., Probe], tmp_path: Path) -> None:
+def test_really_reused_pid_is_dead(probe: Callable[..., Probe], tmp_path: Path) -> None:
     code = """
 import json, subprocess, sys, time
 from pathlib import Path
-from shell.probe import row_of, session_of
+from probe import row_of, session_of
 from claude_sessions_cli import process
 def start(): return subprocess.Popen(["sleep", "600"])
 first = start(); row = row_of(first.pid); first.kill(); first.wait()
@@ -176,23 +177,23 @@ while True:
 print(process.liveness(session_of(row), process.this_host()).value, again.poll()); again.kill()
 """
     command = [*unshare("--pid", "--fork", "--mount-proc"), sys.executable, "-c", code]
-    variables = importing(PACKAGE, Path(__file__).parents[1])
+    variables = importing(PACKAGE, CHECKOUT / "tests")
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60)
     if "ns_last_pid" in done.stderr:
-        pytest.skip("this kernel does not let pids be chosen")
+        pytest.skip("pids cannot be chosen on this kernel")
     assert (done.stdout, done.stderr) == ("dead None\n", "")
 
 
 @needs_linux
 @needs_root
 @needs_own_proc_mounts
-def test_a_process_that_hidepid_hides_is_unknown(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
+def test_process_hidden_by_hidepid_is_unknown(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"'
     inside = probe("unshare", "--mount", "sh", "-c", mount, more=["65534"])
     child = sleeper()
     row = row_of(child.pid)
     assert here(row) is Liveness.ALIVE
-    # It sees itself, but none of root's processes: not its own parent either.
+    # It sees itself, but no process of root, not even its parent.
     assert inside.row["pid_ns"] == row["pid_ns"]
     assert inside.row["ancestors"] == []
     assert inside.judge(inside.row) is Liveness.ALIVE
@@ -204,9 +205,7 @@ def test_a_process_that_hidepid_hides_is_unknown(probe: Callable[..., Probe], sl
 
 
 @needs_linux
-def test_a_docker_container_of_the_same_name_and_this_host_prove_nothing_of_each_other(
-    probe: Callable[..., Probe], sleeper: Sleeper
-) -> None:
+def test_docker_container_with_host_name_is_unknown(probe: Callable[..., Probe], sleeper: Sleeper) -> None:
     ours = row_of(os.getpid())
     command = docker(ours["hostname"])
     inside = probe(*command)
@@ -219,12 +218,12 @@ def test_a_docker_container_of_the_same_name_and_this_host_prove_nothing_of_each
 
 
 def docker(hostname: str) -> list[str]:
-    """Return a command that runs this Python in a container called like this host; skip where that cannot be."""
+    """Return a command that runs this Python in a container named like this host; skip if that is impossible."""
     if shutil.which("docker") is None:
         pytest.skip("docker is not installed")
     if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:
         pytest.skip(f"no Docker engine answers here, or it has no {IMAGE}")
-    shared = {sys.prefix, sys.base_prefix, str(PACKAGE), str(Path(__file__).parents[2])}
+    shared = {sys.prefix, sys.base_prefix, str(PACKAGE), str(CHECKOUT)}
     mounts = [word for path in sorted(shared) for word in ("--volume", f"{path}:{path}:ro")]
     variables = ["--env", f"PYTHONPATH={PACKAGE}"]
     command = ["docker", "run", "--rm", "--interactive", "--hostname", hostname, *mounts, *variables]

@@ -1,4 +1,4 @@
-"""The one-way imports of the package, in the order of CONTRIBUTING's tree, and who may import what."""
+"""The one-way imports of the package, in the order of CONTRIBUTING's tree, and the only importers of drivers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "claude_sessions_cli"
 ONLY_IMPORTER = {"psycopg": "database", "rich": "render"}
 

@@ -1,4 +1,4 @@
-"""`run` without a terminal: the claim around a command, and what cannot be run."""
+"""`run` without a terminal: the claim around a command, and commands that cannot be run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Table, make_caller
-from waiting import until
-
-from claude_sessions_cli import process
-from claude_sessions_cli.operations import reap as reaping
-from claude_sessions_cli.operations import sessions
-from claude_sessions_cli.times import fence_of
-from shell.runs import (
+from runs import (
     FAST,
     OFTEN,
     PROGRAM,
@@ -33,24 +27,32 @@ from shell.runs import (
     try_claim,
     words,
 )
+from waiting import until
+
+from claude_sessions_cli import process
+from claude_sessions_cli.operations import reap as reaping
+from claude_sessions_cli.operations import sessions
+from claude_sessions_cli.times import fence_of
 
 # The claim
 
 
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -KILL $$", 137), ("kill -TERM $$", 143)],
-)
-def test_the_commands_exit_code_is_passed_on_and_the_claim_given_back(
-    tmp_path: Path, table: Table, command: str, code: int
-) -> None:
+@pytest.mark.parametrize("code", [0, 7])
+def test_run_passes_exit_code_and_releases_claim(tmp_path: Path, table: Table, code: int) -> None:
     with Bench(tmp_path, table) as bench:
-        done = bench.call("SD-1", "--track", "B", "--", "sh", "-c", command)
+        done = bench.call("SD-1", "--track", "B", "--", "sh", "-c", f"exit {code}")
         assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
         bench.assert_ended(reason="failed" if code else "completed")
 
 
-def test_a_command_runs_under_a_session_of_its_own_that_proves_to_be_alive(bench: Bench) -> None:
+@pytest.mark.parametrize(("command", "code"), [("exit 255", 255), ("kill -KILL $$", 137), ("kill -TERM $$", 143)])
+def test_run_passes_large_and_signal_exit_codes(bench: Bench, command: str, code: int) -> None:
+    done = bench.call("SD-1", "--", "sh", "-c", command)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+    bench.assert_ended(reason="failed")
+
+
+def test_command_runs_under_its_own_renewed_session(bench: Bench) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--track", "B", "--", *words(WAIT, ready), env=OFTEN)
     read_pid(ready)
@@ -66,7 +68,7 @@ def test_a_command_runs_under_a_session_of_its_own_that_proves_to_be_alive(bench
     bench.assert_ended(reason="failed")
 
 
-def test_the_program_acts_as_the_runs_session_inside(bench: Bench) -> None:
+def test_program_inside_run_acts_as_its_session(bench: Bench) -> None:
     check = f'{shlex.join(PROGRAM)} check "$CLAUDE_SESSIONS_SD" --fence "$CLAUDE_SESSIONS_FENCE" --json'
     whoami = f"{shlex.join(PROGRAM)} whoami --json"
     done = bench.call("SD-1", "--", "sh", "-c", f"{check} && {whoami} && env")
@@ -83,11 +85,11 @@ def test_the_program_acts_as_the_runs_session_inside(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh -c {0}", "setsid -w /bin/sh -c {0} <&- >&- 2>&-"], ids=["cron", "daemon"])
-def test_a_run_without_a_terminal_and_with_an_empty_environment_is_a_session(bench: Bench, shell: str) -> None:
+def test_run_under_cron_or_daemon_is_a_session(bench: Bench, shell: str) -> None:
     answer = bench.file()
     inside = f"{shlex.join(PROGRAM)} whoami --json >{answer}"
     line = f"{RUN} SD-1 --dsn {shlex.quote(bench.table.dsn)} -- sh -c {shlex.quote(inside)}"
-    # What cron gives a job, and what this machine needs to find the program.
+    # The variables of a cron job, and the one that this machine needs to find the program.
     kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
     bare = {"HOME": str(bench.directory), "LOGNAME": "root", "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", **kept}
     done = bench.start_any(
@@ -101,34 +103,43 @@ def test_a_run_without_a_terminal_and_with_an_empty_environment_is_a_session(ben
     assert row["pid"] is not None
 
 
-def test_options_reach_the_program_inside(bench: Bench) -> None:
+def test_options_reach_program_inside_run(bench: Bench) -> None:
     inside = f'{shlex.join(PROGRAM)} claim "$CLAUDE_SESSIONS_SD" --json'
     options = ["--dsn", bench.table.dsn, "--stale-after", "40m"]
-    done = bench.call("SD-1", *options, "--", "sh", "-c", inside, env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+    done = bench.call(
+        "SD-1", *options, "--", "sh", "-c", inside, env={"CLAUDE_SESSIONS_DSN": f"host={bench.directory}/missing"}
+    )
     assert done.returncode == 0, done.stderr
     claimed = json.loads(done.stdout)["data"]
     assert claimed["outcome"] == "already_yours"
     assert claimed["session"]["metadata"]["claude_sessions_cli"]["stale_after"] == 2400
 
 
-def test_only_the_first_double_dash_is_runs_own(bench: Bench) -> None:
+def test_only_first_double_dash_belongs_to_run(bench: Bench) -> None:
     assert bench.call("SD-1", "--", "printf", "%s,", "-a", "--", "b").stdout == "-a,--,b,"
 
 
-@pytest.mark.parametrize("options", [[], ["--wait", "0.2s"]], ids=["at once", "in vain"])
-@pytest.mark.parametrize("code", [None, 0, 75])
-def test_an_item_that_another_holds_is_not_run(bench: Bench, options: list[str], code: int | None) -> None:
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 3),
+        (["--wait", "0.2s"], 3),
+        (["--conflict-exit-code", "0"], 0),
+        (["--wait", "0.2s", "--conflict-exit-code", "75"], 75),
+    ],
+    ids=["at once", "after a wait", "chosen code", "chosen code after a wait"],
+)
+def test_run_of_held_item_exits_with_conflict_code(bench: Bench, options: list[str], code: int) -> None:
     sessions.claim(bench.table.database, make_caller("a"), "SD-1")
     before = bench.rows()
-    wanted = [] if code is None else ["--conflict-exit-code", str(code)]
-    done = bench.call("SD-1", *options, *wanted, "--", "echo", "ran")
-    assert (done.returncode, done.stdout) == (3 if code is None else code, "")
+    done = bench.call("SD-1", *options, "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (code, "")
     assert "SD-1 is held by a" in done.stderr
     assert done.stderr.count("\n") == 1
     assert bench.rows() == before
 
 
-def test_a_waiting_run_begins_when_the_item_is_free(bench: Bench) -> None:
+def test_waiting_run_starts_when_item_is_released(bench: Bench) -> None:
     ready = bench.file()
     first = bench.start("SD-1", "--", *words(WAIT, ready))
     read_pid(ready)
@@ -141,7 +152,7 @@ def test_a_waiting_run_begins_when_the_item_is_free(bench: Bench) -> None:
     assert first.wait(30) == 143
 
 
-def test_a_term_that_the_caller_holds_is_renewed_and_left_held(bench: Bench) -> None:
+def test_run_renews_and_keeps_the_callers_own_claim(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1", track="A")
     before = bench.table.row("mine")
     ready = bench.file()
@@ -159,7 +170,7 @@ def test_a_term_that_the_caller_holds_is_renewed_and_left_held(bench: Bench) -> 
     assert "run" not in bench.table.own("mine") or bench.table.own("mine")["run"] is None
 
 
-def test_a_second_run_of_an_item_in_one_session_is_refused_and_changes_nothing(bench: Bench) -> None:
+def test_second_run_of_item_in_one_session_is_refused(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
     ready, mine = bench.file(), {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
     first = bench.start("SD-1", "--", *words(WAIT, ready), env=mine)
@@ -174,7 +185,7 @@ def test_a_second_run_of_an_item_in_one_session_is_refused_and_changes_nothing(b
     assert bench.call("SD-1", "--", "echo", "ran", env=mine).stdout == "ran\n"
 
 
-def test_runs_of_different_items_in_one_session_are_sessions_of_their_own(bench: Bench) -> None:
+def test_runs_of_other_items_are_own_sessions(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
     files = [bench.file(), bench.file()]
     mine = {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
@@ -191,7 +202,7 @@ def test_runs_of_different_items_in_one_session_are_sessions_of_their_own(bench:
 
 
 @pytest.mark.parametrize(("inner", "code"), [("SD-1", 3), ("SD-2", 0)], ids=["the same item", "another item"])
-def test_a_run_inside_a_run(bench: Bench, inner: str, code: int) -> None:
+def test_run_inside_run(bench: Bench, inner: str, code: int) -> None:
     done = bench.call("SD-1", "--", "sh", "-c", f"{RUN} {inner} -- echo ran; echo $?")
     assert done.returncode == 0
     assert done.stdout.split() == (["ran", "0"] if code == 0 else ["3"])
@@ -199,14 +210,14 @@ def test_a_run_inside_a_run(bench: Bench, inner: str, code: int) -> None:
     assert len(bench.rows()) == (2 if code == 0 else 1)
 
 
-def test_a_named_run_ends_with_its_session_and_may_come_again(bench: Bench) -> None:
+def test_named_run_can_be_repeated(bench: Bench) -> None:
     for _ in range(2):
         assert bench.call("SD-1", "--session", "nightly", "--", "true").returncode == 0
         assert bench.assert_ended(reason="completed")["session_id"] == "nightly"
 
 
 @only_linux
-def test_a_named_run_that_was_killed_is_followed_under_a_new_fence(bench: Bench) -> None:
+def test_named_run_after_a_killed_one_has_higher_fence(bench: Bench) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--session", "nightly", "--", *words(WAIT, ready))
     child = read_pid(ready)
@@ -220,7 +231,7 @@ def test_a_named_run_that_was_killed_is_followed_under_a_new_fence(bench: Bench)
     bench.assert_ended(reason="completed")
 
 
-def test_a_named_run_takes_no_session_that_is_not_over(bench: Bench) -> None:
+def test_named_run_refuses_a_living_session(bench: Bench) -> None:
     sessions.heartbeat(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), register=True)
     before = bench.table.row("living")
     done = bench.call("SD-1", "--session", "living", "--", "echo", "ran")
@@ -234,10 +245,10 @@ def test_a_named_run_takes_no_session_that_is_not_over(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("change", ["claimed_at = NULL", "status = 'stale'"])
-def test_a_claim_that_other_programs_changed_is_put_right_before_it_is_run_under(bench: Bench, change: str) -> None:
+def test_run_repairs_claim_changed_by_another_program(bench: Bench, change: str) -> None:
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
     bench.table.execute(f"UPDATE public.claude_sessions SET {change}")
-    command = ["sh", "-c", 'echo "$CLAUDE_SESSIONS_FENCE"; sleep 2.5']
+    command = ["sh", "-c", 'echo "$CLAUDE_SESSIONS_FENCE"; sleep 1']
     done = bench.call("SD-1", "--", *command, env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
     assert (done.returncode, done.stderr) == (0, "")
     row = bench.holder()
@@ -245,7 +256,7 @@ def test_a_claim_that_other_programs_changed_is_put_right_before_it_is_run_under
     assert int(done.stdout) == fence_of(row["claimed_at"])
 
 
-def test_an_item_that_another_program_gave_to_two_is_run_by_neither(bench: Bench, seed_dsn: str) -> None:
+def test_item_with_two_holders_is_not_run(bench: Bench, seed_dsn: str) -> None:
     table, mine = Table(seed_dsn), {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
     with table.stack:
         for name in ("mine", "theirs"):
@@ -257,7 +268,7 @@ def test_an_item_that_another_program_gave_to_two_is_run_by_neither(bench: Bench
 
 
 @pytest.mark.parametrize("code", [0, 5])
-def test_a_failed_command_may_keep_its_claim_until_silence_ends_it(bench: Bench, code: int) -> None:
+def test_keep_on_failure_holds_claim_until_it_lapses(bench: Bench, code: int) -> None:
     done = bench.call("SD-1", "--keep-on-failure", "--", "sh", "-c", f"exit {code}", env=OFTEN)
     assert done.returncode == code
     if code == 0:
@@ -268,13 +279,13 @@ def test_a_failed_command_may_keep_its_claim_until_silence_ends_it(bench: Bench,
     assert (row["sd_id"], row["status"]) == ("SD-1", "active")
     assert row["session_id"] in done.stderr
     assert done.stderr.count("\n") == 1
-    # Neither its end nor this host's knowledge of it gives the claim away.
+    # Other sessions cannot claim it earlier, although this host knows that the command has ended.
     later = make_caller("b", stale_after=3, heartbeat_every=1, now=row["heartbeat_at"] + timedelta(seconds=59.9))
     assert not try_claim(bench.table, later)
     assert try_claim(bench.table, replace(later, now=row["heartbeat_at"] + timedelta(seconds=60.1)))
 
 
-def test_a_claim_that_is_kept_is_given_back_as_the_note_says(bench: Bench) -> None:
+def test_kept_claim_is_released_by_the_printed_command(bench: Bench) -> None:
     done = bench.call("SD-1", "--keep-on-failure", "--", "false")
     command = done.stderr.partition("give it back: claude-sessions ")[2].split()
     given = bench.start_any(*PROGRAM, *command)
@@ -282,7 +293,7 @@ def test_a_claim_that_is_kept_is_given_back_as_the_note_says(bench: Bench) -> No
     bench.assert_ended()
 
 
-def test_a_session_lives_while_its_command_runs_even_if_its_terminal_is_closed(
+def test_session_lives_while_command_runs_after_shell_died(
     bench: Bench, sleeper: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
     shell = sleeper()
@@ -301,7 +312,7 @@ def test_a_session_lives_while_its_command_runs_even_if_its_terminal_is_closed(
     assert try_claim(bench.table, other)
 
 
-# What cannot be run
+# Commands that cannot be run
 
 
 def _make(path: Path, text: str, mode: int) -> Path:
@@ -311,38 +322,50 @@ def _make(path: Path, text: str, mode: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "message"),
+    ("code", "messages"),
     [
-        ([], 2, "Missing argument"),
-        (["no-such-command"], 127, "cannot run 'no-such-command': no such command"),
-        (["./no-such-file"], 127, "no such command"),
-        ([""], 127, "cannot run '': no such command"),
-        (["./plain"], 126, "not executable"),
-        (["plain"], 126, "not executable"),
-        (["./directory"], 126, "it is a directory"),
-        (["/"], 126, "it is a directory"),
-        (["./plain/x"], 127, "no such command"),
-        (["./dangling"], 126, "not executable"),
-        (["a\x1b[31mb"], 127, r"'a\x1b[31mb'"),
-        (["x" * 5000], 127, "no such command"),
+        (2, {(): "Missing argument"}),
+        (
+            127,
+            {
+                ("no-such-command",): "cannot run 'no-such-command': no such command",
+                ("",): "cannot run '': no such command",
+                ("./no-such-file",): "no such command",
+                ("./plain/x",): "no such command",
+                ("a\x1b[31mb",): r"'a\x1b[31mb'",
+                ("x" * 5000,): "no such command",
+            },
+        ),
+        (
+            126,
+            {
+                ("./plain",): "not executable",
+                ("plain",): "not executable",
+                ("./dangling",): "not executable",
+                ("./directory",): "it is a directory",
+                ("/",): "it is a directory",
+            },
+        ),
     ],
+    ids=["no command", "missing", "not executable"],
 )
-def test_what_cannot_be_run_is_told_in_one_line_and_claims_nothing(
-    bench: Bench, command: list[str], code: int, message: str
+def test_unrunnable_command_is_reported_and_claims_nothing(
+    bench: Bench, code: int, messages: dict[tuple[str, ...], str]
 ) -> None:
     _make(bench.directory / "plain", "", 0o644)
     (bench.directory / "directory").mkdir()
     (bench.directory / "dangling").symlink_to("nowhere")
     path = {"PATH": f"{os.environ['PATH']}:{bench.directory}"}
-    done = bench.call("SD-1", "--", *command, env=path)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert len(done.stderr) < 200
+    for command, message in messages.items():
+        done = bench.call("SD-1", "--", *command, env=path)
+        assert (done.returncode, done.stdout) == (code, ""), command
+        assert message in done.stderr, command
+        assert done.stderr.count("\n") == 1, command
+        assert len(done.stderr) < 200, command
     assert bench.rows() == []
 
 
-def test_no_double_dash_and_no_command_is_wrong_usage(bench: Bench) -> None:
+def test_missing_double_dash_or_command_is_usage_error(bench: Bench) -> None:
     for argv in (["SD-1"], ["--", "true"], []):
         done = bench.call(*argv)
         assert done.returncode == 2
@@ -350,21 +373,21 @@ def test_no_double_dash_and_no_command_is_wrong_usage(bench: Bench) -> None:
     assert bench.rows() == []
 
 
-def test_what_fails_to_start_gives_its_claim_back(bench: Bench) -> None:
-    _make(bench.directory / "script", "#!/no/such/interpreter\n", 0o755)
+def test_command_that_fails_to_start_releases_claim(bench: Bench) -> None:
+    _make(bench.directory / "script", f"#!{bench.directory}/missing\n", 0o755)
     done = bench.call("SD-1", "--keep-on-failure", "--", "./script")
     assert (done.returncode, done.stdout) == (127, "")
     assert done.stderr == "claude-sessions: cannot run './script': No such file or directory\n"
     bench.assert_ended(reason="failed")
 
 
-def test_a_script_that_names_no_interpreter_is_run_by_sh(bench: Bench) -> None:
+def test_script_without_interpreter_is_run_by_sh(bench: Bench) -> None:
     _make(bench.directory / "script", 'echo "$0 $1"\n', 0o755)
     done = bench.call("SD-1", "--", "./script", "a b")
     assert (done.returncode, done.stdout) == (0, "./script a b\n")
 
 
-def test_an_unreachable_database_runs_nothing(bench: Bench) -> None:
-    done = bench.call("SD-1", "--", "echo", "ran", env={"CLAUDE_SESSIONS_DSN": "host=/nowhere"})
+def test_unreachable_database_runs_nothing(bench: Bench) -> None:
+    done = bench.call("SD-1", "--", "echo", "ran", env={"CLAUDE_SESSIONS_DSN": f"host={bench.directory}/missing"})
     assert (done.returncode, done.stdout) == (6, "")
     assert done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""How long a renewal may be trusted, and when the next one begins: with chosen times, without a database."""
+"""The trust window of a renewal and the start of the next one, at chosen times and without a database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, Keeper, Trust, u
 
 
 class Renewal:
-    """A renewal that a test lets succeed or fail, and whose every call waits until `let_go`."""
+    """A renewal with a chosen outcome; if it hangs, its calls wait for `resume`."""
 
     def __init__(self, outcome: float | Exception, *, hangs: bool = False) -> None:
         self.outcome = outcome
@@ -23,7 +23,7 @@ class Renewal:
         if not hangs:
             self._gate.set()
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         self._gate.set()
 
     def __call__(self) -> float:
@@ -40,7 +40,7 @@ def keeper(renewal: Renewal, *, every: float = 60, stale_after: float = 900, beg
 
 
 @pytest.mark.parametrize(("stale_after", "term_at", "kill_at"), [(900, 870, 885), (100, 80, 90), (3, 2.4, 2.7)])
-def test_a_command_is_told_to_end_and_killed_before_the_claim_lapses(
+def test_command_is_terminated_and_killed_before_claim_lapses(
     stale_after: float, term_at: float, kill_at: float
 ) -> None:
     trust = Trust(0, stale_after)
@@ -48,20 +48,20 @@ def test_a_command_is_told_to_end_and_killed_before_the_claim_lapses(
     assert trust.kill_at(trust.term_at) == pytest.approx(kill_at)
 
 
-def test_whoever_notices_late_gives_a_command_less_time() -> None:
+def test_late_notice_leaves_less_time_before_kill() -> None:
     trust = Trust(0, 900)
     assert trust.kill_at(100) == 115
     assert trust.kill_at(885) == 892.5
     assert trust.kill_at(5000) == 5000
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the time since it started")
-def test_the_clock_counts_the_time_since_the_machine_started() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc/uptime")
+def test_uptime_matches_the_kernels() -> None:
     before = uptime()
     assert before - 0.02 <= float(Path("/proc/uptime").read_text().split()[0]) <= uptime()
 
 
-def test_a_renewal_begins_when_it_is_due_and_is_trusted_from_its_beginning() -> None:
+def test_due_renewal_is_trusted_from_its_start() -> None:
     renewal = Renewal(700.0)
     kept = keeper(renewal)
     kept.turn(1059.9)
@@ -73,7 +73,7 @@ def test_a_renewal_begins_when_it_is_due_and_is_trusted_from_its_beginning() -> 
     assert renewal.calls == 1
 
 
-def test_a_renewal_that_hangs_does_not_hold_up_the_next() -> None:
+def test_hanging_renewal_does_not_delay_the_next() -> None:
     renewal = Renewal(900.0, hangs=True)
     kept = keeper(renewal)
     kept.turn(1060)
@@ -82,34 +82,34 @@ def test_a_renewal_that_hangs_does_not_hold_up_the_next() -> None:
     assert renewal.calls == 1
     kept.turn(1060 + 90)
     until(lambda: renewal.calls == 2, "the second begins")
-    renewal.let_go()
+    renewal.resume()
     until(lambda: kept.trust.begun == 1150, "it is noted")
 
 
-def test_a_window_holds_a_bounded_number_of_renewals_that_hang() -> None:
+def test_number_of_hanging_renewals_is_bounded() -> None:
     renewal = Renewal(900.0, hangs=True)
     kept = keeper(renewal, every=0.5)
     for now in range(1000, 1901):
         kept.turn(now)
     until(lambda: renewal.calls >= HANGING_LIMIT, "as many as may hang")
     assert renewal.calls <= HANGING_LIMIT + 1
-    renewal.let_go()
+    renewal.resume()
 
 
-def test_a_renewal_that_comes_in_late_does_not_undo_a_later_one() -> None:
+def test_late_renewal_does_not_undo_a_newer_one() -> None:
     renewal, others = Renewal(900.0, hangs=True), set(threading.enumerate())
     kept = keeper(renewal)
     kept.begin(1060)
     [attempt] = set(threading.enumerate()) - others
     kept.trust = Trust(1500, 900)
-    renewal.let_go()
+    renewal.resume()
     attempt.join(PATIENCE_S)
     assert not attempt.is_alive()
     assert kept.trust == Trust(1500, 900)
 
 
-def test_a_renewal_that_fails_is_tried_again_soon() -> None:
-    renewal = Renewal(Unreachable("nobody answers"))
+def test_failed_renewal_is_retried_soon() -> None:
+    renewal = Renewal(Unreachable("no answer"))
     kept = keeper(renewal, begun=0)
     kept.begin(begun := uptime())
     until(lambda: kept.failure, "its failure is noted")
@@ -122,7 +122,7 @@ def test_a_renewal_that_fails_is_tried_again_soon() -> None:
     until(lambda: kept.failure is None, "its success is noted")
 
 
-def test_a_renewal_that_fails_in_an_unforeseen_way_is_a_failure_too() -> None:
+def test_unexpected_exception_counts_as_failed_renewal() -> None:
     kept = keeper(Renewal(ZeroDivisionError("a bug")), begun=0)
     kept.begin(uptime())
     until(lambda: kept.failure, "its failure is noted")
@@ -130,7 +130,7 @@ def test_a_renewal_that_fails_in_an_unforeseen_way_is_a_failure_too() -> None:
     assert "a bug" in kept.failure.message
 
 
-def test_a_term_that_is_over_is_not_renewed_again() -> None:
+def test_lost_term_is_not_renewed_again() -> None:
     renewal = Renewal(NotHeld("lost to b"))
     kept = keeper(renewal)
     kept.begin(1060)
@@ -139,7 +139,7 @@ def test_a_term_that_is_over_is_not_renewed_again() -> None:
     assert renewal.calls == 1
 
 
-def test_too_many_threads_are_a_failure_that_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_limit_counts_as_failed_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -150,7 +150,7 @@ def test_too_many_threads_are_a_failure_that_is_tried_again(monkeypatch: pytest.
     assert kept.failure.message == "can't start new thread"
 
 
-def test_a_window_shorter_than_the_own_setting_is_renewed_three_times() -> None:
+def test_short_window_is_renewed_three_times() -> None:
     renewal = Renewal(6.0)
     kept = keeper(renewal, stale_after=3)
     assert kept.due == 1001

@@ -1,4 +1,4 @@
-"""A crontab that is a test's own."""
+"""Private crontabs for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def private_cron(directory: Path) -> Run:
-    """Give a test its own spool of cron; skip where that cannot be."""
+    """Give a test its own spool of cron; skip if that is impossible."""
     prefix = private_spool(directory)
 
     def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def private_cron(directory: Path) -> Run:
 
 
 def private_spool(directory: Path) -> list[str]:
-    """Return the words before a command that give it a spool in `directory`, in a mount namespace."""
+    """Return the prefix of a command that gives it a spool in `directory`, in a mount namespace."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("a private crontab needs root and unshare")
     if not shutil.which("crontab") or not Path("/var/spool/cron/crontabs").is_dir():
@@ -39,5 +39,5 @@ def private_spool(directory: Path) -> list[str]:
     mount = 'mount --bind "$0" /var/spool/cron/crontabs && exec "$@"'
     prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, str(spool)]
     if subprocess.run([*prefix, "true"], capture_output=True).returncode:
-        pytest.skip("this machine does not let root make namespaces")
+        pytest.skip("root may not create namespaces on this machine")
     return prefix

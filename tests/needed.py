@@ -1,4 +1,4 @@
-"""What tests in real shells need of the machine, and with which shells they run."""
+"""Marks that skip tests on machines without the programs they need, and parameters for the shells."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import SHELLS
 
-from shell.terminal import SHELLS
+from claude_sessions_cli import process
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    """Skip where a program is not installed."""
+    """Skip if a program is not installed."""
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
 
 
@@ -24,7 +25,7 @@ def each(*names: str) -> pytest.MarkDecorator:
 
 
 def cross(argument: str, values: Collection[Any], usual: Collection[tuple[str, Any]]) -> pytest.MarkDecorator:
-    """Parametrize with every shell and every value; all but the usual pairs are left to the long tests."""
+    """Parametrize with every shell and every value; only the usual pairs run by default."""
     pairs = [(name, value) for name in SHELLS for value in values]
     assert set(usual) <= set(pairs)
     cases = [
@@ -34,13 +35,19 @@ def cross(argument: str, values: Collection[Any], usual: Collection[tuple[str, A
 
 
 each_shell = each(*SHELLS)
-# Where the shell matters little: in bash always, in the others with the long tests.
+# If the shell matters little: bash by default, the others with the long tests.
 each_shell_at_length = pytest.mark.parametrize(
     "name", ["bash", *(pytest.param(name, marks=[needs(name), pytest.mark.faults]) for name in ("zsh", "fish"))]
 )
 each_posix_shell = each("bash", "zsh")
 only_bash, only_zsh, only_fish = each("bash"), each("zsh"), each("fish")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
+
+
+def use_missing_ps(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """Read processes by a `ps` that is not installed."""
+    monkeypatch.setattr(process, "_source", lambda: process._Source.PS)
+    monkeypatch.setattr(process, "PS", str(directory / "missing"))
 
 
 def _sudo_asks_nothing() -> bool:

@@ -1,4 +1,4 @@
-"""The small file that a prompt reads: what it says, who may read it, and that no failure of it matters."""
+"""The small file that a prompt reads: its content, its permissions, and failures that are ignored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import probe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from shell import probe
 
 from claude_sessions_cli import prompt as state
 from claude_sessions_cli.model import METADATA_KEY, Session
@@ -32,7 +32,7 @@ def anchor(pid: int = 4711, start: str = "12345") -> Process:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the files go, which does not exist yet."""
+    """Return the directory of the files, which does not exist yet."""
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "terminals"
 
@@ -43,13 +43,13 @@ def row(**changes: object) -> Session:
     return Session(**{**values, **changes})
 
 
-def test_what_is_written_is_read_again(place: Path) -> None:
+def test_written_prompt_file_is_read_back(place: Path) -> None:
     state.write(os.environ, anchor(), HELD)
     assert state.read(os.environ, anchor()) == HELD
     assert (place / "4711-12345").read_text() == "held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711\n"
 
 
-def test_only_the_owner_may_read_it_whatever_the_umask(place: Path) -> None:
+def test_prompt_file_is_private_under_any_umask(place: Path) -> None:
     before = os.umask(0)
     try:
         state.write(os.environ, anchor(), HELD)
@@ -59,17 +59,17 @@ def test_only_the_owner_may_read_it_whatever_the_umask(place: Path) -> None:
     assert modes == [0o600, 0o700, 0o700]
 
 
-def test_a_reused_pid_is_not_believed(place: Path) -> None:
+def test_file_of_reused_pid_is_ignored(place: Path) -> None:
     state.write(os.environ, anchor(), HELD)
     assert state.read(os.environ, anchor(start="99999")) is None
 
 
-def test_a_start_that_shells_cannot_know_is_not_in_the_name(place: Path) -> None:
+def test_start_unknown_to_shells_is_not_in_file_name(place: Path) -> None:
     state.write(os.environ, anchor(start="Tue_Nov_24_12:00:00_2026"), HELD)
     assert [path.name for path in place.iterdir()] == ["4711"]
 
 
-def test_a_reader_never_sees_half_a_file(place: Path) -> None:
+def test_writing_replaces_the_file_atomically(place: Path) -> None:
     state.write(os.environ, anchor(), HELD)
     before = (place / "4711-12345").stat().st_ino
     with (place / "4711-12345").open() as reader:
@@ -79,22 +79,14 @@ def test_a_reader_never_sees_half_a_file(place: Path) -> None:
     assert len(list(place.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("found", "now", "shown"),
-    [
-        (HELD, HELD.since + 42, "SD-AUTH-001 42s"),
-        (HELD, HELD.since + 12 * 60, "SD-AUTH-001 12m"),
-        (HELD, HELD.since + 5400, "SD-AUTH-001 1h30m"),
-        (HELD, HELD.since - 100, "SD-AUTH-001 0s"),
-        (State("lost", 0, "SD-AUTH-001", "s"), 5, "LOST SD-AUTH-001"),
-        (State("none", 0, "-", "s"), 5, ""),
-    ],
-)
-def test_a_segment_says_what_and_since_when(found: State, now: float, shown: str) -> None:
-    assert found.segment(now) == shown
+def test_segment_shows_item_and_age() -> None:
+    shown = {42: "SD-AUTH-001 42s", 720: "SD-AUTH-001 12m", 5400: "SD-AUTH-001 1h30m", -100: "SD-AUTH-001 0s"}
+    assert {age: HELD.segment(HELD.since + age) for age in shown} == shown
+    assert State("lost", 0, "SD-AUTH-001", "s").segment(5) == "LOST SD-AUTH-001"
+    assert State("none", 0, "-", "s").segment(5) == ""
 
 
-def test_a_session_that_holds_is_held_since_its_claim_by_this_hosts_clock() -> None:
+def test_held_since_is_computed_on_the_local_clock() -> None:
     # The server's clock is months behind: only the age counts.
     session = row(sd_id="SD-1", claimed_at=probe.NOON - timedelta(minutes=12))
     found = State.of(session)
@@ -102,7 +94,7 @@ def test_a_session_that_holds_is_held_since_its_claim_by_this_hosts_clock() -> N
     assert abs(time.time() - found.since - 720) < 30
 
 
-def test_a_session_that_lost_says_so_and_one_that_holds_nothing_says_nothing() -> None:
+def test_lost_and_idle_sessions_have_their_own_states() -> None:
     tombstone = {"sd_id": "SD-2", "fence": 1, "reason": "forced"}
     lost = row(sd_id=None, claimed_at=None, status="idle", metadata={METADATA_KEY: {"tombstone": tombstone}})
     assert State.of(lost) == State("lost", 0, "SD-2", "holder")
@@ -110,32 +102,21 @@ def test_a_session_that_lost_says_so_and_one_that_holds_nothing_says_nothing() -
 
 
 @given(some.text(min_size=1, max_size=256))
-def test_no_text_of_the_database_can_be_more_than_text_to_a_shell(text: str) -> None:
+def test_text_from_database_is_harmless_to_shells(text: str) -> None:
     shown = state.harmless(text)
     assert re.fullmatch(r"[A-Za-z0-9._:?-]+", shown)
     assert len(shown) == len(text)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "held",
-        "held x SD-1 s\n",
-        "held 5 $(id) s\n",
-        "what 5 SD-1 s\n",
-        "held 5 SD-1 s",
-        "held 05 SD-1 s\n",
-        "\xff\n",
-    ],
-)
-def test_a_file_that_is_not_as_written_is_not_believed(place: Path, content: str) -> None:
+def test_malformed_prompt_file_is_ignored(place: Path) -> None:
     place.mkdir(parents=True)
-    (place / "4711-12345").write_bytes(content.encode("latin-1"))
-    assert state.read(os.environ, anchor()) is None
+    lines = ["", "held x SD-1 s", "held 5 $(id) s", "what 5 SD-1 s", "held 05 SD-1 s", "\xff"]
+    for content in ("", "held", "held 5 SD-1 s", *(f"{line}\n" for line in lines)):
+        (place / "4711-12345").write_bytes(content.encode("latin-1"))
+        assert state.read(os.environ, anchor()) is None, content
 
 
-def test_a_place_that_cannot_be_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_state_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     for wrong in (blocker / "below", Path("relative"), Path("/proc/nothing")):
@@ -147,9 +128,7 @@ def test_a_place_that_cannot_be_is_no_failure(tmp_path: Path, monkeypatch: pytes
     assert not Path("relative").exists()
 
 
-def test_without_a_home_nothing_is_written_below_the_current_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_home_writes_nothing_to_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("platformdirs.user_state_dir", lambda *_, **__: "~/.local/state/claude-sessions")
     state.write(os.environ, anchor(), HELD)
@@ -157,7 +136,7 @@ def test_without_a_home_nothing_is_written_below_the_current_directory(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_what_cannot_be_replaced_any_more_stays_silent(place: Path) -> None:
+def test_unwritable_directory_keeps_file_without_error(place: Path) -> None:
     state.write(os.environ, anchor(), HELD)
     place.chmod(0o500)
     state.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
@@ -178,7 +157,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @needs_root
-def test_on_a_full_disk_an_old_truth_goes_rather_than_lies(full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_removes_stale_prompt_file(full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(full_disk))
     state.write(os.environ, anchor(), HELD)
     assert state.read(os.environ, anchor()) == HELD
@@ -187,7 +166,7 @@ def test_on_a_full_disk_an_old_truth_goes_rather_than_lies(full_disk: Path, monk
 
 
 @needs_root
-def test_root_makes_no_directory_in_somebodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_creates_no_directory_in_another_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, 12345, 12345)
@@ -196,13 +175,13 @@ def test_root_makes_no_directory_in_somebodys_home(tmp_path: Path, monkeypatch: 
     assert list(home.iterdir()) == []
 
 
-def test_a_session_that_is_over_leaves_no_file(place: Path) -> None:
+def test_ended_session_leaves_no_file(place: Path) -> None:
     state.write(os.environ, anchor(), HELD)
     state.forget(os.environ, anchor())
     assert list(place.iterdir()) == []
 
 
-def test_files_of_shells_that_ended_without_a_word_go_after_a_week(place: Path) -> None:
+def test_sweep_deletes_files_of_dead_shells_after_a_week(place: Path) -> None:
     for name in ("1-1", "2-2", ".3-3.77", "4", "foreign"):
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_text("")
@@ -212,7 +191,7 @@ def test_files_of_shells_that_ended_without_a_word_go_after_a_week(place: Path) 
     assert sorted(path.name for path in place.iterdir()) == ["2-2", "foreign"]
 
 
-def test_writing_costs_a_command_less_than_a_millisecond(place: Path) -> None:
+def test_writing_takes_less_than_a_millisecond(place: Path) -> None:
     def once() -> float:
         begin = time.thread_time()
         state.write(os.environ, anchor(), HELD)

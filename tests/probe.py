@@ -1,6 +1,6 @@
-"""Tell of this process, then judge rows: run inside a container or as another user, and asked from outside.
+"""Report this process, then judge rows: run inside a container or as another user, and asked from outside.
 
-Prints its own record, then for each line of its input, a row as JSON, what it knows of that row's process.
+Prints its own record, then, for each row that it reads as JSON, the liveness of that row's process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
 
 def row_of(pid: int, **changes: Any) -> dict[str, Any]:
-    """Return what a session's row tells of the process `pid` as this process sees it; `changes` replace parts of it."""
+    """Return what a session's row records of the process `pid`, with `changes` in place of some parts."""
     host = process.this_host()
     found = process.read(pid)
     row = {"pid": pid, "hostname": host.hostname, "boot_id": host.boot_id, "pid_ns": host.pid_ns, "start": found.start}
@@ -54,7 +54,7 @@ def session(pid: int | None, hostname: str | None, metadata: Any) -> Session:
 
 
 def main() -> None:
-    """Answer until the input ends; as another user where the first argument is a uid."""
+    """Answer until the input ends; as another user if the first argument is a uid."""
     if len(sys.argv) > 1:
         os.setgroups([])
         os.setgid(int(sys.argv[1]))

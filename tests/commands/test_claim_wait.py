@@ -1,4 +1,4 @@
-"""`claim --wait` as people and scripts use it: in a terminal, with a key that ends it, and twenty at once."""
+"""`claim --wait` in a terminal, in scripts, interrupted, and with twenty waiters."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from datetime import datetime, timezone
 
 import pytest
 from conftest import make_caller
+from runs import PROGRAM, Bench
+from terminal import CLI
 from waiting import until
 
 from claude_sessions_cli.operations import sessions
-from shell.runs import PROGRAM, Bench
-from shell.terminal import CLI
 
 CLAIM = f"{CLI} claim SD-1 --wait"
 
 
-def test_a_terminal_sees_the_seconds_count_down_and_nothing_of_it_afterwards(bench: Bench) -> None:
+def test_terminal_shows_countdown_and_clears_it(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"{CLAIM} 90s")
     shown = re.compile(r"(\d+)m(\d\d)s left: waiting for SD-1, held by holder \(Ctrl-C to give up\)")
-    until(lambda: len(set(shown.findall(window.seen()))) >= 3, "the time, and less of it")
+    until(lambda: len(set(shown.findall(window.seen()))) >= 3, "the countdown")
     left = [int(minutes) * 60 + int(seconds) for minutes, seconds in shown.findall(window.seen())]
     assert left[0] <= 90 and left == sorted(left, reverse=True)
     sessions.release(bench.table.database, make_caller("holder"))
     assert window.answers() == "0"
-    # The answer may have come by its file before the screen has been read.
-    until(lambda: "claimed SD-1" in window.seen(), "what it says in the end")
+    # The exit code may arrive before the screen has been read.
+    until(lambda: "claimed SD-1" in window.seen(), "the final line")
     last = window.seen().rpartition("\x1b[K")[2]
     assert "claimed SD-1" in last
     assert "left" not in last
 
 
-def test_the_count_down_stays_in_its_line_and_shows_text_of_other_programs_as_text(bench: Bench) -> None:
+def test_countdown_stays_on_one_line_and_escapes_names(bench: Bench) -> None:
     name = "evil\x1b]0;title\x07\x1b[31m\nline-" + "x" * 200
     now = datetime.now(timezone.utc)
     bench.table.insert(name, sd_id="SD-1", status="active", claimed_at=now, heartbeat_at=now)
     window = bench.window("bash")
     window.type("stty cols 60")
     window.answers()
-    window.type(f"{CLAIM} 4s")
+    window.type(f"{CLAIM} 2s")
     assert until(
-        lambda: re.search(r"0m0\ds left: waiting for SD-1, held by evil]0;title\[31m", window.seen()), "the time"
+        lambda: re.search(r"0m0\ds left: waiting for SD-1, held by evil]0;title\[31m", window.seen()), "the countdown"
     )
     assert window.answers() == "3"
     shown = window.seen().partition("\x1b[K")[2].partition("waited in vain")[0]
@@ -55,18 +55,18 @@ def test_the_count_down_stays_in_its_line_and_shows_text_of_other_programs_as_te
 
 
 @pytest.mark.parametrize(("key", "code"), [("\x03", "130"), ("\x1c", "131")])
-def test_a_key_ends_the_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: str) -> None:
+def test_key_ends_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: str) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"ulimit -c 0; {CLAIM} 5m")
-    until(lambda: re.search(r"4m\d\ds left", window.seen()), "it waits")
+    until(lambda: re.search(r"4m\d\ds left", window.seen()), "the wait to begin")
     window.press(key)
     assert window.answers() == code
     assert "Traceback" not in window.seen()
     assert [row["session_id"] for row in bench.rows()] == ["holder"]
 
 
-def test_a_signal_ends_the_wait_of_a_script_and_leaves_nothing_behind(bench: Bench) -> None:
+def test_signal_ends_wait_of_script_and_leaves_nothing(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     connected = (
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
@@ -76,16 +76,16 @@ def test_a_signal_ends_the_wait_of_a_script_and_leaves_nothing_behind(bench: Ben
     def clients() -> set[int]:
         return {row["pid"] for row in bench.table.execute(connected)}
 
-    # Of those that are there, some may be on their way out.
+    # Some of these may be closing.
     before = clients()
     waiting = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", "w")
-    until(lambda: clients() - before, "it waits")
+    until(lambda: clients() - before, "the wait to begin")
     waiting.send_signal(signal.SIGTERM)
     assert waiting.wait(timeout=30) in (-signal.SIGTERM, 143)
     assert [row["session_id"] for row in bench.rows()] == ["holder"]
 
 
-def test_what_one_holds_already_is_not_waited_for(bench: Bench) -> None:
+def test_own_item_is_not_waited_for(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("w"), "SD-1")
     begin = time.monotonic()
     done = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "10m", "--session", "w")
@@ -96,7 +96,7 @@ def test_what_one_holds_already_is_not_waited_for(bench: Bench) -> None:
 
 
 @pytest.mark.faults
-def test_none_of_twenty_who_wait_starves(bench: Bench) -> None:
+def test_no_waiter_of_twenty_starves(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("holder"), "SD-1")
     waiting = {
         f"w{number}": bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", f"w{number}", "--quiet")

@@ -1,4 +1,4 @@
-"""`run` without a terminal: its command is dead before another can have the item; and what it costs meanwhile."""
+"""`run` without a terminal: its command is dead before the item can be claimed; and its cost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_caller
-from waiting import until
-
-from claude_sessions_cli.operations import sessions
-from shell.runs import (
+from runs import (
     FAST,
     IGNORE_TERM,
     LAPSE_S,
@@ -34,15 +31,18 @@ from shell.runs import (
     try_claim,
     words,
 )
-from shell.terminal import CLI
+from terminal import CLI
+from waiting import until
 
-# Of what a database may do, the others take longer.
+from claude_sessions_cli.operations import sessions
+
+# The other faults take longer.
 FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]
 
 
-def test_a_forced_take_over_stops_the_whole_group(bench: Bench) -> None:
+def test_forced_takeover_stops_the_whole_group(bench: Bench) -> None:
     files = [bench.file() for _ in range(3)]
-    inner = "exec 2>/dev/null; trap 'echo told >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
+    inner = "exec 2>/dev/null; trap 'echo got it >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
     command = f"sh -c {shlex.quote(inner)} & echo $$ >{{0}}; wait"
     started = bench.start("SD-1", "--", *words(command, *files), env=OFTEN)
     leader, other = (read_pid(file) for file in files[:2])
@@ -53,15 +53,15 @@ def test_a_forced_take_over_stops_the_whole_group(bench: Bench) -> None:
     assert err.startswith("claude-sessions: this session lost SD-1 to thief")
     assert err.endswith("; stopping the command\n")
     assert err.count("\n") == 1
-    assert files[2].read_text() == "told\n"
+    assert files[2].read_text() == "got it\n"
     assert not is_alive(leader)
-    until(lambda: not is_alive(other), "the end of the rest, which is not the wrapper's child")
+    until(lambda: not is_alive(other), "the end of the member, which is not the wrapper's child")
     statuses = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
     assert statuses.pop("thief") == ("active", "SD-1")
     assert list(statuses.values()) == [("released", None)]
 
 
-def test_a_command_that_ignores_term_is_killed_with_its_group(bench: Bench) -> None:
+def test_group_ignoring_sigterm_is_killed(bench: Bench) -> None:
     ready, other = bench.file(), bench.file()
     command = "trap '' TERM; sh -c 'echo $$ >{1}; sleep 600' & " + IGNORE_TERM
     started = bench.start("SD-1", "--", *words(command, ready, other), env=FAST)
@@ -69,10 +69,10 @@ def test_a_command_that_ignores_term_is_killed_with_its_group(bench: Bench) -> N
     force(bench.table)
     assert started.wait(30) == 4
     assert not is_alive(leader)
-    until(lambda: not is_alive(member), "the end of the rest, which is not the wrapper's child")
+    until(lambda: not is_alive(member), "the end of the member, which is not the wrapper's child")
 
 
-def test_a_member_that_ignores_term_is_killed_though_its_leader_has_ended(bench: Bench) -> None:
+def test_member_ignoring_sigterm_is_killed_after_leader_exits(bench: Bench) -> None:
     ready, other = bench.file(), bench.file()
     deaf = "trap '' TERM; echo $$ >\"$1\"; while :; do sleep 0.05; done"
     command = f"sh -c {shlex.quote(deaf)} deaf {{1}} & echo $$ >{{0}}; wait"
@@ -84,7 +84,7 @@ def test_a_member_that_ignores_term_is_killed_though_its_leader_has_ended(bench:
     until(lambda: not is_alive(member), "it is killed")
 
 
-def test_the_rest_of_the_group_has_its_time_after_the_leader_ended(bench: Bench) -> None:
+def test_group_has_time_to_clean_up_after_leader_exits(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     tidy = "trap 'sleep 0.2; echo tidy >{1}; exit' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
     command = f"sh -c {shlex.quote(tidy)} & wait"
@@ -96,7 +96,7 @@ def test_the_rest_of_the_group_has_its_time_after_the_leader_ended(bench: Bench)
 
 
 @only_linux
-def test_what_left_the_group_is_not_stopped(bench: Bench) -> None:
+def test_process_that_left_the_group_is_not_stopped(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     command = f"setsid sh -c 'echo $$ >{{1}}; exec sleep 600' & {WAIT}"
     started = bench.start("SD-1", "--", *words(command, *files), env=FAST)
@@ -111,7 +111,7 @@ def test_what_left_the_group_is_not_stopped(bench: Bench) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--keep-on-failure"]], ids=["", "keep"])
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
-def test_a_claim_that_was_lost_before_the_command_ended_is_told(bench: Bench, shared: bool, options: list[str]) -> None:
+def test_claim_lost_before_command_exit_is_reported(bench: Bench, shared: bool, options: list[str]) -> None:
     ready, go = bench.file(), bench.file()
     if shared:
         sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
@@ -124,26 +124,26 @@ def test_a_claim_that_was_lost_before_the_command_ended_is_told(bench: Bench, sh
     go.touch()
     _, err = started.communicate(timeout=30)
     assert started.returncode == 4
-    told = r"claude-sessions: the claim was lost before the command ended: this session lost SD-1 to thief .*urgent\)\n"
-    assert re.fullmatch(told, err)
+    lost = r"the claim was lost before the command ended: this session lost SD-1 to thief .*urgent\)\n"
+    assert re.fullmatch(f"claude-sessions: {lost}", err)
     rows = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
     assert rows.pop("thief") == ("active", "SD-1")
     assert list(rows.values()) == [("idle" if shared else "released", None)]
 
 
-def test_a_command_may_give_its_claim_back_itself(bench: Bench) -> None:
+def test_command_may_release_its_own_claim(bench: Bench) -> None:
     done = bench.call("SD-1", "--", "sh", "-c", f"{CLI} release --quiet && exit 7")
     assert (done.returncode, done.stderr) == (7, "")
     assert {row["status"] for row in bench.rows()} == {"released"}
 
 
-def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
+def test_release_in_the_session_stops_its_command(bench: Bench) -> None:
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
     read_pid(ready)
     sessions.release(bench.table.database, make_caller("mine"))
-    # Claimed again, it is another term, with another fence.
+    # The second claim is another term, with another fence.
     sessions.claim(bench.table.database, make_caller("mine"), "SD-1")
     assert started.wait(30) == 4
     assert bench.table.row("mine")["sd_id"] == "SD-1"
@@ -151,9 +151,9 @@ def test_a_release_in_the_session_stops_its_command(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_command_is_dead_before_anybody_else_can_have_its_item(bench: Bench, proxy: Proxy, fault: str) -> None:
+def test_command_is_dead_before_item_can_be_claimed(bench: Bench, proxy: Proxy, fault: str) -> None:
     ready = bench.file()
-    # Between its end and the rival's turn there is a tenth of the window.
+    # A tenth of the window separates its end from the rival's turn.
     started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env={**ROOMY, "CLAUDE_SESSIONS_DSN": proxy.dsn})
     child = read_pid(ready)
     getattr(proxy, fault)()
@@ -168,7 +168,7 @@ def test_a_command_is_dead_before_anybody_else_can_have_its_item(bench: Bench, p
 
 
 @pytest.mark.faults
-def test_a_window_that_the_holders_row_makes_longer_is_used(bench: Bench, proxy: Proxy) -> None:
+def test_longer_window_of_the_holders_row_is_used(bench: Bench, proxy: Proxy) -> None:
     sessions.claim(bench.table.database, make_caller("mine", stale_after=900), "SD-1")
     ready = bench.file()
     mine = {**FAST, "CLAUDE_SESSIONS_DSN": proxy.dsn, "CLAUDE_SESSIONS_SESSION_ID": "mine"}
@@ -185,7 +185,7 @@ def test_a_window_that_the_holders_row_makes_longer_is_used(bench: Bench, proxy:
 
 
 @pytest.mark.parametrize("fault", ["refuse", "stall", pytest.param("hang", marks=pytest.mark.faults)])
-def test_a_database_that_comes_back_in_time_costs_nothing(bench: Bench, proxy: Proxy, fault: str) -> None:
+def test_database_back_in_time_keeps_the_command(bench: Bench, proxy: Proxy, fault: str) -> None:
     longer = {"CLAUDE_SESSIONS_STALE_AFTER": "8", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
     ready, go = bench.file(), bench.file()
     command = "echo $$ >{0}; while ! [ -e {1} ]; do sleep 0.02; done; exit 5"
@@ -193,7 +193,8 @@ def test_a_database_that_comes_back_in_time_costs_nothing(bench: Bench, proxy: P
     started = bench.start("SD-1", "--", *words(command, ready, go), env=variables)
     read_pid(ready)
     getattr(proxy, fault)()
-    time.sleep(1)
+    # Longer than a few heartbeats.
+    time.sleep(0.7)
     proxy.listen() if fault == "refuse" else proxy.resume()
     before = bench.holder()["heartbeat_at"]
     until(lambda: bench.holder()["heartbeat_at"] > before, "a heartbeat")
@@ -204,7 +205,7 @@ def test_a_database_that_comes_back_in_time_costs_nothing(bench: Bench, proxy: P
 
 
 @pytest.mark.faults
-def test_one_connection_that_hangs_for_good_costs_nothing(bench: Bench, proxy: Proxy) -> None:
+def test_one_hanging_connection_does_not_stop_renewal(bench: Bench, proxy: Proxy) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**ROOMY, "CLAUDE_SESSIONS_DSN": proxy.dsn})
     read_pid(ready)
@@ -218,30 +219,30 @@ def test_one_connection_that_hangs_for_good_costs_nothing(bench: Bench, proxy: P
 
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", ["hang", "stall"])
-def test_a_hanging_database_delays_neither_signals_nor_the_end(bench: Bench, proxy: Proxy, fault: str) -> None:
+def test_hanging_database_delays_neither_signals_nor_exit(bench: Bench, proxy: Proxy, fault: str) -> None:
     longer = {"CLAUDE_SESSIONS_STALE_AFTER": "60", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.2"}
-    ready, told = bench.file(), bench.file()
+    ready, trapped = bench.file(), bench.file()
     command = "exec 2>/dev/null; trap 'echo >{1}; exit 6' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
     variables = {**longer, "CLAUDE_SESSIONS_DSN": proxy.dsn}
-    started = bench.start("SD-1", "--", *words(command, ready, told), env=variables)
+    started = bench.start("SD-1", "--", *words(command, ready, trapped), env=variables)
     read_pid(ready)
     getattr(proxy, fault)()
     accepted = proxy.accepted
     until(lambda: proxy.accepted > accepted, "a renewal hangs")
     begun = time.monotonic()
     started.terminate()
-    until(told.exists, "the command is told")
+    until(trapped.exists, "the command gets the signal")
     assert time.monotonic() - begun < 3
     _, err = started.communicate(timeout=30)
     assert time.monotonic() - begun < 15
     assert started.returncode == 6
     assert err.startswith("claude-sessions: the claim was not given back: ")
     assert err.count("\n") == 1
-    # Nobody needs to wait for the silence of a process that is gone.
+    # The process is gone, so that the claim need not lapse by silence.
     assert try_claim(bench.table, make_caller("b"))
 
 
-def test_a_reader_of_errors_who_reads_nothing_does_not_save_the_command(bench: Bench) -> None:
+def test_blocked_stderr_does_not_save_the_command(bench: Bench) -> None:
     ready = bench.file()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -261,7 +262,7 @@ def test_a_reader_of_errors_who_reads_nothing_does_not_save_the_command(bench: B
 
 @pytest.mark.faults
 @only_linux
-def test_a_wrapper_that_was_stopped_while_another_took_the_item_ends_the_command_at_once(bench: Bench) -> None:
+def test_wrapper_stopped_past_takeover_kills_command_at_once(bench: Bench) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env=FAST)
     child = read_pid(ready)
@@ -276,7 +277,7 @@ def test_a_wrapper_that_was_stopped_while_another_took_the_item_ends_the_command
 
 
 @only_linux
-def test_a_wrapper_that_is_killed_takes_the_command_with_it_but_not_what_that_started(bench: Bench) -> None:
+def test_killed_wrapper_kills_command_but_not_its_children(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     command = "sh -c 'echo $$ >{1}; exec sleep 600' & " + IGNORE_TERM
     started = bench.start("SD-1", "--", *words(command, *files))
@@ -296,7 +297,7 @@ def test_a_wrapper_that_is_killed_takes_the_command_with_it_but_not_what_that_st
 
 @pytest.mark.faults
 @only_linux
-def test_an_idle_run_costs_next_to_nothing(bench: Bench) -> None:
+def test_idle_run_costs_little_cpu(bench: Bench) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready))
     read_pid(ready)
@@ -319,7 +320,7 @@ def test_an_idle_run_costs_next_to_nothing(bench: Bench) -> None:
 
 @pytest.mark.faults
 @only_linux
-def test_a_long_run_does_not_grow(bench: Bench, proxy: Proxy) -> None:
+def test_long_run_does_not_grow(bench: Bench, proxy: Proxy) -> None:
     ready = bench.file()
     often = {"CLAUDE_SESSIONS_STALE_AFTER": "10m", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.01"}
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**often, "CLAUDE_SESSIONS_DSN": proxy.dsn})

@@ -1,4 +1,4 @@
-"""`run`s that a test starts: without a terminal or in a window, with the database behind a proxy that fails."""
+"""`run`s for tests, without a terminal or in a window, and a failing proxy before the database."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Table, make_caller
+from terminal import SHELLS, Terminal, environment
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
@@ -31,20 +32,19 @@ from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.operations import sessions
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.process import Host
-from shell.terminal import SHELLS, Terminal, environment
 
 LINUX = sys.platform.startswith("linux")
 only_linux = pytest.mark.skipif(not LINUX, reason="reads /proc, which only Linux has")
 PROGRAM = [sys.executable, "-m", "claude_sessions_cli"]
 RUN = f"{shlex.join(PROGRAM)} run"
-# Beats often, so that a loss is soon seen, and soon gives a claim away that is silent.
+# Frequent heartbeats, so that a loss is noticed soon; a silent claim lapses soon.
 FAST = {"CLAUDE_SESSIONS_STALE_AFTER": "3", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
-# As often, where a slow machine must not make a claim lapse.
+# As frequent, but a claim does not lapse on a slow machine.
 OFTEN = {**FAST, "CLAUDE_SESSIONS_STALE_AFTER": "60"}
-# Where a test has to wait until it lapses, and what comes just before must have its time.
+# For tests that wait until a claim lapses, and need some time before that.
 LAPSE_S = 10
 ROOMY = {**FAST, "CLAUDE_SESSIONS_STALE_AFTER": str(LAPSE_S)}
-# Say that they are there, then do nothing until they are killed; `exec`, so that the file names the process itself.
+# Report their pid, then idle until they are killed; `exec`, so that the file names the process itself.
 WAIT = "echo $$ >{0}; exec sleep 600"
 IGNORE_TERM = "trap '' TERM; echo $$ >{0}; while :; do sleep 0.05; done"
 _numbers = count()
@@ -89,7 +89,7 @@ class Bench:
         return subprocess.CompletedProcess(argv, started.returncode, out, err)
 
     def file(self) -> Path:
-        """Return the path of a file that is not there yet."""
+        """Return the path of a file that does not exist yet."""
         return self.directory / f"file-{next(_numbers)}"
 
     def window(self, shell: str, more: Mapping[str, str] | None = None, argv: Sequence[str] | None = None) -> JobWindow:
@@ -101,7 +101,7 @@ class Bench:
         return self.windows[-1]
 
     def processes(self) -> set[int]:
-        """Return the processes that descend from what this started, and have not ended."""
+        """Return the live descendants of the processes that this started."""
         found = set()
         for entry in Path("/proc").glob("[0-9]*") if LINUX else ():
             with suppress(OSError):
@@ -119,7 +119,7 @@ class Bench:
         return self.table.execute("SELECT * FROM public.claude_sessions ORDER BY created_at")
 
     def assert_ended(self, *, reason: str | None = None) -> dict[str, Any]:
-        """Assert that there is one session, which is over and holds nothing; return its row."""
+        """Assert that there is one session, which has ended and holds nothing; return its row."""
         [row] = self.rows()
         assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("released", None, None, None)
         own = row["metadata"]["claude_sessions_cli"]
@@ -132,7 +132,7 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End everything, and complain of what a test left running."""
+        """End everything, and fail if a test left processes running."""
         known = {window.pid for window in self.windows} | {started.pid for started in self.started}
         deadline = time.monotonic() + PATIENCE_S
         while (left := self.processes() - known) and time.monotonic() < deadline:
@@ -145,14 +145,14 @@ class Bench:
         for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        # Which ends once nobody has its pipes open any more.
+        # Returns once no process has its pipes open.
         for started in self.started:
             started.communicate()
         assert not left, f"processes were left: {left}"
 
 
 class JobWindow(Terminal):
-    """A terminal in which a test also presses keys, and sees whose it is."""
+    """A terminal in which a test also presses keys, and sees the foreground group."""
 
     def press(self, keys: str) -> None:
         """Send characters as they are."""
@@ -169,7 +169,7 @@ class JobWindow(Terminal):
         return int(termios.tcgetattr(self._master)[3])
 
     def answers(self) -> str:
-        """Wait until the shell has the terminal and answers; return the exit code of what it ran last."""
+        """Wait until the shell has the terminal and answers; return its last exit code."""
         file = self.directory / f"answer-{next(_numbers)}"
         until(lambda: self.foreground == self.pid, f"the shell in the foreground\n{self.seen()}")
         self.type(f"echo $? >{file}")
@@ -183,7 +183,7 @@ def read_pid(file: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists and has not ended."""
+    """Whether a process exists and is no zombie."""
     try:
         return not process.read(pid).zombie
     except ProcessLookupError:
@@ -196,7 +196,7 @@ def state(pid: int) -> str:
 
 
 def elsewhere(session_id: str) -> Caller:
-    """Return a session of another host, which judges this host's processes by their silence alone."""
+    """Return a session of another host, which can judge this host's processes only by their silence."""
     caller = make_caller(session_id, stale_after=3, heartbeat_every=1)
     host = Host("elsewhere", "another boot", "pid:[1]")
     return replace(caller, identity=replace(caller.identity, host=host))
@@ -217,7 +217,7 @@ def words(text: str, *files: Path) -> list[str]:
 
 
 class Proxy:
-    """Stands between `run` and the database, and may refuse to connect, or take what is sent and answer nothing."""
+    """Stands between `run` and the database; may refuse connections, or accept them and never answer."""
 
     def __init__(self, dsn: str) -> None:
         self._directory = tempfile.mkdtemp(prefix="cs-run-")
@@ -240,21 +240,21 @@ class Proxy:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def refuse(self) -> None:
-        """Be gone, like a server that was stopped."""
+        """Refuse connections, like a stopped server."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         (Path(self._directory) / ".s.PGSQL.5432").unlink()
 
     def hang(self) -> None:
-        """Answer nothing from now on, on any connection, until `resume`."""
+        """Answer nothing, on any connection, until `resume`."""
         self._gate.clear()
 
     def stall(self) -> None:
-        """Let clients connect, and answer no query until `resume`."""
+        """Accept connections, but answer no query until `resume`."""
         self._queries.clear()
 
     def resume(self) -> None:
-        """Pass on what was held up."""
+        """Forward what was held back."""
         self._gate.set()
         self._queries.set()
 
@@ -275,7 +275,7 @@ class Proxy:
             gate = self._gate
             if self.hang_next:
                 self.hang_next -= 1
-                gate = threading.Event()  # which nobody opens
+                gate = threading.Event()  # never set
             threading.Thread(target=self._serve, args=(client, gate), daemon=True).start()
 
     def _serve(self, client: socket.socket, gate: threading.Event) -> None:
@@ -298,7 +298,7 @@ class Proxy:
         with suppress(OSError):
             while read := source.recv(65536):
                 gate.wait()
-                # A query of either protocol: the answers to what the server asks at the beginning are none.
+                # A query of either protocol, but no answer to the server's authentication request.
                 if read[:1] in (b"Q", b"P"):
                     self._queries.wait()
                 target.sendall(read)
@@ -306,6 +306,6 @@ class Proxy:
             target.shutdown(socket.SHUT_RDWR)
 
 
-def force(table: Table) -> None:
-    """Take the item from whoever holds it."""
-    sessions.claim(table.database, elsewhere("thief"), "SD-1", force_reason="urgent")
+def force(table: Table, sd_id: str = "SD-1") -> None:
+    """Take an item from its holder."""
+    sessions.claim(table.database, elsewhere("thief"), sd_id, force_reason="urgent")

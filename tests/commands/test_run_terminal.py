@@ -11,15 +11,10 @@ import termios
 from pathlib import Path
 
 import pytest
-from waiting import until
-
-from claude_sessions_cli import process
-from shell.runs import (
+from runs import (
     FAST,
     IGNORE_TERM,
-    LAPSE_S,
     PROGRAM,
-    ROOMY,
     RUN,
     WAIT,
     Bench,
@@ -33,21 +28,24 @@ from shell.runs import (
     try_claim,
     words,
 )
+from waiting import until
+
+from claude_sessions_cli import process
 
 pytestmark = only_linux
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
-# The kernel stops the group of who reads a terminal that is not its own: here, once the command has ended and before
-# the wrapper has taken the terminal back, which is too short a time to hit from outside.
+# The kernel stops the group of a background process that reads the terminal: here between the command's end and the
+# moment when the wrapper takes the terminal back, which is too short a time to hit from outside.
 ASKS_AT_THE_END = """
 import os, pathlib, signal, subprocess, sys, time
-from claude_sessions_cli import renewing, running
+from claude_sessions_cli import renewal, supervisor
 
 reader = subprocess.Popen(["sleep", "600"])
 
 def state():
     return pathlib.Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
-class Runner(running._Runner):
+class Runner(supervisor._Runner):
     def _reap(self):
         status = super()._reap()
         if status is not None:
@@ -56,7 +54,7 @@ class Runner(running._Runner):
                 time.sleep(0.01)
         return status
 
-keeper = renewing.Keeper(lambda: 900.0, 60.0, renewing.Trust(renewing.uptime(), 900.0))
+keeper = renewal.Keeper(lambda: 900.0, 60.0, renewal.Trust(renewal.uptime(), 900.0))
 code = Runner(["true"], os.environ, keeper, print).run().code
 deadline = time.monotonic() + 2
 while state() == "T" and time.monotonic() < deadline:
@@ -66,7 +64,7 @@ reader.kill()
 sys.exit(code)
 """
 both_shells = pytest.mark.parametrize("shell", ["bash", "zsh"])
-# Where what takes long is not the shell's doing.
+# For long tests in which the shell matters little.
 both_shells_at_length = pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.faults)])
 
 
@@ -85,7 +83,7 @@ def start(window: JobWindow, text: str, ready: Path) -> int:
 
 
 def reads(ready: Path, file: Path, then: str = "") -> str:
-    """Return a command that writes what it reads from its standard input into a file."""
+    """Return a command that copies a line of its standard input into a file."""
     return command('echo $$ >{0}; read -r line; echo "$line" >{1}; ' + then, ready, file)
 
 
@@ -99,9 +97,7 @@ def text_of(file: Path) -> str:
 
 @both_shells
 @pytest.mark.parametrize(("key", "code"), [(CTRL_C, 130), (CTRL_BACKSLASH, 131)], ids=["interrupt", "quit"])
-def test_a_key_ends_the_command_and_the_shell_has_its_terminal_back(
-    bench: Bench, shell: str, key: str, code: int
-) -> None:
+def test_key_ends_command_and_returns_terminal_to_shell(bench: Bench, shell: str, key: str, code: int) -> None:
     window, ready = bench.window(shell), bench.file()
     window.type("ulimit -c 0")
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
@@ -114,7 +110,7 @@ def test_a_key_ends_the_command_and_the_shell_has_its_terminal_back(
 
 
 @both_shells
-def test_a_key_that_the_command_handles_does_not_end_it(bench: Bench, shell: str) -> None:
+def test_handled_key_does_not_end_the_command(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     text = "trap 'exit 5' INT; echo $$ >{0}; while :; do sleep 0.02; done"
     start(window, f"{RUN} SD-1 -- {command(text, ready)}", ready)
@@ -125,7 +121,7 @@ def test_a_key_that_the_command_handles_does_not_end_it(bench: Bench, shell: str
 
 @both_shells
 @pytest.mark.parametrize("wrapped", [True, False], ids=["with run", "without"])
-def test_an_interrupt_ends_the_loop_around_the_command_too(bench: Bench, shell: str, wrapped: bool) -> None:
+def test_interrupt_ends_the_loop_around_the_command(bench: Bench, shell: str, wrapped: bool) -> None:
     window, ready, log = bench.window(shell), bench.file(), bench.file()
     one = (f"{RUN} SD-1 -- " if wrapped else "") + command("echo again >>{1}; " + WAIT, ready, log)
     start(window, f"for i in 1 2 3; do {one}; done", ready)
@@ -136,7 +132,7 @@ def test_an_interrupt_ends_the_loop_around_the_command_too(bench: Bench, shell: 
 
 @pytest.mark.parametrize("wrapped", [True, False], ids=["with run", "without"])
 @pytest.mark.parametrize("interpreter", ["sh", "bash"])
-def test_an_interrupt_ends_the_script_around_the_command_too(bench: Bench, interpreter: str, wrapped: bool) -> None:
+def test_interrupt_ends_the_script_around_the_command(bench: Bench, interpreter: str, wrapped: bool) -> None:
     window, ready, log = bench.window("bash"), bench.file(), bench.file()
     one = (f"{RUN} SD-1 -- " if wrapped else "") + command("echo again >>{1}; " + WAIT, ready, log)
     script = bench.directory / "script"
@@ -148,7 +144,7 @@ def test_an_interrupt_ends_the_script_around_the_command_too(bench: Bench, inter
 
 
 @both_shells
-def test_a_job_is_stopped_continued_in_the_background_and_fetched_back(bench: Bench, shell: str) -> None:
+def test_job_is_stopped_backgrounded_and_foregrounded(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     wrapper = process.read(child).ppid
@@ -173,7 +169,7 @@ def test_a_job_is_stopped_continued_in_the_background_and_fetched_back(bench: Be
 
 
 @both_shells
-def test_a_command_that_stops_itself_gives_the_shell_its_terminal(bench: Bench, shell: str) -> None:
+def test_self_stopped_command_returns_terminal_to_shell(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     text = "echo $$ >{0}; kill -STOP $$; exit 5"
     child = start(window, f"{RUN} SD-1 -- {command(text, ready)}", ready)
@@ -185,9 +181,9 @@ def test_a_command_that_stops_itself_gives_the_shell_its_terminal(bench: Bench, 
 
 
 @both_shells
-def test_a_job_that_ends_in_the_background_leaves_the_terminal_to_the_shell(bench: Bench, shell: str) -> None:
+def test_job_ending_in_background_leaves_terminal_to_shell(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
-    # Not a loop of commands: some shells wait for the start of each in such a way that ^Z cannot stop them there.
+    # Not a loop of commands: some shells cannot be stopped by ^Z while they start one.
     child = start(window, f"{RUN} SD-1 -- {command('echo $$ >{0}; exec sleep 600', ready)}", ready)
     wrapper = process.read(child).ppid
     window.press(CTRL_Z)
@@ -203,7 +199,7 @@ def test_a_job_that_ends_in_the_background_leaves_the_terminal_to_the_shell(benc
 
 
 @both_shells
-def test_a_job_that_begins_in_the_background_asks_for_the_terminal_as_any_other(bench: Bench, shell: str) -> None:
+def test_background_job_stops_when_it_reads_the_terminal(bench: Bench, shell: str) -> None:
     window, ready, read = bench.window(shell), bench.file(), bench.file()
     child = start(window, f"{RUN} SD-1 -- {reads(ready, read, 'exit 5')} &", ready)
     wrapper = process.read(child).ppid
@@ -219,7 +215,7 @@ def test_a_job_that_begins_in_the_background_asks_for_the_terminal_as_any_other(
 
 
 @both_shells
-def test_closing_the_window_ends_the_command_and_gives_the_claim_back(bench: Bench, shell: str) -> None:
+def test_closing_the_window_ends_command_and_releases_claim(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     wrapper = process.read(child).ppid
@@ -228,9 +224,9 @@ def test_closing_the_window_ends_the_command_and_gives_the_claim_back(bench: Ben
     bench.assert_ended(reason="failed")
 
 
-def test_a_program_that_has_a_window_for_itself_is_not_stopped_for_good(bench: Bench) -> None:
+def test_command_in_window_without_shell_is_not_left_stopped(bench: Bench) -> None:
     ready = bench.file()
-    # It says that it is there once it goes on: while it is stopped, the wrapper has the terminal.
+    # It reports its pid once it is continued: while it is stopped, the wrapper has the terminal.
     text = "kill -TSTP $$; echo ready; echo $$ >{0}; read -r line; exit 5"
     window = bench.window("", argv=[*PROGRAM, "run", "SD-1", "--", *words(text, ready)])
     child = read_pid(ready)
@@ -245,7 +241,7 @@ def test_a_program_that_has_a_window_for_itself_is_not_stopped_for_good(bench: B
 
 
 @both_shells
-def test_a_command_reads_the_terminal_up_to_the_end_of_input(bench: Bench, shell: str) -> None:
+def test_command_reads_terminal_up_to_end_of_input(bench: Bench, shell: str) -> None:
     window, ready, read = bench.window(shell), bench.file(), bench.file()
     start(window, f"{RUN} SD-1 -- {command('echo $$ >{0}; cat >{1}', ready, read)}", ready)
     window.type("one")
@@ -257,7 +253,7 @@ def test_a_command_reads_the_terminal_up_to_the_end_of_input(bench: Bench, shell
 
 
 @both_shells
-def test_a_killed_command_does_not_leave_the_terminal_raw(bench: Bench, shell: str) -> None:
+def test_killed_command_does_not_leave_terminal_raw(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell), bench.file()
     text = "echo $$ >{0}; stty raw -echo; exec sleep 600"
     child = start(window, f"{RUN} SD-1 -- {command(text, ready)}", ready)
@@ -273,7 +269,7 @@ def test_a_killed_command_does_not_leave_the_terminal_raw(bench: Bench, shell: s
     bench.assert_ended(reason="failed")
 
 
-def test_modes_that_a_command_sets_and_leaves_stay(bench: Bench) -> None:
+def test_terminal_modes_set_by_command_persist(bench: Bench) -> None:
     window, after = bench.window("bash"), bench.file()
     script = f"{RUN} SD-1 -- stty -onlcr; stty -a >{after}; echo >>{after}; stty onlcr"
     window.type(f"sh -c {shlex.quote(script)}")
@@ -281,8 +277,8 @@ def test_modes_that_a_command_sets_and_leaves_stay(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("what", ["true", "./broken", "sh -c 'kill -KILL $$'"])
-def test_a_script_reads_the_terminal_after_the_run(bench: Bench, what: str) -> None:
-    (bench.directory / "broken").write_text("#!/no/such/interpreter\n")
+def test_script_reads_terminal_after_the_run(bench: Bench, what: str) -> None:
+    (bench.directory / "broken").write_text(f"#!{bench.directory}/missing\n")
     (bench.directory / "broken").chmod(0o755)
     window, read, ready = bench.window("bash"), bench.file(), bench.file()
     window.type(f"sh -c {shlex.quote(f'{RUN} SD-1 -- {what}; echo $$ >{ready}; read -r line; echo $line >{read}')}")
@@ -297,7 +293,7 @@ def test_a_script_reads_the_terminal_after_the_run(bench: Bench, what: str) -> N
 
 
 @both_shells
-def test_a_pipeline_passes_its_output_and_ends(bench: Bench, shell: str) -> None:
+def test_pipeline_passes_output_and_ends(bench: Bench, shell: str) -> None:
     window, read = bench.window(shell), bench.file()
     window.type(f"{RUN} SD-1 -- seq 100000 | tail -n 1 >{read}")
     assert text_of(read) == "100000\n"
@@ -306,7 +302,7 @@ def test_a_pipeline_passes_its_output_and_ends(bench: Bench, shell: str) -> None
 
 
 @both_shells
-def test_a_pager_reads_keys_while_the_command_writes(bench: Bench, shell: str) -> None:
+def test_pager_reads_keys_while_command_writes(bench: Bench, shell: str) -> None:
     if shutil.which("less") is None:
         pytest.skip("less is not installed")
     window = bench.window(shell, {"TERM": "xterm", "LESS": ""})
@@ -321,7 +317,7 @@ def test_a_pager_reads_keys_while_the_command_writes(bench: Bench, shell: str) -
 
 @both_shells
 @pytest.mark.parametrize("place", ["{run} | cat", "{run} >/dev/null", "cat /dev/null | {run}"])
-def test_keys_reach_a_command_that_has_no_terminal_of_its_own(bench: Bench, shell: str, place: str) -> None:
+def test_keys_reach_a_command_with_redirected_streams(bench: Bench, shell: str, place: str) -> None:
     window, ready = bench.window(shell), bench.file()
     child = start(window, place.format(run=f"{RUN} SD-1 -- {command(WAIT, ready)}"), ready)
     wrapper = process.read(child).ppid
@@ -337,7 +333,7 @@ def test_keys_reach_a_command_that_has_no_terminal_of_its_own(bench: Bench, shel
 
 
 @both_shells
-def test_two_programs_of_a_pipeline_ask_for_the_terminal_in_turn(bench: Bench, shell: str) -> None:
+def test_pipeline_programs_use_the_terminal_in_turn(bench: Bench, shell: str) -> None:
     window, ready, first, second = bench.window(shell), bench.file(), bench.file(), bench.file()
     asks = command('echo $$ >{0}; read -r line </dev/tty; echo "$line"', ready)
     then = command('read -r line; echo "$line" >{0}; read -r line </dev/tty; echo "$line" >{1}', first, second)
@@ -351,17 +347,17 @@ def test_two_programs_of_a_pipeline_ask_for_the_terminal_in_turn(bench: Bench, s
     bench.assert_ended(reason="completed")
 
 
-def test_a_reader_that_asks_for_the_terminal_just_as_the_command_ends_goes_on(bench: Bench) -> None:
+def test_reader_stopped_at_command_exit_is_continued(bench: Bench) -> None:
     window, file, program = bench.window("bash"), bench.file(), bench.directory / "program.py"
     program.write_text(ASKS_AT_THE_END)
     window.type(f"{sys.executable} {program} {file}")
-    # Stopped, it is one that the kernel told with the whole group, and nobody continued.
+    # If it is stopped, the kernel stopped it with the whole group, and the wrapper did not continue it.
     assert text_of(file) == "goes on\n"
     assert window.answers() == "0"
 
 
 @both_shells
-def test_the_reader_of_a_pipeline_gets_the_terminal_back_while_the_command_goes_on(bench: Bench, shell: str) -> None:
+def test_pipeline_reader_gets_terminal_while_command_runs(bench: Bench, shell: str) -> None:
     window, ready, first, second = bench.window(shell), bench.file(), bench.file(), bench.file()
     text = 'echo $$ >{0}; read -r line </dev/tty; echo "$line"; exec sleep 600'
     then = command('read -r line; echo "$line" >{0}; read -r line </dev/tty; echo "$line" >{1}', first, second)
@@ -381,7 +377,7 @@ def test_the_reader_of_a_pipeline_gets_the_terminal_back_while_the_command_goes_
 
 
 @both_shells_at_length
-def test_an_item_that_the_terminal_holds_stays_held(bench: Bench, shell: str) -> None:
+def test_item_held_by_terminal_stays_held(bench: Bench, shell: str) -> None:
     window = bench.window(shell)
     program = shlex.join(PROGRAM)
     assert window.run(f"{program} claim SD-1").code == 0
@@ -398,7 +394,7 @@ def test_an_item_that_the_terminal_holds_stays_held(bench: Bench, shell: str) ->
 
 
 @both_shells
-def test_two_runs_of_different_items_go_on_in_one_terminal(bench: Bench, shell: str) -> None:
+def test_two_runs_of_different_items_share_a_terminal(bench: Bench, shell: str) -> None:
     window, files = bench.window(shell), [bench.file(), bench.file()]
     children = [start(window, f"{RUN} SD-{n} -- {command(WAIT, file)} &", file) for n, file in enumerate(files, 1)]
     assert bench.holder("SD-1")["session_id"] != bench.holder("SD-2")["session_id"]
@@ -409,8 +405,8 @@ def test_two_runs_of_different_items_go_on_in_one_terminal(bench: Bench, shell: 
 
 
 @both_shells_at_length
-def test_a_job_that_was_stopped_for_long_goes_on_where_its_claim_is_still_there(bench: Bench, shell: str) -> None:
-    window, ready = bench.window(shell, ROOMY), bench.file()
+def test_long_stopped_job_resumes_if_still_held(bench: Bench, shell: str) -> None:
+    window, ready = bench.window(shell, FAST), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
     window.press(CTRL_Z)
     window.answers()
@@ -425,7 +421,7 @@ def test_a_job_that_was_stopped_for_long_goes_on_where_its_claim_is_still_there(
 
 
 @both_shells_at_length
-def test_a_job_that_was_stopped_does_not_go_on_where_another_took_its_item(bench: Bench, shell: str) -> None:
+def test_stopped_job_that_lost_its_item_does_not_resume(bench: Bench, shell: str) -> None:
     window, ready, log = bench.window(shell, FAST), bench.file(), bench.file()
     text = "trap 'exit 0' TERM; echo $$ >{0}; while :; do echo >>{1}; done"
     child = start(window, f"{RUN} SD-1 -- {command(text, ready, log)}", ready)
@@ -436,13 +432,13 @@ def test_a_job_that_was_stopped_does_not_go_on_where_another_took_its_item(bench
     window.type("fg")
     assert window.answers() == "4"
     assert not is_alive(child)
-    # Its own way out of what it was doing when it was told to end.
+    # Its last steps before it noticed SIGTERM.
     assert log.stat().st_size <= written + 2
     assert bench.holder()["session_id"] == "rival"
 
 
 @both_shells_at_length
-def test_a_command_that_lost_its_claim_leaves_the_terminal_as_it_was(bench: Bench, shell: str) -> None:
+def test_command_that_lost_its_claim_restores_the_terminal(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell, FAST), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(f'stty raw -echo; {IGNORE_TERM}', ready)}", ready)
     force(bench.table)
@@ -456,7 +452,7 @@ def test_a_command_that_lost_its_claim_leaves_the_terminal_as_it_was(bench: Benc
 
 
 def lapsed(bench: Bench, row: dict[str, object]) -> bool:
-    """Whether the silence since a row's heartbeat is longer than a roomy claim lasts."""
+    """Whether the silence since a row's heartbeat is longer than the claim lasts."""
     silence = "SELECT clock_timestamp() - %s > make_interval(secs => %s) AS over"
-    [found] = bench.table.execute(silence, row["heartbeat_at"], LAPSE_S)
+    [found] = bench.table.execute(silence, row["heartbeat_at"], float(FAST["CLAUDE_SESSIONS_STALE_AFTER"]))
     return bool(found["over"])

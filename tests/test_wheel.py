@@ -9,16 +9,16 @@ from pathlib import Path
 
 from claude_sessions_cli import queries
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 
 
-def test_a_checkout_reads_the_sql_beside_the_package() -> None:
+def test_checkout_reads_sql_beside_the_package() -> None:
     assert queries.directory() == CHECKOUT / "sql"
 
 
-def test_a_wheel_carries_every_sql_file(tmp_path: Path) -> None:
+def test_wheel_carries_every_sql_file(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    # Nothing is fetched: what builds the wheel is here already.
+    # Nothing is fetched: the build backend is installed already.
     pip += ["--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(tmp_path), str(CHECKOUT)], check=True, timeout=120)
     installed = tmp_path / "claude_sessions_cli" / "sql"
