@@ -34,16 +34,17 @@ from claude_sessions_cli.settings import Settings
 
 FOREIGN = ("CLAUDE", "PG")
 CHECKOUT = Path(__file__).resolve().parents[1]
-# Of root alone: as themselves, everybody can read where they run it.
+# Skipped only for root: every other user can read their own checkout.
 needs_open_checkout = pytest.mark.skipif(
     os.geteuid() == 0 and not all(place.stat().st_mode & 0o001 for place in (CHECKOUT, *CHECKOUT.parents)),
     reason="other accounts cannot read this checkout",
 )
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many workers share the tests: each makes a server of its own, unless all are given the same one."""
-    # Many tests wait, for a server's start or a process' end, so that more of them than processors fit in.
+    """Return the number of workers. Each starts its own server, unless CLAUDE_SESSIONS_TEST_DSN names one for all."""
+    # Many tests wait for a server or a process, so there is room for more workers than processors.
     return 0 if os.environ.get("CLAUDE_SESSIONS_TEST_DSN") else 2 * (os.cpu_count() or 1)
 
 
@@ -51,11 +52,11 @@ SOURCES = pytest.StashKey[set[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin to note which servers are used, and let keys and signals end what tests start."""
+    """Prepare the list of servers used, and restore the default signals for child processes."""
     config.stash[SOURCES] = set[str]()
-    # The commands that tests start are compiled once, as they are for those who use them.
+    # Commands are compiled once, as for users.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    # A job in the background of a script, or under nohup, ignores them, and all that it starts would as well.
+    # Background jobs of scripts, and nohup, ignore these signals, and their children inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -63,34 +64,38 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Note which server a worker used."""
-    # One that crashed tells nothing.
+    """Record the server of a worker."""
+    # A crashed worker has no output.
     node.config.stash[SOURCES].update(getattr(node, "workeroutput", {}).get("postgres", []))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the process that shares the tests out which server this worker used."""
+    """Send the server of this worker to the controlling process."""
     if hasattr(session.config, "workeroutput"):
         sources = session.config.stash[SOURCES]
         session.config.workeroutput["postgres"] = [*sources]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell on which Postgres all of it was tested."""
+    """Print the Postgres servers of this run."""
     for source in terminalreporter.config.stash[SOURCES]:
         terminalreporter.line(f"Postgres: {source}")
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Take the developer's own settings away from every test."""
+def clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Replace the developer's settings and directories by those of the test."""
     for name in list(os.environ):
         if name.startswith(FOREIGN) and name != "CLAUDE_SESSIONS_TEST_DSN":
             monkeypatch.delenv(name)
+    # Config and state are below it.
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    # The data of root are not, and may belong to a server in use. A line of a crontab would repeat the variable.
+    if "in_private_cron" not in request.fixturenames:
+        monkeypatch.setenv("CLAUDE_SESSIONS_DATA_DIR", str(tmp_path / ".local/share/claude-sessions"))
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Server:
         return psycopg.conninfo.make_conninfo(self.dsn, dbname=name)
 
     def create(self, name: str, extra: str = "") -> str:
-        """Create a database anew and return its DSN."""
+        """Create a database, replacing any of the same name, and return its DSN."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
             connection.execute(f'CREATE DATABASE "{name}" {extra}')
@@ -123,7 +128,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def _container(stack: ExitStack) -> Server | None:
-    # The client library leaves a socket behind where no engine answers, and testcontainers warns of its own past.
+    # Without an engine the client library leaks a socket, and testcontainers prints deprecation warnings.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import docker  # type: ignore[import-untyped]
@@ -141,17 +146,17 @@ def _container(stack: ExitStack) -> Server | None:
 
 
 def _embedded(stack: ExitStack) -> Server:
-    # As root the server runs as another account, which must be able to reach its directory.
+    # For root, the server runs as another account, which must reach this directory.
     directory = tempfile.mkdtemp(prefix="claude-sessions-test-")
     Path(directory).chmod(0o755)
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     patch.setenv("CLAUDE_SESSIONS_DATA_DIR", directory)
-    # Each worker starts one at the same time as the others.
+    # All workers start their servers at the same time.
     patch.setattr(embedded, "WAIT_SECONDS", 120.0)
     dsn = embedded.ensure(lambda _: None)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        # What it holds is worth nothing after a crash, and it makes many databases.
+        # The data need not survive a crash, and the tests create many databases.
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")
     version = embedded.status().version
@@ -203,7 +208,7 @@ def seed_dsn(_seed_database: str) -> str:
 
 @pytest.fixture(params=["001 alone", "whole schema"])
 def either_dsn(request: pytest.FixtureRequest) -> str:
-    """Return an empty table, once as the seed has it and once under the whole schema."""
+    """Return the DSN of an empty table, once of the seed and once under the whole schema."""
     name = "seed_dsn" if request.param == "001 alone" else "dsn"
     return str(request.getfixturevalue(name))
 
@@ -225,7 +230,7 @@ def fresh_database(server: Server) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def make_role(server: Server) -> Iterator[Callable[..., str]]:
-    """Return a function that creates a role; name it before `fresh_database`, whose databases depend on it."""
+    """Return a function that creates a role; request it before `fresh_database`, whose databases depend on it."""
     made: list[sql.Identifier] = []
 
     def create(name: str, attributes: str = "NOLOGIN") -> str:
@@ -310,8 +315,11 @@ def make_caller(
     return Caller(identity, Settings(None, "the test", stale_after, heartbeat_every), now)
 
 
+Sleeper = Callable[[], "subprocess.Popen[bytes]"]
+
+
 @pytest.fixture
-def sleeper() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def sleeper() -> Iterator[Sleeper]:
     """Return a function that starts a process which lives until the test ends it."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -330,7 +338,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Return a function that runs the program as a process of its own, without a terminal."""
+    """Return a function that runs the program in its own process, without a terminal."""
 
     def run(
         *argv: str, env: Mapping[str, str | None] | None = None, **options: Any
@@ -348,7 +356,7 @@ def cli(tmp_path: Path) -> Cli:
                 "capture_output": True,
                 "text": True,
                 "timeout": 60,
-                # No terminal: a test must not act as the session of whoever runs it.
+                # No terminal: a test must not act as the session of its developer.
                 "start_new_session": True,
                 **options,
             },

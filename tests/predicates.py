@@ -1,4 +1,4 @@
-"""Remove each predicate of each SQL statement, one at a time, and see that a test goes red for it.
+"""Remove each predicate of each SQL statement, one at a time, and check that a test fails.
 
 A mutant is a copy of the checkout in which one condition has no effect, or one guard (a lock, an order, a level) is
 gone. Each is shown to the tests until one fails; one that passes them all survived: it needs a test, or is superfluous.
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 GIVE_UP_S = 600
 
-# What no test can see, and why it stays. By the mutant's name.
+# Mutants that no test can detect, by name, and the reason to keep the predicate.
 EQUIVALENT = {
     "complete_held_items: ORDER BY name -> -": "the distinct items are found by sorting today, which nothing promises",
     "complete_past_items: ORDER BY name -> -": "likewise",
@@ -40,91 +40,120 @@ EQUIVALENT = {
     "lock_claim: , id -> -": "they come in this order already, and a sort of few keeps it, which nothing promises",
 }
 
-# The tests to show a mutant to, those that are likeliest to see it first, by the file that it changes.
+# The tests for the mutants of a file, the likeliest to fail first. Files are named relative to tests/, without `test_`.
 SECURITY = (
-    "bad_input::test_a_role_that_row_security_blinds_is_denied",
-    "bad_input::test_a_role_that_row_security_lets_only_read_lists_and_writes_nothing",
-    "bad_input::test_a_condition_beside_an_open_policy_hides_nothing",
-    "bad_input::test_a_role_that_row_security_lets_delete_nothing_prunes_nothing",
-    "bad_input::test_a_check_of_what_is_written_keeps_nothing_from_being_deleted",
+    "commands/row_security::test_role_blinded_by_row_security_is_denied",
+    "commands/row_security::test_read_only_policy_lists_and_denies_writes",
+    "commands/row_security::test_open_policy_outweighs_condition",
+    "commands/row_security::test_prune_without_delete_policy_is_denied",
+    "commands/row_security::test_check_policy_does_not_limit_prune",
 )
 DEFAULTS = (
-    "bad_input::test_a_lock_that_is_held_too_long_is_a_timeout",
-    "bad_input::test_the_defaults_of_a_database_change_nothing",
+    "commands/unreachable::test_lock_held_too_long_is_timeout",
+    "commands/encodings::test_settings_of_database_change_nothing",
 )
 ODD_ROWS = (
-    "bad_input::test_a_row_of_another_program_breaks_no_command",
-    "bad_input::test_rows_of_other_programs_are_listed_and_reaped",
+    "commands/foreign_rows::test_foreign_row_breaks_no_command",
+    "commands/foreign_rows::test_foreign_rows_are_listed_and_reaped",
 )
 CATALOG = (
-    "schema::test_the_shipped_catalog_is_what_the_files_make",
-    "schema::test_check_finds_what_differs",
-    "schema::test_check_without_a_table_names_the_command_that_makes_it",
-    "schema::test_apply_makes_what_is_missing_and_alters_nothing",
+    "operations/schema::test_shipped_catalog_matches_files",
+    "operations/schema::test_check_finds_each_difference",
+    "operations/schema::test_check_without_table_names_apply",
+    "operations/schema::test_apply_creates_missing_objects_and_alters_none",
 )
 COMPLETION = (
-    "shell/completion::test_what_stands_there_decides_what_is_offered",
-    "shell/completion::test_a_table_without_history_offers_what_is_held",
-    "shell/completion::test_no_name_is_offered_that_a_shell_would_take_for_more",
+    "shell/completion::test_completion_offers_names_for_the_current_word",
+    "shell/completion::test_table_without_history_offers_held_items",
+    "shell/completion::test_names_with_shell_syntax_are_not_offered",
 )
-LOCKS = ("predicates", "claim", "heartbeat", "release", "leases", "lock_order")
+LEASES = tuple(f"operations/{name}" for name in ("check", "park", "run", "wait", "tombstones"))
+LOCKS = (
+    "operations/predicates",
+    "operations/claim",
+    "operations/heartbeat",
+    "operations/release",
+    *LEASES,
+    "operations/lock_order",
+)
 TESTS = {
-    "begin": ("predicates", "history", "leases", "reap", *SECURITY, *DEFAULTS),
-    "begin_schema": ("predicates", "schema"),
+    "begin": (
+        "database",
+        "operations/predicates",
+        "operations/history",
+        *LEASES,
+        "operations/reap",
+        *SECURITY,
+        *DEFAULTS,
+    ),
+    "begin_schema": ("database", "operations/predicates", "operations/schema"),
     "complete_held_items": COMPLETION,
     "complete_past_items": COMPLETION,
     "complete_session_ids": COMPLETION,
-    "clear_claim": ("release", "claim", "leases"),
-    "find_sessions": ("release",),
-    "grant_access": ("schema",),
-    "list_live_sessions": ("reap", *ODD_ROWS),
-    "list_sessions": ("list", *ODD_ROWS),
-    "list_sessions_here": ("here",),
-    "list_session_events": ("history", "predicates"),
-    "list_terms": ("history", "predicates"),
-    "insert_session": ("heartbeat", "claim"),
-    "renew_claim": ("claim", "leases"),
-    "take_claim": ("claim", "heartbeat", "history"),
-    "read_later_holder": ("leases",),
-    "read_session": ("heartbeat", "leases"),
-    "seen_columns": ("claim", "heartbeat"),
-    "session_columns": ("claim",),
+    "clear_claim": ("operations/release", "operations/claim", *LEASES),
+    "find_sessions": ("operations/release", "operations/tombstones"),
+    "grant_access": ("operations/schema",),
+    "list_live_sessions": ("operations/reap", *ODD_ROWS),
+    "list_sessions": ("operations/list", *ODD_ROWS),
+    "list_sessions_here": ("operations/heartbeat_here",),
+    "list_session_events": ("operations/history", "operations/predicates"),
+    "list_terms": ("operations/history", "operations/predicates"),
+    "insert_session": ("operations/heartbeat", "operations/claim", "operations/tombstones"),
+    "renew_claim": ("operations/claim", *LEASES),
+    "take_claim": ("operations/claim", "operations/heartbeat", "operations/history", "operations/tombstones"),
+    "read_later_holder": (*LEASES,),
+    "read_session": ("operations/heartbeat", *LEASES),
+    "seen_columns": ("operations/claim", "operations/heartbeat", "operations/tombstones"),
+    "session_columns": ("operations/claim", "operations/tombstones"),
     "lock_claim": LOCKS,
     "lock_session": LOCKS,
     "lock_work_item": LOCKS,
-    "merge_metadata": ("release", "leases"),
-    "merged_metadata": ("claim", "heartbeat", "release", *ODD_ROWS),
-    "name_successor": ("heartbeat", "claim"),
-    "count_prunable": ("reap",),
-    "prunable": ("reap",),
-    "prune_sessions": ("reap",),
-    "clamp_future_heartbeats": ("reap",),
+    "merge_metadata": ("operations/release", *LEASES),
+    "merged_metadata": (
+        "operations/claim",
+        "operations/heartbeat",
+        "operations/release",
+        *ODD_ROWS,
+        "operations/tombstones",
+    ),
+    "name_successor": ("operations/heartbeat", "operations/claim", "operations/tombstones"),
+    "count_prunable": ("operations/prune", "operations/reap"),
+    "prunable": ("operations/prune", "operations/reap"),
+    "prune_sessions": ("operations/prune", "operations/reap"),
+    "clamp_future_heartbeats": ("operations/reap",),
     "read_catalog": CATALOG,
-    "read_fence_floor": ("history", "claim", *ODD_ROWS),
-    "reap_sessions": ("reap", "here", *ODD_ROWS),
-    "renew_heartbeat": ("heartbeat", "here", "leases"),
-    "renew_heartbeats": ("here",),
-    "renew_term": ("leases",),
-    "revive_session": ("heartbeat", "leases"),
-    "role_exists": ("schema",),
-    "001_claude_sessions": ("schema",),
-    "002_exclusive_claims": ("schema",),
-    "003_history": ("predicates", "history", "leases", "claim", "heartbeat", "schema"),
+    "read_fence_floor": ("operations/history", "operations/claim", *ODD_ROWS, "operations/tombstones"),
+    "reap_sessions": ("operations/reap", "operations/heartbeat_here", *ODD_ROWS),
+    "renew_heartbeat": ("operations/heartbeat", "operations/heartbeat_here", *LEASES),
+    "renew_heartbeats": ("operations/heartbeat_here",),
+    "renew_term": (*LEASES,),
+    "revive_session": ("operations/heartbeat", *LEASES),
+    "role_exists": ("operations/schema",),
+    "001_claude_sessions": ("operations/schema",),
+    "002_exclusive_claims": ("operations/schema",),
+    "003_history": (
+        "operations/predicates",
+        "operations/history",
+        *LEASES,
+        "operations/claim",
+        "operations/heartbeat",
+        "operations/schema",
+    ),
 }
-# The history's functions and triggers are told by the catalog's text as well, which any change makes red.
-TOLD_BY_TEXT = (
-    "test_check_looks_at_nothing_but_the_tools_own_objects_and_tells_more_in_order",
-    "test_the_shipped_catalog_is_what_the_files_make",
-    "test_check_finds_what_differs",
-    "test_apply_makes_what_is_missing_and_alters_nothing",
-    "test_check_says_the_same_in_json",
-    "test_apply_brings_back_a_trigger_that_is_missing",
+# These compare the text of functions and triggers too, so they would fail for any change.
+COMPARED_BY_TEXT = (
+    "test_check_ignores_foreign_objects_and_sorts_extra_ones",
+    "test_shipped_catalog_matches_files",
+    "test_check_finds_each_difference",
+    "test_apply_creates_missing_objects_and_alters_none",
+    "test_check_command_prints_differences_as_json",
+    "test_apply_restores_missing_trigger",
     "test_every_file_runs_twice_under_plain_psql",
-    "test_what_print_prints_runs_under_plain_psql",
+    "test_printed_schema_runs_under_plain_psql",
 )
-# Slow, and about other things than SQL.
+# Slow, and not about SQL.
 LEFT_OUT = ("deadlock", "container", "hidden", "at_once")
-# A mutant that Postgres cannot even read proves nothing.
+# Mutants that Postgres cannot parse prove nothing.
 BROKEN = re.compile(
     r"syntax error|SyntaxError|IndeterminateDatatype|AmbiguousParameter|DatatypeMismatch|CannotCoerce"
     r"|could not determine data type|must be type boolean|UndefinedFunction|InvalidColumnReference"
@@ -147,7 +176,7 @@ CLAUSE_ENDS = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file: what stands between two places gives way to something else."""
+    """One change of one file: a replaced range of its text."""
 
     path: Path
     start: int
@@ -162,7 +191,7 @@ class Mutant:
 
 
 class Source:
-    """The tokens of an SQL file, and the mutants that can be made of it."""
+    """The tokens of an SQL file, and its mutants."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -182,7 +211,7 @@ class Source:
         self.closing = self._pair()
 
     def _pair(self) -> dict[int, int]:
-        """Return where each parenthesis and each CASE closes."""
+        """Return the closing place of each parenthesis and CASE."""
         open_ones: list[int] = []
         closing = {}
         for i, token in enumerate(self.tokens):
@@ -193,14 +222,14 @@ class Source:
         return closing
 
     def top(self, start: int, end: int) -> Iterator[int]:
-        """Yield the tokens between two places that stand in no parentheses of their own."""
+        """Yield the tokens between two places, outside of inner parentheses."""
         i = start
         while i < end:
             yield i
             i = self.closing.get(i, i) + 1
 
     def until(self, start: int, ends: set[str], limit: int | None = None) -> int:
-        """Return where a clause ends: at one of those words, or with what encloses it."""
+        """Return the end of a clause: one of the words in `ends`, or the end of the enclosing text."""
         for i in self.top(start, limit or len(self.tokens)):
             # IS DISTINCT FROM does not end a condition.
             if self.tokens[i] == "FROM" and self.tokens[i - 1] == "DISTINCT":
@@ -210,27 +239,27 @@ class Source:
         return limit or len(self.tokens)
 
     def split(self, start: int, end: int, word: str) -> list[tuple[int, int]]:
-        """Return the parts between those words."""
+        """Return the parts between occurrences of a word."""
         cuts = [i for i in self.top(start, end) if self.tokens[i] == word]
         return list(zip([start, *(cut + 1 for cut in cuts)], [*cuts, end], strict=True))
 
     def compares(self, start: int, end: int) -> bool:
-        """Whether this is a condition, and no other value."""
-        # NOT NULL by itself is a column's.
+        """Whether this is a condition, not another value."""
+        # NOT NULL alone belongs to a column.
         return any(
             self.tokens[i] in COMPARES and self.tokens[i : i + 2] != ["NOT", "NULL"] for i in self.top(start, end)
         )
 
     def change(self, start: int, end: int, instead: str) -> None:
-        """Note a mutant in which some tokens give way to a text."""
+        """Add a mutant that replaces a range of tokens by a text."""
         place = (self.places[start][0], self.places[end - 1][1])
         self.found.setdefault((*place, instead), self.text[slice(*place)])
 
     def condition(self, start: int, end: int, neutral: tuple[str, ...]) -> None:
-        """Take each predicate of a condition away; `neutral` is what stands for the condition as a whole."""
+        """Remove each predicate of a condition; `neutral` are the values to replace the whole by."""
         joints = {self.tokens[i] for i in self.top(start, end)}
         for word in neutral:
-            # What a conjunction is good for shows when one of its parts goes.
+            # Of a conjunction, the parts are removed instead.
             if "AND" not in joints and ("OR" not in joints or word == "TRUE"):
                 self.change(start, end, word)
         for joint, without in (("OR", "FALSE"), ("AND", "TRUE")):
@@ -309,7 +338,7 @@ class Source:
             if token == "nullif" and number == 0:
                 continue
             if self.tokens[parts[number][0]] == "%(now)s":
-                continue  # The tests' own clock.
+                continue  # The clock of the tests.
             rest = [self._words(*part) for other, part in enumerate(parts) if other != number]
             name = "greatest" if token == "greatest" else "coalesce"
             alone = "::jsonb" if rest == ["'{}'"] else ""
@@ -341,7 +370,7 @@ class Source:
         elif follows("ISOLATION", "LEVEL"):
             self.change(i, i + 4, "")
         elif follows("SET", "LOCAL") or token in ("PERFORM", "REVOKE", "GRANT"):
-            # Not the CASE's end, but the statement's. In a block's body no statement may be empty.
+            # The end of the statement, not of a CASE. A statement in a block must not be empty.
             in_block = self.text.count("$$", 0, self.places[i][0]) % 2
             self.change(i, self.until(i, {";"}), "NULL" if token == "PERFORM" or in_block else "")
         elif follows("ON", "CONFLICT"):
@@ -356,23 +385,30 @@ class Source:
             self.change(i, self.until(i + 2, {"UNION"}), "")
 
 
+def address(name: str) -> str:
+    """Return pytest's address of a file or test named in TESTS."""
+    file, mark, test = name.partition("::")
+    folder, slash, stem = file.rpartition("/")
+    return f"tests/{folder}{slash}test_{stem}.py{mark}{test}"
+
+
 @dataclass
 class Worker:
-    """A copy of the checkout, and a server of its own for its tests."""
+    """A copy of the checkout, and a server for its tests."""
 
     checkout: Path
     dsn: str
 
     def judge(self, mutant: Mutant | None) -> str:
-        """Show a mutant to the tests and return the first that is red, or an empty text."""
+        """Run the tests on a mutant, and return the first that fails, or an empty text."""
         if mutant is None:
             return self._show(sorted({name for names in TESTS.values() for name in names}), LEFT_OUT)
         target = self.checkout / mutant.path.relative_to(ROOT)
         before = target.read_bytes()
         target.write_text(mutant.text(), encoding="utf-8")
         try:
-            left_out = (*LEFT_OUT, *TOLD_BY_TEXT) if mutant.path.stem == "003_history" else LEFT_OUT
-            return self._show([*TESTS.get(mutant.path.stem, ()), "predicates"], left_out)
+            left_out = (*LEFT_OUT, *COMPARED_BY_TEXT) if mutant.path.stem == "003_history" else LEFT_OUT
+            return self._show([*TESTS.get(mutant.path.stem, ()), "operations/predicates"], left_out)
         finally:
             target.write_bytes(before)
 
@@ -380,9 +416,7 @@ class Worker:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line"]
         command += ["-k", " and ".join(f"not {word}" for word in left_out)]
         for name in dict.fromkeys(names):
-            file, _, test = name.partition("::")
-            directory, _, stem = f"db/{file}".rpartition("/")
-            command.append(f"tests/{directory.removeprefix('db/')}/test_{stem}.py" + (f"::{test}" if test else ""))
+            command.append(address(name))
         self._forget()
         env = {"PYTHONPATH": str(self.checkout), "PYTHONDONTWRITEBYTECODE": "1", "CLAUDE_SESSIONS_TEST_DSN": self.dsn}
         try:
@@ -405,7 +439,7 @@ class Worker:
         return ("BROKEN: " if BROKEN.search(done.stdout) else "") + red.group(1)
 
     def _forget(self) -> None:
-        """Take away what a red test left on the server, so that the next is not red for it."""
+        """Delete the leftovers of a failed test from the server, so that the next does not fail for them."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             made = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> current_database()"
             for (name,) in connection.execute(made).fetchall():
@@ -418,32 +452,32 @@ class Worker:
 
 @contextmanager
 def hired() -> Iterator[Worker]:
-    """Make a worker."""
-    from claude_sessions_cli.embedded import server
+    """Create a worker, and stop its server at the end."""
+    from claude_sessions_cli.embedded import server as embedded
 
     with tempfile.TemporaryDirectory(prefix="claude-sessions-predicates-") as directory:
-        # As root the server runs as another account, which must be able to reach its directory.
+        # For root, the server runs as another account, which must reach this directory.
         Path(directory).chmod(0o755)
         checkout = Path(directory) / "checkout"
         for name in ("claude_sessions_cli", "sql", "tests"):
             shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", checkout)
         os.environ["CLAUDE_SESSIONS_DATA_DIR"] = f"{directory}/data"
-        dsn = server.ensure(lambda _: None)
+        dsn = embedded.ensure(lambda _: None)
         with psycopg.connect(dsn, autocommit=True) as connection:
-            # Its data are worth nothing, and it makes some databases for every mutant.
+            # The data need not survive a crash, and each mutant creates databases.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         try:
             yield Worker(checkout, dsn)
         finally:
             os.environ["CLAUDE_SESSIONS_DATA_DIR"] = f"{directory}/data"
-            server.stop()
+            embedded.stop()
             del os.environ["CLAUDE_SESSIONS_DATA_DIR"]
 
 
-def judge_all(mutants: list[Mutant | None], tell: Callable[[Mutant | None, str], None]) -> None:
-    """Show every mutant to the tests, several at a time."""
+def judge_all(mutants: list[Mutant | None], report: Callable[[Mutant | None, str], None]) -> None:
+    """Run the tests on every mutant, several at a time."""
     waiting: queue.SimpleQueue[Mutant | None] = queue.SimpleQueue()
     for mutant in mutants:
         waiting.put(mutant)
@@ -454,7 +488,7 @@ def judge_all(mutants: list[Mutant | None], tell: Callable[[Mutant | None, str],
                 mutant = waiting.get_nowait()
             except queue.Empty:
                 return
-            tell(mutant, worker.judge(mutant))
+            report(mutant, worker.judge(mutant))
 
     with ExitStack() as stack:
         workers = [stack.enter_context(hired()) for _ in range(WORKERS)]
@@ -463,7 +497,7 @@ def judge_all(mutants: list[Mutant | None], tell: Callable[[Mutant | None, str],
 
 
 def main() -> int:
-    """Judge every mutant, print the table, and fail if one survived that is not known to be equivalent."""
+    """Judge every mutant, print the table, and fail if one survives that is not known to be equivalent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only the mutants whose name contains one of these")
     parser.add_argument("--list", action="store_true", help="print the mutants and judge none")
@@ -483,7 +517,7 @@ def main() -> int:
     counts = {"killed": 0, "survived": 0, "broken": 0}
     lock = threading.Lock()
 
-    def tell(mutant: Mutant | None, red: str) -> None:
+    def report(mutant: Mutant | None, red: str) -> None:
         with lock:
             if mutant is None:
                 print(f"{'nothing changed':90}  {'GREEN' if not red else f'RED: {red}'}", flush=True)
@@ -493,9 +527,9 @@ def main() -> int:
             counts[verdict] += 1
             print(f"{mutant.name:90}  {red or 'SURVIVED'}", flush=True)
 
-    # What is red without a change proves nothing, so that is tried too.
+    # Tests that fail without a change prove nothing, so the unchanged text is judged too.
     unchanged: list[Mutant | None] = [] if options.words else [None]
-    judge_all(unchanged + [mutant for mutant in chosen if mutant not in known], tell)
+    judge_all(unchanged + [mutant for mutant in chosen if mutant not in known], report)
     for mutant in known:
         print(f"{mutant.name:90}  known to be equivalent: {EQUIVALENT[mutant.name]}")
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())

@@ -1,4 +1,4 @@
-"""Waiting for what other processes and threads do, by looking again and again."""
+"""Poll for the effects of other processes and threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import scalar_row
 
-# As long as a busy machine may need: where all is well, nobody waits that long.
+# Enough for a busy machine; only a failing test waits that long.
 PATIENCE_S = 60.0
 PAUSE_S = 0.01
 
@@ -21,12 +21,12 @@ def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE_S)
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(PAUSE_S)
 
 
 def until_waiting(connection: psycopg.Connection[Any], number: int = 1) -> list[str]:
-    """Wait until so many clients of the connection's database wait for a lock; return how their programs are called."""
+    """Wait until `number` clients of the connection's database wait for a lock, and return their application names."""
     waiting = (
         "SELECT application_name FROM pg_stat_activity"
         " WHERE datname = current_database() AND backend_type = 'client backend' AND wait_event_type = 'Lock'"
@@ -34,7 +34,7 @@ def until_waiting(connection: psycopg.Connection[Any], number: int = 1) -> list[
 
     def all_wait() -> list[str] | None:
         with connection.cursor(row_factory=scalar_row) as cursor:
-            # Inside a transaction the statistics would stand still.
+            # Within a transaction the statistics are cached.
             cursor.execute("SELECT pg_stat_clear_snapshot()")
             found = cursor.execute(waiting).fetchall()
         return found if len(found) >= number else None

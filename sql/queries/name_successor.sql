@@ -1,6 +1,6 @@
 -- Write the new holder of an item, and its fence, into the tombstones of earlier losers. Metadata of other programs may
 -- have no room for them.
--- Parameters: session_ids (text[]), by (text), fence (bigint). Returns: nothing.
+-- Parameters: session_ids (text[]), by (text), fence (bigint), now. Returns: nothing.
 UPDATE public.claude_sessions SET
     metadata = jsonb_set(
         metadata, '{claude_sessions_cli,tombstone}',

@@ -1,7 +1,7 @@
 """Time the commands as whole processes, against a bare script with psycopg and psql that send the same statements.
 
-All of them take turns within one run, so that what else the machine does falls on each alike; the medians are compared.
-Fails where a command misses its bar.
+All of them take turns within one run, so that other load hits each alike; the medians are compared. Fails if a command
+misses its bar.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Program:
         return statistics.median(self.seconds) * 1000
 
     def run(self, environment: dict[str, str]) -> bytes:
-        """Run it once, and return what it wrote."""
+        """Run it once, and return its output."""
         begin = time.perf_counter()
         output = _on_terminal(self.argv, environment) if self.terminal else _piped(self.argv, environment)
         self.seconds.append(time.perf_counter() - begin)
@@ -79,7 +79,7 @@ def _on_terminal(argv: list[str], environment: dict[str, str]) -> bytes:
         os.execve(argv[0], argv, environment)
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     output = b""
-    # Linux says EIO where the last process has closed the terminal.
+    # Linux raises EIO once the last process has closed the terminal.
     with contextlib.suppress(OSError):
         while data := os.read(master, 1 << 16):
             output += data
@@ -92,7 +92,7 @@ def _on_terminal(argv: list[str], environment: dict[str, str]) -> bytes:
 
 @dataclass
 class Recording:
-    """What a command says to the database."""
+    """The connection and the statements of a command."""
 
     conninfo: str = ""
     statements: list[tuple[bool, str, Any]] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Recording:
 
 @contextmanager
 def recorded() -> Iterator[Recording]:
-    """Record the connection and the statements of what runs meanwhile in this process."""
+    """Record the connection and the statements of this process inside the block."""
     found = Recording()
     connect, execute = psycopg.connect, psycopg.Cursor.execute
 
@@ -122,7 +122,7 @@ def recorded() -> Iterator[Recording]:
 
 
 def record(*argv: str) -> Recording:
-    """Run a command inside this process and return what it said to the database."""
+    """Run a command inside this process and return its recording."""
     with recorded() as found, contextlib.redirect_stdout(io.StringIO()) as output:
         code = cli.run(list(argv))
     if code:
@@ -131,7 +131,7 @@ def record(*argv: str) -> Recording:
 
 
 def bare_script(found: Recording) -> str:
-    """Return a Python script that says the same to the database, and prints the rows."""
+    """Return a Python script that sends the same statements, and prints the rows."""
     lines = [
         "import psycopg",
         f"connection = psycopg.connect({found.conninfo!r}, autocommit=True, prepare_threshold=None)",
@@ -152,10 +152,10 @@ def psql_script(found: Recording) -> str:
     return "".join(text.rstrip().rstrip(";") + ";\n" for text in texts)
 
 
-def find_psql() -> str | None:
+def find_psql(directory: Path) -> str | None:
     """Return psql: the embedded one, else the one of the system."""
     with contextlib.suppress(Unreachable):
-        embedded = cluster.find_install(Path("/nonexistent")) / "bin" / "psql"
+        embedded = cluster.find_install(directory / "missing") / "bin" / "psql"
         if embedded.exists():
             return str(embedded)
     return shutil.which("psql")
@@ -174,7 +174,7 @@ def take_turns(programs: Sequence[Program], environment: dict[str, str], rounds:
 
 def compare(dsn: str, directory: Path, environment: dict[str, str], rounds: int) -> bool:
     """Print the table of the commands beside the bare script and psql; return whether all bars hold."""
-    psql = find_psql()
+    psql = find_psql(directory)
     commands = {
         "heartbeat": ["heartbeat"],
         "claim": ["claim", ITEM],
@@ -252,7 +252,7 @@ def scale(few: str, many: str, released: int, environment: dict[str, str], round
 
 @contextmanager
 def databases(names: Sequence[str]) -> Iterator[Callable[[str], str]]:
-    """Find the server that the tests would use; give what returns the DSN of a new database of a name."""
+    """Find the server that the tests would use; yield a function that creates a database and returns its DSN."""
     with ExitStack() as stack:
         given = os.environ.get("CLAUDE_SESSIONS_TEST_DSN")
         server = Server(given, "CLAUDE_SESSIONS_TEST_DSN") if given else _container(stack) or _embedded(stack)

@@ -33,7 +33,7 @@ DATABASE = "cs_bench_here"
 
 
 def main() -> int:
-    """Print a line for each number of sessions; fail where the bar is missed."""
+    """Print a line for each number of sessions; fail if the bar is missed."""
     with databases([DATABASE]) as create:
         sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(PROCESSES)]
         try:

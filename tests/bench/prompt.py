@@ -1,8 +1,8 @@
-"""Time what the hooks add to a prompt, beside a bare shell's prompt, in real shells on a pseudoterminal.
+"""Time the cost of the hooks at a prompt, beside a bare shell's prompt, in real shells on a pseudoterminal.
 
-A shell times itself, in bursts: the fastest burst is what the work costs, the rest is what else the machine did. Forks
-are counted with strace, where it is installed. Fails where bash or zsh miss a bar, with the bare prompt's own time
-counted in; fish is shown beside them.
+A shell times itself, in bursts: the fastest burst is the cost of the work, the rest is other load. Forks are counted
+with strace, if it is installed. Fails if bash or zsh misses a bar, including the bare prompt's own time; fish is only
+shown.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ best DUE 1 due __claude_sessions_prompt
 exit 0
 """,
 }
-# Two numbers of prompts: what differs between their forks is what the prompts fork.
+# Two numbers of prompts: the difference of their forks is the forks of the prompts.
 FORKING = {
     "bash": 'source HOOK; eval "$PROMPT_COMMAND"; echo STATE >"$__claude_sessions_state"\n'
     'for ((q = 0; q < COUNT; q++)); do eval "$PROMPT_COMMAND"; done; kill -9 $$',
@@ -118,7 +118,7 @@ FORKING = {
 
 
 def on_terminal(argv: Sequence[str]) -> str:
-    """Run a program on a terminal of its own and return what it showed."""
+    """Run a program on a terminal of its own and return its output."""
     pid, master = pty.fork()
     if pid == 0:
         os.execvp(argv[0], list(argv))
@@ -148,7 +148,7 @@ def measure(shell: str, directory: Path, hook: Path) -> dict[str, float]:
 
 
 def count_forks(shell: str, directory: Path, hook: Path) -> int | None:
-    """Return how many processes 100 prompts start that are not due; None where strace cannot tell."""
+    """Return how many processes 100 prompts start that are not due; None if strace cannot count them."""
     if shutil.which("strace") is None:
         return None
     forks = []
@@ -167,7 +167,7 @@ def count_forks(shell: str, directory: Path, hook: Path) -> int | None:
 
 
 def main() -> None:
-    """Print a table, and fail where a bar is missed."""
+    """Print a table, and fail if a bar is missed."""
     failed, bars = False, f"{NOT_DUE_BAR_US} us not due, {DUE_BAR_US / 1000:+g} ms when due"
     with tempfile.TemporaryDirectory(prefix="claude-sessions-bench-") as name:
         directory = Path(name)

@@ -1,4 +1,4 @@
-"""What races start from: worker processes, and a database of their own."""
+"""Fixtures of the races: worker processes, and a database of their own."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def racing_dsn(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def watch(racing_dsn: str, pool: Pool) -> Iterator[Watch]:
-    """Return a look at the table, with the workers connected."""
+    """Return a view of the table, with the workers connected."""
     with racing.watched(racing_dsn, pool) as seen:
         yield seen

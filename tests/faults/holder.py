@@ -1,4 +1,4 @@
-"""A process that claims, beats, stalls and releases until SIGTERM, and logs when it believed to hold what."""
+"""A process that claims, beats, stalls and releases until SIGTERM, and logs when it believes to hold an item."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Holder:
             try:
                 self._turn()
             except Unreachable:
-                # Cut off while frozen in a transaction. Whatever it was, it has not been answered: nothing is believed.
+                # Cut off while frozen in a transaction. The operation got no answer, so that nothing is believed.
                 self.note("cut off")
                 self._stack.close()
                 self._database = None
@@ -89,7 +89,7 @@ class Holder:
         self._believe(result.session, start, result.outcome)
         leave_at = time.monotonic() + self._choose.uniform(0, 4)
         while time.monotonic() < leave_at and not self._is_over:
-            # Some are late, so late that others may take the item.
+            # Some are so late that others may take the item.
             stalls = self._choose.random() < 0.15
             time.sleep(self._choose.uniform(3, 5) if stalls else HEARTBEAT_EVERY_S * self._choose.uniform(0.5, 1))
             if not self._renew(item):
@@ -100,7 +100,7 @@ class Holder:
             release(self._connected(), self.caller, end=self._choose.random() < 0.2)
 
     def _renew(self, item: str) -> bool:
-        """Renew the claim in one of the two ways, note what that says, and return whether the item is held."""
+        """Renew the claim in one of the two ways, log the result, and return whether the item is held."""
         start, fence = time.monotonic(), self._fence
         try:
             if self._choose.random() < 0.5:
@@ -121,7 +121,7 @@ class Holder:
         return True
 
     def _believe(self, held: JudgedSession, start: float, outcome: str) -> None:
-        """Note that the item is held from now until the trust in the attempt that began at `start` ends."""
+        """Log that the item is held from now until the trust in the attempt that began at `start` ends."""
         self._fence = held.session.fence or 0
         until = start + STALE_AFTER_S - MARGIN_S
         self.note(outcome, item=held.session.sd_id, fence=self._fence, start=start, until=until)
@@ -133,7 +133,7 @@ class Holder:
 
 
 def main(arguments: dict[str, Any]) -> None:
-    """Do as the arguments say."""
+    """Run a holder or a reaper."""
     database.STATEMENT_TIMEOUT_MS = TIMEOUT_MS
     reaps = arguments.pop("reaps")
     holder = Holder(**arguments)

@@ -1,4 +1,4 @@
-"""What must hold of every single change of the table, and an independent idea of what each operation answers."""
+"""Invariants of every single change of the table, and of the answers of the operations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = "claude_sessions_cli"
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 DAY, PARK_LIMIT = timedelta(days=1), timedelta(minutes=45)
 SILENT, GONE, MAX_AGE, FORCED, BY_OTHER = "silent", "process gone", "max age", "forced", "released by another"
-# What an operation may end, and as what, where it is not the session's own: reason -> (operations, status after it).
+# How an operation may end another session's claim: reason -> (operations, status after it).
 EVICTIONS = {
     SILENT: ({"claim", "claim_any", "reap"}, {"stale"}),
     GONE: ({"claim", "claim_any", "reap", "here"}, {"released"}),
@@ -27,7 +27,7 @@ CLAIMS = {"claim", "claim_any"}
 GIVES_BACK = {"release", "release_term", "release_other", *CLAIMS}
 REGISTERS = {"heartbeat", *CLAIMS}
 
-# Every change as two rows, before and after: whoever makes it, in the order in which row locks let it happen.
+# Every change of any program as two rows, before and after, in the order of the row locks.
 JOURNAL = """
 CREATE TABLE public.journal AS
 SELECT 0::bigint AS entry, 0 AS backend, false AS later, s.* FROM public.claude_sessions AS s WITH NO DATA;
@@ -113,17 +113,17 @@ def demand(condition: object, law: str, *about: object) -> None:
 
 
 def brief(row: Row) -> str:
-    """Return what matters of a row in a line."""
+    """Return the main facts of a row in a line."""
     if "session_id" not in row:
         return "\n  ".join(brief(part) if isinstance(part, dict) else str(part) for part in row.values())
     times = {name: row[name] for name in ("claimed_at", "heartbeat_at", "updated_at") if row.get(name)}
-    told = ", ".join(f"{name} {time:%d %H:%M:%S.%f}" for name, time in times.items())
-    return f"{row['session_id']}: {row.get('status')} {row['sd_id']}, {told}, pid {row['pid']}, {row.get('metadata')}"
+    shown = ", ".join(f"{name} {time:%d %H:%M:%S.%f}" for name, time in times.items())
+    return f"{row['session_id']}: {row.get('status')} {row['sd_id']}, {shown}, pid {row['pid']}, {row.get('metadata')}"
 
 
 @dataclass
 class Term:
-    """One tenure, and who began it."""
+    """One tenure, and the operation that began it."""
 
     session: str
     item: str
@@ -183,7 +183,7 @@ class Change:
 
 @dataclass
 class Ledger:
-    """The table as the changes told so far make it, and all terms there were."""
+    """The table after the changes recorded so far, and all terms so far."""
 
     has_history: bool
     is_alive: Callable[[Row], bool | None]
@@ -198,15 +198,15 @@ class Ledger:
         return next((row for row in self.rows.values() if row["session_id"] == session), None)
 
     def holders(self, item: str) -> list[Row]:
-        """Return who holds an item."""
+        """Return the holders of an item."""
         return [row for row in self.rows.values() if holds(row) and row["sd_id"] == item]
 
     def term_of(self, row: Row) -> Term:
         """Return the term that a row is in."""
         return next(term for term in reversed(self.terms) if not term.ended and term.is_that_of(row))
 
-    def tell(self, changes: Iterable[Change]) -> None:
-        """Check changes in their order."""
+    def record(self, changes: Iterable[Change]) -> None:
+        """Check and apply changes in their order."""
         for change in changes:
             if not change.operation.foreign:
                 self._check_tool(change)
@@ -243,7 +243,7 @@ class Ledger:
             if other["id"] == row["id"]:
                 continue
             writer = self.term_of(other).operation
-            # Another program locks nothing: what it writes meanwhile, a claim may miss.
+            # Another program locks nothing: a claim may miss its concurrent writes.
             excused = writer.foreign and writer in change.operation.overlapped
             demand(excused, "a claim of an item that has a holder", change, other)
 
@@ -251,7 +251,7 @@ class Ledger:
         mine = fence(row)
         demand(mine is not None, "a claim without a fence", change)
         assert mine is not None
-        now = row["updated_at"]  # the time that this statement was told
+        now = row["updated_at"]  # the clock of this statement
         for term in self.terms:
             if term.item != row["sd_id"] or term.fence is None:
                 continue
@@ -267,7 +267,7 @@ class Ledger:
             demand(mine > term.fence, "a fence repeats or falls", change, term)
 
     def _traced(self, term: Term, row: Row, operation: Operation) -> bool:
-        """Whether an earlier term is still told of: by the row that takes the item, or one that lost it to nobody."""
+        """Whether a tombstone still records an earlier term: in the taker's row, or in a loser's without successor."""
         for other in self.rows.values():
             lost = stone(other)
             if not lost or (lost["sd_id"], lost.get("fence")) != (term.item, term.fence):
@@ -306,7 +306,7 @@ class Ledger:
     def _check_columns(self, change: Change, was: Row, becomes: Row) -> None:
         operation, times = change.operation, change.operation.times
         differ = {name for name in was if was[name] != becomes[name]}
-        demand(not differ & {"id", "session_id", "created_at"}, "what a row is changed", change)
+        demand(not differ & {"id", "session_id", "created_at"}, "an identity column changed", change)
         demand(theirs(was) == theirs(becomes), "other programs' metadata changed", change)
         straight = was["sd_id"] is not None and becomes["sd_id"] not in (None, was["sd_id"])
         demand(not straight, "moved straight from one item to another", change)
@@ -324,12 +324,12 @@ class Ledger:
             demand(allowed is None or differ <= allowed, "more than a heartbeat was written", change)
         if operation.kind in ("renew_term", "release_term"):
             term = operation.facts["term"]
-            # The session of a term that was lost ends with it, and takes along what a row that has ended still names.
+            # The session of a lost term ends with it, and its row may still name an item.
             ended = operation.kind == "release_term" and not holds(was)
             demand(ended or term.is_that_of(was), "a term that is over was written to", change, term)
 
     def _check_foreign_row(self, change: Change, was: Row, becomes: Row) -> None:
-        """Check what an operation does to the row of another session than the caller's."""
+        """Check a change of another session's row."""
         operation, differ = change.operation, {name for name in was if was[name] != becomes[name]}
         mine = {name for name in {*own(was), *own(becomes)} if own(was).get(name) != own(becomes).get(name)}
         if operation.kind == "here" and differ == {"heartbeat_at"}:
@@ -379,11 +379,11 @@ class Ledger:
             demand(allowed, "its own operation lost a claim", change)
             return
         if not isinstance(was["metadata"], (dict, type(None))):
-            return  # there is no room for a tombstone in what another program left
+            return  # another program's metadata has no room for a tombstone
         demand(lost, "a claim was lost without a tombstone", change)
         assert lost
-        told = (lost["sd_id"], lost.get("fence")) == (was["sd_id"], fence(was))
-        demand(told, "a tombstone tells of another claim", change)
+        matches = (lost["sd_id"], lost.get("fence")) == (was["sd_id"], fence(was))
+        demand(matches, "a tombstone records another claim", change)
         kinds, statuses = EVICTIONS.get(lost["reason"], (set(), set()))
         demand(operation.kind in kinds, "lost for a reason that this operation has not", change)
         demand(becomes["status"] in statuses, "lost with another status than its reason's", change)
@@ -413,7 +413,7 @@ class Ledger:
         if operation.kind == "heartbeat" and was["sd_id"] is None:
             lost = stone(was) or {}
             restored = (lost.get("sd_id"), lost.get("reason"), lost.get("by")) == (becomes["sd_id"], SILENT, None)
-            # Or it still had it, from a program that tells no time of a claim.
+            # Or it still held it, from a program that writes no time of a claim.
             renumbered = own(was).get("release_reason") == "new fence"
             demand(restored or renumbered, "a heartbeat claimed", change)
             if restored and was["session_id"] not in self.disturbed:
@@ -423,20 +423,20 @@ class Ledger:
             demand(seen == (operation.facts["process"]["pid"], operation.facts["process"]), "not its process", change)
 
     def _check_unsucceeded(self, change: Change, item: str, lost_fence: int | None) -> None:
-        """Check that nobody else has held an item since the term that a session gets back."""
+        """Check that no other session has held an item since the term that is restored."""
         operation = change.operation
         lost = [n for n, term in enumerate(self.terms) if (term.session, term.fence) == (operation.session, lost_fence)]
         if not lost or lost_fence is None:
-            return  # another program tells no time of it
+            return  # another program wrote no time of the claim
         for term in self.terms[lost[-1] + 1 :]:
             if term.item != item or term.session == operation.session:
                 continue
-            # Of other programs the history alone knows, by the fences that it was told.
+            # Only the history knows the terms of other programs, by their fences.
             seen = self.has_history and term.operation not in operation.overlapped and (term.fence or 0) > lost_fence
             demand(term.operation.foreign and not seen, "a claim came back past another's", change, term)
 
     def check_ended(self, operation: Operation, changes: list[Change]) -> None:
-        """Check what an operation that has ended now left behind."""
+        """Check the effects of an operation that has ended."""
         demand(operation.deadlocks == 0, "a deadlock", operation, *operation.statements)
         if operation.foreign or operation.crashed:
             return
@@ -445,7 +445,7 @@ class Ledger:
             demand(not changes, "an operation that failed changed something", operation, operation.error, *changes)
         for change in changes:
             if operation.kind in ("heartbeat", "reap", "here") and change.ends and change.was:
-                self._check_told(operation, change.was)
+                self._check_tombstone(operation, change.was)
         taken = [
             change.becomes
             for change in changes
@@ -457,36 +457,36 @@ class Ledger:
             result = operation.result.session.session
             mine = [change.becomes for change in changes if change.row["session_id"] == operation.session]
             demand(mine and mine[-1], "a claim that wrote nothing", operation)
-            told = (mine[-1] or {}).get("sd_id"), fence(mine[-1] or {}), result.status
+            stored = (mine[-1] or {}).get("sd_id"), fence(mine[-1] or {}), result.status
             demand(
-                told == (result.sd_id, result.fence, "active"), "a claim answers what is not so", operation, mine[-1]
+                stored == (result.sd_id, result.fence, "active"), "a claim answers a wrong state", operation, mine[-1]
             )
             demand(result.sd_id in operation.facts["items"], "a claim took another item", operation, result)
             self._check_claim(operation, changes, bool(taken))
 
     def _check_claim(self, operation: Operation, changes: list[Change], began: bool) -> None:
-        """Check that a claim says whether it is a new one, and that its fence is above all that it evicted."""
+        """Check that a claim reports whether it is new, and that its fence exceeds those that it evicted."""
         outcome, now_fence = operation.result.outcome, operation.result.session.session.fence
         ended = {change.row["session_id"]: change.was for change in changes if change.ends and change.was}
         mine = ended.pop(operation.session or "", None)
         demand(began or outcome not in ("claimed", "switched"), "a claim that did not begin", operation, outcome)
         if outcome == "already_yours":
             demand(not began or (mine and fence(mine) is None), "a claim that was taken twice", operation)
-        demand((outcome in ("took_over", "forced")) == bool(ended), "an eviction that is not told", operation, outcome)
+        demand((outcome in ("took_over", "forced")) == bool(ended), "an unreported eviction", operation, outcome)
         for row in ended.values():
             demand(now_fence > (fence(row) or 0), "a fence below that of an evicted holder", operation, row)
 
-    def _check_told(self, operation: Operation, was: Row) -> None:
+    def _check_tombstone(self, operation: Operation, was: Row) -> None:
         row = self.rows.get(was["id"])
         if row is None or not isinstance(was["metadata"], (dict, type(None))) or row["session_id"] in self.disturbed:
             return
         lost = stone(row) or {}
-        told = (lost.get("sd_id"), lost.get("fence")) == (was["sd_id"], fence(was))
+        matches = (lost.get("sd_id"), lost.get("fence")) == (was["sd_id"], fence(was))
         later = {other for other in operation.overlapped if other.session == row["session_id"]}
-        demand(told or later, "a claim was lost without a tombstone", operation, was, row)
+        demand(matches or later, "a claim was lost without a tombstone", operation, was, row)
 
     def _check_successor(self, operation: Operation, taken: Row) -> None:
-        """Check that nobody can have back, for mere silence, what somebody else has held since."""
+        """Check that no session can restore an item that another has held since."""
         for row in self.rows.values():
             lost = stone(row)
             if (
@@ -496,10 +496,10 @@ class Ledger:
             ):
                 continue
             restorable = lost["reason"] == SILENT and lost.get("by") is None and row["status"] != "released"
-            demand(not restorable, "a claim that does not name itself to those who lost the item", operation, row)
+            demand(not restorable, "a claim that does not name itself in the tombstones of the item", operation, row)
 
     def check_state(self) -> None:
-        """Check what must hold whenever nothing runs."""
+        """Check the invariants of a quiet table."""
         for term in self.terms:
             row = self.row(term.session)
             if term.ended and row is not None and not term.operation.foreign and term.is_that_of(row):

@@ -1,4 +1,4 @@
-"""Sessions, other programs, processes and a clock that do whatever Hypothesis thinks of, checked after every step."""
+"""Sessions, other programs, processes and a clock, driven by Hypothesis and checked after every step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
 from claude_sessions_cli.operations.history import History, read
-from claude_sessions_cli.operations.history import Term as ToldTerm
+from claude_sessions_cli.operations.history import Term as RecordedTerm
 from claude_sessions_cli.operations.park import park, unpark
 from claude_sessions_cli.operations.reap import ReapResult, reap
 from claude_sessions_cli.operations.release import release, release_other
@@ -38,7 +38,7 @@ from faults.stepping import Clock, Line, Operation, Stage
 
 START = datetime(2026, 1, 5, 12, tzinfo=timezone.utc)
 ITEMS = ["SD-A", "SD-B", "SD-C"]
-# What each session allows itself to be silent; the first three are processes of this host.
+# How long each session may be silent; the first three are processes of this host.
 PATIENCE = {"alpha": 900.0, "beta": 300.0, "gamma": 900.0, "delta": 900.0, "omega": 300.0}
 ANCHORED = ("alpha", "beta", "gamma")
 STRANGERS = ["stranger-1", "stranger-2"]
@@ -50,7 +50,7 @@ who = st.sampled_from(list(PATIENCE))
 anyone = st.sampled_from([*PATIENCE, *STRANGERS])
 # One item is wanted more than the others.
 item = st.sampled_from([ITEMS[0], ITEMS[0], *ITEMS])
-# Before which statement an operation stops; mostly before none.
+# The statement before which an operation stops; usually it does not.
 hold = st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
 index = st.integers(0, 15)
 flag = st.booleans()
@@ -67,7 +67,7 @@ class Anchor:
 
 
 def make_database(create: Callable[[str], str], name: str, files: list[str]) -> str:
-    """Make a database in which a transaction that does not say otherwise sees nothing new."""
+    """Make a database with repeatable read as the default isolation."""
     dsn = create(name)
     with psycopg.connect(dsn, autocommit=True) as connection:
         for file in files:
@@ -93,7 +93,7 @@ def stage_database(create: Callable[[str], str], name: str, schema: str) -> Iter
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """The table, and everybody who acts on it."""
+    """The table, and all that act on it."""
 
     tally: ClassVar[Counter[str]] = Counter()
 
@@ -112,13 +112,13 @@ class LeaseMachine(RuleBasedStateMachine):
         self.ledger = Ledger(has_history, self.is_alive)
         self.oracle = Oracle(self.ledger, self.clock)
         self.changes: dict[Operation, list[Change]] = {}
-        # False once something was found: what follows from it is not looked for.
+        # False once a check failed: its consequences are not checked.
         self.sound = True
 
-    # Who acts.
+    # Actors.
 
     def is_alive(self, row: Row) -> bool | None:
-        """Whether the process that a row records lives; None where that is not recorded in full."""
+        """Whether the process that a row records lives; None if the record is incomplete."""
         record = laws.own(row).get("process")
         if not isinstance(record, dict) or row["pid"] is None or record.get("pid") != row["pid"]:
             return None
@@ -158,7 +158,7 @@ class LeaseMachine(RuleBasedStateMachine):
         expected: Callable[[], object] | None = None,
         **facts: Any,
     ) -> Operation:
-        """Start an operation of the tool, and check what it did and answered as far as it got."""
+        """Start an operation of the tool, and check its changes and its answer so far."""
         facts = {"stale_after": caller.settings.stale_after, "process": caller.identity.process_record, **facts}
         return self._start(Operation(kind, caller.identity.session_id, work, hold, facts), expected)
 
@@ -181,7 +181,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return operation
 
     def account(self) -> None:
-        """Read what has changed since, and check it."""
+        """Read and check the changes since the last call."""
         self.sound = False
         entries: dict[int, dict[bool, Row]] = {}
         backends: dict[int, int] = {}
@@ -197,7 +197,7 @@ class LeaseMachine(RuleBasedStateMachine):
         ]
         for change in changes:
             self.changes.setdefault(change.operation, []).append(change)
-        self.ledger.tell(changes)
+        self.ledger.record(changes)
         for operation in self.stage.collect():
             self.check_ended(operation)
         self.check_table()
@@ -205,7 +205,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.sound = True
 
     def check_ended(self, operation: Operation) -> None:
-        """Check the answer of an operation that has ended, and what it left."""
+        """Check the answer and the effects of an operation that has ended."""
         expected = operation.facts.pop("expected", None)
         changes = self.changes.pop(operation, [])
         answer = self.answer(operation)
@@ -221,7 +221,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @staticmethod
     def answer(operation: Operation) -> Any:
-        """Return in a word what an operation answered."""
+        """Return the answer of an operation in a word."""
         if operation.error is not None:
             return type(operation.error).__name__
         result = operation.result
@@ -242,7 +242,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(first=who, second=who, sd_id=item, switch=flag, force=seldom, hold=st.integers(1, 8), steps=st.integers(0, 3))
     def race(self, first: str, second: str, sd_id: str, switch: bool, force: bool, hold: int, steps: int) -> None:
-        """Let two sessions claim an item, the second while the first has stopped."""
+        """Claim an item by two sessions, by the second while the first has stopped."""
         self.claim(first, sd_id, switch=switch, force=force, sees=True, hold=hold)
         self.claim(second, sd_id, switch=switch, force=False, sees=True, hold=0)
         self.go_on(0, steps)
@@ -406,15 +406,15 @@ class LeaseMachine(RuleBasedStateMachine):
             prune=prune,
         )
 
-    # What befalls them.
+    # Events.
 
     def surprise(self) -> None:
-        """Expect nothing any more of what is under way: something else than an operation has happened."""
+        """Drop the expectations of running operations: something besides an operation has happened."""
         for operation in self.stage.stopped():
             operation.facts["expected"] = None
 
     @rule(seconds=st.sampled_from([61, 403, 907, 907, 2801, 90_001]))
-    def let_time_pass(self, seconds: int) -> None:
+    def advance_the_clock(self, seconds: int) -> None:
         self.surprise()
         self.clock.move(seconds)
 
@@ -539,7 +539,7 @@ class LeaseMachine(RuleBasedStateMachine):
             session=session,
         )
 
-    # What must hold.
+    # Invariants.
 
     def check_table(self) -> None:
         table = {row["id"]: row for row in self.observer.execute("SELECT * FROM public.claude_sessions").fetchall()}
@@ -549,58 +549,67 @@ class LeaseMachine(RuleBasedStateMachine):
     def check_terms(self) -> None:
         if not self.has_history:
             return
-        told = self.terms_told()
+        recorded = self.recorded_terms()
         began = [(term.session, term.item, term.fence) for term in self.ledger.terms]
         demand(
-            sorted(map(str, began)) == sorted(str(key) for key, _ in told), "other terms than there were", began, told
+            sorted(map(str, began)) == sorted(str(key) for key, _ in recorded),
+            "other terms than there were",
+            began,
+            recorded,
         )
         holders = {
             (row["session_id"], row["sd_id"], laws.fence(row)) for row in self.ledger.rows.values() if laws.holds(row)
         }
-        lasting = [key for key, end in told if end is None]
-        demand(len(lasting) == len(holders) and set(lasting) == holders, "other terms last than the table says", told)
+        lasting = [key for key, end in recorded if end is None]
+        demand(
+            len(lasting) == len(holders) and set(lasting) == holders,
+            "the history and the table disagree on the open terms",
+            recorded,
+        )
 
-    def terms_told(self) -> list[tuple[tuple[str, str, int | None], Row | None]]:
+    def recorded_terms(self) -> list[tuple[tuple[str, str, int | None], Row | None]]:
         """Return the terms by the order of their events, each with the event that ended it."""
-        told: list[tuple[tuple[str, str, int | None], Row | None]] = []
+        recorded: list[tuple[tuple[str, str, int | None], Row | None]] = []
         by_tool = {(t.session, t.item, t.fence) for t in self.ledger.terms if not t.operation.foreign}
         events = self.observer.execute("SELECT * FROM public.claude_session_events ORDER BY id").fetchall()
         for event in events:
             key = (event["session_id"], event["sd_id"], laws.fence(event))
             if event["event"] == "claimed":
-                over = [other for other, end in told if end is None and other[1] == key[1] and {other, key} <= by_tool]
+                over = [
+                    other for other, end in recorded if end is None and other[1] == key[1] and {other, key} <= by_tool
+                ]
                 demand(not over, "terms overlap in the history", over, key)
-                told.append((key, None))
+                recorded.append((key, None))
             elif event["event"] == "unclaimed":
-                last = next((n for n in reversed(range(len(told))) if told[n] == (key, None)), None)
-                demand(last is not None, "the history ends what did not begin", event)
+                last = next((n for n in reversed(range(len(recorded))) if recorded[n] == (key, None)), None)
+                demand(last is not None, "the history ends a term that did not begin", event)
                 assert last is not None
-                told[last] = (key, event)
-        return told
+                recorded[last] = (key, event)
+        return recorded
 
     def check_history(self) -> None:
-        """Compare the tool's own account of the terms with that of the events."""
-        told = self.terms_told() if self.has_history else []
+        """Compare the terms that `history` returns with the events."""
+        recorded = self.recorded_terms() if self.has_history else []
         for sd_id in ITEMS:
-            mine = [(key, end) for key, end in told if key[1] == sd_id]
+            mine = [(key, end) for key, end in recorded if key[1] == sd_id]
             if not mine:
                 continue
             [line] = [Line(self._dsn, self.stage)]
             with line.stack:
                 line.operation = Operation("history", None, lambda line: None)
                 result: History = read(line.database, sd_id)
-            demand(len(result.terms) == len(mine), "history tells another number of terms", result, mine)
+            demand(len(result.terms) == len(mine), "history returns another number of terms", result, mine)
             for (key, end), term in zip(reversed(mine), result.terms, strict=True):
                 self._compare(key, end, term)
 
     @staticmethod
-    def _compare(key: tuple[str, str, int | None], end: Row | None, term: ToldTerm) -> None:
-        demand((term.session_id, term.sd_id) == key[:2], "history tells another term", key, term)
-        demand(term.ended_at == (end["at"] if end else None), "history tells another end", end, term)
+    def _compare(key: tuple[str, str, int | None], end: Row | None, term: RecordedTerm) -> None:
+        demand((term.session_id, term.sd_id) == key[:2], "history returns another term", key, term)
+        demand(term.ended_at == (end["at"] if end else None), "history returns another end", end, term)
         demand(term.ended_at is None or term.ended_at >= term.began_at, "a term ends before it begins", term)
 
     def teardown(self) -> None:
-        """Let everything end, and check it."""
+        """Finish all operations, and check them."""
         try:
             self.stage.finish()
             if self.sound:

@@ -1,4 +1,4 @@
-"""What each operation answers where nothing else is under way: the rules of the tool, written a second time."""
+"""The answer of each operation if nothing else is running: a second implementation of the rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from faults.stepping import Clock
 
 
 class Oracle:
-    """Foretells answers from the table as the ledger knows it."""
+    """Predicts answers from the table that the ledger keeps."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
@@ -22,7 +22,7 @@ class Oracle:
         return alive is False or (alive is None and laws.silent(row, stale_after, self._clock.read()))
 
     def claim(self, caller: Caller, sd_id: str, switch: bool, force: bool) -> str:
-        """Return what a claim answers."""
+        """Return the answer of a claim."""
         mine = self._ledger.row(caller.session_id)
         held = mine["sd_id"] if mine and laws.holds(mine) else None
         others = [row for row in self._ledger.holders(sd_id) if row is not mine]
@@ -36,7 +36,7 @@ class Oracle:
         return "claimed" if held is None else "already_yours" if held == sd_id else "switched"
 
     def heartbeat(self, caller: Caller, register: bool) -> str:
-        """Return what a heartbeat answers."""
+        """Return the answer of a heartbeat."""
         mine = self._ledger.row(caller.session_id)
         if mine is None:
             return "registered" if register else "NotHeld"
@@ -61,7 +61,7 @@ class Oracle:
         return self._ledger.has_history and any((term.fence or 0) > since for term in terms)
 
     def release(self, caller: Caller, sd_id: str | None, end: bool) -> str:
-        """Return what a release answers."""
+        """Return the answer of a release."""
         mine = self._ledger.row(caller.session_id)
         lost = laws.stone(mine) if mine else None
         held = mine["sd_id"] if mine and laws.holds(mine) else None
@@ -75,7 +75,7 @@ class Oracle:
         return "ended" if end else "released" if fits else "nothing_held"
 
     def reap(self, caller: Caller, max_age: float | None) -> str:
-        """Return whom a reap changes, and to what."""
+        """Return the sessions that a reap changes, and their new statuses."""
         changed, now = {}, self._clock.read()
         for row in self._ledger.rows.values():
             alive = self._ledger.is_alive(row)
@@ -95,7 +95,7 @@ class Oracle:
         return "reaped " + " ".join(sorted(f"{session}={to}" for session, to in changed.items()))
 
     def check(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
-        """Return what a check answers."""
+        """Return the answer of a check."""
         mine = self._ledger.row(caller.session_id)
         lost = laws.stone(mine) if mine else None
         if mine is None or mine["status"] == "stale" or (lost and sd_id in (None, lost["sd_id"])):
@@ -106,13 +106,13 @@ class Oracle:
         return "NotHeld" if later else self.renew_term(caller, sd_id, fence)
 
     def renew_term(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
-        """Return what the renewal of a term answers."""
+        """Return the answer of a term's renewal."""
         mine = self._ledger.row(caller.session_id)
         held = mine is not None and laws.holds(mine) and sd_id in (None, mine["sd_id"])
         return "done" if held and mine and fence in (None, laws.fence(mine)) else "NotHeld"
 
     def release_term(self, caller: Caller, sd_id: str, fence: int) -> str:
-        """Return what the end of a term answers: where it was not given back, but lost, that it is not held."""
+        """Return the answer of a term's end: NotHeld if it was lost before."""
         if self.renew_term(caller, sd_id, fence) == "done":
             return "done"
         mine = self._ledger.row(caller.session_id)
@@ -122,7 +122,7 @@ class Oracle:
         return "NotHeld" if mine is None or later or (lost and lost["sd_id"] == sd_id) else "done"
 
     def park(self, caller: Caller) -> str:
-        """Return what park and unpark answer."""
+        """Return the answer of park and unpark."""
         mine = self._ledger.row(caller.session_id)
         fit = mine and laws.holds(mine) and laws.stone(mine) is None and mine["status"] != "stale"
         return "done" if fit else "NotHeld"

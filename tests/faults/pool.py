@@ -1,4 +1,4 @@
-"""Worker processes seen from the test, and what must hold of the table while they race."""
+"""Worker processes seen from the test, and the invariants of the table while they race."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DOUBLE_HOLDERS = (
     "SELECT sd_id FROM public.claude_sessions WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released'"
     " GROUP BY sd_id HAVING count(*) > 1"
 )
-# Who ended which claim, and whether the loser can find out: a fence is claimed_at in microseconds.
+# The end of each claim, its actor and its tombstone: a fence is claimed_at in microseconds.
 AUDIT = """
 CREATE TABLE IF NOT EXISTS public.audit (
     actor text, session_id text, sd_id text, fence bigint, tombstone jsonb, next_sd_id text
@@ -91,7 +91,7 @@ class Worker:
         self._process.stdin.write(json.dumps({"do": do, **parameters}).encode() + b"\n")
 
     def receive(self, timeout: float = 60) -> Answer:
-        """Return the answer to the oldest command; raises EOFError where the process has died."""
+        """Return the answer to the oldest command; raises EOFError if the process has died."""
         assert self._process.stdout
         deadline = time.monotonic() + timeout
         while b"\n" not in self._received:
@@ -123,7 +123,7 @@ class Worker:
         until(lambda: _state(self.pid) == "T", f"worker {self.pid} stops")
 
     def wait_until_stopped_or_answered(self) -> bool:
-        """Wait until the process has stopped itself, or has an answer; tell which."""
+        """Wait until the process has stopped itself, or has an answer; return whether it stopped."""
         answers = self._process.stdout
         assert answers
 
@@ -184,7 +184,7 @@ def workers(count: int = RACERS) -> Iterator[Pool]:
 
 
 class Watch:
-    """Another program's look at the table, and what it must never see."""
+    """Another program's view of the table, and the states that it must never see."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -203,7 +203,7 @@ class Watch:
         return int(row["number"])
 
     def holders(self, sd: str) -> list[str]:
-        """Return who holds an item."""
+        """Return the holders of an item."""
         rows = self.execute(
             "SELECT session_id FROM public.claude_sessions WHERE sd_id = %s AND status IS DISTINCT FROM 'released'", sd
         )
@@ -230,7 +230,7 @@ class Watch:
         )
 
     def silence(self, *sessions: str) -> None:
-        """Let sessions have been silent for two hours."""
+        """Make sessions silent for two hours."""
         self.execute(
             "UPDATE public.claude_sessions SET heartbeat_at = now() - interval '2 hours' WHERE session_id = ANY(%s)",
             list(sessions),
@@ -304,7 +304,7 @@ def racing_database(create: Callable[[str], str], name: str, files: Sequence[str
 
 @contextmanager
 def watched(dsn: str, pool: Pool) -> Iterator[Watch]:
-    """Connect the workers to an empty table; afterwards nothing may have doubled, and nothing deadlocked."""
+    """Connect the workers to an empty table; afterwards there must be no double holder and no deadlock."""
     watch = Watch(dsn)
     try:
         watch.execute("TRUNCATE public.claude_sessions")
@@ -321,7 +321,7 @@ def watched(dsn: str, pool: Pool) -> Iterator[Watch]:
 
 
 def assert_one_winner(answers: Sequence[Answer], outcome: str) -> int:
-    """Check that one racer won and that all others were told who holds it; return the winner's index."""
+    """Check that one racer won and that all others got HeldByAnother; return the winner's index."""
     winners = [number for number, answer in enumerate(answers) if answer.get("outcome") == outcome]
     losers = [answer for answer in answers if answer.get("error") == "HeldByAnother" and answer["exit_code"] == 3]
     assert (len(winners), len(losers)) == (1, len(answers) - 1), answers
@@ -329,7 +329,7 @@ def assert_one_winner(answers: Sequence[Answer], outcome: str) -> int:
 
 
 def race_for_one_item(pool: Pool, watch: Watch, rounds: int) -> None:
-    """Let all workers claim one free item, round after round: known sessions in one, new ones in the next."""
+    """Race all workers for one free item, round after round: known sessions in one, new ones in the next."""
     for number in range(rounds):
         sessions = [f"w{index}" if number % 2 else f"w{index}-{number}" for index in range(len(pool))]
         answers = pool.race([{"do": "claim", "session": session, "sd": "SD-1"} for session in sessions])
@@ -339,7 +339,7 @@ def race_for_one_item(pool: Pool, watch: Watch, rounds: int) -> None:
 
 
 def race_of_commands(watch: Watch, rounds: int) -> None:
-    """Let whole commands claim one free item, held back until every one of them waits for it."""
+    """Race whole commands for one free item, held back until every one of them waits for it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
     command = [sys.executable, "-m", "claude_sessions_cli", "claim", "SD-1", "--json", "--dsn", watch.dsn]
     for number in range(rounds):
@@ -371,9 +371,9 @@ def race_of_commands(watch: Watch, rounds: int) -> None:
 
 
 def heartbeat_behind_reaper(pool: Pool, watch: Watch, rounds: int) -> None:
-    """Let a heartbeat wait for the reaper that takes its claim, and a claim of the same item wait behind the heartbeat.
+    """Queue a heartbeat behind the reaper that takes its claim, and a claim of the same item behind the heartbeat.
 
-    Which of the two gets the row first is chance: hence the rounds.
+    Either of the two may get the row first: hence the rounds.
     """
     beating, claiming = pool[:2]
     for number in range(rounds):
@@ -394,7 +394,7 @@ def heartbeat_behind_reaper(pool: Pool, watch: Watch, rounds: int) -> None:
 
 
 def race_for_lapsed_item(pool: Pool, watch: Watch, rounds: int, holders: Sequence[str | None]) -> None:
-    """Let all workers claim an item whose holders, one for each status given, have all fallen silent."""
+    """Race all workers for an item whose holders, one for each status given, have all fallen silent."""
     for number in range(rounds):
         lost = [f"lost{index}-{number}-of-{len(holders)}" for index in range(len(holders))]
         for session, status in zip(lost, holders, strict=True):
@@ -409,16 +409,16 @@ def race_for_lapsed_item(pool: Pool, watch: Watch, rounds: int, holders: Sequenc
         pool[0].expect("release", session=winner)
 
 
-def _let_go(watch: Watch, waiters: int) -> None:
+def _release_waiters(watch: Watch, waiters: int) -> None:
     watch.wait_for_waiters(waiters)
-    # Who waits for the first row of its pair must not have the second: that is the order that forbids deadlocks.
+    # A waiter for the first row of its pair must not hold the second: this order forbids deadlocks.
     unlocked = "SELECT session_id FROM public.claude_sessions FOR UPDATE SKIP LOCKED"
     assert len(watch.execute(unlocked)) == waiters
     watch.execute("COMMIT")
 
 
 def cross_switches(pool: Pool, watch: Watch, rounds: int) -> Counter[str]:
-    """Let pairs of sessions switch to each other's item at once: live, one lapsed, both lapsed, forced."""
+    """Switch pairs of sessions to each other's item at once: live, one lapsed, both lapsed, forced."""
     pairs = [(f"w{index}", f"w{index + 1}", f"SD-{index}", f"SD-{index + 1}") for index in range(0, len(pool), 2)]
     kinds = ["live", "one lapsed", "both lapsed", "forced", "forced and lapsed"]
     seen = Counter[str]()
@@ -438,7 +438,7 @@ def cross_switches(pool: Pool, watch: Watch, rounds: int) -> Counter[str]:
             ids = {row["session_id"]: row["id"] for row in watch.execute("SELECT * FROM public.claude_sessions")}
             lowest = [min(a, b, key=ids.__getitem__) for a, b, _, _ in pairs]
             watch.execute("SELECT id FROM public.claude_sessions WHERE session_id = ANY(%s) FOR UPDATE", lowest)
-            answers = pool.race(commands, meanwhile=partial(_let_go, watch, len(wishes)))
+            answers = pool.race(commands, meanwhile=partial(_release_waiters, watch, len(wishes)))
         for (a, b, x, y), first, second in zip(pairs, answers[::2], answers[1::2], strict=True):
             results = tuple(answer.get("outcome") or answer["error"] for answer in (first, second))
             seen[f"{kind}: {' and '.join(sorted(results))}"] += 1
@@ -468,7 +468,7 @@ CHURN = {"claim": 8, "switch": 4, "force": 1, "heartbeat": 6, "release": 3, "end
 
 
 def churn(pool: Pool, watch: Watch, count: int, reapers: int = 3) -> Counter[str]:
-    """Let sessions that lapse within a moment claim, switch, beat and release while others reap; return the answers."""
+    """Claim, switch, beat and release by sessions that lapse at once, while others reap; return the answers."""
     watch.execute(AUDIT)
     commands = [
         {
@@ -502,7 +502,7 @@ def contend(
     restarts: bool = False,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Counter[str]:
-    """Let all workers claim and release a few items in a loop, `attempts` times in all; return what was counted."""
+    """Claim and release a few items by all workers in a loop, `attempts` times in all; return the counts."""
     directory.mkdir(exist_ok=True)
     commands = [
         {

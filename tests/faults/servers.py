@@ -35,7 +35,7 @@ class Home:
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def options(self) -> dict[str, Any]:
-        """Return what makes a program run as the account."""
+        """Return the Popen options that run a program as the account."""
         identity = {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
         return {
             "cwd": self.path,
@@ -85,7 +85,7 @@ def _home() -> Iterator[Home]:
 
 @dataclass
 class PrivateServer:
-    """A server that trusts whoever reaches its socket, which lies in a private directory."""
+    """A server that trusts every client of its socket, which is in a private directory."""
 
     home: Home
     programs: Path
@@ -118,7 +118,7 @@ class PrivateServer:
         until(lambda: _answers(self.dsn), "the private server starts")
 
     def stop_immediately(self) -> None:
-        """Do what `pg_ctl stop -m immediate` does: leave the next start to recover."""
+        """Stop like `pg_ctl stop -m immediate`: the next start recovers."""
         assert self.process
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(60)
@@ -156,7 +156,7 @@ def _programs(home: Home) -> Path:
 
 @contextmanager
 def pgbouncer(server: PrivateServer) -> Iterator[Callable[[str], str]]:
-    """Start PgBouncer in transaction mode before a server; give what turns a DSN into the one through PgBouncer."""
+    """Start PgBouncer in transaction mode before a server; yield a function from a DSN to the one through PgBouncer."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -173,7 +173,7 @@ def pgbouncer(server: PrivateServer) -> Iterator[Callable[[str], str]]:
     process = home.start(program, str(home.path / "ini"))
     through = psycopg.conninfo.make_conninfo(server.dsn, port=PORT)
     try:
-        until(lambda: _answers(through), f"PgBouncer starts, of which {home.path / 'log'} tells")
+        until(lambda: _answers(through), f"PgBouncer starts; its log is {home.path / 'log'}")
         yield lambda dsn: psycopg.conninfo.make_conninfo(dsn, port=PORT)
     finally:
         process.terminate()

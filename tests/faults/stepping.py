@@ -20,7 +20,7 @@ GIVE_UP_S = 60
 
 
 class Clock:
-    """The time that every statement is told; no two are told the same."""
+    """The clock of the statements; no two read the same time."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start
@@ -100,7 +100,7 @@ class Line:
 
     def write(self, statement: str, **parameters: Any) -> int:
         """Write as another program does, in a transaction; return how many rows it touched."""
-        # ROLLBACK, where it fails, is the next BEGIN's warning otherwise.
+        # A failed ROLLBACK would become the next BEGIN's warning.
         self._execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             count: int = self._step(statement, {"now": None, **parameters}).rowcount
@@ -125,7 +125,7 @@ class Stage:
         self._observer = psycopg.connect(dsn, autocommit=True)
 
     def start(self, operation: Operation) -> None:
-        """Let an operation run until it ends, stops or waits, and those that waited for it as well."""
+        """Run an operation until it ends, stops or waits, and those that waited for it as well."""
         for other, _ in self.under_way:
             other.overlapped.add(operation)
             operation.overlapped.add(other)
@@ -136,14 +136,14 @@ class Stage:
         self._settle()
 
     def resume(self, operation: Operation, steps: int = 0) -> None:
-        """Let a stopped operation go on, for `steps` statements or to its end."""
+        """Resume a stopped operation, for `steps` statements or to its end."""
         with self._turn:
             operation.hold, operation.state = steps, "running"
             self._turn.notify_all()
         self._settle()
 
     def crash(self, operation: Operation) -> None:
-        """Let the client of a stopped operation die."""
+        """Kill the client of a stopped operation."""
         [line] = [line for other, line in self.under_way if other is operation]
         operation.crashed = True
         self._observer.execute("SELECT pg_terminate_backend(%s, 5000)", (line.backend,))
@@ -174,18 +174,18 @@ class Stage:
         return operations
 
     def find(self, backend: int) -> Operation:
-        """Return whose connection this is."""
+        """Return the operation of a connection."""
         for operation, line in self.under_way + self.ended:
             if line.backend == backend:
                 return operation
-        raise AssertionError("a change by nobody")
+        raise AssertionError("a change by no operation")
 
     def stopped(self) -> list[Operation]:
-        """Return the operations that can go on; where any are under way there is one, or nobody could wait."""
+        """Return the stopped operations; if any is running, at least one is stopped."""
         return [operation for operation, _ in self.under_way if operation.state == "parked"]
 
     def finish(self) -> None:
-        """Let everything end."""
+        """Finish all operations."""
         while self.under_way:
             self.resume(self.stopped()[0])
 
@@ -201,7 +201,7 @@ class Stage:
             operation.result = operation.work(line)
         except (SessionsError, psycopg.Error) as error:
             operation.error = error
-        except Exception as error:  # a bug, which is told by the test's own thread
+        except Exception as error:  # a bug, which the test's own thread reports
             operation.error = error
         with self._turn:
             operation.state = "ended"

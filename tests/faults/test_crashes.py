@@ -24,14 +24,14 @@ from faults.pool import Pool, Watch, Worker
 pytestmark = pytest.mark.faults
 # The victim's own timeouts, in the tests that stop it; the others keep the tool's.
 TIMEOUT_MS = 600
-# What a busy machine may add to a wait.
+# The slack of a busy machine.
 SLACK_S = 3.0
 MOST_STATEMENTS = 20
 
 
 @pytest.fixture
 def watch(racing_dsn: str) -> Iterator[Watch]:
-    """Return a look at the table, where nothing may have doubled at the end."""
+    """Return a view of the table, which must have no double holder at the end."""
     with closing(Watch(racing_dsn)) as seen:
         yield seen
         seen.assert_single_holders()
@@ -39,14 +39,14 @@ def watch(racing_dsn: str) -> Iterator[Watch]:
 
 @pytest.fixture
 def rival(racing_dsn: str) -> Iterator[Worker]:
-    """Return a connected worker that wants what the victim wants."""
+    """Return a connected worker that wants the victim's item."""
     with racing.workers(1) as [worker]:
         worker.expect("connect", dsn=racing_dsn)
         yield worker
 
 
 class Scene:
-    """What is there before the victim acts, what it does, and what its rival gets if it was all in vain."""
+    """The table before the victim acts, its operation, and its rival's answer if the victim fails."""
 
     def __init__(self, prepare: Callable[[Watch, Worker], object], act: dict[str, Any], rival_gets: str) -> None:
         self.prepare, self.act, self.rival_gets = prepare, act, rival_gets
@@ -106,12 +106,12 @@ def victims_backends(watch: Watch) -> int:
 
 
 def outcome(answer: dict[str, Any]) -> Any:
-    """Return what an answer says in one word."""
+    """Return an answer in one word."""
     return answer.get("error") or answer.get("outcome") or ("reaped" if answer["changed"] else "nothing reaped")
 
 
 def rival_claims(rival: Worker, within: float) -> str:
-    """Let the rival claim what the victim wants, and check how long it had to wait."""
+    """Claim the victim's item by the rival, and check how long it waits."""
     begin = time.monotonic()
     answer = rival.call("claim", session="rival", sd="SD-1")
     assert time.monotonic() - begin < within, answer
@@ -123,7 +123,7 @@ def as_victim(dsn: str) -> str:
     return psycopg.conninfo.make_conninfo(dsn, application_name="victim")
 
 
-def test_a_process_killed_before_any_statement_has_changed_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
+def test_process_killed_before_any_statement_changes_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
     for statement in count(1):
         before = scene.set(watch, rival)
         with racing.workers(1) as [victim]:
@@ -144,7 +144,7 @@ def test_a_process_killed_before_any_statement_has_changed_nothing(scene: Scene,
     assert rows(watch) != before
 
 
-def test_a_connection_lost_before_any_statement_has_changed_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
+def test_connection_lost_before_any_statement_changes_nothing(scene: Scene, watch: Watch, rival: Worker) -> None:
     with racing.workers(1) as [victim]:
         for statement in count(1):
             before = scene.set(watch, rival)
@@ -162,9 +162,7 @@ def test_a_connection_lost_before_any_statement_has_changed_nothing(scene: Scene
     assert rows(watch) != before
 
 
-def test_a_process_stopped_before_any_statement_loses_its_turn_and_cannot_act_on_it_later(
-    scene: Scene, watch: Watch, rival: Worker
-) -> None:
+def test_process_stopped_before_any_statement_loses_its_turn(scene: Scene, watch: Watch, rival: Worker) -> None:
     for statement in count(1):
         before = scene.set(watch, rival)
         with racing.workers(1) as [victim]:
@@ -187,7 +185,7 @@ def test_a_process_stopped_before_any_statement_loses_its_turn_and_cannot_act_on
                 assert (answer["error"], answer["exit_code"]) == ("Unreachable", 6), answer
                 assert rows(watch) == after, statement
             elif scene.rival_gets != "HeldByAnother":
-                # It was between two transactions: it acts on what it finds now.
+                # It was between two transactions: it acts on the current table.
                 assert outcome(answer) in ("HeldByAnother", "lost", "reaped", "nothing reaped"), answer
                 assert watch.holders("SD-1") == ["rival"]
         watch.assert_single_holders()
@@ -203,7 +201,7 @@ def in_transaction(watch: Watch) -> int:
     )
 
 
-def test_a_reaper_stopped_with_its_rows_locked_holds_up_no_other_reaper(watch: Watch, rival: Worker) -> None:
+def test_stopped_reaper_does_not_block_other_reapers(watch: Watch, rival: Worker) -> None:
     watch.execute("TRUNCATE public.claude_sessions")
     _lapsed(watch, rival)
     with racing.workers(1) as [victim]:
@@ -219,9 +217,7 @@ def test_a_reaper_stopped_with_its_rows_locked_holds_up_no_other_reaper(watch: W
         assert victim.receive()["changed"] == ["lost1", "lost2", "lost3"]
 
 
-def test_who_stops_while_it_waits_for_its_turn_holds_up_the_next_no_longer_than_its_timeout(
-    watch: Watch, rival: Worker
-) -> None:
+def test_stopped_waiter_blocks_next_only_until_its_timeout(watch: Watch, rival: Worker) -> None:
     watch.execute("TRUNCATE public.claude_sessions")
     with racing.workers(1) as [victim]:
         victim.expect("connect", dsn=as_victim(watch.dsn), timeout_ms=TIMEOUT_MS)
@@ -240,7 +236,7 @@ def test_who_stops_while_it_waits_for_its_turn_holds_up_the_next_no_longer_than_
     assert watch.holders("SD-1") == ["rival"]
 
 
-def test_the_death_of_who_has_the_lock_lets_one_of_those_that_wait_win(watch: Watch) -> None:
+def test_death_of_lock_holder_lets_one_waiter_win(watch: Watch) -> None:
     with racing.workers(racing.RACERS) as pool:
         for _ in range(5):
             watch.execute("TRUNCATE public.claude_sessions")
@@ -273,7 +269,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.mark.parametrize("schema", racing.SCHEMAS)
 @pytest.mark.parametrize("crash", ["immediate stop", "killed backend"])
-def test_what_was_answered_stands_after_the_server_crashed(schema: str, crash: str, pool: Pool, tmp_path: Path) -> None:
+def test_answered_claims_survive_a_server_crash(schema: str, crash: str, pool: Pool, tmp_path: Path) -> None:
     with (
         servers.private_server() as server,
         racing.racing_database(server.create, "crashing", racing.SCHEMAS[schema]) as dsn,

@@ -1,4 +1,4 @@
-"""A real cron daemon runs the installed line, and frees what a killed terminal held."""
+"""A real cron daemon runs the installed line, and releases the item of a killed terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Table
-from shell.crons import private_cron, private_spool
-from shell.runs import PROGRAM
-from shell.terminal import CLI, Terminal
+from crons import private_cron, private_spool
+from runs import PROGRAM
+from terminal import CLI, Terminal
 from waiting import until
 
 from claude_sessions_cli.timers import upkeep_log
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 TWO_MINUTES_S = 125
 
 
-def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table: Table, tmp_path: Path) -> None:
+def test_cron_renews_living_and_releases_killed_terminal(full_table: Table, tmp_path: Path) -> None:
     run = private_cron(tmp_path)
     if not shutil.which("cron"):
         pytest.skip("cron is not installed")
@@ -36,7 +36,7 @@ def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table:
     empty, lock = tmp_path / "empty", tmp_path / "crond.pid"
     empty.mkdir()
     lock.touch()
-    # Nothing of the machine's own jobs, and beside a daemon that runs already.
+    # Without the machine's own jobs, and beside a running daemon.
     hide = (
         f"for f in /etc/crontab /etc/anacrontab; do [ ! -e $f ] || mount --bind /dev/null $f; done;"
         f" mount --bind {empty} /etc/cron.d; touch /run/crond.pid; mount --bind {lock} /run/crond.pid; exec cron -f"
@@ -55,9 +55,9 @@ def test_cron_renews_who_lives_and_frees_what_a_killed_terminal_held(full_table:
         kept = full_table.row(before["SD-LIVES"]["session_id"])
         assert (kept["sd_id"], kept["status"]) == ("SD-LIVES", "active")
         assert kept["heartbeat_at"] > before["SD-LIVES"]["heartbeat_at"]
-        log, told = state / "upkeep.log", f"released {name}: process gone"
-        # The run that released it says so once it has gone through all rows, and then that it has run.
-        until(lambda: log.exists() and told in log.read_text(), "it is in the log", TWO_MINUTES_S)
+        log, line = state / "upkeep.log", f"released {name}: process gone"
+        # The run logs the release after all rows, and then records itself.
+        until(lambda: log.exists() and line in log.read_text(), "it is in the log", TWO_MINUTES_S)
         assert until(lambda: upkeep_log.last_run(state), "it is noted that a run has ended").error is None
     finally:
         daemon.terminate()

@@ -1,4 +1,4 @@
-"""Sixteen processes that claim, beat, stall, freeze and die: when each held an item, and when it believed to."""
+"""Sixteen processes that claim, beat, stall, freeze and die: the times when each held an item or believed to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Life:
     lines: list[Line] = field(default_factory=list)
 
     def read(self) -> None:
-        """Read what it noted; a kill may have cut the last line."""
+        """Read its log; a kill may have cut the last line."""
         whole = self.log.read_bytes().rpartition(b"\n")[0] if self.log.exists() else b""
         self.lines = [json.loads(line) for line in whole.splitlines()]
 
@@ -69,7 +69,7 @@ class Interval:
 
 
 class Troupe:
-    """The processes, and what befalls them."""
+    """The processes, and the faults that they suffer."""
 
     def __init__(self, dsn: str, directory: Path, seed: int) -> None:
         self.dsn, self.directory = dsn, directory
@@ -93,7 +93,7 @@ class Troupe:
         return life
 
     def perform(self, seconds: float) -> None:
-        """Let them live, freeze and die for so long, or longer until all has happened that can, and end them."""
+        """Run, freeze and kill them for a time, or longer until every event has happened, and end them."""
         places = [self.start(place) for place in range(HOLDERS)]
         reapers = [self.start(place, reaps=True) for place in range(REAPERS)]
         self.wait_until_ready([*places, *reapers])
@@ -130,7 +130,7 @@ class Troupe:
         until(all_ready, "processes start")
 
     def noted(self) -> Counter[str]:
-        """Return how often the processes have noted what."""
+        """Return the counts of the logged events."""
         for life in self.lives:
             life.read()
         return Counter(line["event"] for life in self.lives for line in life.lines)
@@ -141,14 +141,14 @@ class Troupe:
         return all(noted[event] for event in EVENTS)
 
     def kill(self, life: Life) -> None:
-        """Kill a process; what it believed ends with it."""
+        """Kill a process, which ends its beliefs."""
         self.counts["kills"] += 1
         life.killed = time.monotonic()
         life.child.kill()
         life.child.wait()
 
     def close(self) -> None:
-        """End what still runs."""
+        """End the processes that still run."""
         for life in self.lives:
             life.child.kill()
             life.child.wait()
@@ -162,7 +162,7 @@ def stage(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[str,
 
 
 def believed(life: Life) -> list[Interval]:
-    """Return when a process believed to hold what, as far as it had noted that."""
+    """Return the intervals in which a process believed to hold an item, as far as it had logged them."""
     intervals: list[Interval] = []
     for line in life.lines:
         if line["event"] in ("released", "lost", "cut off"):
@@ -207,7 +207,7 @@ def read_terms(dsn: str, monotonic: float, wall: float) -> list[dict[str, Any]]:
     return terms
 
 
-def test_nobody_holds_or_believes_to_hold_what_another_does(stage: tuple[str, bool], tmp_path: Path) -> None:
+def test_no_two_sessions_hold_or_believe_to_hold_one_item(stage: tuple[str, bool], tmp_path: Path) -> None:
     dsn, has_history = stage
     seed = int(os.environ.get("CLAUDE_SESSIONS_TEST_SEED", "1"))
     troupe = Troupe(dsn, tmp_path, seed)
@@ -221,7 +221,7 @@ def test_nobody_holds_or_believes_to_hold_what_another_does(stage: tuple[str, bo
     for life in troupe.lives:
         assert [line for line in life.lines if line["event"] == "wrong"] == []
     wrong = overlaps([interval for life in troupe.lives for interval in believed(life)])
-    counts["overlaps of what was believed"] = len(wrong)
+    counts["overlaps of beliefs"] = len(wrong)
 
     taken = [
         (line["item"], line["fence"])
@@ -239,7 +239,7 @@ def test_nobody_holds_or_believes_to_hold_what_another_does(stage: tuple[str, bo
 
 
 def check_terms(troupe: Troupe, terms: list[dict[str, Any]]) -> None:
-    """Check the history: no terms overlap, none was taken from a living process, and every renewal said the truth."""
+    """Check the history: no terms overlap, no living process lost one, and every answer to a renewal was true."""
     counts, lives = troupe.counts, {life.session: life for life in troupe.lives}
     counts["terms"] = len(terms)
     counts["overlaps of terms"] = sum(len(term["overlaps"]) for term in terms)
@@ -260,6 +260,6 @@ def check_terms(troupe: Troupe, terms: list[dict[str, Any]]) -> None:
         for line in life.lines:
             end = ends.get((life.session, line.get("fence")))
             if line["event"] == "renewed":
-                assert end is None or line["start"] <= end + SKEW_S, f"renewed what was lost: {life.session} {line}"
+                assert end is None or line["start"] <= end + SKEW_S, f"renewed a lost claim: {life.session} {line}"
             elif line["event"] == "lost":
-                assert end is not None and end <= line["now"] + SKEW_S, f"lost what was held: {life.session} {line}"
+                assert end is not None and end <= line["now"] + SKEW_S, f"lost a held claim: {life.session} {line}"

@@ -30,24 +30,24 @@ def test_one_of_sixteen_takes_over_200_times(pool: Pool, watch: Watch) -> None:
     racing.race_for_lapsed_item(pool, watch, rounds=100, holders=["idle", "stale", None])
 
 
-def test_sessions_that_switch_to_each_others_item_do_so_in_turn(pool: Pool, watch: Watch) -> None:
+def test_crossing_switches_are_serialized(pool: Pool, watch: Watch) -> None:
     with watch.sampling():
         counts = racing.cross_switches(pool, watch, rounds=100)
     print(f"\n{dict(counts)}, {watch.samples} samples")
 
 
-def test_a_heartbeat_that_waited_for_its_reaper_does_not_deadlock_with_a_claim(pool: Pool, watch: Watch) -> None:
+def test_heartbeat_behind_reaper_does_not_deadlock_with_claim(pool: Pool, watch: Watch) -> None:
     racing.heartbeat_behind_reaper(pool, watch, rounds=100)
 
 
-def test_claims_switches_heartbeats_releases_and_reaps_cross_without_deadlock_or_loss(pool: Pool, watch: Watch) -> None:
+def test_mixed_operations_neither_deadlock_nor_lose_claims(pool: Pool, watch: Watch) -> None:
     counts = racing.churn(pool, watch, count=1000)
     print(f"\n{dict(counts)}, {watch.samples} samples")
     for answer in ("claim: took_over", "switch: switched", "force: forced", "heartbeat: lost", "heartbeat: restored"):
         assert counts[answer], counts
 
 
-def test_who_believes_to_hold_an_item_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
+def test_believed_holder_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
     attempts = racing.CONTENDED * 2 // 5 // len(pool) * len(pool)
     with watch.sampling():
         counts = racing.contend(pool, tmp_path / "locks", items=3, attempts=attempts)

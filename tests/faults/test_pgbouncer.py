@@ -23,7 +23,7 @@ from faults import servers
 from faults.pool import Pool, Watch
 
 pytestmark = pytest.mark.faults
-# What of a session outlives a transaction. The first five PgBouncer itself keeps in step with its clients.
+# Session state that outlives a transaction. PgBouncer itself keeps the first five in step with its clients.
 LEFTOVERS = """
 SELECT
     (
@@ -58,7 +58,7 @@ def dsns(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def watch(dsns: tuple[str, str]) -> Iterator[Watch]:
-    """Return a direct look at the empty table, and check at the end that the pool's connections are as new."""
+    """Return a direct view of the empty table, and check at the end that the pool's connections are as new."""
     direct, through = dsns
     counter = "SELECT deadlocks AS number FROM pg_stat_database WHERE datname = current_database()"
     with closing(Watch(direct)) as seen:
@@ -72,9 +72,9 @@ def watch(dsns: tuple[str, str]) -> Iterator[Watch]:
 
 
 def _leftovers(dsn: str, connections: int) -> list[dict[str, Any]]:
-    """Return what clients find on that many server connections at once."""
+    """Return the session state that clients find on a number of server connections at once."""
     found, backends = [], set()
-    # PgBouncer leaves the name of the client before to one that gives none, whatever program that was.
+    # PgBouncer keeps the application name of the previous client for one that sets none.
     dsn = psycopg.conninfo.make_conninfo(dsn, application_name="another program")
     with ExitStack() as stack:
         for _ in range(connections):
@@ -88,7 +88,7 @@ def _leftovers(dsn: str, connections: int) -> list[dict[str, Any]]:
     return found
 
 
-def test_who_believes_to_hold_an_item_is_alone(dsns: tuple[str, str], pool: Pool, watch: Watch, tmp_path: Path) -> None:
+def test_believed_holder_is_alone(dsns: tuple[str, str], pool: Pool, watch: Watch, tmp_path: Path) -> None:
     attempts = racing.CONTENDED // 10 // len(pool) * len(pool)
     pool.all("connect", dsn=dsns[1])
     with watch.sampling():
@@ -104,13 +104,13 @@ def test_one_of_sixteen_wins(dsns: tuple[str, str], pool: Pool, watch: Watch) ->
     pool.all("disconnect")
 
 
-def test_claims_switches_heartbeats_releases_and_reaps_cross(dsns: tuple[str, str], pool: Pool, watch: Watch) -> None:
+def test_mixed_operations_neither_deadlock_nor_lose_claims(dsns: tuple[str, str], pool: Pool, watch: Watch) -> None:
     pool.all("connect", dsn=dsns[1])
     racing.churn(pool, watch, count=100)
     pool.all("disconnect")
 
 
-def test_whole_commands(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
+def test_commands_work_through_pgbouncer(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
     def run(code: int, *argv: str, who: str = "a") -> dict[str, Any]:
         done = cli(*argv, "--json", env={"CLAUDE_SESSIONS_DSN": dsns[1], "CLAUDE_SESSIONS_SESSION_ID": who})
         assert (done.returncode, done.stderr) == (code, ""), done.stdout + done.stderr
@@ -138,7 +138,7 @@ def test_whole_commands(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
     assert run(0, "release", "--end", who="b")["data"]["outcome"] == "ended"
 
 
-def test_each_of_those_who_wait_gets_the_item(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
+def test_every_waiter_gets_the_item(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
     waiting = {f"w{number}" for number in range(5)}
 
     def wait(who: str) -> str:

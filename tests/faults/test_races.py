@@ -1,4 +1,4 @@
-"""Short races of real processes: one winner always, no deadlock, no claim lost without a word."""
+"""Short races of real processes: always one winner, no deadlock, no claim lost silently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from faults.pool import Pool, Watch
 
 # The long races take all of them.
 @pytest.mark.parametrize("isolation", ["repeatable read"])
-def test_one_of_sixteen_wins_whatever_the_databases_isolation(isolation: str, pool: Pool, watch: Watch) -> None:
+def test_one_of_sixteen_wins_at_repeatable_read(isolation: str, pool: Pool, watch: Watch) -> None:
     watch.set_isolation(isolation)
     pool.all("connect", dsn=watch.dsn)
     racing.race_for_one_item(pool, watch, rounds=8)
@@ -22,28 +22,28 @@ def test_one_of_sixteen_commands_wins(watch: Watch) -> None:
     racing.race_of_commands(watch, rounds=1)
 
 
-def test_one_of_sixteen_takes_over_from_who_fell_silent(pool: Pool, watch: Watch) -> None:
+def test_one_of_sixteen_takes_over_from_silent_holders(pool: Pool, watch: Watch) -> None:
     racing.race_for_lapsed_item(pool, watch, rounds=5, holders=["active"])
-    # Older writers left more than one holder; these statuses the unique index lets stand side by side.
+    # Older writers left more than one holder; the unique index allows these statuses side by side.
     racing.race_for_lapsed_item(pool, watch, rounds=5, holders=["idle", "stale", None])
 
 
-def test_sessions_that_switch_to_each_others_item_do_so_in_turn(pool: Pool, watch: Watch) -> None:
+def test_crossing_switches_are_serialized(pool: Pool, watch: Watch) -> None:
     with watch.sampling():
         racing.cross_switches(pool, watch, rounds=5)
 
 
-def test_a_heartbeat_that_waited_for_its_reaper_does_not_deadlock_with_a_claim(pool: Pool, watch: Watch) -> None:
+def test_heartbeat_behind_reaper_does_not_deadlock_with_claim(pool: Pool, watch: Watch) -> None:
     racing.heartbeat_behind_reaper(pool, watch, rounds=8)
 
 
-def test_claims_switches_heartbeats_releases_and_reaps_cross_without_deadlock_or_loss(pool: Pool, watch: Watch) -> None:
+def test_mixed_operations_neither_deadlock_nor_lose_claims(pool: Pool, watch: Watch) -> None:
     counts = racing.churn(pool, watch, count=60)
     assert counts["claim: took_over"] and counts["heartbeat: lost"], counts
     assert watch.samples
 
 
-def test_who_believes_to_hold_an_item_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
+def test_believed_holder_is_alone(pool: Pool, watch: Watch, tmp_path: Path) -> None:
     counts = racing.contend(pool, tmp_path / "locks", items=2, attempts=480)
     assert counts["attempts"] == 480 == counts["held"] + counts["claimed"]
     assert counts["held"] and counts["claimed"], counts

@@ -36,7 +36,7 @@ from claude_sessions_cli.settings import Settings
 
 Answer = dict[str, Any]
 T = TypeVar("T")
-# What an operation may answer to a session whose wish has to wait; everything else is a failure of the tool.
+# Legitimate refusals; any other error is a failure of the tool.
 REFUSALS = (HeldByAnother, NotHeld, UsageError)
 RECONNECT_S = 30.0
 HOLD_S = 0.01
@@ -44,7 +44,7 @@ HOLD_S = 0.01
 
 @dataclass
 class Fault:
-    """What befalls this process before the statement that is `countdown` statements away."""
+    """The fault of this process before the statement that is `countdown` statements away."""
 
     countdown: int = 0
     kind: str = ""
@@ -79,13 +79,13 @@ def _hook_statements() -> None:
 
 
 class Oracle:
-    """Exclusion as the kernel sees it: whoever believes to hold an item holds the lock of its file as well."""
+    """Exclusion as the kernel sees it: a session that believes to hold an item holds the lock of its file as well."""
 
     def __init__(self, directory: str, item: str) -> None:
         self._file = os.open(Path(directory, item), os.O_RDWR | os.O_CREAT)
 
     def enter(self, fence: int) -> str | None:
-        """Take the lock under a fence; say what is wrong."""
+        """Take the lock under a fence; return the problem, if any."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -100,7 +100,7 @@ class Oracle:
 
 
 class Worker:
-    """What this process can be told to do; every method is a command."""
+    """The commands of this process, one per method."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -123,12 +123,12 @@ class Worker:
         return {}
 
     def arm(self, statement: int, kind: str, admin_dsn: str = "") -> Answer:
-        """Let `kill`, `stop` or `terminate` befall this process before its n-th statement from now."""
+        """Make `kill`, `stop` or `terminate` hit this process before its n-th statement from now."""
         fault.countdown, fault.kind, fault.admin_dsn = statement, kind, admin_dsn
         return {}
 
     def disarm(self) -> Answer:
-        """Call the fault off, and tell whether it came."""
+        """Cancel the fault, and return whether it came."""
         came, fault.countdown = fault.countdown == 0, 0
         return {"came": came}
 
@@ -151,9 +151,9 @@ class Worker:
         return {"changed": sorted(verdict.session.session.session_id for verdict in result.changed)}
 
     def contend(self, session: str, items: list[str], attempts: int, directory: str, restarts: bool = False) -> Answer:
-        """Claim and release `attempts` times, and report what was counted and what was wrong.
+        """Claim and release `attempts` times, and report the counts and the errors.
 
-        With `restarts` the server may go away at any moment: what was answered must still stand afterwards.
+        With `restarts` the server may go away at any moment: its answers must still hold afterwards.
         """
         caller, counts, wrong = _caller(session), Counter[str](), []
         choose = random.Random(session)
@@ -167,7 +167,7 @@ class Worker:
                 continue
             counts[result.outcome] += 1
             counts["went away"] += in_doubt
-            # Where the answer was lost with the server, the first attempt may have been carried out.
+            # If the answer was lost with the server, the first attempt may have been carried out.
             if result.outcome != "claimed" and not (in_doubt and result.outcome == "already_yours"):
                 wrong.append(f"{session} on {item}: {result.outcome}")
             oracle = self._oracle(directory, item)
@@ -184,7 +184,7 @@ class Worker:
         return {"counts": counts, "wrong": wrong}
 
     def churn(self, session: str, items: list[str], count: int, weights: dict[str, int], stale_after: float) -> Answer:
-        """Do `count` operations at random, and report how often each answer came and what failed."""
+        """Do `count` operations at random, and report the counts of the answers and the failures."""
         choose, counts, wrong = random.Random(session), Counter[str](), []
         caller = _caller(session, stale_after)
         names, chances = list(weights), list(weights.values())

@@ -1,1 +1,1 @@
-"""The program in real terminals and below real processes."""
+"""The shell integration in real terminals."""

@@ -1,4 +1,4 @@
-"""What several files of tests in real shells start from."""
+"""Fixtures of the tests in real shells."""
 
 from __future__ import annotations
 
@@ -8,43 +8,27 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import Table
+from runs import PROGRAM
 
 from shell.hooks import NEVER, Calls, Open, Window, hook
-from shell.runs import PROGRAM, Bench, Proxy
-
-
-@pytest.fixture
-def bench(tmp_path: Path, full_table: Table) -> Iterator[Bench]:
-    """Return a bench on the whole schema."""
-    with Bench(tmp_path, full_table) as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(dsn: str) -> Iterator[Proxy]:
-    """Return a proxy before the database."""
-    made = Proxy(dsn)
-    yield made
-    made.close()
 
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Close in the end whatever a test has opened."""
+    """Close at the end what a test has opened."""
     with ExitStack() as opened:
         yield opened
 
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Calls:
-    """Return a program that writes down its calls."""
+    """Return a program that records its calls."""
     return Calls(tmp_path)
 
 
 @pytest.fixture
 def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where the terminals' files are."""
+    """Return the directory of the terminals' files."""
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
     place = tmp_path / "state" / "terminals"
     place.mkdir(parents=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""Hooked shells for tests: real shells on pseudoterminals, and a program that writes down how it is called."""
+"""Hooked shells for tests: real shells on pseudoterminals, and a program that records its calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import select
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,13 +16,12 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+from runs import is_alive
+from terminal import Terminal
 from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
-from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.shell import hooks
-from shell.runs import is_alive
-from shell.terminal import Terminal
 
 _windows = count()
 NEVER = 3600
@@ -35,7 +35,7 @@ PLAIN_PROMPT = {
     "zsh": "PROMPT='ready> '; unsetopt prompt_cr prompt_sp",
     "fish": "function fish_prompt; echo -n 'ready> '; end; function fish_greeting; end",
 }
-# Says what it was called with, and in what state a background process of a shell finds itself.
+# Records its arguments, its streams, the signals it ignores and its identity variables.
 RECORDER = """#!/bin/sh
 exec 2>/dev/null
 read -r _ ignored <<END
@@ -58,7 +58,7 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """What was called for: `beat` or `end`."""
+        """The purpose: `beat` or `end`."""
         first = self.words.split(" --quiet")[0]
         return {"heartbeat --register": "beat", "release --end": "end"}.get(first, first)
 
@@ -69,7 +69,7 @@ class Call:
 
 
 class Calls:
-    """A program that only writes down how it was called."""
+    """A program that only records its calls."""
 
     def __init__(self, directory: Path) -> None:
         self.program = directory / "recorder with 'a quote"
@@ -78,22 +78,22 @@ class Calls:
         self.program.chmod(0o755)
 
     def all(self) -> list[Call]:
-        """Return the calls until now."""
+        """Return the calls so far."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return [Call(*line.split("|")) for line in lines]
 
     def kinds(self) -> list[str]:
-        """Return what the calls were for."""
+        """Return the kinds of the calls."""
         return [call.kind for call in self.all()]
 
     def wait(self, number: int) -> list[Call]:
-        """Wait for so many calls and return them."""
+        """Wait for a number of calls and return them."""
         until(lambda: len(self.all()) >= number, f"call number {number}")
         return self.all()
 
 
 class Window(Terminal):
-    """A window whose shell reads the lines of `start` first; `gone` tells when nothing that it started is left."""
+    """A window whose shell reads the lines of `start` first."""
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class Window(Terminal):
         os.mkfifo(alive)
         self._alive = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
         words = argv or [word.format(rc=rc) for word in STARTED_WITH[shell]]
-        # Everything that the shell starts has the pipe open, and the last one closes it; but the program's background
-        # calls close it themselves, and can be told by their environment.
+        # Every process of the shell has the pipe open, and the last one closes it; the program's background calls close
+        # it themselves, and are found by their environment.
         starter = ("sh", "-c", 'exec 9>"$0"; exec "$@"', str(alive), *words)
         self._is_closed = False
         self._mark = f"HOOKED_WINDOW={place}".encode()
@@ -126,7 +126,7 @@ class Window(Terminal):
         self.run("true")
 
     def at_prompt(self, line: str = ".code") -> None:
-        """Wait for the prompt after the line that was typed last, which ends a `do` unless another is given."""
+        """Wait for the prompt after the last line, by default the one that ends a `do`."""
         pattern = re.compile(rf"{re.escape(line)}.*ready> (\x1b\[\S+)?$", re.DOTALL)
         until(lambda: pattern.search(self.seen()), f"a prompt\n{self.seen()!r}")
 
@@ -139,11 +139,11 @@ class Window(Terminal):
         self.do("true")
 
     def ask(self, text: str) -> str:
-        """Return what the shell makes of a text in double quotes."""
+        """Return a text in double quotes as the shell expands it."""
         return self.run(f'echo "{text}"').out.rstrip("\n")
 
     def wait(self) -> None:
-        """Wait until the shell has ended, and all that it started as well."""
+        """Wait until the shell and all that it started have ended."""
         self.process.wait(PATIENCE_S)
         until(self._is_gone, f"the end of what the shell started\n{self.seen()}")
 
@@ -156,7 +156,7 @@ class Window(Terminal):
         self._is_closed = True
 
     def close(self) -> None:
-        """End the shell, however it stands, and everything that hangs on it."""
+        """End the shell and everything that depends on it."""
         self.process.kill()
         self.process.wait()
         if not self._is_closed:
@@ -164,12 +164,12 @@ class Window(Terminal):
         os.close(self._alive)
 
     def pipe_is_closed(self) -> bool:
-        """Return whether nobody has open any more what the shell had."""
+        """Return whether no process holds the pipe open."""
         readable, _, _ = select.select([self._alive], [], [], 0)
         return bool(readable) and os.read(self._alive, 1) == b""
 
     def running(self) -> list[int]:
-        """Return the processes that the shell has started, itself included, where there is /proc."""
+        """Return the processes that the shell has started, itself included, if there is /proc."""
         found = []
         for environ in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
@@ -190,7 +190,7 @@ def hook(directory: Path, shell: str, program: Path | Sequence[str], every: floa
     return f"source {shlex.quote(str(rendered))}"
 
 
-HOOKS = Path(shell_init.__file__).parents[1] / "shell"
+HOOKS = Path(hooks.__file__).parent
 
 
 Open = Callable[..., Window]
@@ -204,8 +204,15 @@ def rows(dsn: str) -> list[tuple[str, str | None, str, int | None]]:
 
 
 def make_due(window: Window) -> None:
-    """Let the last beat be so long ago that one is due at the next prompt."""
+    """Make a heartbeat due at the next prompt."""
     window.type("set -g __claude_sessions_next 0" if window.status == "$status" else "__claude_sessions_last=0")
+
+
+def shows_held_item(window: Window, states: Path) -> bool:
+    """Return whether the prompt shows the item that the window's file names, held for twelve minutes."""
+    state_of(states, window).write_text(f"held {int(time.time()) - 725} SD-1 s\n")
+    window.do("true")
+    return window.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-1 12m"
 
 
 def type_exit(window: Window) -> None:
@@ -213,19 +220,19 @@ def type_exit(window: Window) -> None:
 
 
 def type_end_of_input(window: Window) -> None:
-    # A shell that changes the terminal's modes at that moment may miss the key, and a person presses it again.
+    # A shell that changes the terminal's modes at that moment may miss the key: press it again.
     while window.process.poll() is None:
         with suppress(OSError):
             os.write(window._master, b"\x04")
         with suppress(subprocess.TimeoutExpired):
-            window.process.wait(2)
+            window.process.wait(0.5)
 
 
 def send_hangup(window: Window) -> None:
     window.process.send_signal(signal.SIGHUP)
-    # A shell that had just looked for signals, and reads its next key, ends with that.
+    # A shell that had just checked for signals ends at its next key.
     with suppress(subprocess.TimeoutExpired):
-        window.process.wait(5)
+        window.process.wait(1)
     if window.process.poll() is None:
         with suppress(OSError):
             os.write(window._master, b"\n")

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import Table
+from needed import cross, each_shell, each_shell_at_length, needs_proc
+from runs import force
+from terminal import CLI, WHOAMI
 from waiting import PATIENCE_S, until
 
 from shell.hooks import (
@@ -29,14 +33,12 @@ from shell.hooks import (
     state_of,
     type_exit,
 )
-from shell.needed import cross, each_shell, each_shell_at_length, needs_proc
-from shell.terminal import CLI, WHOAMI
 
-# -- with the real program -------------------------------------------------------------------------------------------
+# -- with the real program --------------------------------------------------------------------------------------------
 
 
 def await_first_beat(states: Path, opened: Window) -> None:
-    """Wait until the beat in the background has said how its session stands: it may run beside what is typed."""
+    """Wait until the background heartbeat has written the prompt's file."""
     until(state_of(states, opened).exists, "the file of the terminal")
 
 
@@ -47,9 +49,8 @@ def shows(opened: Window, pattern: str) -> bool:
 
 
 @each_shell_at_length
-def test_a_terminals_life_on_a_real_database(
-    real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
-) -> None:
+def test_terminal_lifecycle_on_a_real_database(real: Open, full_table: Table, states: Path, name: str) -> None:
+    dsn = full_table.dsn
     opened = real(name, dsn)
     await_first_beat(states, opened)
     session = opened.run(WHOAMI).session
@@ -60,8 +61,7 @@ def test_a_terminals_life_on_a_real_database(
     assert re.fullmatch(r"SD-AUTH-001 \d+s\n", opened.run(f"{CLI} prompt").out)
     assert rows(dsn) == [(session, "SD-AUTH-001", "active", opened.pid)]
 
-    thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
-    assert cli("claim", "SD-AUTH-001", "--force", "--reason", "urgent", env=thief).returncode == 0
+    force(full_table, "SD-AUTH-001")
     until(lambda: shows(opened, "LOST SD-AUTH-001"), "the loss in the prompt")
     assert opened.run(f"{CLI} prompt").out == "LOST SD-AUTH-001\n"
 
@@ -77,7 +77,7 @@ def test_a_terminals_life_on_a_real_database(
     [type_exit, send_hangup, close_terminal],
     [("bash", type_exit), ("zsh", close_terminal), ("fish", send_hangup)],
 )
-def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
+def test_shell_exit_ends_its_session(
     real: Open, dsn: str, states: Path, name: str, ending: Callable[[Window], None]
 ) -> None:
     opened = real(name, dsn)
@@ -97,34 +97,31 @@ def test_the_session_of_a_shell_that_ends_is_over_though_its_process_has_gone(
 
 
 @each_shell_at_length
-def test_commands_that_find_a_loss_tell_the_prompt_at_once(
-    real: Open, dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]], name: str
-) -> None:
-    opened = real(name, dsn)
+def test_command_that_finds_a_loss_updates_the_prompt(real: Open, full_table: Table, states: Path, name: str) -> None:
+    opened = real(name, full_table.dsn)
     await_first_beat(states, opened)
-    thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
     for command in ("check", "park 10m", "unpark", "heartbeat"):
         opened.run(f"{CLI} release")
         assert opened.run(f"{CLI} claim SD-1 --force --reason again").code == 0
         assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
-        assert cli("claim", "SD-1", "--force", "--reason", "urgent", env=thief).returncode == 0
+        force(full_table)
         assert opened.run(f"{CLI} {command}").code == 4
         assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "LOST SD-1", command
 
 
 @each_shell_at_length
-def test_a_session_named_for_one_command_is_not_the_terminals(real: Open, dsn: str, states: Path, name: str) -> None:
+def test_session_option_does_not_change_the_prompt(real: Open, dsn: str, states: Path, name: str) -> None:
     opened = real(name, dsn)
     await_first_beat(states, opened)
     assert opened.run(f"{CLI} claim SD-1").code == 0
     assert opened.run(f"{CLI} claim SD-2 --session another").code == 0
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
-    assert opened.run(f"{CLI} heartbeat --session nobody").code == 4
+    assert opened.run(f"{CLI} heartbeat --session unknown").code == 4
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
 
 
 @each_shell
-def test_a_shell_under_run_shows_its_item_and_leaves_the_beats_to_run(
+def test_shell_under_run_shows_item_and_sends_no_heartbeats(
     real: Open, dsn: str, states: Path, tmp_path: Path, calls: Calls, name: str
 ) -> None:
     opened = real("bash", dsn)
@@ -140,7 +137,7 @@ def test_a_shell_under_run_shows_its_item_and_leaves_the_beats_to_run(
     assert [row[2] for row in rows(dsn)] == ["idle", "released"]
 
 
-def test_a_late_beat_does_not_register_a_shell_that_has_gone(
+def test_late_heartbeat_does_not_register_a_dead_shell(
     real: Open, dsn: str, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     gone = subprocess.Popen(["true"])
@@ -152,7 +149,7 @@ def test_a_late_beat_does_not_register_a_shell_that_has_gone(
 
 
 @needs_proc
-def test_where_starts_are_unknown_the_file_of_the_prompt_knows_whose_end_it_is(
+def test_exit_without_start_time_uses_prompt_file(
     dsn: str, states: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     environ = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_STATE_DIR": str(states.parent)}
@@ -166,35 +163,35 @@ def test_where_starts_are_unknown_the_file_of_the_prompt_knows_whose_end_it_is(
     assert [row[:3] for row in rows(dsn)] == [("of-a-mac", None, "released")]
 
 
-# -- databases and disks that fail -----------------------------------------------------------------------------------
+# -- databases and disks that fail ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def hanging() -> Iterator[str]:
-    """Return the DSN of a server that takes connections and never answers."""
+    """Return the DSN of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"host=127.0.0.1 port={listener.getsockname()[1]} dbname=x user=x"
 
 
 @pytest.fixture
 def bad_dsns(dsn: str, hanging: str) -> dict[str, str]:
-    """Return the DSNs of databases that are down, refuse, hang, or are none."""
+    """Return DSNs that are down, refuse, hang, or are malformed."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
     return {
         "down": f"host=127.0.0.1 port={free} dbname=x",
         "refuses": psycopg.conninfo.make_conninfo(dsn, dbname="no_such_database"),
         "hangs": hanging,
-        "is none": "postgresql://[",
+        "malformed": "postgresql://[",
     }
 
 
 @cross(
     "kind",
-    ["down", "refuses", "hangs", "is none"],
+    ["down", "refuses", "hangs", "malformed"],
     [("bash", "hangs"), ("zsh", "refuses"), ("zsh", "hangs"), ("fish", "down"), ("fish", "hangs")],
 )
-def test_whatever_the_database_does_the_prompt_comes_at_once_and_nothing_is_said(
+def test_failing_database_neither_delays_nor_clutters_prompt(
     real: Open, bad_dsns: dict[str, str], name: str, kind: str
 ) -> None:
     opened = real(name, bad_dsns[kind])
@@ -206,7 +203,7 @@ def test_whatever_the_database_does_the_prompt_comes_at_once_and_nothing_is_said
     opened.type("exit")
     opened.process.wait(PATIENCE_S)
     for beat in opened.running() if kind == "hangs" else ():
-        # By itself it ends after twenty seconds.
+        # It would end after twenty seconds.
         with suppress(ProcessLookupError):
             os.kill(beat, signal.SIGKILL)
     opened.wait()
@@ -215,34 +212,32 @@ def test_whatever_the_database_does_the_prompt_comes_at_once_and_nothing_is_said
 
 @needs_proc
 @each_shell
-def test_a_call_to_a_server_that_hangs_keeps_nothing_open_that_the_shell_had(
-    real: Open, hanging: str, name: str
-) -> None:
+def test_call_to_hanging_server_holds_no_shell_descriptors(real: Open, hanging: str, name: str) -> None:
     opened = real(name, hanging, more={"PGCONNECT_TIMEOUT": "600"})
     opened.type("exit")
     opened.process.wait(PATIENCE_S)
     until(opened.pipe_is_closed, "the end of the pipe")
-    assert opened.running(), "it ended because its calls did"
+    assert opened.running(), "the pipe was closed only because the calls had ended"
 
 
 @pytest.mark.faults
 @needs_proc
 @each_shell
-def test_beats_do_not_pile_up_where_a_server_hangs(real: Open, hanging: str, name: str) -> None:
+def test_heartbeats_do_not_pile_up_if_server_hangs(real: Open, hanging: str, name: str) -> None:
     opened = real(name, hanging, every=2, more={"PGCONNECT_TIMEOUT": "600"})
     begin = time.monotonic()
     most = 0
     while time.monotonic() < begin + 7:
         opened.do("true")
         most = max(most, len(running_beats(opened)))
-    # The last one is on its way out, on a busy machine, when the next one comes.
+    # On a busy machine the last one may still be ending when the next one starts.
     assert 1 <= most <= 2
     opened.type("exit")
     opened.wait()
 
 
 def running_beats(opened: Window) -> list[int]:
-    """Return the processes of the program that beat for a window."""
+    """Return the heartbeat processes of a window."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -255,13 +250,13 @@ def running_beats(opened: Window) -> list[int]:
 
 
 @needs_proc
-def test_a_beat_gives_up_where_the_server_stops_answering(
+def test_heartbeat_gives_up_on_hanging_server(
     hanging: str, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     for command in (["heartbeat", "--register"], ["release", "--end"]):
         begin = time.monotonic()
         environ = {"CLAUDE_SESSIONS_SESSION_ID": "a", "PGCONNECT_TIMEOUT": "600"}
-        done = cli(*command, "--within", "1s", "--dsn", hanging, env=environ)
+        done = cli(*command, "--within", "0.5s", "--dsn", hanging, env=environ)
         assert (done.returncode, done.stdout, done.stderr) == (6, "", "")
         assert time.monotonic() - begin < 30
 
@@ -271,13 +266,13 @@ def test_a_beat_gives_up_where_the_server_stops_answering(
     ["full", "read-only", "missing home"],
     [("bash", "full"), ("zsh", "read-only"), ("fish", "missing home"), ("fish", "full")],
 )
-def test_a_disk_that_takes_no_file_is_no_matter(
+def test_unwritable_state_directory_is_ignored(
     stack: ExitStack, real: Open, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
 ) -> None:
     place = tmp_path / "place"
     place.mkdir(mode=0o500)
     if kind == "missing home":
-        # There, an ordinary user may make none; root may.
+        # An ordinary user may not create it; root may.
         monkeypatch.delenv("CLAUDE_SESSIONS_STATE_DIR")
         monkeypatch.setenv("HOME", str(place / "home"))
     else:

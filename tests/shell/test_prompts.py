@@ -1,4 +1,4 @@
-"""What a prompt or a status line shows of its terminal's session."""
+"""The segment of a prompt or a status line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Table
+from needed import each_shell, needs, only_zsh
+from runs import PROGRAM
+from terminal import CLI, Terminal, Tmux
 from waiting import PATIENCE_S, until, until_waiting
 
 from claude_sessions_cli import process, prompt
 from claude_sessions_cli.prompt import State
 from shell.hooks import Open, state_of
-from shell.needed import each_shell, needs, only_zsh
-from shell.runs import PROGRAM
-from shell.terminal import CLI, Terminal, Tmux
 
 LINES = [
     ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),
@@ -43,7 +43,7 @@ LINES = [
 
 
 @each_shell
-def test_the_prompt_shows_what_the_file_says(window: Open, states: Path, name: str) -> None:
+def test_prompt_shows_the_file(window: Open, states: Path, name: str) -> None:
     opened = window(name)
     path = state_of(states, opened)
     for line, shown in LINES:
@@ -55,7 +55,7 @@ def test_the_prompt_shows_what_the_file_says(window: Open, states: Path, name: s
 
 
 @each_shell
-def test_the_segment_goes_with_its_file_and_comes_again(window: Open, states: Path, name: str) -> None:
+def test_segment_disappears_and_returns_with_its_file(window: Open, states: Path, name: str) -> None:
     opened = window(name)
     path = state_of(states, opened)
     for _ in range(2):
@@ -68,7 +68,7 @@ def test_the_segment_goes_with_its_file_and_comes_again(window: Open, states: Pa
 
 
 @each_shell
-def test_a_hostile_file_is_no_more_than_text(window: Open, states: Path, name: str) -> None:
+def test_hostile_prompt_file_is_only_text(window: Open, states: Path, name: str) -> None:
     opened = window(name)
     path = state_of(states, opened)
     for content in (b"\0\xff\x1b]0;x\a\n" * 1000, b"held " * 100_000, b"held 99999999999999999999 SD-1 s\n", b"\n\n\n"):
@@ -83,7 +83,7 @@ def test_a_hostile_file_is_no_more_than_text(window: Open, states: Path, name: s
 
 
 @pytest.mark.parametrize(("options", "shown"), [(["--within", "50s"], "held"), ([], "none")])
-def test_a_beat_in_the_background_leaves_what_a_command_has_told_meanwhile(
+def test_background_heartbeat_keeps_newer_prompt_file(
     states: Path, full_table: Table, stack: ExitStack, options: list[str], shown: str
 ) -> None:
     shell = subprocess.Popen(["sleep", "600"])
@@ -103,13 +103,13 @@ def test_a_beat_in_the_background_leaves_what_a_command_has_told_meanwhile(
     assert [prompt.read(os.environ, anchor).kind] == [shown]  # type: ignore[union-attr]
 
 
-README = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 
 
 @each_shell
-def test_the_readmes_prompts_show_it_at_the_very_next_prompt(window: Open, states: Path, name: str) -> None:
-    [line] = re.findall(rf"^(.*CLAUDE_SESSIONS_PROMPT.*?) +# {name}$", README, re.MULTILINE)
-    # fish draws a right prompt only where the terminal can move its cursor.
+def test_documented_prompts_show_segment_at_next_prompt(window: Open, states: Path, name: str) -> None:
+    [line] = re.findall(rf"^(.*CLAUDE_SESSIONS_PROMPT.*?) +# {name}$", REFERENCE, re.MULTILINE)
+    # fish draws a right prompt only if the terminal can move its cursor.
     opened = window(name, after=line, more={"TERM": "xterm"})
     path = state_of(states, opened)
     opened.type(f"echo held 1 SD-AUTH-001 s >{path}")
@@ -117,8 +117,8 @@ def test_the_readmes_prompts_show_it_at_the_very_next_prompt(window: Open, state
 
 
 @each_shell
-def test_the_readmes_words_turn_it_off(window: Open, states: Path, name: str) -> None:
-    words = re.findall(r"`((?:set -g )?CLAUDE_SESSIONS_HOOK[= ]0)`", README)
+def test_documented_switch_disables_the_hook(window: Open, states: Path, name: str) -> None:
+    words = re.findall(r"`((?:set -g )?CLAUDE_SESSIONS_HOOK[= ]0)`", REFERENCE)
     [off] = [line for line in words if line.startswith("set") == (name == "fish")]
     opened = window(name)
     state_of(states, opened).write_text("lost 0 SD-AUTH-001 s\n")
@@ -129,7 +129,7 @@ def test_the_readmes_words_turn_it_off(window: Open, states: Path, name: str) ->
 
 
 @each_shell
-def test_prompts_that_are_programs_find_it_in_their_environment(window: Open, states: Path, name: str) -> None:
+def test_prompt_programs_find_segment_in_environment(window: Open, states: Path, name: str) -> None:
     """starship is one."""
     opened = window(name)
     state_of(states, opened).write_text("lost 0 SD-AUTH-001 s\n")
@@ -138,8 +138,8 @@ def test_prompts_that_are_programs_find_it_in_their_environment(window: Open, st
 
 
 @only_zsh
-def test_the_readmes_function_hands_powerlevel10k_a_segment_where_there_is_one(name: str) -> None:
-    [function] = re.findall(r"^function prompt_claude_sessions.*$", README, re.MULTILINE)
+def test_documented_powerlevel10k_function_shows_only_a_segment(name: str) -> None:
+    [function] = re.findall(r"^function prompt_claude_sessions.*$", REFERENCE, re.MULTILINE)
     text = f"{function}; p10k() {{ print -r -- ${{(j:|:)@}} }}; for CLAUDE_SESSIONS_PROMPT in '' 'SD-1 12m'; $1"
     done = subprocess.run(
         [name, "-f", "-c", text, name, "prompt_claude_sessions"], capture_output=True, text=True, check=True
@@ -148,7 +148,7 @@ def test_the_readmes_function_hands_powerlevel10k_a_segment_where_there_is_one(n
 
 
 @needs("tmux")
-def test_the_readmes_status_line_of_tmux_shows_what_a_pane_holds(
+def test_documented_tmux_status_line_shows_the_panes_item(
     stack: ExitStack, states: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "bin" / "claude-sessions"
@@ -160,12 +160,12 @@ def test_the_readmes_status_line_of_tmux_shows_what_a_pane_holds(
     stack.callback(tmux.close)
     tmux.pane()
     tmux.call("set-environment", "-g", "CLAUDE_SESSIONS_STATE_DIR", str(states.parent))
-    [line] = re.findall(r"^set -g status-right .*$", README, re.MULTILINE)
+    [line] = re.findall(r"^set -g status-right .*$", REFERENCE, re.MULTILINE)
     (tmp_path / "tmux.conf").write_text(f"{line}\n")
     tmux.call("source-file", str(tmp_path / "tmux.conf"))
     shell = process.read(int(tmux.call("display-message", "-p", "#{pane_pid}")))
     prompt.write(os.environ, shell, State("held", int(time.time()) - 725, "SD-1", "s"))
-    # A status line has what its programs said for those who look at it.
+    # A status line runs its programs only while a client is attached.
     looking = Terminal(tmp_path, (*tmux.command, "attach"), {"TERM": "xterm"})
     stack.callback(looking.close)
     until(lambda: "SD-1 12m" in looking.seen(), f"the segment in the line\n{looking.seen()}")

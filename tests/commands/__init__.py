@@ -1,0 +1,1 @@
+"""Each command, through its command line, streams and exit code."""

@@ -1,0 +1,100 @@
+"""Command lines: options before the command, help, and every wrong value."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Cli
+
+from commands.answers import LONG, NIL, Refused, Run, data_of, failed, rows
+
+
+def test_options_are_accepted_before_command(run: Run, dsn: str) -> None:
+    assert data_of(run("--json", "--session", "z", "claim", "SD-1"), "claim")["session"]["session_id"] == "z"
+    assert run(f"--dsn={dsn}", "-q", "release", "--session", "z").stdout == ""
+    assert data_of(run("--json", "schema", "check"), "schema check")["differences"] == []
+
+
+def test_version_and_help(run: Run) -> None:
+    from claude_sessions_cli import __version__
+
+    assert run("--version").stdout == f"claude-sessions {__version__}\n"
+    for argv in (("--help",), ("claim", "-h"), ("schema", "--help"), ("db", "stop", "--help")):
+        done = run(*argv)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("Usage: claude-sessions")
+    assert run().returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["claim"], "Missing argument"),
+        (["claim", "SD-1", "SD-2"], "a session holds one work item at a time"),
+        (["claim", ""], "not a work item: ''"),
+        (["claim", LONG], r"not a work item: 'xxx.*\.\.\.'.*1 to 256"),
+        (["claim", " SD-1"], "not a work item"),
+        (["claim", "SD-1\n"], r"not a work item: 'SD-1\\n'"),
+        (["claim", "SD\x1b[31m"], r"not a work item: 'SD\\x1b"),
+        (["claim", "SD\u202e1"], r"not a work item: 'SD\\u202e1'"),
+        (["claim", "SD\udcff"], "argument [23] is not UTF-8"),
+        (["claim", "--", "SD\udcff"], "not a work item"),
+        (["claim", "SD-1", "--session", ""], "--session is not a session id: ''"),
+        (["claim", "SD-1", "--session", LONG], "--session is not a session id: 'xxx.*1 to 128"),
+        (["claim", "SD-1", "--session", "a\x07"], r"not a session id: 'a\\x07'"),
+        (["claim", "SD-1", "--session", "é"], "not a session id"),
+        (["claim", "SD-1", "--session", NIL], "nil UUID"),
+        (["claim", "SD-1", "--track", "D"], "--track is not one of A, B, C, STANDALONE: 'D'"),
+        (["claim", "SD-1", "--track"], "requires an argument"),
+        (["claim", "SD-OTHER", "--force"], "--force needs --reason"),
+        (["claim", "SD-OTHER", "--force", "--reason", " "], "--force needs --reason"),
+        (["claim", "SD-OTHER", "--reason", "x"], "--reason needs --force"),
+        (["claim", "SD-OTHER", "--switch", "--reason", ""], "--reason needs --force"),
+        (["claim", "SD-OTHER", "--switch", "--force", "--reason", "\udcff"], "is not UTF-8"),
+        (["claim", "SD-1"], "already holds SD-MINE"),
+        (["heartbeat", "SD-1"], "unexpected extra argument"),
+        (["heartbeat", "--pid", "0"], "--pid"),
+        (["heartbeat", "--pid", "x"], "--pid"),
+        (["heartbeat", "--pid", "9" * 30], "no such process"),
+        (["heartbeat", "--tty", "nowhere"], "--tty is not a terminal"),
+        (["heartbeat", "--tty", "/dev/" + LONG], "--tty is not a terminal"),
+        (["heartbeat", "--tty", "/dev/pts/1\n"], "--tty is not a terminal"),
+        (["release", ""], "not a work item"),
+        (["release", "--session", "%"], "--session is not a session id"),
+        (["release", "--reason", "\udcff"], "is not UTF-8"),
+        (["list", ""], "not a work item"),
+        (["list", "--status", "dead"], "--status is not one of active, idle, stale, released: 'dead'"),
+        (["list", "--track", "Z"], "--track is not one of"),
+        (["list", "--limit", "0"], "--limit"),
+        (["list", "--limit", "many"], "--limit"),
+        (["list", "--limit", "3000000000"], "--limit"),
+        (["list", "--host", "x", "--here"], "--host cannot be combined with --here"),
+        (["list", "--codebase", "\udcff"], "is not UTF-8"),
+        (["reap", "--max-age", "nan"], "--max-age.*not a duration"),
+        (["schema"], "Missing command"),
+        (["schema", "aply"], "No such command"),
+        (["clami", "SD-1"], "No such command 'clami'"),
+        (["\udcff"], "is not UTF-8"),
+        (["list", "--alll"], "No such option"),
+        (["list", "-x"], "No such option"),
+        (["list", "--dsn", ""], "--dsn is empty"),
+        (["list", "--dsn", "nonsense"], "the DSN from --dsn cannot be read"),
+        (["list", "--dsn", "host=x nonsense=y"], "the DSN from --dsn cannot be read"),
+        (["list", "--dsn", "\udcff"], "is not UTF-8"),
+    ],
+    ids=lambda value: ascii(" ".join(value))[1:40] if isinstance(value, list) else "",
+)
+def test_wrong_command_line_is_refused(refused: Refused, argv: list[str], message: str) -> None:
+    refused(*argv, code=2, message=message, process="\udcff" in argv)
+
+
+@pytest.mark.parametrize("value", ["-5m", "0", "nan", "1e3", "", "soon", "9" * 20 + "d"])
+def test_wrong_duration_is_refused(refused: Refused, value: str) -> None:
+    refused("claim", "SD-1", "--stale-after", value, code=2, message="--stale-after.*not a duration")
+
+
+def test_empty_reason_never_forces_claim(cli: Cli, dsn: str) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": dsn}
+    cli("claim", "SD-1", "--session", "holder", env=env)
+    before = rows(dsn)
+    failed(cli("claim", "SD-1", "--session", "b", "--reason", "", env=env), 2, "--reason needs --force")
+    assert rows(dsn) == before

@@ -1,0 +1,91 @@
+"""Wrong values in environment variables and in the config file."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from commands.answers import Env, Inside, Refused, failed
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"CLAUDE_SESSIONS_SESSION_ID": "a\nb"}, r"CLAUDE_SESSIONS_SESSION_ID is not a session id: 'a\\nb'"),
+        ({"CLAUDE_SESSIONS_SESSION_ID": "\udcff"}, "not a session id"),
+        ({"CLAUDE_SESSIONS_SESSION_ID": None, "CLAUDE_CODE_SESSION_ID": "a/b"}, "CLAUDE_CODE_SESSION_ID is not"),
+        ({"CLAUDE_SESSIONS_STALE_AFTER": "soon"}, "CLAUDE_SESSIONS_STALE_AFTER: not a duration: 'soon'"),
+        ({"CLAUDE_SESSIONS_STALE_AFTER": "8d"}, "stale_after is at most 7d"),
+        ({"CLAUDE_SESSIONS_STALE_AFTER": "179"}, r"stale_after \(179s\) is shorter than three heartbeats \(60s each\)"),
+        ({"CLAUDE_SESSIONS_HEARTBEAT_EVERY": "-1"}, "CLAUDE_SESSIONS_HEARTBEAT_EVERY: not a duration"),
+        ({"CLAUDE_SESSIONS_HEARTBEAT_EVERY": "6m"}, "shorter than three heartbeats"),
+        ({"CLAUDE_SESSIONS_DSN": "nonsense"}, "the DSN from CLAUDE_SESSIONS_DSN cannot be read"),
+        ({"CLAUDE_SESSIONS_DSN": "host=\udcff"}, "the DSN from CLAUDE_SESSIONS_DSN cannot be read"),
+        ({"CLAUDE_SESSIONS_CONFIG": "/dev/null/config"}, "CLAUDE_SESSIONS_CONFIG names a file that does not exist"),
+        ({"CLAUDE_SESSIONS_CONFIG": "/"}, "cannot read /: Is a directory"),
+    ],
+    ids=lambda value: ascii(str(value))[1:60] if isinstance(value, dict) else "",
+)
+def test_wrong_environment_is_refused(refused: Refused, env: Env, message: str) -> None:
+    refused("claim", "SD-1", code=2, message=message, env=env)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"dsn = [", "config.toml is not TOML"),
+        (b"stale_after = " + b"1" * 5000, "is not TOML|not a duration"),
+        (b"dsn = " + b"[" * 5000, "is not TOML"),
+        (b"dsn = '\xff'", "it is not UTF-8"),
+        (b"dns = 'x'\nretries = 3", "unknown keys: dns, retries.*the keys are dsn, stale_after, heartbeat_every"),
+        (b"[database]\ndsn = 'x'", "unknown keys: database"),
+        (b'"k\\u001b[31m" = 1', "unknown keys: k"),
+        (b"dsn = 5", "dsn in .* is not a text"),
+        (b"dsn = ''", "dsn in .* is not a text"),
+        (b"dsn = 'nonsense'", "the DSN from dsn in .*config.toml cannot be read"),
+        (b'dsn = "host=a\\u0000b"', "the DSN from dsn in .*config.toml cannot be read"),
+        (b"dsn = 'env:'", "reads the variable"),
+        (b"dsn = 'env:DATABASE_URL'", "reads the variable DATABASE_URL, which is not set"),
+        (b"stale_after = true", "stale_after in .* is not a duration"),
+        (b"stale_after = nan", "stale_after in .*: not a duration"),
+        (b"heartbeat_every = 1e300", "heartbeat_every in .*: not a duration"),
+        (b"stale_after = 2024-01-01", "stale_after in .* is not a duration"),
+    ],
+    ids=lambda value: ascii(value.decode(errors="replace"))[1:40] if isinstance(value, bytes) else "",
+)
+def test_wrong_config_file_is_refused(refused: Refused, tmp_path: Path, content: bytes, message: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_bytes(content)
+    env = {"CLAUDE_SESSIONS_CONFIG": str(config)}
+    if b"dsn" in content and b"[database]" not in content:
+        env["CLAUDE_SESSIONS_DSN"] = ""
+    refused("list", code=2, message=message, env=env)
+
+
+def test_missing_config_file_is_refused(refused: Refused, tmp_path: Path) -> None:
+    env = {"CLAUDE_SESSIONS_CONFIG": str(tmp_path / "missing")}
+    refused("claim", "SD-1", code=2, message="CLAUDE_SESSIONS_CONFIG names a file that does not exist", env=env)
+
+
+def test_unreadable_config_file_is_refused(inside: Inside, dsn: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory) / "config.toml"
+        config.write_text("stale_after = '1h'")
+        config.chmod(0)
+        env = {"CLAUDE_SESSIONS_CONFIG": str(config), "CLAUDE_SESSIONS_DSN": dsn}
+        root = os.geteuid() == 0
+        if root:
+            # Root can read every file. Another user may be unable to start this Python, but can continue in it.
+            inside("list", env={**env, "CLAUDE_SESSIONS_CONFIG": None})
+            Path(directory).chmod(0o755)
+            os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        try:
+            done = inside("list", env=env)
+        finally:
+            if root:
+                os.seteuid(0)
+        failed(done, 2, "cannot read .*config.toml: Permission denied")

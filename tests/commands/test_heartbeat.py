@@ -1,0 +1,72 @@
+"""`heartbeat`, with and without `--here`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli, Sleeper, Table, make_caller
+
+from claude_sessions_cli import process
+from claude_sessions_cli.operations.claim import claim
+from commands.answers import SESSION_KEYS, Run, data_of
+
+
+def test_here_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
+    child, other = sleeper(), sleeper()
+    claim(table.database, make_caller("a", anchor=process.read(child.pid)), "SD-1")
+    claim(table.database, make_caller("b", anchor=process.read(other.pid)), "SD-2")
+    child.kill()
+    child.wait()
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
+    done = cli("heartbeat", "--here", "--json", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["command"], answer["ok"]) == ("heartbeat", True)
+    assert set(answer["data"]) == {"renewed", "released"}
+    assert answer["data"]["renewed"] == 1
+    [released] = answer["data"]["released"]
+    assert (released["session_id"], released["status"], released["label"]) == ("a", "released", "ENDED")
+    other.kill()
+    other.wait()
+    assert cli("heartbeat", "--here", env=env).stdout == "renewed 0 sessions\nreleased b: process gone\n"
+    quiet = cli("heartbeat", "--here", "--quiet", env=env)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "option", [["--register"], ["--session", "a"], ["--pid", "1"], ["--tty", "/dev/pts/1"], ["--if-older-than", "30s"]]
+)
+def test_here_refuses_options_about_one_session(cli: Cli, tmp_path: Path, option: list[str]) -> None:
+    done = cli("heartbeat", "--here", *option, env={"CLAUDE_SESSIONS_DSN": f"host={tmp_path}/missing"})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--here" in done.stderr
+
+
+def test_younger_heartbeat_prints_fresh(table: Table, cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn}
+    assert cli("claim", "SD-1", "--session", "a", env=env).returncode == 0
+    done = cli("heartbeat", "--session", "a", "--if-older-than", "10m", env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fresh a, holding SD-1\n", "")
+    done = cli("heartbeat", "--session", "a", "--if-older-than", "soon", env=env)
+    assert done.returncode == 2 and "not a duration" in done.stderr
+
+
+def test_heartbeat_registers_and_renews(run: Run) -> None:
+    assert run("heartbeat").returncode == 4
+    data = data_of(run("heartbeat", "--register", "--json"), "heartbeat")
+    assert (data["outcome"], data["tombstone"]) == ("registered", None)
+    assert set(data["session"]) == SESSION_KEYS
+    assert run("heartbeat", "--quiet").stdout == ""
+    assert run("heartbeat").stdout == "renewed a\n"
+
+
+def test_lost_claim_is_reported_in_json(run: Run) -> None:
+    run("claim", "SD-1")
+    run("claim", "SD-1", "--force", "--reason", "why", session="b")
+    lost = data_of(run("heartbeat", "--json"), "heartbeat", 4)
+    assert lost["code"] == "not_held"
+    assert lost["data"]["outcome"] == "lost"
+    assert set(lost["data"]["tombstone"]) >= {"sd_id", "fence", "at", "reason", "by"}
+    assert lost["data"]["tombstone"]["by"] == "b"

@@ -1,0 +1,64 @@
+"""Databases without the table, and tables of another shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from claude_sessions_cli import queries
+from commands.answers import EVERY_COMMAND, Refused, apply_schema, execute, json_rows
+
+
+@pytest.mark.parametrize("prepare", [[], ["CREATE TABLE public.sessions (id int)"], ["DROP SCHEMA public"]])
+def test_missing_table_names_schema_apply(
+    refused: Refused, fresh_database: Callable[..., str], prepare: list[str]
+) -> None:
+    dsn = fresh_database()
+    execute(dsn, *prepare)
+    for argv in EVERY_COMMAND:
+        message = r"\(create it: claude-sessions schema apply\)"
+        refused(*argv, "--dsn", dsn, code=7, message=message, process=argv[0] == "claim")
+
+
+COLUMNS = [
+    *("id", "session_id", "sd_id", "track", "tty", "pid", "hostname", "codebase", "claimed_at", "heartbeat_at"),
+    *("status", "metadata", "created_at", "updated_at"),
+]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_missing_column_is_named(refused: Refused, fresh_database: Callable[..., str], column: str) -> None:
+    dsn = apply_schema(fresh_database())
+    execute(dsn, "INSERT INTO claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
+    execute(dsn, f"ALTER TABLE public.claude_sessions DROP COLUMN {column} CASCADE")
+    before = json_rows(dsn)
+    for argv in EVERY_COMMAND:
+        message = f'column "?(s.)?{column}"? .*does not exist.*claude-sessions schema check'
+        refused(*argv, "--dsn", dsn, code=7, message=message)
+    assert json_rows(dsn) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER COLUMN metadata DROP DEFAULT, ALTER COLUMN metadata TYPE text",
+        "ALTER COLUMN metadata DROP DEFAULT, ALTER COLUMN metadata TYPE json",
+        "ALTER COLUMN claimed_at TYPE timestamp",
+        "ALTER COLUMN heartbeat_at TYPE timestamp",
+        "ALTER COLUMN created_at TYPE date",
+        "ALTER COLUMN session_id TYPE varchar(3)",
+        "DROP CONSTRAINT claude_sessions_session_id_key",
+        "ADD CONSTRAINT theirs CHECK (hostname = 'elsewhere')",
+        "ADD COLUMN project text NOT NULL",
+    ],
+)
+def test_table_of_other_shape_is_refused(refused: Refused, fresh_database: Callable[..., str], change: str) -> None:
+    dsn = fresh_database()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute((queries.directory() / "ddl/001_claude_sessions.sql").read_bytes())
+    execute(dsn, f"ALTER TABLE public.claude_sessions {change}")
+    before = json_rows(dsn)
+    refused("claim", "SD-1", "--session", "longer", "--dsn", dsn, code=7, message="claude-sessions schema check")
+    assert json_rows(dsn) == before

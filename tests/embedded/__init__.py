@@ -1,0 +1,1 @@
+"""The private server: its processes, signals and directories."""

@@ -1,0 +1,1 @@
+"""Each operation, called inside the process of the test."""

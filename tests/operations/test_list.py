@@ -1,0 +1,108 @@
+"""Listing: labels, filters, order and limits, without any write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from clock import NOON, at
+from conftest import Sleeper, Table, make_caller
+
+from claude_sessions_cli import process
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.list import Filters, list_sessions
+
+
+def _shown(table: Table, minutes: float = 0, caller: str | None = None, **filters: Any) -> dict[str, str]:
+    found = list_sessions(table.database, make_caller(caller, now=at(minutes)), Filters(**filters))
+    assert found.total == len(found.sessions)
+    return {seen.session.session_id: seen.label.value for seen in found.sessions}
+
+
+def test_session_has_first_matching_label(table: Table, sleeper: Sleeper) -> None:
+    alive, dead = sleeper(), sleeper()
+    dead_process = process.read(dead.pid)
+    claim(table.database, make_caller("alive", now=at(-900), anchor=process.read(alive.pid)), "SD-1")
+    claim(table.database, make_caller("dead", now=NOON, anchor=dead_process), "SD-2")
+    dead.kill()
+    dead.wait()
+    for name, age in [("mine", 100), ("fresh", 2), ("quiet", 3), ("lapsed", 16)]:
+        claim(table.database, make_caller(name, now=at(-age)), f"SD-{name}")
+    claim(table.database, make_caller("parked", now=at(-16)), "SD-6")
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)"
+        " WHERE session_id = 'parked'",
+        f'"{at(10).isoformat()}"',
+    )
+    assert _shown(table, caller="mine") == {
+        "alive": "LIVE",
+        "dead": "DEAD",
+        "mine": "YOURS",
+        "fresh": "LIVE",
+        "quiet": "QUIET",
+        "lapsed": "LAPSED",
+        "parked": "PARKED",
+    }
+
+
+def test_park_counts_for_45_minutes_at_most(table: Table) -> None:
+    claim(table.database, make_caller("parked", now=NOON), "SD-6")
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
+        f'"{at(600).isoformat()}"',
+    )
+    assert _shown(table, 44) == {"parked": "PARKED"}
+    assert _shown(table, 46) == {"parked": "LAPSED"}
+
+
+def test_list_shows_live_rows_unless_all_are_asked(table: Table) -> None:
+    for status in ("active", "idle", "stale", "released", None):
+        table.insert(f"s-{status}", status=status, heartbeat_at=NOON)
+    assert set(_shown(table)) == {"s-active", "s-idle", "s-stale", "s-None"}
+    assert _shown(table, all_statuses=True)["s-released"] == "ENDED"
+    assert set(_shown(table, statuses=["released", "idle"])) == {"s-released", "s-idle"}
+
+
+def test_filters_are_combined(table: Table) -> None:
+    columns = {"status": "active", "heartbeat_at": NOON}
+    table.insert("a", sd_id="SD-1", track="A", hostname="one", codebase="web", **columns)
+    table.insert("b", sd_id="SD-2", track="B", hostname="one", codebase="api", **columns)
+    table.insert("c", sd_id="SD-3", track="A", hostname="two", codebase="web", **columns)
+    assert set(_shown(table, sd_ids=["SD-1", "SD-3"])) == {"a", "c"}
+    assert set(_shown(table, tracks=["A"])) == {"a", "c"}
+    assert set(_shown(table, hostname="one")) == {"a", "b"}
+    assert set(_shown(table, codebase="web", hostname="two")) == {"c"}
+    assert set(_shown(table, session_id="b")) == {"b"}
+
+
+def test_limit_keeps_total(table: Table) -> None:
+    for number in range(5):
+        table.insert(f"s-{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
+    found = list_sessions(table.database, make_caller(None), Filters(limit=2))
+    assert [seen.session.sd_id for seen in found.sessions] == ["SD-0", "SD-1"]
+    assert found.total == 5
+
+
+def test_holders_are_listed_first(table: Table) -> None:
+    table.insert("idle", status="idle", heartbeat_at=NOON)
+    table.insert("holder", sd_id="SD-1", status="active", heartbeat_at=at(-5))
+    assert list(_shown(table)) == ["holder", "idle"]
+
+
+def test_list_never_writes(table: Table) -> None:
+    table.insert("old", sd_id="SD-1", status="active", heartbeat_at=NOON)
+    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
+    _shown(table, 1000)
+    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
+
+
+@pytest.mark.parametrize(
+    ("own", "expires"),
+    [({}, 900), ({"stale_after": 3600}, 3600), ({"stale_after": "x"}, 900), ({"stale_after": True}, 900)],
+)
+def test_expiry_honours_patience_of_holder(table: Table, own: dict[str, Any], expires: float) -> None:
+    from psycopg.types.json import Jsonb
+
+    table.insert("a", status="active", heartbeat_at=NOON, metadata=Jsonb({"claude_sessions_cli": own}))
+    found = list_sessions(table.database, make_caller(None, now=NOON))
+    assert found.sessions[0].expires_in_s == expires

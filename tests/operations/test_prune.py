@@ -1,0 +1,55 @@
+"""Pruning: which released sessions are deleted, and in which batches."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import psycopg
+import pytest
+from clock import DAY, NOON, at
+from conftest import Sleeper, Table, make_caller
+
+from claude_sessions_cli import process
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.reap import reap
+
+
+def test_prune_deletes_sessions_released_long_ago(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 3)
+    old = {"heartbeat_at": NOON, "updated_at": NOON, "created_at": NOON}
+    for number in range(7):
+        table.insert(f"old-{number}", status="released", **old)
+    table.insert("no-heartbeat", status="released", **{**old, "heartbeat_at": None})
+    table.insert("touched", status="released", **{**old, "updated_at": at(DAY)})
+    table.insert("beating", status="released", **{**old, "heartbeat_at": at(DAY)})
+    table.insert("stale", status="stale", **{**old, "updated_at": at(29 * DAY)})
+    with psycopg.connect(table.dsn) as holder:
+        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'old-6' FOR UPDATE")
+        caller = make_caller(None, now=at(30 * DAY - 1))
+        assert reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 0
+        assert reap(table.database, caller, prune=30 * 86400).pruned == 0
+        caller = make_caller(None, now=at(30 * DAY + 1))
+        assert reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
+        # A batch skips all rows before its start.
+        after = {"after": UUID(int=2**128 - 1), "older_than_s": 86400, "row_limit": 99, "now": at(40 * DAY)}
+        assert table.database.read(lambda tx: tx.all("prune_sessions", **after)) == []
+        assert reap(table.database, caller, prune=30 * 86400).pruned == 7
+    left = table.execute("SELECT session_id FROM public.claude_sessions ORDER BY 1")
+    assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]
+
+
+def test_session_that_has_not_ended_is_never_pruned(table: Table, sleeper: Sleeper) -> None:
+    caller = make_caller("a", now=NOON, anchor=process.read(sleeper().pid))
+    heartbeat(table.database, caller, register=True)
+    assert reap(table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 0
+    assert table.row("a")["status"] == "idle"
+
+
+def test_each_batch_is_pruned_in_own_transaction(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 2)
+    old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
+    for number in range(5):
+        full_table.insert(f"s{number}", status="released", **old)
+    assert reap(full_table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 5
+    deletions = "SELECT count(*) AS n FROM claude_session_events WHERE event = 'deleted' GROUP BY xmin::text ORDER BY 1"
+    assert [row["n"] for row in full_table.execute(deletions)] == [1, 2, 2]

@@ -1,0 +1,288 @@
+"""Reaping: which sessions end or go stale, on which evidence, and which stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from clock import DAY, NOON, at
+from conftest import Sleeper, Table, make_caller
+from psycopg.types.json import Jsonb
+from waiting import until
+
+from claude_sessions_cli import process
+from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.reap import reap
+
+
+def _reap(table: Table, minutes: float, **options: Any) -> dict[str, tuple[str | None, str]]:
+    result = reap(table.database, make_caller(None, now=at(minutes)), **options)
+    return {verdict.session.session.session_id: (verdict.to, verdict.reason) for verdict in result.changed}
+
+
+def test_silent_session_goes_stale_and_frees_item(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1", track="A")
+    assert _reap(table, 15) == {}
+    assert _reap(table, 15.1) == {"a": ("stale", "silent")}
+    row, tombstone = table.row("a"), table.own("a")["tombstone"]
+    assert (row["status"], row["sd_id"], row["track"], row["claimed_at"]) == ("stale", None, None, None)
+    assert (row["heartbeat_at"], row["updated_at"]) == (NOON, at(15.1))
+    assert (tombstone["sd_id"], tombstone["reason"], tombstone.get("by")) == ("SD-1", "silent", None)
+
+
+def test_dead_process_ends_session_at_once(table: Table, sleeper: Sleeper) -> None:
+    child = sleeper()
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
+    assert _reap(table, 0) == {}
+    child.kill()
+    until(lambda: process.read(child.pid).zombie, "the process to become a zombie")
+    assert _reap(table, 0) == {"a": ("released", "process gone")}
+    assert table.row("a")["sd_id"] is None
+    child.wait()
+
+
+def test_live_process_is_never_reaped(table: Table, sleeper: Sleeper) -> None:
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(sleeper().pid)), "SD-1")
+    before = table.row("a")
+    assert _reap(table, 30 * DAY, max_age=60) == {}
+    assert table.row("a") == before
+
+
+def test_dead_pid_of_other_host_proves_nothing(table: Table, sleeper: Sleeper) -> None:
+    child = sleeper()
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(child.pid)), "SD-1")
+    child.kill()
+    child.wait()
+    table.execute("UPDATE public.claude_sessions SET hostname = 'elsewhere'")
+    assert _reap(table, 1) == {}
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+
+
+def test_park_is_honoured_until_it_ends(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,parked_until}', %s)",
+        f'"{at(30).isoformat()}"',
+    )
+    assert _reap(table, 29) == {}
+    assert _reap(table, 31) == {"a": ("stale", "silent")}
+    assert "parked_until" not in table.own("a")
+
+
+def test_patience_of_holder_is_honoured(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON, stale_after=7200), "SD-1")
+    assert _reap(table, 119) == {}
+    assert _reap(table, 121) == {"a": ("stale", "silent")}
+
+
+def test_max_age_takes_only_old_claims(table: Table) -> None:
+    claim(table.database, make_caller("old", now=NOON), "SD-1")
+    heartbeat(table.database, make_caller("idle", now=NOON), register=True)
+    for name in ("old", "idle"):
+        heartbeat(table.database, make_caller(name, now=at(70)))
+    claim(table.database, make_caller("young", now=at(70)), "SD-2")
+    assert _reap(table, 71) == {}
+    assert _reap(table, 71, max_age=3600) == {"old": ("stale", "max age")}
+
+
+def test_session_stale_for_a_day_ends(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    _reap(table, 16)
+    assert _reap(table, 16 + DAY) == {}
+    assert _reap(table, 17 + DAY) == {"a": ("released", "stale for a day")}
+    assert table.own("a")["tombstone"]["sd_id"] == "SD-1"
+    assert _reap(table, 90 * DAY) == {}
+
+
+def test_silent_idle_session_goes_stale_without_tombstone(table: Table) -> None:
+    heartbeat(table.database, make_caller("a", now=NOON), register=True)
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+    assert "tombstone" not in table.own("a")
+
+
+def test_foreign_stale_claim_is_reaped(table: Table) -> None:
+    table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+    assert table.row("a")["sd_id"] is None
+
+
+def test_foreign_rows_are_judged_only_by_time(table: Table) -> None:
+    # Without boot and start time, a missing pid proves nothing.
+    table.insert("a", status="active", sd_id="SD-1", pid=2**22 + 1, hostname=this_host().hostname, heartbeat_at=NOON)
+    assert _reap(table, 14) == {}
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"status": None, "heartbeat_at": NOON},
+        {"status": "active", "heartbeat_at": None, "claimed_at": NOON},
+        {"status": "active", "heartbeat_at": None, "claimed_at": None, "created_at": NOON},
+        {"status": "active", "heartbeat_at": None, "claimed_at": None, "created_at": None},
+        {"status": "active", "heartbeat_at": NOON, "metadata": None},
+        {"status": "active", "heartbeat_at": NOON, "metadata": Jsonb([1])},
+        {"status": "active", "heartbeat_at": NOON, "metadata": Jsonb({"claude_sessions_cli": 7})},
+        {
+            "status": "active",
+            "heartbeat_at": NOON,
+            "metadata": Jsonb({"claude_sessions_cli": {"process": {"start": 1}}}),
+        },
+    ],
+)
+def test_odd_rows_are_reaped_like_others(table: Table, columns: dict[str, Any]) -> None:
+    table.insert("a", sd_id="SD-1", **columns)
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+    assert table.row("a")["sd_id"] is None
+    assert table.row("a")["heartbeat_at"] == columns["heartbeat_at"]
+
+
+def test_future_heartbeat_counts_as_now(table: Table) -> None:
+    table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=at(100))
+    assert _reap(table, 50) == {}
+    assert _reap(table, 50, max_age=60) == {"a": ("stale", "max age")}
+    assert table.row("a")["heartbeat_at"] == at(50)
+
+
+def test_future_heartbeat_is_corrected_and_ages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 2)
+    future = at(99 * DAY)
+    table.insert("held", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=future, updated_at=NOON)
+    table.insert("stale", status="stale", heartbeat_at=future, updated_at=NOON)
+    table.insert("over", status="released", heartbeat_at=future, updated_at=NOON, created_at=NOON)
+    table.insert("none", sd_id="SD-2", status="active", claimed_at=at(50), heartbeat_at=None, updated_at=NOON)
+    assert _reap(table, 50, dry_run=True) == {}
+    assert table.row("held")["heartbeat_at"] == future
+    with psycopg.connect(table.dsn) as holder:
+        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'held' FOR UPDATE")
+        assert _reap(table, 50) == {}
+        assert table.row("held")["heartbeat_at"] == future
+    table.insert("past", sd_id="SD-3", status="active", claimed_at=NOON, heartbeat_at=at(49), updated_at=NOON)
+    assert _reap(table, 51) == {}
+    times = {row["session_id"]: row["heartbeat_at"] for row in table.execute("SELECT * FROM public.claude_sessions")}
+    assert times == {"held": at(51), "stale": at(50), "over": at(50), "none": None, "past": at(49)}
+    assert table.row("held")["updated_at"] == NOON, "it is a heartbeat"
+    assert _reap(table, 65.5) == {"none": ("stale", "silent"), "past": ("stale", "silent")}
+    assert _reap(table, 67) == {"held": ("stale", "silent")}
+    assert _reap(table, 50 + DAY + 1)["stale"] == ("released", "stale for a day")
+    pruned = reap(table.database, make_caller(None, now=at(50 + DAY + 1)), prune=86400).pruned
+    assert pruned == 1
+
+
+def test_server_clock_decides_on_future_heartbeat(table: Table) -> None:
+    table.execute(
+        "INSERT INTO public.claude_sessions (session_id, heartbeat_at)"
+        " VALUES ('a', clock_timestamp() + interval '1 hour'), ('b', clock_timestamp() - interval '1 hour')"
+    )
+    before = table.row("b")
+    reap(table.database, make_caller(None))
+    assert (
+        table.execute("SELECT heartbeat_at <= clock_timestamp() AS is_over FROM public.claude_sessions")
+        == [{"is_over": True}] * 2
+    )
+    assert table.row("b")["heartbeat_at"] == before["heartbeat_at"]
+
+
+def test_future_heartbeats_are_corrected_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 3)
+    for number in range(7):
+        table.insert(f"s-{number}", heartbeat_at=at(60))
+    reap(table.database, make_caller(None, now=NOON))
+    assert table.execute("SELECT count(DISTINCT xmin::text) AS n FROM public.claude_sessions") == [{"n": 3}]
+
+
+def test_dry_run_changes_nothing(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
+    assert _reap(table, 16, dry_run=True) == {"a": ("stale", "silent")}
+    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
+
+
+def test_verdict_shows_its_evidence(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    [verdict] = reap(table.database, make_caller(None, now=at(5))).kept
+    assert verdict.reason == "last sign of life 5m ago"
+    assert verdict.evidence["heartbeat_age_s"] == 300
+    assert verdict.evidence["stale_after_s"] == 900
+    assert verdict.evidence["process"] == "unknown"
+
+
+class _Interrupted:
+    """A database that runs a function between the verdict of a reaper and its update."""
+
+    def __init__(self, table: Table, between: Callable[[], object]) -> None:
+        self._database, self._between, self._has_looked = table.database, between, False
+
+    def read(self, work: Any, *args: Any) -> Any:
+        self._has_looked = True
+        return self._database.read(work, *args)
+
+    def write(self, actor: Any, work: Any, *args: Any) -> Any:
+        if self._has_looked:
+            self._between()
+        self._has_looked = False
+        return self._database.write(actor, work, *args)
+
+
+def _reap_interrupted(table: Table, minutes: float, between: Callable[[], object]) -> list[str]:
+    interrupted: Any = _Interrupted(table, between)
+    changed = reap(interrupted, make_caller(None, now=at(minutes))).changed
+    return [verdict.session.session.session_id for verdict in changed]
+
+
+def test_heartbeat_after_verdict_saves_session(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    beat = lambda: heartbeat(table.another(), make_caller("a", now=at(16)))  # noqa: E731
+    assert _reap_interrupted(table, 16, beat) == []
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_claim_after_verdict_is_kept(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+
+    def switch() -> None:
+        # Another program moves the claim without a heartbeat.
+        table.execute("UPDATE public.claude_sessions SET sd_id = NULL")
+        table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2', claimed_at = now()")
+
+    assert _reap_interrupted(table, 16, switch) == []
+    assert table.row("a")["sd_id"] == "SD-2"
+
+
+def test_two_reapers_change_a_session_once(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    other = lambda: reap(table.another(), make_caller(None, now=at(16)))  # noqa: E731
+    assert _reap_interrupted(table, 16, other) == []
+    assert table.row("a")["status"] == "stale"
+
+
+def test_locked_row_is_left_to_next_reap(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=NOON), "SD-2")
+    with psycopg.connect(table.dsn) as holder:
+        holder.execute("SELECT FROM public.claude_sessions WHERE session_id = 'a' FOR UPDATE")
+        assert _reap(table, 16) == {"b": ("stale", "silent")}
+    assert _reap(table, 16) == {"a": ("stale", "silent")}
+
+
+def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 2)
+    for number in range(5):
+        table.insert(f"s{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
+    table.insert("ended", status="released", heartbeat_at=NOON)
+    result = reap(table.database, make_caller(None, now=NOON), dry_run=True)
+    assert [verdict.session.session.session_id for verdict in result.kept] == [f"s{number}" for number in range(5)]
+    page = table.database.read(lambda tx: tx.all("list_live_sessions", after=None, row_limit=2, now=NOON))
+    assert len(page) == 2
+
+
+def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.BATCH", 3)
+    for number in range(10):
+        table.insert(f"s-{number}", status="active", sd_id=f"SD-{number}", heartbeat_at=NOON)
+    assert len(_reap(table, 16)) == 10
+    assert table.execute("SELECT count(DISTINCT xmin::text) AS n FROM public.claude_sessions") == [{"n": 4}]

@@ -1,0 +1,149 @@
+"""The term of a run: renewed, entered, left, outlived and released by its fence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from clock import NOON, at
+from conftest import Table, make_caller
+
+from claude_sessions_cli import process
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
+from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.model import ProcessRecord
+from claude_sessions_cli.operations import term
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.release import release
+from claude_sessions_cli.times import fence_of
+from operations.claims import RUNNER, fence_of_claim
+
+
+def test_term_is_renewed_only_by_its_fence(table: Table) -> None:
+    fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    before = table.row("a")
+    term.renew(table.database, make_caller("a", now=at(1)), "SD-1", fence)
+    assert table.row("a") == {**before, "heartbeat_at": at(1)}
+    with pytest.raises(NotHeld, match="is not current"):
+        term.renew(table.database, make_caller("a", now=at(2)), "SD-1", fence + 1)
+    with pytest.raises(NotHeld, match="does not hold SD-2"):
+        term.renew(table.database, make_caller("a", now=at(2)), "SD-2", fence)
+    assert table.row("a")["heartbeat_at"] == at(1)
+    claim(table.database, make_caller("b", now=at(17)), "SD-1")
+    with pytest.raises(NotHeld, match="lost SD-1 to b"):
+        term.renew(table.database, make_caller("a", now=at(18)), "SD-1", fence)
+
+
+def test_ended_session_cannot_renew_term(table: Table) -> None:
+    table.insert("a", status="released", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
+    with pytest.raises(SessionsError):
+        term.renew(table.database, make_caller("a", now=at(1)), "SD-1", 1767268800000000)
+    assert table.row("a")["heartbeat_at"] == NOON
+
+
+def test_release_of_past_term_changes_nothing(table: Table) -> None:
+    fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    release(table.database, make_caller("a", now=NOON))
+    second = fence_of_claim(claim(table.database, make_caller("a", now=at(1)), "SD-1"))
+    term.release(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+    assert table.row("a")["sd_id"] == "SD-1"
+    term.release(table.database, make_caller("a", now=at(2)), "SD-1", second, reason="completed")
+    assert (table.row("a")["sd_id"], table.row("a")["status"]) == (None, "released")
+
+
+def test_second_command_under_claim_is_refused(table: Table) -> None:
+    host, itself = this_host(), process.read(1)
+    runner, later = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns), process.read(os.getpid()).start
+    fence = fence_of_claim(claim(table.database, make_caller("a"), "SD-1"))
+    term.enter(table.database, make_caller("a"), runner)
+    with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
+        term.enter(table.database, make_caller("a"), runner)
+    term.leave(table.database, make_caller("a"), replace(runner, start=later), "SD-1", fence)
+    with pytest.raises(HeldByAnother):
+        term.enter(table.database, make_caller("a"), runner)
+    term.leave(table.database, make_caller("a"), runner, "SD-1", fence)
+    term.enter(table.database, make_caller("a"), replace(runner, start=later))
+    term.enter(table.database, make_caller("a"), replace(runner, boot_id="an earlier boot"))
+    # A malformed start time is ignored.
+    term.enter(table.database, make_caller("a"), replace(runner, start="at noon"))
+    with pytest.raises(HeldByAnother):
+        term.enter(table.database, make_caller("a"), runner)
+    assert table.row("a")["sd_id"] == "SD-1"
+
+
+@pytest.mark.parametrize("nonsense", [{"pid": "x", "start": "1"}, {"pid": 1}, "a word", None])
+def test_malformed_command_record_is_ignored(table: Table, nonsense: object) -> None:
+    claim(table.database, make_caller("a"), "SD-1")
+    host = this_host()
+    if isinstance(nonsense, dict):
+        nonsense = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, **nonsense}
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,run}', %s::jsonb)",
+        json.dumps(nonsense),
+    )
+    term.enter(table.database, make_caller("a"), RUNNER)
+
+
+def test_run_extends_recorded_patience(table: Table) -> None:
+    table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
+    term.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER)
+    with pytest.raises(HeldByAnother):
+        claim(table.database, make_caller("b", now=at(29), stale_after=300), "SD-1")
+    term.enter(table.database, make_caller("a", now=NOON, stale_after=300), RUNNER)
+    assert table.own("a")["stale_after"] == 1800, "a shorter one takes nothing from a term that was begun"
+
+
+Ending = Callable[[Table, int], None]
+
+
+def _leave(table: Table, fence: int) -> None:
+    term.leave(table.database, make_caller("a", now=at(2)), RUNNER, "SD-1", fence)
+
+
+def _outlive(table: Table, fence: int) -> None:
+    term.outlive_process(table.database, make_caller("a", now=at(2)), "SD-1", fence)
+
+
+def _release(table: Table, fence: int) -> None:
+    term.release(table.database, make_caller("a", now=at(2)), "SD-1", fence, reason="completed")
+
+
+each_ending = pytest.mark.parametrize("end", [_leave, _outlive, _release])
+
+
+@each_ending
+def test_run_reports_lost_term_at_end(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    with pytest.raises(NotHeld, match=r"lost SD-1 to b under fence .*urgent"):
+        end(table, fence)
+    assert table.row("a")["status"] == ("idle" if end is _leave else "released")
+    assert table.row("b")["sd_id"] == "SD-1"
+
+
+@each_ending
+def test_run_reports_term_lost_to_other_program(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL")
+    table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(1), heartbeat_at=at(1))
+    with pytest.raises(NotHeld, match=f"held by theirs under the later fence {fence_of(at(1))}"):
+        end(table, fence)
+
+
+@each_ending
+def test_run_reports_deleted_session(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    table.execute("DELETE FROM public.claude_sessions")
+    with pytest.raises(NotHeld, match="session a was deleted"):
+        end(table, fence)
+
+
+@each_ending
+def test_run_ends_quietly_after_own_release(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    release(table.database, make_caller("a", now=at(1)))
+    end(table, fence)
+    assert table.row("a")["sd_id"] is None

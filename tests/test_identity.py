@@ -1,0 +1,161 @@
+"""The rules of identity, on given values."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from conftest import Cli
+
+from claude_sessions_cli import identity, process
+from claude_sessions_cli.cli import run
+from claude_sessions_cli.errors import NoIdentity, UsageError
+from claude_sessions_cli.liveness import Host, this_host
+from claude_sessions_cli.process import Process
+
+NIL = "00000000-0000-0000-0000-000000000000"
+MALFORMED_IDS = {
+    "empty": [""],
+    "nil UUID": [NIL, NIL.replace("-", "")],
+    "leading punctuation": ["-a", ".a"],
+    "forbidden character": ["a b", "a/b", "a\n", "a\nb", "a\0b", "\x1b[31mred"],
+    "not ASCII": ["é", "ａ", "a٣", "a\udcff"],
+    "too long": ["a" * 129, "a" * 10_000],
+}
+MALFORMED_TERMINALS = {
+    "not a path below /dev": ["", "unknown", "not a tty", "pts/3", "/dev/"],
+    "forbidden character": ["/dev/pts/3\n", "/dev/\x1b[31m"],
+    "not ASCII": ["/dev/é", "/dev/\udcff"],
+    "too long": ["/dev/" + "x" * 10_000],
+}
+
+
+def chain(*found: Process) -> list[Process]:
+    """Return this command under the given processes, nearest first."""
+    return [Process(9, 8, None, "9", False, "python"), *found]
+
+
+# -- given values -----------------------------------------------------------------------------------------------------
+
+
+def message_of(environ: dict[str, str], **options: str) -> str:
+    """Return the message for a malformed value, which is one short line."""
+    with pytest.raises(UsageError) as caught:
+        identity.detect(environ, lineage=chain(), **options)  # type: ignore[arg-type]
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 120
+    return caught.value.message
+
+
+def test_id_of_allowed_characters_is_kept() -> None:
+    for value in ("a", "A.b_c:d-e", "0", "a" * 128, "8a1c66ff-0000-4000-8000-000000000001"):
+        assert identity.detect({}, session=value).session_id == value
+
+
+@pytest.mark.parametrize("values", MALFORMED_IDS.values(), ids=list(MALFORMED_IDS))
+def test_malformed_session_id_is_refused_in_one_short_line(values: list[str]) -> None:
+    for value in values:
+        assert message_of({}, session=value).startswith("--session is"), value
+
+
+@pytest.mark.parametrize("name", ["CLAUDE_SESSIONS_SESSION_ID", "CLAUDE_CODE_SESSION_ID"])
+def test_malformed_id_in_environment_names_the_variable(name: str) -> None:
+    assert message_of({name: "a\nb"}).startswith(f"{name} is")
+
+
+@pytest.mark.parametrize("name", ["CLAUDE_SESSIONS_SESSION_ID", "CLAUDE_CODE_SESSION_ID"])
+def test_malformed_id_is_ignored_if_option_is_given(name: str) -> None:
+    assert identity.detect({name: "not an id"}, session="given").session_id == "given"
+
+
+@pytest.mark.parametrize("name", ["CLAUDE_SESSIONS_SESSION_ID", "CLAUDE_CODE_SESSION_ID"])
+def test_empty_variable_counts_as_unset(name: str) -> None:
+    assert identity.detect({name: ""}, lineage=chain()).session_id is None
+
+
+@pytest.mark.parametrize("values", MALFORMED_TERMINALS.values(), ids=list(MALFORMED_TERMINALS))
+def test_malformed_terminal_is_refused(values: list[str]) -> None:
+    for value in values:
+        assert message_of({}, session="a", tty=value).startswith("--tty is not a terminal: "), value
+
+
+def test_valid_terminal_is_kept() -> None:
+    for tty in ("/dev/pts/3", "/dev/ttys003", "/dev/tty1", "/dev/console"):
+        assert identity.detect({}, session="a", tty=tty).tty == tty
+
+
+def test_missing_process_is_refused() -> None:
+    for pid in (2**22 + 1, 2**63, 10**100):
+        with pytest.raises(UsageError, match=r"^--pid \d+(\.\.\.\d)?: no such process$"):
+            identity.detect({}, pid=pid)
+
+
+def test_given_process_is_anchor_and_names_session() -> None:
+    found = identity.detect({}, pid=os.getppid())
+    assert found.pid == os.getppid()
+    assert found.process_record == {
+        "pid": os.getppid(),
+        "start": process.read(os.getppid()).start,
+        "boot_id": this_host().boot_id,
+        "pid_ns": this_host().pid_ns,
+    }
+    assert found.session_id is not None
+    assert found.session_id.endswith(f"_{os.getppid()}")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--session", "\x1b[31mred\r\n"],
+        ["--session", b"\xff\xfe"],
+        ["--pid", "0"],
+        ["--pid", "\x1b[31m"],
+        ["--pid", "9" * 100],
+        ["--tty", "/dev/" + "x" * 10_000],
+    ],
+    ids=["session", "session not UTF-8", "pid out of range", "pid not a number", "pid missing", "tty"],
+)
+def test_malformed_option_is_refused_in_one_line(cli: Cli, argv: list[Any]) -> None:
+    done = cli("whoami", *argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("claude-sessions: ")
+    assert done.stderr.removesuffix("\n").isprintable()
+    assert len(done.stderr) < 300
+    assert cli("whoami", "--json", *argv).returncode == 2
+
+
+def test_every_malformed_pid_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for value in ("", "-1", "abc", "1.5", "4194305", "9" * 100):
+        assert run(["whoami", "--pid", value]) == 2, value
+        assert capsys.readouterr().err.count("\n") == 1, value
+
+
+# -- detection --------------------------------------------------------------------------------------------------------
+
+
+def test_derived_id_depends_on_pid_start_boot_and_namespace() -> None:
+    shell = Process(100, 1, "/dev/pts/3", "5000", False, "bash", ("bash",))
+    host = Host("h", "boot", "pid:[1]")
+    first = identity.derive_session_id(shell, host)
+    assert first == identity.derive_session_id(shell, Host("renamed", "boot", "pid:[1]"))
+    others = [
+        identity.derive_session_id(Process(100, 1, "/dev/pts/3", "5001", False, "bash"), host),
+        identity.derive_session_id(Process(101, 1, "/dev/pts/3", "5000", False, "bash"), host),
+        identity.derive_session_id(shell, Host("h", "next boot", "pid:[1]")),
+        identity.derive_session_id(shell, Host("h", "boot", "pid:[2]")),
+    ]
+    digests = {session_id.split("_")[1] for session_id in [first, *others]}
+    assert len(digests) == 5
+    assert first.split("_")[2:] == ["pts3", "100"]
+
+
+def test_session_id_counts_without_readable_processes() -> None:
+    with pytest.raises(NoIdentity):
+        identity.require(identity.detect({}, lineage=[]))
+    assert identity.detect({"CLAUDE_SESSIONS_SESSION_ID": "a"}, lineage=[]).session_id == "a"
+
+
+def test_unknown_facts_are_left_out_of_metadata() -> None:
+    unknown = identity.Identity("a", None, None, None, None, None, this_host())
+    assert unknown.own_metadata().keys() == {"host_os", "cli"}

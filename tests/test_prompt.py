@@ -1,0 +1,201 @@
+"""The small file that a prompt reads: its content, its permissions, and failures that are ignored."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import probe
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from claude_sessions_cli import prompt
+from claude_sessions_cli.model import METADATA_KEY, Session
+from claude_sessions_cli.process import Process
+from claude_sessions_cli.prompt import State
+
+HELD = State("held", 1_767_225_600, "SD-AUTH-001", "session_0a1b2c3d_pts3_4711")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
+
+
+def anchor(pid: int = 4711, start: str = "12345") -> Process:
+    return Process(pid, 1, "/dev/pts/3", start, zombie=False, name="bash")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of the files, which does not exist yet."""
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state" / "terminals"
+
+
+def row(**changes: object) -> Session:
+    session = probe.session(4711, "host", {})
+    values = {name: getattr(session, name) for name in Session.__slots__}
+    return Session(**{**values, **changes})
+
+
+def test_written_prompt_file_is_read_back(place: Path) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    assert prompt.read(os.environ, anchor()) == HELD
+    assert (place / "4711-12345").read_text() == "held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711\n"
+
+
+def test_prompt_file_is_private_under_any_umask(place: Path) -> None:
+    before = os.umask(0)
+    try:
+        prompt.write(os.environ, anchor(), HELD)
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (place / "4711-12345", place, place.parent)]
+    assert modes == [0o600, 0o700, 0o700]
+
+
+def test_file_of_reused_pid_is_ignored(place: Path) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    assert prompt.read(os.environ, anchor(start="99999")) is None
+
+
+def test_start_unknown_to_shells_is_not_in_file_name(place: Path) -> None:
+    prompt.write(os.environ, anchor(start="Tue_Nov_24_12:00:00_2026"), HELD)
+    assert [path.name for path in place.iterdir()] == ["4711"]
+
+
+def test_writing_replaces_the_file_atomically(place: Path) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    before = (place / "4711-12345").stat().st_ino
+    with (place / "4711-12345").open() as reader:
+        prompt.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+        assert reader.read().startswith("held ")
+    assert (place / "4711-12345").stat().st_ino != before
+    assert len(list(place.iterdir())) == 1
+
+
+def test_segment_shows_item_and_age() -> None:
+    shown = {42: "SD-AUTH-001 42s", 720: "SD-AUTH-001 12m", 5400: "SD-AUTH-001 1h30m", -100: "SD-AUTH-001 0s"}
+    assert {age: HELD.segment(HELD.since + age) for age in shown} == shown
+    assert State("lost", 0, "SD-AUTH-001", "s").segment(5) == "LOST SD-AUTH-001"
+    assert State("none", 0, "-", "s").segment(5) == ""
+
+
+def test_held_since_is_computed_on_the_local_clock() -> None:
+    # The server's clock is months behind: only the age counts.
+    session = row(sd_id="SD-1", claimed_at=probe.NOON - timedelta(minutes=12))
+    found = State.of(session)
+    assert (found.kind, found.item, found.session_id) == ("held", "SD-1", "holder")
+    assert abs(time.time() - found.since - 720) < 30
+
+
+def test_lost_and_idle_sessions_have_their_own_states() -> None:
+    tombstone = {"sd_id": "SD-2", "fence": 1, "reason": "forced"}
+    lost = row(sd_id=None, claimed_at=None, status="idle", metadata={METADATA_KEY: {"tombstone": tombstone}})
+    assert State.of(lost) == State("lost", 0, "SD-2", "holder")
+    assert State.of(row(sd_id=None, claimed_at=None, status="idle")) == State("none", 0, "-", "holder")
+
+
+@given(some.text(min_size=1, max_size=256))
+def test_text_from_database_is_harmless_to_shells(text: str) -> None:
+    shown = prompt.harmless(text)
+    assert re.fullmatch(r"[A-Za-z0-9._:?-]+", shown)
+    assert len(shown) == len(text)
+
+
+def test_malformed_prompt_file_is_ignored(place: Path) -> None:
+    place.mkdir(parents=True)
+    lines = ["", "held x SD-1 s", "held 5 $(id) s", "what 5 SD-1 s", "held 05 SD-1 s", "\xff"]
+    for content in ("", "held", "held 5 SD-1 s", *(f"{line}\n" for line in lines)):
+        (place / "4711-12345").write_bytes(content.encode("latin-1"))
+        assert prompt.read(os.environ, anchor()) is None, content
+
+
+def test_impossible_state_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    for wrong in (blocker / "below", Path("relative"), Path("/proc/nothing")):
+        monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(wrong))
+        prompt.write(os.environ, anchor(), HELD)
+        assert prompt.read(os.environ, anchor()) is None
+        prompt.remove(os.environ, anchor())
+        prompt.sweep(os.environ)
+    assert not Path("relative").exists()
+
+
+def test_missing_home_writes_nothing_to_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("platformdirs.user_state_dir", lambda *_, **__: "~/.local/state/claude-sessions")
+    prompt.write(os.environ, anchor(), HELD)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_directory_keeps_file_without_error(place: Path) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    place.chmod(0o500)
+    prompt.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+    place.chmod(0o700)
+    assert prompt.read(os.environ, anchor()) == HELD
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory on a file system of one page."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=20", "none", str(mount)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+@needs_root
+def test_full_disk_removes_stale_prompt_file(full_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(full_disk))
+    prompt.write(os.environ, anchor(), HELD)
+    assert prompt.read(os.environ, anchor()) == HELD
+    prompt.write(os.environ, anchor(), State("lost", 0, "SD-2", "s"))
+    assert list((full_disk / "terminals").iterdir()) == []
+
+
+@needs_root
+def test_root_creates_no_directory_in_another_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(home / ".local" / "state"))
+    prompt.write(os.environ, anchor(), HELD)
+    assert list(home.iterdir()) == []
+
+
+def test_ended_session_leaves_no_file(place: Path) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    prompt.remove(os.environ, anchor())
+    assert list(place.iterdir()) == []
+
+
+def test_sweep_deletes_files_of_dead_shells_after_a_week(place: Path) -> None:
+    for name in ("1-1", "2-2", ".3-3.77", "4", "foreign"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("")
+        os.utime(place / name, (0, 0))
+    os.utime(place / "2-2", (time.time() - 6 * 86400,) * 2)
+    prompt.sweep(os.environ)
+    assert sorted(path.name for path in place.iterdir()) == ["2-2", "foreign"]
+
+
+def test_writing_takes_less_than_a_millisecond(place: Path) -> None:
+    def once() -> float:
+        begin = time.thread_time()
+        prompt.write(os.environ, anchor(), HELD)
+        return time.thread_time() - begin
+
+    once()
+    assert min(once() for _ in range(20)) < 0.001

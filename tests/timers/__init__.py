@@ -1,0 +1,1 @@
+"""Timers that run `upkeep` each minute: cron, systemd and launchd."""
