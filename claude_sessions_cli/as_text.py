@@ -146,7 +146,9 @@ def applied_text(applied: Sequence[AppliedFile]) -> str:
     """Return what `schema apply` did, a line for each object it made."""
     lines = []
     for file in applied:
-        lines.append(f"{file.file}: {f'created {len(file.created)} objects' if file.created else 'already in force'}")
+        number = len(file.created)
+        objects = f"created {number} object{'' if number == 1 else 's'}"
+        lines.append(f"{file.file}: {objects if file.created else 'already in force'}")
         lines += [f"  {made.kind} {made.name}" for made in file.created]
     return "\n".join(lines) + "\n"
 

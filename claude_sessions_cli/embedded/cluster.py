@@ -60,8 +60,8 @@ def find_install(cluster: Path) -> Path:
         raise Unreachable(f"the Postgres cluster in {cluster} is incomplete", f"restore it or move it, or {ELSEWHERE}")
     version = (cluster / "PG_VERSION").read_text().strip()
     if version not in installs:
-        known = " and ".join(installs)
-        raise Unreachable(f"{cluster} was made by Postgres {version}, but {known} is installed", ELSEWHERE)
+        known = f"{' and '.join(installs)} {'is' if len(installs) == 1 else 'are'} installed"
+        raise Unreachable(f"{cluster} was made by Postgres {version}, but {known}", ELSEWHERE)
     return installs[version]
 
 

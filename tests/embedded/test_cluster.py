@@ -79,7 +79,7 @@ def be_a_cluster(cluster: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (break_version, "made by Postgres 9.6, but .*NEWEST is installed"),
+        (break_version, "made by Postgres 9.6, but .*NEWEST (is|are) installed"),
         (break_control, "is incomplete"),
         (put_photographs, "is not empty, and not a Postgres cluster"),
         (be_a_cluster, "is itself a Postgres cluster"),
