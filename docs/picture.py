@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 DIRECTORY = Path(__file__).parent
+COLUMNS = 118
 PROGRAM = [sys.executable, "-m", "claude_sessions_cli"]
 
 
@@ -32,6 +33,9 @@ def main() -> None:
                 "CLAUDE_SESSIONS_STATE_DIR": str(Path(directory, "state")),
             }
         )
+        codebase = Path(directory, "shop")
+        codebase.mkdir()
+        os.chdir(codebase)
         processes = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
         try:
             _play([str(process.pid) for process in processes])
@@ -43,6 +47,7 @@ def main() -> None:
                 process.kill()
                 process.wait()
             _run("db", "stop", "--quiet")
+            os.chdir(DIRECTORY)
 
 
 def _play(pids: list[str]) -> None:
@@ -66,9 +71,9 @@ def _draw() -> None:
     with database.connect(server.dsn(), "the embedded server") as connection:
         found = list_sessions(connection, caller)
     with Path(os.devnull).open("w") as nowhere:
-        console = Console(record=True, width=118, file=nowhere, force_terminal=True)
+        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
         console.print("[bold]$[/bold] claude-sessions list")
-        console.print(render.rich_table(table.rows(table.LIST, found.sessions)))
+        console.print(render.rich_table(table.fit(table.rows(table.LIST, found.sessions), COLUMNS)))
     svg = console.export_svg(title="claude-sessions")
     # A picture must not load fonts from elsewhere.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
