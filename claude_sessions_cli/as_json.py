@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.list import Listing
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
     from claude_sessions_cli.operations.release import ReleaseResult
-    from claude_sessions_cli.operations.schema import AppliedFile, Difference
 
 # Fields of Session that are not columns of the table.
 _NOT_COLUMNS = ("server_now", "row_version")
@@ -102,16 +100,6 @@ def history_data(found: History) -> dict[str, Any]:
         "terms": [{**asdict(term), "fence": fence_of(term.claimed_at)} for term in found.terms],
         "events": [asdict(event) for event in found.events],
     }
-
-
-def applied_data(applied: Sequence[AppliedFile]) -> dict[str, Any]:
-    """Return the JSON of `schema apply`."""
-    return {"files": [asdict(file) for file in applied]}
-
-
-def difference_data(differences: Sequence[Difference]) -> dict[str, Any]:
-    """Return the JSON of `schema check`."""
-    return {"differences": [asdict(found) for found in differences]}
 
 
 def session_data(seen: JudgedSession | None) -> dict[str, Any] | None:

@@ -136,7 +136,7 @@ def timer_text(result: TimerResult) -> str:
         return f"{result.timer}: {result.outcome.replace('_', ' ')}\n"
     if result.outcome == "not_installed":
         return f"{result.timer}: not installed\n"
-    verb = "would take away what is claude-sessions' in" if result.outcome == "removed" else "would write to"
+    verb = "would remove the claude-sessions part of" if result.outcome == "removed" else "would write to"
     if result.outcome == "already_installed":
         verb = "is already in"
     return "\n".join(f"{verb} {write.to}{':' if write.text else ''}\n{write.text}" for write in result.writes)

@@ -65,11 +65,10 @@ SessionId = Annotated[
     ),
 ]
 Pid = Annotated[
-    int | None, typer.Option("--pid", min=1, help="The process that this session is, instead of detecting it.")
+    int | None,
+    typer.Option("--pid", min=1, metavar="PID", help="The process of this session [detected]."),
 ]
-Tty = Annotated[
-    str | None, typer.Option("--tty", metavar="TTY", help="The session's terminal, instead of detecting it.")
-]
+Tty = Annotated[str | None, typer.Option("--tty", metavar="TTY", help="The terminal of this session [detected].")]
 StaleAfter = Annotated[
     float | None,
     typer.Option(

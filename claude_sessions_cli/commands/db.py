@@ -32,14 +32,14 @@ def stop(json: options.Json = False, quiet: options.Quiet = False) -> None:
 
 @app.command()
 def status(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Show whether it runs, and its files."""
+    """Show the state of the server, and its files."""
     found = server.status()
     render.Output("db status", json, quiet).result(asdict(found), lambda: as_text.server_text(found))
 
 
 @app.command()
 def dsn(json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Print its DSN, for psql and other programs."""
+    """Print the server's DSN, for psql."""
     found = server.dsn()
     render.Output("db dsn", json, quiet).result({"dsn": found}, lambda: found)
 

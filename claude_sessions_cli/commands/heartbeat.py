@@ -45,7 +45,8 @@ def heartbeat(
 ) -> None:
     """Prove that this session is alive.
 
-    Exit 4 if the session is not registered, or has lost its claim: to whom, when and why. A session that lost its item
+    Exit 4 if the session is not registered, or has lost its claim; the error names the successor, the time and the
+    reason. A session that lost its item
     to silence alone gets it back, under a new fence, unless another one has taken it.
     """
     invocation.give_up_after(within)

@@ -36,8 +36,8 @@ def list_(
     track: Annotated[
         list[str] | None, typer.Option("--track", metavar="|".join(TRACKS), help="Only this track; repeatable.")
     ] = None,
-    host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="Only sessions on this host.")] = None,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions on this host.")] = False,
+    host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="Only sessions on the host NAME.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions on the command's own host.")] = False,
     codebase: Annotated[str | None, typer.Option("--codebase", metavar="NAME", help="Only this codebase.")] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only this session.")] = False,
     limit: Annotated[

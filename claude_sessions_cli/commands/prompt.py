@@ -20,7 +20,7 @@ app = options.new_app()
 def prompt(
     pid: Annotated[
         str | None,
-        typer.Option("--pid", metavar="PID", help="The process that this session is, instead of detecting it."),
+        typer.Option("--pid", metavar="PID", help="The process of this session [detected]."),
     ] = None,
 ) -> None:
     """Print what this terminal holds.

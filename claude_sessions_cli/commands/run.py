@@ -43,7 +43,8 @@ def run(
     track: options.Track = None,
     wait: options.Wait = None,
     conflict_exit_code: Annotated[
-        int, typer.Option("--conflict-exit-code", min=0, max=255, help="The exit code if another holds the item.")
+        int,
+        typer.Option("--conflict-exit-code", min=0, max=255, metavar="N", help="Exit code if another holds it."),
     ] = EXIT_HELD,
     keep_on_failure: Annotated[
         bool, typer.Option("--keep-on-failure", help="If the command fails, keep the claim until it lapses.")

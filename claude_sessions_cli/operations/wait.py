@@ -42,11 +42,11 @@ def wait(
     seconds: float,
     progress: Callable[[float, HeldByAnother], None],
 ) -> ClaimResult:
-    """Repeat `attempt` until it succeeds or `seconds` are over; raises its last HeldByAnother then.
+    """Repeat `attempt` until it succeeds; after `seconds`, raise its last HeldByAnother.
 
-    Whenever one of the items becomes free, the database's notification wakes this up, if the connection is direct.
-    A database that goes away meanwhile is waited for as well; Unreachable is raised where it is not back in time.
-    `progress` is called with the seconds left, about once a second.
+    If the connection is direct, a notification that one of the items became free ends a pause early. A database that
+    goes away is waited for too; raises Unreachable if it is not back in time. `progress` is called with the seconds
+    left, about once a second.
     """
     deadline = time.monotonic() + seconds
     channel_words = {hashlib.md5(sd_id.encode(), usedforsecurity=False).hexdigest() for sd_id in sd_ids}
