@@ -103,7 +103,7 @@ def history_data(found: History) -> dict[str, Any]:
 
 
 def session_data(seen: JudgedSession | None) -> dict[str, Any] | None:
-    """Return the JSON of a session: its 14 columns and what is known of it."""
+    """Return the JSON of a session: its 14 columns and its judgement."""
     if seen is None:
         return None
     session = seen.session
@@ -137,5 +137,5 @@ def tombstone_data(tombstone: Tombstone | None) -> dict[str, Any] | None:
 
 
 def json_value(value: object) -> object:
-    """Return the JSON form of what JSON does not know: times in UTC, anything else as its text."""
+    """Return the JSON form of other values: times in UTC, the rest as text."""
     return utc(value) if isinstance(value, datetime) else str(value)

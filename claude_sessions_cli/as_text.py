@@ -131,12 +131,12 @@ def history_text(found: History) -> str:
 
 
 def timer_text(result: TimerResult) -> str:
-    """Return what became of a timer; of a dry run, what it would write."""
+    """Return the outcome for a timer, or the plan of a dry run."""
     if not result.dry_run:
         return f"{result.timer}: {result.outcome.replace('_', ' ')}\n"
     if result.outcome == "not_installed":
         return f"{result.timer}: not installed\n"
-    verb = "would remove the claude-sessions part of" if result.outcome == "removed" else "would write to"
+    verb = "would remove claude-sessions' part from" if result.outcome == "removed" else "would write to"
     if result.outcome == "already_installed":
         verb = "is already in"
     return "\n".join(f"{verb} {write.to}{':' if write.text else ''}\n{write.text}" for write in result.writes)

@@ -175,7 +175,8 @@ def _fail(argv: list[str], error: Exception) -> int:
         if os.environ.get("CLAUDE_SESSIONS_DEBUG"):
             raise error
         error = SessionsError(
-            f"unforeseen: {type(error).__name__}: {error}", "see where: set CLAUDE_SESSIONS_DEBUG=1 and run it again"
+            f"unforeseen: {type(error).__name__}: {error}",
+            "show the traceback: set CLAUDE_SESSIONS_DEBUG=1 and run it again",
         )
     words = _own_words(argv)
     named = [word for word in words if not word.startswith("-")]

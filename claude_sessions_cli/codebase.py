@@ -41,7 +41,7 @@ def _branch(git_dir: Path) -> str | None:
     head = git_dir / "HEAD"
     text = valid_utf8(os.fsdecode(head.read_bytes()).strip()) if head.exists() else ""
     branch = text.removeprefix("ref: refs/heads/")
-    # Git writes the branch .invalid where it keeps its references elsewhere.
+    # Git writes the branch .invalid if it keeps its references elsewhere.
     return None if branch in (text, ".invalid") else branch
 
 

@@ -146,7 +146,7 @@ def export_anchor(anchor: Process, host: Host) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate(Generic[T]):
-    """What one rule found, or why it found nothing."""
+    """The finding of one rule, or the reason why there is none."""
 
     name: str
     found: T | None

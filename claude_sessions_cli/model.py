@@ -234,7 +234,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class JudgedSession:
-    """A session with what this host and this caller know of it, from one look at its process.
+    """A session as this host and this caller judge it, from one look at its process.
 
     `lapsed` is whether another session may take its item.
     """

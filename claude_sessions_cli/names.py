@@ -1,4 +1,4 @@
-"""What a work item and a session may be called."""
+"""The names of work items and sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_work_item(value: str) -> str:
 def check_session_id(value: str, source: str) -> str:
     """Return a well-formed session id, or raise UsageError that names the source."""
     if value.replace("-", "") == NIL_UUID.replace("-", ""):
-        raise UsageError(f"{source} is the nil UUID, which is no session id")
+        raise UsageError(f"{source} is the nil UUID, not a session id")
     if not SESSION_ID.fullmatch(value):
         raise UsageError(
             f"{source} is not a session id: {shorten(value)}",
@@ -35,7 +35,7 @@ def check_session_id(value: str, source: str) -> str:
 
 
 def check_name(value: str) -> str:
-    """Return what may name a work item or a session of any program, or raise UsageError."""
+    """Return a well-formed name of an item, or of a session of any program, or raise UsageError."""
     if not _is_printable(value):
         raise UsageError(
             f"not the name of a work item or a session: {shorten(value)}",

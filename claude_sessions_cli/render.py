@@ -91,7 +91,7 @@ class Output:
 
     @contextmanager
     def count_down(self) -> Iterator[Progress]:
-        """Return what shows the seconds left, and for whom, in one line of a terminal; it is cleared at the end."""
+        """Yield the function that shows the seconds left and the holder in one line; clear the line at the end."""
         if self.quiet or self.json or not sys.stderr.isatty():
             yield lambda left, refusal: None
             return
@@ -189,7 +189,7 @@ def _print_rich(rows: Table) -> None:
 
 
 def report(text: str, seconds: float) -> None:
-    """Print a line on stderr within some seconds: who reads slowly, or never, must not delay this process."""
+    """Print a line on stderr within some seconds: a slow reader must not delay this process."""
     line = os.fsencode(f"{PROGRAM}: {clean(text)}\n")
 
     def write() -> None:

@@ -52,7 +52,7 @@ def load(environ: Mapping[str, str], *, dsn: str | None = None, stale_after: flo
         stale_after = _duration("stale_after", environ, config, path, DEFAULT_STALE_AFTER)
     heartbeat_every = _duration("heartbeat_every", environ, config, path, DEFAULT_HEARTBEAT_EVERY)
     if stale_after > STALE_AFTER_LIMIT_S:
-        raise UsageError("stale_after is at most 7d: a longer one would let a dead holder keep its item for good")
+        raise UsageError("stale_after is at most 7d: a longer one would keep an item with a dead holder for good")
     if stale_after < 3 * heartbeat_every:
         raise UsageError(
             f"stale_after ({stale_after:g}s) is shorter than three heartbeats ({heartbeat_every:g}s each)",

@@ -45,8 +45,8 @@ LIST: tuple[Column[JudgedSession], ...] = (
     Column("CLAIMED", lambda seen: format_age(seen.session.claim_age_s)),
     Column("HEARTBEAT", lambda seen: format_age(seen.session.heartbeat_age_s)),
 )
-# In this order columns leave a terminal that is too narrow. STATE and SD never do; SESSION is shortened.
-LEAVE_FIRST = ("PID", "TTY", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
+# The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
+DROPPED_FIRST = ("PID", "TTY", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
 
 TERMS: tuple[Column[Term], ...] = (
     Column("SD", lambda term: term.sd_id),
@@ -75,12 +75,12 @@ def rows(columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
 def fit(table: Table, limit: int) -> Table:
     """Return the part of a table of `list` that fits `limit` columns of a terminal, one line for each session.
 
-    First leave the columns that are empty in every row, then those that are equal in every row, then the others.
-    Random session ids are shortened before those, other ids after; each is a prefix that other commands accept. A work
-    item is never cut, so that only a long one makes a line too wide.
+    Columns that are empty in every row are dropped first, then equal ones. Then random session ids are shortened, other
+    columns dropped, and other ids cut, to prefixes that differ within the table. A work item is never cut, so that only
+    a long one makes a line too wide.
     """
     columns = {head: [row[number] for row in table[1:]] for number, head in enumerate(table[0])}
-    optional = [head for head in LEAVE_FIRST if head in columns]
+    optional = [head for head in DROPPED_FIRST if head in columns]
     empty = [head for head in optional if set(columns[head]) <= {EMPTY}]
     equal = [head for head in optional if head not in empty and len(table) > 2 and len(set(columns[head])) == 1]
     rest = [head for head in optional if head not in empty and head not in equal]
@@ -97,20 +97,20 @@ def fit(table: Table, limit: int) -> Table:
         else:
             del columns[head]
     if (over := excess()) > 0:
-        longest = max(map(len, columns["SESSION"]), default=0)
+        longest = max(map(width_of, columns["SESSION"]), default=0)
         columns["SESSION"] = _shorten_to(columns["SESSION"], longest - over)
     return [tuple(columns), *zip(*columns.values(), strict=True)]
 
 
 def _shorten_random(ids: Sequence[str]) -> list[str]:
-    """Return each random id by its beginning; ids that begin alike by more of it."""
+    """Return each random id by its beginning, and more of those that begin alike."""
     found = [_RANDOM_ID.match(name) for name in ids]
     lengths = [match.end() if match else len(name) for name, match in zip(ids, found, strict=True)]
     while True:
         short = [name[:length] for name, length in zip(ids, lengths, strict=True)]
-        alike = {name for name, number in Counter(short).items() if number > 1}
-        if not alike:
+        if len(set(short)) == len(set(ids)):
             return short
+        alike = {name for name, number in Counter(short).items() if number > 1}
         lengths = [length + (name in alike) for name, length in zip(short, lengths, strict=True)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Terminal:
-    """The controlling terminal, if there is one; `handed_over` says whether the command's group has it."""
+    """The controlling terminal, if there is one; `handed_over` is whether the command's group has it."""
 
     def __init__(self) -> None:
         self._descriptor = _open()

@@ -67,7 +67,7 @@ COMPLETION = (
     "shell/completion::test_table_without_history_offers_held_items",
     "shell/completion::test_names_with_shell_syntax_are_not_offered",
 )
-LEASES = tuple(f"operations/{name}" for name in ("check", "park", "run", "wait", "tombstones"))
+LEASES = tuple(f"operations/{name}" for name in ("check", "park", "term", "wait", "tombstones"))
 LOCKS = (
     "operations/predicates",
     "operations/claim",

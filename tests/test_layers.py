@@ -55,7 +55,8 @@ def _imports(body: list[ast.stmt]) -> set[str]:
     for node in (found for statement in body for found in ast.walk(statement)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, f"line {node.lineno} imports relatively"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -65,12 +66,18 @@ def _own_module(name: str) -> str | None:
     parts = name.split(".")
     if parts[0] != PACKAGE.name:
         return None
-    candidates = ("/".join(parts[1:end]) for end in range(len(parts), 1, -1))
+    candidates = ("/".join(parts[1:end]) + folder for end in range(len(parts), 1, -1) for folder in ("", "/"))
     return next((path for path in candidates if path in MODULES), "__init__")
 
 
 def _without_type_checking(body: list[ast.stmt]) -> list[ast.stmt]:
-    return [node for node in body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))]
+    kept: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            kept += node.orelse
+        else:
+            kept.append(node)
+    return kept
 
 
 def test_module_imports_only_modules_above_it_in_the_tree() -> None:
@@ -99,3 +106,7 @@ def test_each_driver_has_one_importer() -> None:
             if owner not in (None, importer):
                 wrong.append(f"{importer} imports {name}")
     assert not wrong
+
+
+def test_only_cli_imports_by_name() -> None:
+    assert [module for module, body in MODULES.items() if "importlib.import_module" in _imports(body)] == ["cli"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claude_sessions_cli.table import LEAVE_FIRST, LIST, Table, fit
+from claude_sessions_cli.table import DROPPED_FIRST, LIST, Table, fit
 from claude_sessions_cli.text import align, width_of
 
 HEADS = tuple(column.head for column in LIST)
@@ -79,6 +79,12 @@ def test_named_ids_are_cut_last_and_stay_distinct() -> None:
     assert fitted[1][2] != fitted[2][2]
 
 
+def test_ids_that_look_alike_are_shown_alike() -> None:
+    # Characters that are not printed may be all that tells the ids of other programs apart.
+    fitted = fit(table({"SESSION": UUID}, {"SESSION": UUID}), 40)
+    assert fitted[1][2] == fitted[2][2] == "4f9c2a7e"
+
+
 def test_long_work_item_stays_whole() -> None:
     item = "SD-" + "X" * 90
     fitted = fit(table({"SD": item}), 60)
@@ -86,4 +92,4 @@ def test_long_work_item_stays_whole() -> None:
 
 
 def test_every_column_that_may_leave_exists() -> None:
-    assert set(LEAVE_FIRST) | {"STATE", "SD", "SESSION"} == set(HEADS)
+    assert set(DROPPED_FIRST) | {"STATE", "SD", "SESSION"} == set(HEADS)

@@ -29,7 +29,7 @@ def history(
 ) -> None:
     """Show who held an item, and how it ended.
 
-    Of a session: what it held. Each term with its times, and by whom and from which host it was ended.
+    For a session: its terms, with times, and who ended each, from which host.
     """
     settings = invocation.load_settings(dsn)
     if name is None:

@@ -58,7 +58,7 @@ def list_(
 
     YOURS is this session; DEAD has a process that is gone; PARKED has declared its silence; LAPSED may be taken by
     anyone; LIVE has a live process or a fresh heartbeat; QUIET is the rest. A narrow terminal shows fewer columns, and
-    ids as prefixes that other commands accept.
+    ids as prefixes, which other commands accept if they are unique.
     """
     options.check_words("--status", status or (), STATUSES)
     options.check_track(*(track or ()))

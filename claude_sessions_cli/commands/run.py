@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,14 +85,19 @@ def run(
     invocation.update_prompt(lease.caller, lease.held.session)
 
     @contextmanager
-    def connect() -> Iterator[Database]:
-        with invocation.open_database(settings, output) as database, invocation.prompt_shows_loss(lease.caller):
+    def connect(shows_loss: bool) -> Iterator[Database]:
+        prompt = invocation.prompt_shows_loss(lease.caller) if shows_loss else nullcontext()
+        with invocation.open_database(settings, output) as database, prompt:
             yield database
 
+    def ended() -> None:
+        if not lease.shared:
+            invocation.clear_prompt(lease.caller)
+
     environment = operation.environment_for(lease, os.environ, dsn, stale_after)
-    result = operation.supervise(command, environment, lease, connect, render.report, keep_on_failure=keep_on_failure)
-    if not lease.shared:
-        invocation.clear_prompt(lease.caller)
+    result = operation.supervise(
+        command, environment, lease, connect, render.report, ended, keep_on_failure=keep_on_failure
+    )
     if result.lost:
         raise typer.Exit(EXIT_NOT_HELD)
     supervisor.follow(result.finished)

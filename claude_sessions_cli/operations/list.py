@@ -32,10 +32,10 @@ class Listing:
     total: int
 
 
-LIVE = Filters()
+NO_FILTERS = Filters()
 
 
-def list_sessions(database: Database, caller: Caller, filters: Filters = LIVE) -> Listing:
+def list_sessions(database: Database, caller: Caller, filters: Filters = NO_FILTERS) -> Listing:
     """Return the sessions that fit every filter."""
     return database.read(_list, caller, filters)
 

@@ -25,7 +25,8 @@ from claude_sessions_cli.text import shorten
 LAST_WORDS_S = 5.0
 
 Acquire = Callable[[Caller, Callable[[str], ClaimResult]], ClaimResult]
-Connect = Callable[[], AbstractContextManager[Database]]
+# Opens a database; whether a loss that is raised is shown in the prompt.
+Connect = Callable[[bool], AbstractContextManager[Database]]
 Report = Callable[[str, float], None]
 
 
@@ -34,19 +35,15 @@ class Lease:
     """The term that a command runs under.
 
     `caller` is the session that holds it: the caller's own if `shared`, which keeps it when the command ends; else one
-    that is the wrapper's process. `renewed_at` is when its last renewal began, by `uptime`.
+    that is the wrapper's process. `renewed_at` is when `begin` started to renew it, by `uptime`.
     """
 
     caller: Caller
     runner: ProcessRecord
+    sd_id: str
     held: JudgedSession
     shared: bool
     renewed_at: float
-
-    @property
-    def sd_id(self) -> str:
-        """The work item."""
-        return rows.expect(self.held.session.sd_id)
 
     @property
     def fence(self) -> int:
@@ -72,7 +69,8 @@ def begin(
     """Claim the item for a command, unless the caller's session holds it, and record the wrapper in the row.
 
     `itself` is the wrapper's process; `named` says that the caller's id was named for this run. `acquire` calls the
-    claim that it is given, and may wait. Raises HeldByAnother if the item has another holder, or runs a command.
+    claim that it is given, and may wait. Raises HeldByAnother if the item has another holder, or a command runs under
+    it already, NotHeld if the session lost it in between.
     """
     caller, shared = find_holder(database, own, itself, sd_id, named=named)
     host = own.identity.host
@@ -84,10 +82,10 @@ def begin(
     if not shared:
         acquire(caller, claim_one)
     renewed_at = uptime()
-    held = term.enter(database, caller, runner)
+    held = term.enter(database, caller, runner, sd_id)
     if shared and track:
         held = claim_one(sd_id).session
-    return Lease(caller, runner, held, shared, renewed_at)
+    return Lease(caller, runner, sd_id, held, shared, renewed_at)
 
 
 def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *, named: bool) -> tuple[Caller, bool]:
@@ -141,17 +139,18 @@ def supervise(
     lease: Lease,
     connect: Connect,
     report: Report,
+    ended: Callable[[], None],
     *,
     keep_on_failure: bool,
 ) -> RunResult:
     """Run the command while its claim is renewed, and give the claim back.
 
-    `connect` opens a database for a transaction; `report` prints a line within some seconds. The claim of a command
-    that failed lapses by itself with `keep_on_failure`.
+    `report` prints a line within some seconds; `ended` is called when the command has ended, before the claim is given
+    back. With `keep_on_failure`, the claim of a command that failed lapses by itself.
     """
 
     def renew_lease() -> float:
-        with connect() as database:
+        with connect(True) as database:
             return lease.stale_after(term.renew(database, lease.caller, lease.sd_id, lease.fence))
 
     settings = lease.caller.settings
@@ -164,6 +163,7 @@ def supervise(
         has_started, finished = False, supervisor.Finished.not_started(error)
         report(f"cannot run {shorten(command[0])}: {error.strerror}", LAST_WORDS_S)
 
+    ended()
     failed = finished.code != 0 or finished.stopped_for is not None
     keep = keep_on_failure and failed and has_started and keep_alive.lost is None
     problem = _within(LAST_WORDS_S, lambda: _give_back(connect, lease, keep, "failed" if failed else "completed"))
@@ -201,7 +201,8 @@ def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
 
 
 def _give_back(connect: Connect, lease: Lease, keep: bool, reason: str) -> None:
-    with connect() as database:
+    # The session of an unshared lease ends here, and its prompt with it.
+    with connect(lease.shared) as database:
         if lease.shared:
             term.leave(database, lease.caller, lease.runner, lease.sd_id, lease.fence)
         elif keep:

@@ -45,7 +45,7 @@ def ddl_files() -> list[Path]:
 
 
 def apply(database: Database, *, grant: str | None = None) -> list[AppliedFile]:
-    """Apply every DDL file, each in a transaction of its own; then give the role `grant` what it needs.
+    """Apply every DDL file, each in a transaction of its own; then grant the role `grant` its rights.
 
     Idempotent. Raises UsageError if that role does not exist, SchemaMismatch if the table's rows conflict with a file.
     """

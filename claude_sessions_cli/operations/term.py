@@ -16,16 +16,18 @@ from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.times import time_of
 
 
-def enter(database: Database, caller: Caller, runner: ProcessRecord) -> JudgedSession:
-    """Record in the holder's row that `runner` runs a command under the claim.
+def enter(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str) -> JudgedSession:
+    """Record in the holder's row that `runner` runs a command under the claim of `sd_id`.
 
-    Raises HeldByAnother if another runner does, NotHeld if the claim is gone.
+    Raises HeldByAnother if another runner does, NotHeld if the session no longer holds the item.
     """
-    return database.write(caller.actor, _enter, caller, runner)
+    return database.write(caller.actor, _enter, caller, runner, sd_id)
 
 
-def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord) -> JudgedSession:
+def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str) -> JudgedSession:
     session = rows.lock_holder(tx, caller, "this session holds nothing to run a command under")
+    if session.sd_id != sd_id:
+        raise NotHeld(f"this session holds {session.sd_id} now, not {sd_id}", "claim it again")
     if _may_run(session, caller.identity.host):
         raise HeldByAnother(
             f"a command runs under {session.sd_id} in this session already", holder=caller.judge(session)

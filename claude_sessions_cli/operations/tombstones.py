@@ -1,4 +1,4 @@
-"""What the loser of a claim finds, and what a caller gets that is refused one."""
+"""Tombstones, and the errors of losers and refused callers."""
 
 from __future__ import annotations
 

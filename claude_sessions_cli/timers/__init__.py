@@ -1,1 +1,1 @@
-"""Timers that run `upkeep` each minute. A kind of timer is a module with `HELP`, `install` and `remove`."""
+"""Timers that run `upkeep` each minute. A kind is a module in `KINDS` of install.py."""

@@ -21,7 +21,7 @@ KEPT_VARIABLES = (*KEPT_PATHS, "CLAUDE_SESSIONS_STALE_AFTER", "CLAUDE_SESSIONS_H
 # libpq's parameters that do not change which database is reached, or whether.
 HARMLESS_PARAMETERS = frozenset(
     {
-        *("application_name", "client_encoding", "connect_timeout", "passfile", "sslcompression", "sslkeylogfile"),
+        *("application_name", "client_encoding", "connect_timeout", "sslcompression"),
         *("min_protocol_version", "max_protocol_version"),
     }
 )
@@ -95,7 +95,10 @@ def _missing_variables(environ: Mapping[str, str], dsn: str, source: str) -> lis
     return [
         variable
         for variable, parameter in database.connection_variables().items()
-        if environ.get(variable) and parameter not in given and parameter not in HARMLESS_PARAMETERS
+        if environ.get(variable)
+        and variable not in KEPT_VARIABLES
+        and parameter not in given
+        and parameter not in HARMLESS_PARAMETERS
     ]
 
 

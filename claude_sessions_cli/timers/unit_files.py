@@ -12,7 +12,7 @@ from pathlib import Path
 from claude_sessions_cli import files
 from claude_sessions_cli.timers.job import TimerResult, Write
 
-# What systemctl and launchctl say if there was nothing to stop.
+# Messages of systemctl and launchctl if there was nothing to stop.
 _NOTHING_RUNS = re.compile("does not exist|not loaded|No such process|Could not find", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
--- Open a transaction in one round trip, record its actor, and return whether row security hides rows from this role.
+-- Open a transaction in one round trip, record its actor, and return what row security and privileges allow this role.
 -- Parameters: timeout_ms (integer), actor (text: a session id or empty), actor_host (text).
 -- Returns: role, may_read, may_write, may_delete, has_history (whether this role may read it; NULL if it is missing).
 -- READ COMMITTED whatever the database's default is: each statement after a lock must see what the lock protected.

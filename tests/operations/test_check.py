@@ -70,6 +70,6 @@ def test_stale_row_with_claim_needs_heartbeat_first(table: Table) -> None:
     with pytest.raises(NotHeld, match=message):
         park(table.database, make_caller("a", now=at(1)), 60)
     with pytest.raises(NotHeld, match=message):
-        term.enter(table.database, make_caller("a", now=at(1)), RUNNER)
+        term.enter(table.database, make_caller("a", now=at(1)), RUNNER, "SD-1")
     heartbeat(table.database, make_caller("a", now=at(1)))
     assert park(table.database, make_caller("a", now=at(1)), 60).session.sd_id == "SD-1"

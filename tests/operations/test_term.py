@@ -58,20 +58,28 @@ def test_second_command_under_claim_is_refused(table: Table) -> None:
     host, itself = this_host(), process.read(1)
     runner, later = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns), process.read(os.getpid()).start
     fence = fence_of_claim(claim(table.database, make_caller("a"), "SD-1"))
-    term.enter(table.database, make_caller("a"), runner)
+    term.enter(table.database, make_caller("a"), runner, "SD-1")
     with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
-        term.enter(table.database, make_caller("a"), runner)
+        term.enter(table.database, make_caller("a"), runner, "SD-1")
     term.leave(table.database, make_caller("a"), replace(runner, start=later), "SD-1", fence)
     with pytest.raises(HeldByAnother):
-        term.enter(table.database, make_caller("a"), runner)
+        term.enter(table.database, make_caller("a"), runner, "SD-1")
     term.leave(table.database, make_caller("a"), runner, "SD-1", fence)
-    term.enter(table.database, make_caller("a"), replace(runner, start=later))
-    term.enter(table.database, make_caller("a"), replace(runner, boot_id="an earlier boot"))
+    term.enter(table.database, make_caller("a"), replace(runner, start=later), "SD-1")
+    term.enter(table.database, make_caller("a"), replace(runner, boot_id="an earlier boot"), "SD-1")
     # A malformed start time is ignored.
-    term.enter(table.database, make_caller("a"), replace(runner, start="at noon"))
+    term.enter(table.database, make_caller("a"), replace(runner, start="at noon"), "SD-1")
     with pytest.raises(HeldByAnother):
-        term.enter(table.database, make_caller("a"), runner)
+        term.enter(table.database, make_caller("a"), runner, "SD-1")
     assert table.row("a")["sd_id"] == "SD-1"
+
+
+def test_command_does_not_enter_under_another_item(table: Table) -> None:
+    # As after `claim SD-2 --switch` in another command of the session.
+    claim(table.database, make_caller("a"), "SD-2")
+    with pytest.raises(NotHeld, match="holds SD-2 now, not SD-1"):
+        term.enter(table.database, make_caller("a"), RUNNER, "SD-1")
+    assert "run" not in table.own("a")
 
 
 @pytest.mark.parametrize("nonsense", [{"pid": "x", "start": "1"}, {"pid": 1}, "a word", None])
@@ -84,15 +92,15 @@ def test_malformed_command_record_is_ignored(table: Table, nonsense: object) -> 
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,run}', %s::jsonb)",
         json.dumps(nonsense),
     )
-    term.enter(table.database, make_caller("a"), RUNNER)
+    term.enter(table.database, make_caller("a"), RUNNER, "SD-1")
 
 
 def test_run_extends_recorded_patience(table: Table) -> None:
     table.insert("a", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
-    term.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER)
+    term.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER, "SD-1")
     with pytest.raises(HeldByAnother):
         claim(table.database, make_caller("b", now=at(29), stale_after=300), "SD-1")
-    term.enter(table.database, make_caller("a", now=NOON, stale_after=300), RUNNER)
+    term.enter(table.database, make_caller("a", now=NOON, stale_after=300), RUNNER, "SD-1")
     assert table.own("a")["stale_after"] == 1800, "a shorter one takes nothing from a term that was begun"
 
 
