@@ -33,7 +33,7 @@ format: $(VENV)/dev ## Format the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-predicates: $(VENV)/dev ## Take each predicate of the SQL away and see a test go red (an hour)
+predicates: $(VENV)/dev ## Remove each predicate of the SQL and expect a red test (an hour)
 	$(BIN)/python tests/predicates.py $(ARGS)
 
 bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within one run
@@ -41,7 +41,7 @@ bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within o
 	$(BIN)/python tests/bench/here.py
 	$(BIN)/python tests/bench/prompt.py
 
-picture: $(VENV)/embedded ## Draw the README's picture of `list` anew, from a real run
+picture: $(VENV)/embedded ## Redraw the picture of `list` in the README from a real run
 	$(BIN)/python docs/picture.py
 
 clean: ## Remove what the other targets made
