@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.adapt import Dumper, Loader
 from psycopg.rows import dict_row
 from psycopg.types.datetime import TimestamptzLoader
@@ -22,6 +23,12 @@ from claude_sessions_cli.model import Actor, Session
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 10_000
+# How long an answer is awaited: the server's own time-outs come first, unless the server, a pooler or the network is
+# silent. begin_schema.sql gives its statements five minutes.
+ANSWER_TIMEOUT_S = 15.0
+SCHEMA_ANSWER_TIMEOUT_S = 305.0
+# libpq's, for connections that wait for a notification. Unix sockets ignore them.
+KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 ATTEMPTS = 8
 NOBODY = Actor()
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
@@ -34,6 +41,37 @@ Row = dict[str, Any]
 
 class ClaimConflict(SessionsError):
     """The unique index refused a claim at each attempt: another program, which takes no locks, was faster."""
+
+
+class _NoAnswerError(psycopg.OperationalError):
+    """The server, a pooler or the network fell silent after the connection."""
+
+
+class _Connection(psycopg.Connection[Row]):
+    """A connection that awaits no answer longer than `answer_timeout` seconds, and is closed after that."""
+
+    answer_timeout: float | None = None
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        """Run one of psycopg's generators until it returns. Raises _NoAnswerError if that takes too long."""
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
+        timeout = ANSWER_TIMEOUT_S if self.answer_timeout is None else self.answer_timeout
+        deadline = time.monotonic() + timeout
+        try:
+            wanted = next(gen)
+            while True:
+                # psycopg resumes a generator several times a second, with or without data.
+                ready = yield wanted
+                if not ready and time.monotonic() > deadline:
+                    # Not rolled back: that would wait for the same server.
+                    self.close()
+                    raise _NoAnswerError(f"no answer for {timeout:g} s")
+                wanted = gen.send(ready)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
 
 
 class _FarTime(datetime):
@@ -120,7 +158,7 @@ class Transaction:
 class Database:
     """A connection. Each operation is one short transaction and leaves no session state."""
 
-    def __init__(self, connect: Callable[[], psycopg.Connection[Row]]) -> None:
+    def __init__(self, connect: Callable[[], _Connection]) -> None:
         self._connect = connect
         self._connection = connect()
         self._listening = False
@@ -148,17 +186,21 @@ class Database:
         self, actor: Actor, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work(tx, *args)` in a transaction that writes rows; the history names `actor`. Otherwise as `read`."""
-        return self._retry(lambda: work(self._begin(actor, "may_write"), *args, **kwargs))
+        return self._retry(lambda: work(self._begin(actor, "may_write"), *args, **kwargs), writes=True)
 
     def delete(
         self, actor: Actor, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work(tx, *args)` in a transaction that writes and deletes rows. Otherwise as `write`."""
-        return self._retry(lambda: work(self._begin(actor, "may_write", "may_delete"), *args, **kwargs))
+        return self._retry(lambda: work(self._begin(actor, "may_write", "may_delete"), *args, **kwargs), writes=True)
 
     def alter(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, *args)`, which may create the table; such transactions run one after another."""
-        return self._retry(lambda: work(self._begin_schema(), *args, **kwargs))
+        self._connection.answer_timeout = SCHEMA_ANSWER_TIMEOUT_S
+        try:
+            return self._retry(lambda: work(self._begin_schema(), *args, **kwargs), writes=True)
+        finally:
+            self._connection.answer_timeout = None
 
     def listen(self) -> None:
         """Listen for work items that become free, if the connection is direct.
@@ -177,8 +219,13 @@ class Database:
         if not self._listening:
             time.sleep(seconds)
             return False
-        with self._translated():
-            return any(notice.payload in words for notice in self._connection.notifies(timeout=seconds))
+        # Waiting for a notification is not waiting for an answer.
+        self._connection.answer_timeout = seconds + ANSWER_TIMEOUT_S
+        try:
+            with self._translated():
+                return any(notice.payload in words for notice in self._connection.notifies(timeout=seconds))
+        finally:
+            self._connection.answer_timeout = None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -187,10 +234,10 @@ class Database:
         except psycopg.Error as error:
             raise translate(error) from error
 
-    def _retry(self, attempt: Callable[[], T]) -> T:
+    def _retry(self, attempt: Callable[[], T], *, writes: bool = False) -> T:
         for number in range(ATTEMPTS):
             try:
-                return self._attempt(attempt)
+                return self._attempt(attempt, writes)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
                 failure: SessionsError = Unreachable(f"the database gave up on a conflict: {_first_line(error)}")
             except psycopg.errors.UniqueViolation as error:
@@ -202,14 +249,23 @@ class Database:
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
 
-    def _attempt(self, work: Callable[[], T]) -> T:
+    def _attempt(self, work: Callable[[], T], writes: bool) -> T:
         try:
             result = work()
-            self._connection.execute("COMMIT")
+            self._commit(writes)
             return result
         except BaseException:
             self._roll_back()
             raise
+
+    def _commit(self, writes: bool) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except psycopg.OperationalError as error:
+            lost = translate(error)
+            if writes and isinstance(lost, Unreachable):
+                lost.hint = "the change may have been made: the same command again settles it"
+            raise lost from error
 
     def _begin_schema(self) -> Transaction:
         self._send("begin_schema")
@@ -281,7 +337,7 @@ def connection_variables() -> dict[str, str]:
     return {option.envvar.decode(): option.keyword.decode() for option in options if option.envvar}
 
 
-def _connect(parameters: Mapping[str, Any], source: str) -> psycopg.Connection[Row]:
+def _connect(parameters: Mapping[str, Any], source: str) -> _Connection:
     try:
         connection = _open(parameters)
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
@@ -303,9 +359,9 @@ def _connect(parameters: Mapping[str, Any], source: str) -> psycopg.Connection[R
     return connection
 
 
-def _open(parameters: Mapping[str, Any]) -> psycopg.Connection[Row]:
+def _open(parameters: Mapping[str, Any]) -> _Connection:
     conninfo = psycopg.conninfo.make_conninfo("", **parameters)
-    return psycopg.connect(conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None)
+    return _Connection.connect(conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None)
 
 
 def _is_misread(parameters: Mapping[str, Any]) -> bool:
@@ -323,12 +379,17 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     defaults: dict[str, Any] = {"fallback_application_name": "claude-sessions", "client_encoding": "UTF8"}
     if "connect_timeout" not in given and not os.environ.get("PGCONNECT_TIMEOUT"):
         defaults["connect_timeout"] = CONNECT_TIMEOUT_S
+    if "service" not in given and not os.environ.get("PGSERVICE"):
+        # A service file may set them, and parameters here would replace its values.
+        defaults |= {name: value for name, value in KEEPALIVES.items() if name not in given}
     return defaults
 
 
 def translate(error: psycopg.Error) -> SessionsError:
     """Return the tool's error for a database error, by its SQLSTATE."""
     state, text = error.sqlstate or "", _first_line(error)
+    if isinstance(error, _NoAnswerError):
+        return Unreachable(f"the database fell silent: {text}")
     if state in ("42P01", "3F000"):
         return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
     if state in ("42703", "42704", "42883", "42P10", "42804", "42809"):

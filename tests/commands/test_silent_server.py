@@ -1,0 +1,92 @@
+"""A server, a pooler or a network that falls silent after the connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from conftest import Cli, Table, make_caller
+from runs import Proxy
+
+from claude_sessions_cli import database
+from claude_sessions_cli.database import NOBODY, Transaction
+from claude_sessions_cli.errors import Unreachable
+from claude_sessions_cli.operations import rows
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from commands.answers import EVERY_COMMAND, Inside, failed, failed_json
+
+SILENT = "the database fell silent: no answer for 0.3 s"
+MORE = [
+    *[
+        ("history", "SD-1"),
+        ("check",),
+        ("park", "20m"),
+        ("unpark",),
+        ("heartbeat", "--here"),
+        ("reap", "--prune", "1d"),
+    ],
+    *[("release", "--session", "other"), ("claim", "SD-1", "--wait", "30s"), ("schema", "check"), ("schema", "apply")],
+    ("run", "SD-1", "--", "true"),
+]
+
+
+@pytest.fixture
+def silent(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Return a proxy that completes connections and answers no query, to clients of little patience."""
+    monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(database, "SCHEMA_ANSWER_TIMEOUT_S", 0.3)
+    proxy.stall()
+    yield proxy
+
+
+def test_silent_server_is_given_up(inside: Inside, silent: Proxy) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": silent.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    for argv in (*EVERY_COMMAND, *MORE):
+        begin = time.monotonic()
+        failed(inside(*argv, env=env), 6, SILENT)
+        assert time.monotonic() - begin < 15, argv
+    failed_json(inside("list", "--json", env=env), 6, SILENT)
+
+
+def test_silent_server_ends_command_in_seconds(cli: Cli, proxy: Proxy) -> None:
+    proxy.stall()
+    begin = time.monotonic()
+    failed(cli("list", "--dsn", proxy.dsn), 6, "the database fell silent: no answer for 15 s")
+    assert 14 < time.monotonic() - begin < 30
+
+
+def test_lost_commit_names_the_way_to_settle_it(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fall_silent(tx: Transaction) -> None:
+        proxy.stall()
+
+    with database.connect(proxy.dsn, "the test") as connection:
+        monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
+        with pytest.raises(Unreachable) as caught:
+            connection.write(NOBODY, fall_silent)
+        assert caught.value.hint == "the change may have been made: the same command again settles it"
+        proxy.resume()
+        connection.reconnect()
+        connection.read(lambda tx: None)
+        with pytest.raises(Unreachable) as caught:
+            connection.read(fall_silent)
+        assert caught.value.hint is None
+
+
+def test_command_after_lost_commit_settles_it(full_table: Table, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    with database.connect(proxy.dsn, "the test") as connection:
+        monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
+        taken = claim(connection, make_caller("a"), "SD-1").session.session.fence
+        proxy.stall()
+        with pytest.raises(Unreachable):
+            heartbeat(connection, make_caller("a"))
+    assert claim(full_table.database, make_caller("a"), "SD-1").session.session.fence == taken
+
+
+def test_notifications_are_awaited_longer_than_answers(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
+    with database.connect(dsn, "the test") as connection:
+        connection.listen()
+        assert not connection.notified({"none"}, 0.9)
+        assert connection.read(rows.read, make_caller("a")) is None
