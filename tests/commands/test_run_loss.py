@@ -130,6 +130,8 @@ def test_claim_lost_before_command_exit_is_reported(bench: Bench, shared: bool, 
     rows = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
     assert rows.pop("thief") == ("active", "SD-1")
     assert list(rows.values()) == [("idle" if shared else "released", None)]
+    # The prompt file of the wrapper's process goes with it.
+    assert list(bench.directory.rglob("terminals/*")) == []
 
 
 def test_command_may_release_its_own_claim(bench: Bench) -> None:
