@@ -17,7 +17,7 @@ from pathlib import Path
 from select import select
 from typing import Any
 
-from waiting import PATIENCE_S, until
+from poll import PATIENCE_S, until
 
 _numbers = count()
 # sudo, env -i and cron drop variables; if Python needs this one to find the program, the command sets it.

@@ -11,9 +11,9 @@ from subprocess import Popen
 from typing import Any
 
 import pytest
-from needed import needs_proc, use_missing_ps
+from poll import until
 from probe import row_of, session, session_of
-from waiting import until
+from requirements import needs_proc, use_missing_ps
 
 from claude_sessions_cli import process
 from claude_sessions_cli.liveness import Host, liveness, this_host

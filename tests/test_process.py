@@ -12,9 +12,9 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from needed import needs_proc, use_missing_ps
+from poll import until
+from requirements import needs_proc, use_missing_ps
 from terminal import Terminal
-from waiting import until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.process import Process

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from waiting import PATIENCE_S, until
+from poll import PATIENCE_S, until
 
 from claude_sessions_cli.errors import NotHeld, SessionsError, Unreachable
 from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, KeepAlive, TrustWindow, uptime

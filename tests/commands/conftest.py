@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli, Table
-from runs import Bench, Proxy
+from run_bench import Bench, Proxy
 
 from claude_sessions_cli import cli as program
 from commands.answers import Env, Inside, Refused, Run, execute, failed, failed_json, rows

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 
 import pytest
 from conftest import make_caller
-from runs import PROGRAM, Bench
+from poll import until
+from run_bench import PROGRAM, Bench
 from terminal import CLI
-from waiting import until
 
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.release import release

@@ -14,7 +14,7 @@ import conftest
 import psycopg
 import pytest
 from conftest import Cli
-from waiting import until, until_waiting
+from poll import until, until_waiting
 
 from commands.answers import Env, Inside, apply_schema, execute, failed, failed_json
 

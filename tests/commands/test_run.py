@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Table, make_caller
-from runs import (
+from poll import until
+from run_bench import (
     FAST,
     OFTEN,
     PROGRAM,
@@ -27,7 +28,6 @@ from runs import (
     try_claim,
     words,
 )
-from waiting import until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.operations.claim import claim

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import make_caller
-from runs import (
+from poll import until
+from run_bench import (
     FAST,
     IGNORE_TERM,
     LAPSE_S,
@@ -32,7 +33,6 @@ from runs import (
     words,
 )
 from terminal import CLI
-from waiting import until
 
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.release import release

@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from runs import (
+from poll import until
+from run_bench import (
     OFTEN,
     PROGRAM,
     RUN,
@@ -21,7 +22,6 @@ from runs import (
     state,
     words,
 )
-from waiting import until
 
 
 def test_command_reads_and_writes_the_callers_pipes(bench: Bench) -> None:

@@ -11,7 +11,8 @@ import termios
 from pathlib import Path
 
 import pytest
-from runs import (
+from poll import until
+from run_bench import (
     FAST,
     IGNORE_TERM,
     PROGRAM,
@@ -28,7 +29,6 @@ from runs import (
     try_claim,
     words,
 )
-from waiting import until
 
 from claude_sessions_cli import process
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from needed import each_shell
+from poll import until
+from requirements import each_shell
 from shell.hooks import Window, rows
 from terminal import CLI, WHOAMI
-from waiting import until
 
 from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.errors import UsageError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Cli, Table, make_caller
-from runs import Proxy
+from run_bench import Proxy
 
 from claude_sessions_cli import database
 from claude_sessions_cli.database import NOBODY, Transaction

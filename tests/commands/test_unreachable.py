@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Cli, Server
-from waiting import until_waiting
+from poll import until_waiting
 
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import database

@@ -16,9 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from needed import each_shell, needs, needs_sudo
+from poll import until
+from requirements import each_shell, needs, needs_sudo
 from terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
-from waiting import until
 
 from claude_sessions_cli import identity, process
 from claude_sessions_cli.liveness import this_host

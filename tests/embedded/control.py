@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from waiting import until
+from poll import until
 
 from claude_sessions_cli.embedded import cluster as programs
 from claude_sessions_cli.embedded import server as embedded

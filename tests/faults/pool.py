@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from poll import until, until_waiting
 from psycopg.rows import dict_row
-from waiting import until, until_waiting
 
 from claude_sessions_cli import queries
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from waiting import until
+from poll import until
 
 from claude_sessions_cli.embedded import cluster
 from claude_sessions_cli.errors import Unreachable

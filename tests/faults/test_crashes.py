@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from waiting import until
+from poll import until
 
 from faults import pool as racing
 from faults import servers

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Table
-from crons import private_cron, private_spool
-from runs import PROGRAM
+from poll import until
+from private_cron import private_cron, private_spool
+from run_bench import PROGRAM
 from terminal import CLI, Terminal
-from waiting import until
 
 from claude_sessions_cli.timers import upkeep_log
 

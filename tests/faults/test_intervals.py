@@ -18,8 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Server
+from poll import until
 from psycopg.rows import dict_row
-from waiting import until
 
 from faults import pool as racing
 

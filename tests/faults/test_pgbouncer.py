@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Cli, make_caller
+from poll import until
 from psycopg.rows import dict_row
-from waiting import until
 
 from claude_sessions_cli import database
 from claude_sessions_cli.operations.claim import claim

@@ -19,8 +19,8 @@ import psycopg
 import pytest
 from clock import DAY, NOON, at
 from conftest import Cli, Sleeper, Table, make_caller, needs_open_checkout
+from poll import until, until_waiting
 from psycopg.types.json import Jsonb
-from waiting import until, until_waiting
 
 from claude_sessions_cli import process
 from claude_sessions_cli.database import Database, Transaction

@@ -6,7 +6,7 @@ import threading
 
 import psycopg
 from conftest import Table, make_caller
-from waiting import until_waiting
+from poll import until_waiting
 
 from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.operations.claim import claim

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from clock import NOON, at
 from conftest import Server, Sleeper, Table, make_caller
+from poll import until_waiting
 from psycopg.types.json import Jsonb
-from waiting import until_waiting
 
 from claude_sessions_cli import database, process, queries
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable

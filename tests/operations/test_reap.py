@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from clock import DAY, NOON, at
 from conftest import Sleeper, Table, make_caller
+from poll import until
 from psycopg.types.json import Jsonb
-from waiting import until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.liveness import this_host

@@ -17,7 +17,7 @@ import conftest
 import psycopg
 import pytest
 from conftest import Cli, Server
-from waiting import until_waiting
+from poll import until_waiting
 
 from claude_sessions_cli import database, queries
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from runs import PROGRAM
+from run_bench import PROGRAM
 
 from shell.hooks import NEVER, Calls, Open, Window, hook
 

@@ -16,9 +16,9 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
-from runs import is_alive
+from poll import PATIENCE_S, until
+from run_bench import is_alive
 from terminal import Terminal
-from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.shell import hooks

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli, Table
+from poll import until
 from terminal import SHELLS, Terminal
-from waiting import until
 
 BASH = "complete_bash"
 PATIENT = {"CLAUDE_SESSIONS_COMPLETION_TIME": "30s"}

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from needed import needs, only_bash
+from requirements import needs, only_bash
 
 from claude_sessions_cli.shell import hooks
 from shell.hooks import HOOKS

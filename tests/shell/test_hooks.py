@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from needed import (
+from poll import PATIENCE_S, until
+from requirements import (
     cross,
     each_posix_shell,
     each_shell,
@@ -24,7 +25,6 @@ from needed import (
     only_zsh,
 )
 from terminal import SHELLS, WHOAMI, Terminal, Tmux
-from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from shell.hooks import (

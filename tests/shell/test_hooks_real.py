@@ -16,10 +16,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Table
-from needed import cross, each_shell, each_shell_at_length, needs_proc
-from runs import force
+from poll import PATIENCE_S, until
+from requirements import cross, each_shell, each_shell_at_length, needs_proc
+from run_bench import force
 from terminal import CLI, WHOAMI
-from waiting import PATIENCE_S, until
 
 from shell.hooks import (
     Calls,

@@ -12,10 +12,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import Table
-from needed import each_shell, needs, only_zsh
-from runs import PROGRAM
+from poll import PATIENCE_S, until, until_waiting
+from requirements import each_shell, needs, only_zsh
+from run_bench import PROGRAM
 from terminal import CLI, Terminal, Tmux
-from waiting import PATIENCE_S, until, until_waiting
 
 from claude_sessions_cli import process, prompt
 from claude_sessions_cli.prompt import State

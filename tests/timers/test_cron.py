@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from runs import PROGRAM
+from run_bench import PROGRAM
 
 from claude_sessions_cli.errors import SessionsError, UsageError
 from claude_sessions_cli.timers import cron, upkeep_log

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from crons import Run, private_cron
-from runs import PROGRAM
+from private_cron import Run, private_cron
+from run_bench import PROGRAM
 
 from claude_sessions_cli.timers import cron
 

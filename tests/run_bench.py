@@ -24,8 +24,8 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Table, make_caller
+from poll import PATIENCE_S, until
 from terminal import SHELLS, Terminal, environment
-from waiting import PATIENCE_S, until
 
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother
