@@ -1,23 +1,19 @@
-"""The connection to Postgres, and transactions on it: the only importer of psycopg."""
+"""The connection to Postgres, and transactions on it."""
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.adapt import Dumper, Loader
 from psycopg.rows import dict_row
-from psycopg.types.datetime import TimestamptzLoader
-from psycopg.types.json import set_json_loads
 
-from claude_sessions_cli import queries
+from claude_sessions_cli import adapters, queries
+from claude_sessions_cli.adapters import SEE_WHAT_DIFFERS
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.model import Actor, Session
 
@@ -32,7 +28,6 @@ KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count
 ATTEMPTS = 8
 NOBODY = Actor()
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
-SEE_WHAT_DIFFERS = "see what differs: claude-sessions schema check"
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -72,54 +67,6 @@ class _Connection(psycopg.Connection[Row]):
         except StopIteration as stop:
             value: T = stop.value
             return value
-
-
-class _FarTime(datetime):
-    """A time outside Python's datetime, such as infinity: the nearest datetime, and the original text."""
-
-    text: bytes
-
-
-class _AnyTimestamp(TimestamptzLoader):
-    def load(self, data: Any) -> datetime:
-        try:
-            return super().load(data)
-        except psycopg.DataError:
-            text = bytes(data)
-            end = datetime.min if text.startswith(b"-") or text.endswith(b"BC") else datetime.max
-            far = _FarTime.combine(end.date(), end.time(), timezone.utc)
-            far.text = text
-            return far
-
-
-class _FarTimeDumper(Dumper):
-    """Write the original text, so that a row is found by its time again."""
-
-    oid = psycopg.postgres.types["timestamptz"].oid
-
-    def dump(self, obj: _FarTime) -> bytes:
-        return obj.text
-
-
-class _ZonelessTime(Loader):
-    def load(self, data: Any) -> datetime:
-        raise SchemaMismatch("the table has a time without time zone", SEE_WHAT_DIFFERS)
-
-
-class _AnyText(Loader):
-    """Load text of a SQL_ASCII database, which stores any bytes: bytes that are not UTF-8 are replaced."""
-
-    def load(self, data: Any) -> str:
-        return bytes(data).decode("utf-8", "replace")
-
-
-def _load_json(data: str | bytes) -> Any:
-    """Return JSON that Python cannot parse, because of its depth or a number's digits, as text."""
-    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 class Transaction:
@@ -345,17 +292,12 @@ def _connect(parameters: Mapping[str, Any], source: str) -> _Connection:
             # parameter of the connection: set afterwards, it would stay in a pool.
             connection.close()
             connection = _open({**parameters, "client_encoding": "SQL_ASCII"})
-            for name in ("text", "name", "varchar"):
-                connection.adapters.register_loader(name, _AnyText)
+            adapters.accept_any_text(connection)
     except psycopg.Error as error:
         raise Unreachable(
             f"cannot connect to the database from {source}: {_first_line(error, parameters.get('password'))}"
         ) from None
-    connection.adapters.register_loader("timestamptz", _AnyTimestamp)
-    connection.adapters.register_dumper(_FarTime, _FarTimeDumper)
-    for name in ("timestamp", "date"):
-        connection.adapters.register_loader(name, _ZonelessTime)
-    set_json_loads(_load_json, connection)
+    adapters.register(connection)
     return connection
 
 
