@@ -247,7 +247,7 @@ class Database:
 
 @contextmanager
 def connect(dsn: str, source: str) -> Iterator[Database]:
-    """Open the database that `dsn` names; errors name `source`, where that DSN was found.
+    """Open the database that `dsn` names; errors name its `source`, such as `--dsn`.
 
     libpq reads service files, password files and its environment itself. Raises UsageError if the DSN is malformed,
     Unreachable if the server does not answer in time.

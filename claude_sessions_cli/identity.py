@@ -146,7 +146,7 @@ def export_anchor(anchor: Process, host: Host) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate(Generic[T]):
-    """The finding of one rule, or the reason why there is none."""
+    """The finding of one rule, or the reason that it found nothing."""
 
     name: str
     found: T | None
