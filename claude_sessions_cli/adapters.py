@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import psycopg
 from psycopg.adapt import Dumper, Loader
-from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import set_json_loads
 
 from claude_sessions_cli.errors import SchemaMismatch
 
 SEE_WHAT_DIFFERS = "see what differs: claude-sessions schema check"
+ZONELESS = {psycopg.postgres.types[name].oid for name in ("timestamp", "date")}
 
 
 def register(connection: psycopg.Connection[Any]) -> None:
-    """Make a connection read the times and JSON of any program, and refuse times without a zone."""
+    """Make a connection read the times and JSON of any program."""
     connection.adapters.register_loader("timestamptz", _AnyTimestamp)
     connection.adapters.register_dumper(_FarTime, _FarTimeDumper)
-    for name in ("timestamp", "date"):
-        connection.adapters.register_loader(name, _ZonelessTime)
     set_json_loads(_load_json, connection)
+
+
+def require_zones(columns: Sequence[psycopg.Column]) -> None:
+    """Raise SchemaMismatch if a column has times without a zone, whether or not a row has one."""
+    if any(column.type_code in ZONELESS for column in columns):
+        raise SchemaMismatch("the table has a time without time zone", SEE_WHAT_DIFFERS)
 
 
 def accept_any_text(connection: psycopg.Connection[Any]) -> None:
@@ -37,12 +42,20 @@ class _FarTime(datetime):
     text: bytes
 
 
-class _AnyTimestamp(TimestamptzLoader):
+class _AnyTimestamp(Loader):
+    """Load a time as transactions read it: in ISO style and in UTC.
+
+    psycopg's own loader goes by the style and zone of the connection, which are the database's again after a COMMIT in
+    the same message.
+    """
+
     def load(self, data: Any) -> datetime:
+        text = bytes(data)
+        moment, _, fraction = text.decode("ascii").removesuffix("+00").partition(".")
         try:
-            return super().load(data)
-        except psycopg.DataError:
-            text = bytes(data)
+            whole = datetime.fromisoformat(moment)
+            return whole.replace(microsecond=int(fraction.ljust(6, "0")), tzinfo=timezone.utc)
+        except ValueError:
             end = datetime.min if text.startswith(b"-") or text.endswith(b"BC") else datetime.max
             far = _FarTime.combine(end.date(), end.time(), timezone.utc)
             far.text = text
@@ -56,11 +69,6 @@ class _FarTimeDumper(Dumper):
 
     def dump(self, obj: _FarTime) -> bytes:
         return obj.text
-
-
-class _ZonelessTime(Loader):
-    def load(self, data: Any) -> datetime:
-        raise SchemaMismatch("the table has a time without time zone", SEE_WHAT_DIFFERS)
 
 
 class _AnyText(Loader):

@@ -64,8 +64,12 @@ def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tu
     limits = {"prefix": prefix, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
 
     def read(tx: database.Transaction) -> list[str]:
-        asked = [query for query in queries if tx.has_history or query != "complete_past_items"]
-        return [str(row["name"]) for query in asked for row in tx.all(query, **limits)]
+        live = [query for query in queries if query != "complete_past_items"]
+        found = tx.send(*(database.Statement(query, **limits) for query in live))
+        # No statement may name the history where there is none.
+        if tx.has_history and live != list(queries):
+            found += tx.commit(database.Statement("complete_past_items", **limits))
+        return [str(row["name"]) for rows in found for row in rows]
 
     with database.connect(server.dsn() if found.dsn is None else found.dsn, found.dsn_source) as connection:
         return connection.read(read)

@@ -1,114 +1,191 @@
-"""The connection to Postgres, and transactions on it."""
+"""Transactions on a Postgres connection, in as few messages as their judgement allows."""
 
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
-from psycopg.abc import PQGen
+from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from claude_sessions_cli import adapters, queries
-from claude_sessions_cli.adapters import SEE_WHAT_DIFFERS
-from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable, UsageError
+from claude_sessions_cli import adapters, connection, queries
+from claude_sessions_cli.connection import Connection, Patience, Row
+from claude_sessions_cli.errors import SessionsError, Unreachable
+from claude_sessions_cli.failures import first_line, translate
 from claude_sessions_cli.model import Actor, Session
 
-CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 10_000
-# How long an answer is awaited: the server's own time-outs come first, unless the server, a pooler or the network is
-# silent. begin_schema.sql gives its statements five minutes.
-ANSWER_TIMEOUT_S = 15.0
+# limit_schema.sql gives its statements five minutes.
 SCHEMA_ANSWER_TIMEOUT_S = 305.0
-# libpq's, for connections that wait for a notification. Unix sockets ignore them.
-KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 ATTEMPTS = 8
 NOBODY = Actor()
+PARAMETER = re.compile(rb"%\((\w+)\)s")
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Row = dict[str, Any]
 
 
 class ClaimConflict(SessionsError):
     """The unique index refused a claim at each attempt: another program, which takes no locks, was faster."""
 
 
-class _NoAnswerError(psycopg.OperationalError):
-    """The server, a pooler or the network fell silent after the connection."""
+class Statement:
+    """A query file and its parameters, to be sent as part of a message."""
+
+    __slots__ = ("parameters", "query")
+
+    def __init__(self, query: str, /, **parameters: Any) -> None:
+        self.query = query
+        self.parameters = parameters
 
 
-class _Connection(psycopg.Connection[Row]):
-    """A connection that awaits no answer longer than `answer_timeout` seconds, and is closed after that."""
+class Rows(list[Row]):
+    """The rows that a statement returned, and the number that it `touched`."""
 
-    answer_timeout: float | None = None
+    touched = 0
 
-    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
-        """Run one of psycopg's generators until it returns. Raises _NoAnswerError if that takes too long."""
-        return super().wait(self._bounded(gen), *args, **kwargs)
+    @property
+    def first(self) -> Row | None:
+        """The first row, if there is one."""
+        return self[0] if self else None
 
-    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
-        timeout = ANSWER_TIMEOUT_S if self.answer_timeout is None else self.answer_timeout
-        deadline = time.monotonic() + timeout
-        try:
-            wanted = next(gen)
-            while True:
-                # psycopg resumes a generator several times a second, with or without data.
-                ready = yield wanted
-                if not ready and time.monotonic() > deadline:
-                    # Not rolled back: that would wait for the same server.
-                    self.close()
-                    raise _NoAnswerError(f"no answer for {timeout:g} s")
-                wanted = gen.send(ready)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
+    @property
+    def sessions(self) -> list[Session]:
+        """The rows as sessions."""
+        return [Session(**row) for row in self]
+
+    @property
+    def session(self) -> Session | None:
+        """The first row as a session, if there is one."""
+        return Session(**self[0]) if self else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a transaction may do: the query that opens it, and the commands that row security must let through.
+
+    The commands are the letters of pg_policy.polcmd: r to read, a to add, w to write, d to delete. `durable` says that
+    its COMMIT waits for the disk.
+    """
+
+    opening: str
+    commands: str = ""
+    writes: bool = False
+    durable: bool = False
+
+
+_READ = _Kind("begin", "r")
+# A standby would answer from the past, and takes no transaction that may write.
+_PROVE = _Kind("begin_writing", "r")
+_RENEW = _Kind("begin_writing", "raw", writes=True)
+_WRITE = _Kind("begin_writing", "raw", writes=True, durable=True)
+_DELETE = _Kind("begin_writing", "rawd", writes=True)
+# Of the schema: there may be no table yet.
+_INSPECT = _Kind("begin")
+_ALTER = _Kind("begin_writing", writes=True)
 
 
 class Transaction:
-    """One open transaction; statements are named by their query files."""
+    """One transaction, in as few messages as its judgement allows: each waits for an answer, however distant.
 
-    def __init__(self, connection: psycopg.Connection[Row], has_history: bool = False) -> None:
+    The statements of a message run one after another, each with a snapshot of its own; an error skips the rest. BEGIN
+    goes with the first message. What a transaction looks at goes into `send`, what it then writes into `commit`.
+    """
+
+    def __init__(self, connection: Connection, kind: _Kind, actor: Actor) -> None:
         self._connection = connection
-        self.has_history = has_history
+        self._kind = kind
+        self._actor = actor
+        self._has_begun = False
+        self.has_history = False
 
-    def all(self, query: str, **parameters: Any) -> list[Row]:
-        """Run a query and return its rows."""
-        return self._connection.execute(queries.get(query), parameters).fetchall()
+    def send(self, *statements: Statement) -> list[Rows]:
+        """Send statements as one message; return the rows of each."""
+        opening = [] if self._has_begun else self._opening()
+        self._has_begun = True
+        answers = self._exchange([*opening, *statements])
+        if opening:
+            access = answers[len(opening) - 1].first
+            self.has_history = bool(access and access.get("has_history"))
+        return answers[len(opening) :]
 
-    def one(self, query: str, **parameters: Any) -> Row | None:
-        """Run a query and return its first row."""
-        return self._connection.execute(queries.get(query), parameters).fetchone()
+    def commit(self, *statements: Statement) -> list[Rows]:
+        """Send the last statements and COMMIT as one message; return the rows of each.
 
-    def session(self, query: str, **parameters: Any) -> Session | None:
-        """Run a query whose rows are sessions and return the first."""
-        row = self.one(query, **parameters)
-        return Session(**row) if row else None
-
-    def sessions(self, query: str, **parameters: Any) -> list[Session]:
-        """Run a query whose rows are sessions and return them."""
-        return [Session(**row) for row in self.all(query, **parameters)]
-
-    def run(self, query: str, **parameters: Any) -> int:
-        """Run a statement and return how many rows it touched."""
-        return self._connection.execute(queries.get(query), parameters).rowcount
+        If the answer is lost, the error says that the same command again settles whether the change was made.
+        """
+        try:
+            return self.send(*statements, Statement("commit"))[:-1]
+        except psycopg.OperationalError as error:
+            lost = translate(error)
+            if self._kind.writes and self._connection.closed and isinstance(lost, Unreachable):
+                lost.hint = "the change may have been made: the same command again settles it"
+                raise lost from error
+            raise
 
     def script(self, text: str, **parameters: Any) -> None:
-        """Run several statements in one round trip."""
+        """Send the statements of a text that is no query file."""
+        self.send()
         psycopg.ClientCursor(self._connection).execute(text, parameters or None)
+
+    def end(self) -> None:
+        """Commit, if the work has not."""
+        if self._connection.info.transaction_status != TransactionStatus.IDLE:
+            self.commit()
+
+    def _opening(self) -> list[Statement]:
+        begin = Statement(self._kind.opening)
+        if not self._kind.commands:
+            turns = [Statement("lock_schema")] if self._kind.writes else []
+            return [begin, Statement("limit_schema"), *turns]
+        limits = Statement(
+            "limit_transaction",
+            timeout_ms=str(STATEMENT_TIMEOUT_MS),
+            durable=self._kind.durable,
+            actor=self._actor.session_id,
+            actor_host=self._actor.hostname,
+        )
+        return [begin, limits, Statement("require_access", commands=list(self._kind.commands))]
+
+    def _exchange(self, statements: Sequence[Statement]) -> list[Rows]:
+        return _exchange(self._connection, [self._text(statement) for statement in statements])
+
+    def _text(self, statement: Statement) -> bytes:
+        text = queries.get(statement.query).rstrip(";").encode()
+        return PARAMETER.sub(
+            lambda found: sql.Literal(statement.parameters[found[1].decode()]).as_bytes(self._connection), text
+        )
+
+
+def _exchange(connection: Connection, statements: Sequence[bytes]) -> list[Rows]:
+    """Send statements as one message of the simple protocol; return the rows of each."""
+    cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
+    cursor.execute(b";\n".join(statements))
+    answers = []
+    for _ in statements:
+        adapters.require_zones(cursor.description or ())
+        rows = Rows(cursor.fetchall() if cursor.description else ())
+        rows.touched = cursor.rowcount
+        answers.append(rows)
+        cursor.nextset()
+    return answers
 
 
 class Database:
-    """A connection. Each operation is one short transaction and leaves no session state."""
+    """A connection. Each operation is one short transaction, or a few, and leaves no session state."""
 
-    def __init__(self, connect: Callable[[], _Connection]) -> None:
-        self._connect = connect
-        self._connection = connect()
-        self._listening = False
+    def __init__(self, first: Connection, reopen: Callable[[float | None], Connection]) -> None:
+        self._reopen = reopen
+        self._patience = Patience()
+        self._use(first)
 
     def close(self) -> None:
         """Close the connection."""
@@ -117,37 +194,63 @@ class Database:
     def reconnect(self) -> None:
         """Open a new connection after the server went away. Raises Unreachable."""
         self.close()
-        self._connection = self._connect()
+        self._use(self._reopen(self._patience.deadline))
+
+    def _use(self, opened: Connection) -> None:
+        self._connection = opened
+        opened.patience = self._patience
         self._listening = False
+
+    @contextmanager
+    def bounded(self, deadline: float | None) -> Iterator[None]:
+        """Await no answer beyond `deadline` inside the block, by the monotonic clock; the last one has a second."""
+        self._patience.deadline = deadline
+        try:
+            yield
+        finally:
+            self._patience.deadline = None
 
     def read(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, *args)` in a READ COMMITTED transaction that writes nothing.
 
         Deadlocks, serialisation failures and lost races for the unique index are retried. Raises PermissionDenied
-        before `work` starts if row security would hide rows from this role: a hidden holder would be a hidden conflict.
-        Otherwise raises what `work` raises, or the database's errors in the tool's own terms.
+        before any statement of `work` if row security would hide rows from this role: a hidden holder would be a hidden
+        conflict. Otherwise raises what `work` raises, or the database's errors in the tool's own terms.
         """
-        return self._retry(lambda: work(self._begin(NOBODY), *args, **kwargs))
+        return self._retry(_READ, NOBODY, lambda tx: work(tx, *args, **kwargs))
+
+    def prove(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`, on a server that takes writes: a standby knows only the past."""
+        return self._retry(_PROVE, NOBODY, lambda tx: work(tx, *args, **kwargs))
+
+    def renew(
+        self, actor: Actor, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work(tx, *args)` in a transaction that writes signs of life; the history names `actor`.
+
+        A server crash may lose its last second, if the database has `synchronous_commit` off. Otherwise as `read`.
+        """
+        return self._retry(_RENEW, actor, lambda tx: work(tx, *args, **kwargs))
 
     def write(
         self, actor: Actor, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work(tx, *args)` in a transaction that writes rows; the history names `actor`. Otherwise as `read`."""
-        return self._retry(lambda: work(self._begin(actor, "may_write"), *args, **kwargs), writes=True)
+        """As `renew`, in a transaction that begins or ends terms: it is on disk when this returns."""
+        return self._retry(_WRITE, actor, lambda tx: work(tx, *args, **kwargs))
 
     def delete(
         self, actor: Actor, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work(tx, *args)` in a transaction that writes and deletes rows. Otherwise as `write`."""
-        return self._retry(lambda: work(self._begin(actor, "may_write", "may_delete"), *args, **kwargs), writes=True)
+        """As `renew`, in a transaction that may also delete rows."""
+        return self._retry(_DELETE, actor, lambda tx: work(tx, *args, **kwargs))
+
+    def inspect(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(tx, *args)`, which reads the catalog only."""
+        return self._of_schema(_INSPECT, lambda tx: work(tx, *args, **kwargs))
 
     def alter(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, *args)`, which may create the table; such transactions run one after another."""
-        self._connection.answer_timeout = SCHEMA_ANSWER_TIMEOUT_S
-        try:
-            return self._retry(lambda: work(self._begin_schema(), *args, **kwargs), writes=True)
-        finally:
-            self._connection.answer_timeout = None
+        return self._of_schema(_ALTER, lambda tx: work(tx, *args, **kwargs))
 
     def listen(self) -> None:
         """Listen for work items that become free, if the connection is direct.
@@ -155,11 +258,11 @@ class Database:
         Through a pooler, LISTEN would stay on a server connection that another client gets next. A pooler is recognised
         by its backend: libpq was given another pid than the one that answers.
         """
-        with self._translated():
-            row = self._connection.execute(queries.get("compare_backend")).fetchone()
-            self._listening = row is not None and row["pid"] == self._connection.info.backend_pid
+        with _translated():
+            [[row]] = _exchange(self._connection, [queries.get("compare_backend").rstrip(";").encode()])
+            self._listening = row["pid"] == self._connection.info.backend_pid
             if self._listening:
-                self._connection.execute("LISTEN claude_sessions")
+                _exchange(self._connection, [b"LISTEN claude_sessions"])
 
     def notified(self, words: Collection[str], seconds: float) -> bool:
         """Wait up to `seconds` for a notification that carries one of `words`; return whether one came."""
@@ -167,26 +270,26 @@ class Database:
             time.sleep(seconds)
             return False
         # Waiting for a notification is not waiting for an answer.
-        self._connection.answer_timeout = seconds + ANSWER_TIMEOUT_S
+        self._connection.patience = Patience(seconds + connection.ANSWER_TIMEOUT_S)
         try:
-            with self._translated():
+            with _translated():
                 return any(notice.payload in words for notice in self._connection.notifies(timeout=seconds))
         finally:
-            self._connection.answer_timeout = None
+            self._connection.patience = self._patience
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _of_schema(self, kind: _Kind, work: Callable[[Transaction], T]) -> T:
+        self._patience.limit_s = SCHEMA_ANSWER_TIMEOUT_S
         try:
-            yield
-        except psycopg.Error as error:
-            raise translate(error) from error
+            return self._retry(kind, NOBODY, work)
+        finally:
+            self._patience.limit_s = None
 
-    def _retry(self, attempt: Callable[[], T], *, writes: bool = False) -> T:
+    def _retry(self, kind: _Kind, actor: Actor, work: Callable[[Transaction], T]) -> T:
         for number in range(ATTEMPTS):
             try:
-                return self._attempt(attempt, writes)
+                return _attempt(Transaction(self._connection, kind, actor), self._connection, work)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
-                failure: SessionsError = Unreachable(f"the database gave up on a conflict: {_first_line(error)}")
+                failure: SessionsError = Unreachable(f"the database gave up on a conflict: {first_line(error)}")
             except psycopg.errors.UniqueViolation as error:
                 if error.diag.constraint_name != UNIQUE_CLAIM:
                     raise translate(error) from error
@@ -196,161 +299,41 @@ class Database:
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
 
-    def _attempt(self, work: Callable[[], T], writes: bool) -> T:
+
+def _attempt(tx: Transaction, connection: Connection, work: Callable[[Transaction], T]) -> T:
+    try:
+        result = work(tx)
+        tx.end()
+        return result
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _roll_back(connection: Connection) -> None:
+    if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
         try:
-            result = work()
-            self._commit(writes)
-            return result
-        except BaseException:
-            self._roll_back()
-            raise
-
-    def _commit(self, writes: bool) -> None:
-        try:
-            self._connection.execute("COMMIT")
-        except psycopg.OperationalError as error:
-            lost = translate(error)
-            if writes and isinstance(lost, Unreachable):
-                lost.hint = "the change may have been made: the same command again settles it"
-            raise lost from error
-
-    def _begin_schema(self) -> Transaction:
-        self._send("begin_schema")
-        return Transaction(self._connection)
-
-    def _begin(self, actor: Actor, *needs: str) -> Transaction:
-        access = self._send("begin", timeout_ms=STATEMENT_TIMEOUT_MS, actor=actor.session_id, actor_host=actor.hostname)
-        if not all(access[need] for need in ("may_read", *needs)):
-            raise PermissionDenied(
-                f"row security hides rows of claude_sessions from the role {access['role']}",
-                f"an administrator must run: claude-sessions schema apply --grant {access['role']}",
-            )
-        return Transaction(self._connection, access["has_history"])
-
-    def _send(self, query: str, **parameters: Any) -> Row:
-        # Several statements fit one round trip only if the client binds the parameters.
-        cursor = psycopg.ClientCursor(self._connection, row_factory=dict_row)
-        cursor.execute(queries.get(query), parameters or None)
-        while cursor.nextset():
-            pass
-        row = cursor.fetchone()
-        assert row is not None
-        return row
-
-    def _roll_back(self) -> None:
-        if not self._connection.closed:
-            try:
-                self._connection.execute("ROLLBACK")
-            except psycopg.Error:
-                self._connection.close()
+            _exchange(connection, [b"ROLLBACK"])
+        except psycopg.Error:
+            connection.close()
 
 
 @contextmanager
-def connect(dsn: str, source: str) -> Iterator[Database]:
-    """Open the database that `dsn` names; errors name its `source`, such as `--dsn`.
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error) from error
 
-    libpq reads service files, password files and its environment itself. Raises UsageError if the DSN is malformed,
-    Unreachable if the server does not answer in time.
-    """
-    parameters = parse_dsn(dsn, source)
-    given = {**parameters, **_defaults(parameters)}
-    database = Database(lambda: _connect(given, source))
+
+@contextmanager
+def connect(
+    dsn: str, source: str, deadline: float | None = None, note: Callable[[str], None] = lambda text: None
+) -> Iterator[Database]:
+    """Open the database that `dsn` names; see `connection.open_by` for the parameters and the errors."""
+    first = connection.open_by(dsn, source, deadline, note)
+    database = Database(first, lambda by: connection.open_once(dsn, source, by))
     try:
         yield database
     finally:
         database.close()
-
-
-def parse_dsn(dsn: str, source: str) -> dict[str, Any]:
-    """Return libpq's parameters in a DSN. Raises UsageError, without quoting it, if the DSN is malformed."""
-    try:
-        parameters = psycopg.conninfo.conninfo_to_dict(dsn)
-        # libpq would read a text only as far as a NUL.
-        if "\0" in dsn or ("://" in dsn and _is_misread(parameters)):
-            raise psycopg.ProgrammingError
-    except (psycopg.Error, UnicodeError):
-        # libpq's own message would quote the text, password and all.
-        raise UsageError(
-            f"the DSN from {source} cannot be read",
-            "a DSN is like postgresql://user@host/database or host=... dbname=...; in the first form @ : / ? # in"
-            " a password are written %40 %3A %2F %3F %23",
-        ) from None
-    return parameters
-
-
-def connection_variables() -> dict[str, str]:
-    """Return the environment variables that libpq reads, each with the parameter that it stands for."""
-    options = psycopg.pq.Conninfo.get_defaults()
-    return {option.envvar.decode(): option.keyword.decode() for option in options if option.envvar}
-
-
-def _connect(parameters: Mapping[str, Any], source: str) -> _Connection:
-    try:
-        connection = _open(parameters)
-        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-            # Such a database stores any bytes, and refuses to send others than UTF-8 as UTF-8. The encoding is a
-            # parameter of the connection: set afterwards, it would stay in a pool.
-            connection.close()
-            connection = _open({**parameters, "client_encoding": "SQL_ASCII"})
-            adapters.accept_any_text(connection)
-    except psycopg.Error as error:
-        raise Unreachable(
-            f"cannot connect to the database from {source}: {_first_line(error, parameters.get('password'))}"
-        ) from None
-    adapters.register(connection)
-    return connection
-
-
-def _open(parameters: Mapping[str, Any]) -> _Connection:
-    conninfo = psycopg.conninfo.make_conninfo("", **parameters)
-    return _Connection.connect(conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None)
-
-
-def _is_misread(parameters: Mapping[str, Any]) -> bool:
-    """Whether a part of a URL's password was parsed as another parameter, which errors would quote."""
-    ports = str(parameters.get("port", "")).split(",")
-    return any("@" in str(parameters.get(name, "")) for name in ("host", "dbname")) or not all(
-        port.isdecimal() or not port for port in ports
-    )
-
-
-def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    import os
-
-    # fallback_ keeps a name that the user set in the DSN or in PGAPPNAME.
-    defaults: dict[str, Any] = {"fallback_application_name": "claude-sessions", "client_encoding": "UTF8"}
-    if "connect_timeout" not in given and not os.environ.get("PGCONNECT_TIMEOUT"):
-        defaults["connect_timeout"] = CONNECT_TIMEOUT_S
-    if "service" not in given and not os.environ.get("PGSERVICE"):
-        # A service file may set them, and parameters here would replace its values.
-        defaults |= {name: value for name, value in KEEPALIVES.items() if name not in given}
-    return defaults
-
-
-def translate(error: psycopg.Error) -> SessionsError:
-    """Return the tool's error for a database error, by its SQLSTATE."""
-    state, text = error.sqlstate or "", _first_line(error)
-    if isinstance(error, _NoAnswerError):
-        return Unreachable(f"the database fell silent: {text}")
-    if state in ("42P01", "3F000"):
-        return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
-    if state in ("42703", "42704", "42883", "42P10", "42804", "42809"):
-        return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
-    if state in ("42501", "25006"):
-        return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
-    if state in ("57014", "55P03", "25P03", "25P04"):
-        return Unreachable(f"the database did not answer in time: {text}")
-    if state.startswith(("08", "57P", "53")) or not state:
-        return Unreachable(f"the database went away: {text}")
-    if state.startswith("23") or state in ("22001", "22P05"):  # too long for the column, not in the encoding
-        return SchemaMismatch(f"the database refuses it: {text}", error.diag.message_hint or SEE_WHAT_DIFFERS)
-    return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
-
-
-def _first_line(error: psycopg.Error, password: Any = None) -> str:
-    text = error.diag.message_primary or str(error)
-    # libpq indents its advice below the error.
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
-    # If libpq tried several hosts, the last line is the last host's answer.
-    line = (lines[0] if error.diag.message_primary else lines[-1]) if lines else type(error).__name__
-    return line.replace(str(password), "***") if password else line

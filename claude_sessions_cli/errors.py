@@ -80,10 +80,17 @@ class NoIdentity(SessionsError):
 
 
 class Unreachable(SessionsError):
-    """The database cannot be reached, or did not answer in time."""
+    """The database cannot be reached, or did not answer in time.
+
+    `passing` says that the server answered, and is only full, starting, or not the primary: worth waiting for.
+    """
 
     code = "unreachable"
     exit_code = EXIT_UNREACHABLE
+
+    def __init__(self, message: str, hint: str | None = None, *, passing: bool = False) -> None:
+        super().__init__(message, hint)
+        self.passing = passing
 
 
 class SchemaMismatch(SessionsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -121,20 +122,28 @@ def _terminal_of(caller: Caller) -> Process | None:
     return None if named else caller.identity.anchor
 
 
+def deadline_after(seconds: float | None) -> float | None:
+    """Return the time so many seconds from now, by the monotonic clock; None for none."""
+    return None if seconds is None else time.monotonic() + seconds
+
+
 @contextmanager
-def open_database(found: Settings, output: Output) -> Iterator[Database]:
-    """Connect to the database of the settings; start the embedded server and apply its schema if needed."""
+def open_database(found: Settings, output: Output, deadline: float | None = None) -> Iterator[Database]:
+    """Connect to the database of the settings; start the embedded server and apply its schema if needed.
+
+    With a `deadline`, wait that long for a server that is full or starting.
+    """
     # Late: importing psycopg is most of a command's time, and a usage error does not need it.
     from claude_sessions_cli import database
 
     if found.dsn is not None:
-        with database.connect(found.dsn, found.dsn_source) as connection:
+        with database.connect(found.dsn, found.dsn_source, deadline, output.note) as connection:
             yield connection
         return
 
     from claude_sessions_cli.embedded import server
 
-    with database.connect(server.ensure(output.note), found.dsn_source) as connection:
+    with database.connect(server.ensure(output.note), found.dsn_source, deadline, output.note) as connection:
         marker = server.schema_marker()
         if not marker.exists() or marker.read_text() != __version__:
             from claude_sessions_cli.operations import schema
@@ -148,23 +157,23 @@ def claim_or_wait(
     database: Database,
     caller: Caller,
     sd_ids: Sequence[str],
-    seconds: float | None,
+    deadline: float | None,
     claim_one: Callable[[str], ClaimResult],
     output: Output,
 ) -> ClaimResult:
-    """Claim the first free one of the items; with `seconds`, wait that long for one, with a count-down."""
+    """Claim the first free one of the items; with a `deadline`, wait for one until then, with a count-down."""
     # A plain claim must not pay for what it does not use.
-    if seconds is None and len(sd_ids) == 1:
+    if deadline is None and len(sd_ids) == 1:
         return claim_one(sd_ids[0])
     from claude_sessions_cli.operations import wait
 
     def attempt() -> ClaimResult:
         return wait.claim_any(database, caller, sd_ids, claim_one)
 
-    if seconds is None:
+    if deadline is None:
         return attempt()
     with output.count_down() as progress:
-        return wait.wait(database, attempt, sd_ids, seconds, progress)
+        return wait.wait(database, attempt, sd_ids, deadline, progress)
 
 
 def act_on_claim(

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 # Fragments that several queries share; a query names one as {name}.
-FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata", "prunable")
+FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata", "prunable", "written_row")
 
 
 def directory() -> Path:
@@ -21,7 +21,7 @@ def get(name: str) -> str:
     """Return the text of a query.
 
     >>> get("lock_work_item").splitlines()[-1]
-    'SELECT pg_advisory_xact_lock(hashtext(%(sd_id)s));'
+    'SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext(%(sd_id)s::text));'
     """
     text = (directory() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
     for fragment in FRAGMENTS:

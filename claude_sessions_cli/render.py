@@ -31,7 +31,7 @@ SCHEMA_VERSION = 1
 PROGRAM = "claude-sessions"
 CLEAR_LINE = "\r\x1b[K"
 USUAL_COLUMNS = 80
-Progress = Callable[[float, HeldByAnother], None]
+Progress = Callable[[float, "HeldByAnother | None"], None]
 LABEL_STYLES = {
     Label.YOURS: "bold green",
     Label.LIVE: "green",
@@ -146,9 +146,9 @@ def _write(stream: TextIO, text: str) -> bool:
     return True
 
 
-def _count_down(left: float, refusal: HeldByAnother) -> None:
-    held = refusal.holder.session if refusal.holder else None
-    by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item"
+def _count_down(left: float, refusal: HeldByAnother | None) -> None:
+    held = refusal.holder.session if refusal and refusal.holder else None
+    by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item" if refusal else "the database"
     minutes, seconds = divmod(math.ceil(left), 60)
     time_left = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
     line = f"{time_left} left: waiting for {clean(by)} (Ctrl-C to give up)"

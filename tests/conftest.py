@@ -23,7 +23,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from claude_sessions_cli import database, queries
-from claude_sessions_cli.database import Database
+from claude_sessions_cli.database import Database, Rows, Statement
 from claude_sessions_cli.embedded import server as embedded
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.liveness import this_host
@@ -267,6 +267,10 @@ class Table:
         """Run a statement as another program would."""
         cursor = self.connection.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
+
+    def ask(self, query: str, **parameters: Any) -> Rows:
+        """Run one of the tool's own statements in a transaction of its own."""
+        return self.database.read(lambda tx: tx.commit(Statement(query, **parameters))[0])
 
     def row(self, session_id: str) -> dict[str, Any]:
         """Return a session's row."""

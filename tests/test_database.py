@@ -14,6 +14,7 @@ from claude_sessions_cli.errors import PermissionDenied
 
 
 def _settings(tx: Transaction) -> dict[str, str]:
+    tx.send()
     names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "timezone", "datestyle"]
     return {name: tx._connection.execute(f"SHOW {name}").fetchone().popitem()[1] for name in names}  # type: ignore[union-attr]
 
@@ -63,11 +64,11 @@ def guarded(server: Server) -> Iterator[tuple[str, Database]]:
 def _may(opened: Database) -> str:
     """Return the access that row security leaves to a role: nothing, read, or write."""
     try:
-        opened.read(lambda tx: None)
+        opened.read(lambda tx: tx.commit())
     except PermissionDenied:
         return "nothing"
     try:
-        opened.write(database.NOBODY, lambda tx: None)
+        opened.write(database.NOBODY, lambda tx: tx.commit())
     except PermissionDenied:
         return "read"
     return "write"

@@ -62,12 +62,13 @@ def claim(
     for item in sd:
         check_work_item(item)
     output = render.Output("claim", json, quiet)
-    with invocation.open_database(settings, output) as database:
+    deadline = invocation.deadline_after(wait)
+    with invocation.open_database(settings, output, deadline) as database:
 
         def claim_one(item: str) -> ClaimResult:
             return operation.claim(database, caller, item, track=track, switch=switch, force_reason=reason)
 
-        result = invocation.claim_or_wait(database, caller, sd, wait, claim_one, output)
+        result = invocation.claim_or_wait(database, caller, sd, deadline, claim_one, output)
     invocation.update_prompt(caller, result.session.session)
     if result.lost_before:
         output.note(f"before this, the session {describe(result.lost_before)}")

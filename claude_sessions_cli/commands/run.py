@@ -72,10 +72,11 @@ def run(
     settings = invocation.load_settings(dsn, stale_after)
     own = invocation.find_caller(settings, session=session, required=False)
     itself = _read_itself()
-    with invocation.open_database(settings, output) as database:
+    deadline = invocation.deadline_after(wait)
+    with invocation.open_database(settings, output, deadline) as database:
 
         def acquire(caller: Caller, claim_one: Callable[[str], ClaimResult]) -> ClaimResult:
-            return invocation.claim_or_wait(database, caller, [sd], wait, claim_one, output)
+            return invocation.claim_or_wait(database, caller, [sd], deadline, claim_one, output)
 
         try:
             lease = operation.begin(database, own, itself, sd, named=session is not None, track=track, acquire=acquire)

@@ -31,6 +31,11 @@ class Caller:
         """Whom the history names: the session, if there is one, and the host."""
         return Actor(self.identity.session_id or "", self.identity.host.hostname)
 
+    @property
+    def key(self) -> dict[str, Any]:
+        """The parameters that name the caller's row."""
+        return {"session_id": self.session_id, "now": self.now}
+
     def judge(self, session: Session) -> JudgedSession:
         """Judge a session, with one look at its process."""
         known = liveness(session, self.identity.host)
@@ -44,12 +49,11 @@ class Caller:
     def columns(self, **own: Any) -> dict[str, Any]:
         """Return the parameters that register or refresh a row; `own` adds to the tool's metadata."""
         return {
-            "session_id": self.session_id,
+            **self.key,
             "tty": self.identity.tty,
             "pid": self.identity.pid,
             "hostname": self.identity.host.hostname,
             "codebase": self.identity.codebase,
             # Not as ASCII: a database in another encoding accepts the character, but not its escape.
             "own": json.dumps({**self.identity.own_metadata(), **own}, ensure_ascii=False),
-            "now": self.now,
         }

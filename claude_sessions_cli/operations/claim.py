@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from claude_sessions_cli.database import ClaimConflict, Database, Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli.database import ClaimConflict, Database, Statement, Transaction
+from claude_sessions_cli.errors import HeldByAnother, PermissionDenied, UsageError
 from claude_sessions_cli.model import FORCED, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session, Tombstone
 from claude_sessions_cli.names import check_work_item
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import held_by, tombstone_for
-from claude_sessions_cli.times import fence_of, time_of
+from claude_sessions_cli.times import time_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,14 @@ def claim(
 def _claim(
     tx: Transaction, caller: Caller, sd_id: str, track: str | None, switch: bool, force_reason: str | None
 ) -> ClaimResult:
-    tx.one("lock_work_item", sd_id=sd_id)
-    tx.one("insert_session", **caller.columns())
-    mine, others = rows.lock_claim(tx, caller, sd_id)
+    *_, found = tx.send(
+        Statement("lock_work_item", sd_id=sd_id),
+        Statement("insert_session", **caller.columns()),
+        Statement("lock_claim", **caller.key, sd_id=sd_id),
+    )
+    mine, others = rows.split(found, caller)
     if mine is None:
-        raise NotHeld(f"session {caller.session_id} was deleted while it claimed")
+        raise not_registered(caller)
     holders = [caller.judge(other) for other in others if other.holds and other.sd_id == sd_id]
     live = [holder for holder in holders if not holder.lapsed]
     holds_other = mine.holds and mine.sd_id != sd_id
@@ -67,9 +70,8 @@ def _claim(
         )
     if live and force_reason is None:
         raise held_by(live[0], mine.tombstone)
-    for holder in holders:
-        _evict(tx, caller, holder, force_reason)
-    taken = take(tx, caller, mine, others, sd_id, track)
+    evictions = [_evict(caller, holder, force_reason) for holder in holders]
+    taken = take(tx, caller, mine, others, sd_id, track, evictions)
     if holders:
         outcome = "forced" if live else "took_over"
     elif mine.holds:
@@ -80,15 +82,26 @@ def _claim(
 
 
 def take(
-    tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
+    tx: Transaction,
+    caller: Caller,
+    mine: Session,
+    others: Sequence[Session],
+    sd_id: str,
+    track: str | None,
+    evictions: Sequence[Statement] = (),
 ) -> Session:
-    """Give the caller an item that has no other holder. Its row and `others`, those of `lock_claim`, are locked."""
-    taken = rows.expect(_begin_term(tx, caller, mine, others, sd_id, track))
+    """Give the caller an item that has no holder after the `evictions`, and commit.
+
+    Its row and `others`, those of `lock_claim`, are locked.
+    """
+    *before, term = _begin_term(tx, caller, mine, others, sd_id, track)
     # The holders evicted now, and earlier losers whose tombstone has no successor yet.
     losers = [other.session_id for other in others if other.sd_id == sd_id or _lost_without_successor(other, sd_id)]
-    if losers:
-        tx.run("name_successor", session_ids=losers, by=caller.session_id, fence=taken.fence, now=caller.now)
-    return taken
+    successor = (
+        [Statement("name_successor", session_ids=losers, by=caller.session_id, now=caller.now)] if losers else []
+    )
+    answers = tx.commit(*evictions, *before, term, *successor)
+    return rows.written(answers[len(evictions) + len(before)])
 
 
 def _lost_without_successor(session: Session, sd_id: str) -> bool:
@@ -97,7 +110,8 @@ def _lost_without_successor(session: Session, sd_id: str) -> bool:
 
 def _begin_term(
     tx: Transaction, caller: Caller, mine: Session, others: Sequence[Session], sd_id: str, track: str | None
-) -> Session | None:
+) -> list[Statement]:
+    """Return the statements that begin the caller's term, or refresh it; the last one returns its row."""
     columns = caller.columns(
         stale_after=caller.settings.stale_after, parked_until=None, tombstone=None, release_reason=None
     )
@@ -105,26 +119,37 @@ def _begin_term(
     fences += [row.tombstone.fence for row in (mine, *others) if row.tombstone and row.tombstone.sd_id == sd_id]
     # If other programs gave the item a second holder, the later of the two fences counts.
     if mine.holds and mine.sd_id == sd_id and mine.fence is not None and mine.fence == _latest(fences):
-        return tx.session("renew_claim", **columns, track=track)
+        return [Statement("renew_claim", **columns, track=track)]
+    before = []
     if mine.sd_id is not None:
         # Other programs' triggers must see the old item go before the new one comes.
-        rows.clear(tx, caller, mine, "idle", release_reason="new fence" if mine.sd_id == sd_id else "switched")
+        reason = "new fence" if mine.sd_id == sd_id else "switched"
+        before.append(rows.clear(caller, mine, "idle", release_reason=reason))
         track = track if mine.sd_id != sd_id else track or mine.track
-    if tx.has_history and (row := tx.one("read_fence_floor", sd_id=sd_id)):
-        fences.append(fence_of(row["claimed_at"]))
+    # No statement may name the history where there is none.
+    if tx.has_history:
+        before.append(Statement("read_fence_floor", sd_id=sd_id))
     floor = time_of(_latest(fences))
-    return tx.session("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)
+    return [*before, Statement("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)]
 
 
 def _latest(fences: Sequence[int | None]) -> int | None:
     return max((fence for fence in fences if fence is not None), default=None)
 
 
-def _evict(tx: Transaction, caller: Caller, holder: JudgedSession, force_reason: str | None) -> None:
+def _evict(caller: Caller, holder: JudgedSession, force_reason: str | None) -> Statement:
     session, dead = holder.session, holder.liveness is Liveness.DEAD
     if holder.lapsed:
         status, reason, note = ("released", PROCESS_GONE, None) if dead else ("stale", SILENT, None)
     else:
         status, reason, note = "idle", FORCED, force_reason
     tombstone = tombstone_for(session, reason, by=caller.session_id, note=note)
-    rows.clear(tx, caller, session, status, tombstone=tombstone)
+    return rows.clear(caller, session, status, tombstone=tombstone)
+
+
+def not_registered(caller: Caller) -> PermissionDenied:
+    """Return the error of a session that has no row just after it was registered."""
+    return PermissionDenied(
+        f"session {caller.session_id} could not be registered: a trigger of the table refused it, or another program"
+        " deleted it"
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from claude_sessions_cli.database import Database, Transaction
-from claude_sessions_cli.errors import NotHeld, SchemaMismatch
+from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.model import Session
 from claude_sessions_cli.operations import rows
 
 
@@ -69,23 +70,25 @@ def read(database: Database, name: str, *, limit: int | None = None) -> History:
     A session may be named by the beginning of its id. Raises NotHeld if neither an item nor a session had that name,
     UsageError if it begins several session ids, SchemaMismatch if the table has no history.
     """
-    return database.read(_read, name, limit)
-
-
-def _read(tx: Transaction, name: str, limit: int | None) -> History:
-    if not tx.has_history:
-        raise SchemaMismatch(
-            "this table has no history, or this role may not read it", "add it: claude-sessions schema apply"
-        )
-    found = _read_exactly(tx, name, limit)
-    if not found.terms and not found.events and (session := rows.find(tx, name)):
-        found = _read_exactly(tx, session.session_id, limit)
-    if not found.terms and not found.events:
+    found, sessions = database.read(_read, name, limit)
+    if _is_empty(found) and (session := rows.pick(sessions, name)):
+        found, _ = database.read(_read, session.session_id, limit)
+    if _is_empty(found):
         raise NotHeld(f"no history: no work item or session was ever named {name}")
     return found
 
 
-def _read_exactly(tx: Transaction, name: str, limit: int | None) -> History:
-    terms = [Term(**row) for row in tx.all("list_terms", name=name, row_limit=limit)]
-    events = [SessionEvent(**row) for row in tx.all("list_session_events", name=name, row_limit=limit)]
-    return History(name, terms, events)
+def _read(tx: Transaction, name: str, limit: int | None) -> tuple[History, list[Session]]:
+    """Return the history of what has exactly this name, and the sessions whose id begins with it."""
+    _, terms, events, sessions = tx.commit(
+        Statement("require_history"),
+        Statement("list_terms", name=name, row_limit=limit),
+        Statement("list_session_events", name=name, row_limit=limit),
+        Statement("find_sessions", prefix=name, now=None),
+    )
+    found = History(name, [Term(**row) for row in terms], [SessionEvent(**row) for row in events])
+    return found, sessions.sessions
+
+
+def _is_empty(found: History) -> bool:
+    return not (found.terms or found.events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.model import JudgedSession, Session
 from claude_sessions_cli.operations.caller import Caller
 
@@ -41,7 +41,7 @@ def list_sessions(database: Database, caller: Caller, filters: Filters = NO_FILT
 
 
 def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
-    found = tx.all(
+    query = Statement(
         "list_sessions",
         all_statuses=filters.all_statuses or bool(filters.statuses),
         sd_ids=list(filters.sd_ids) or None,
@@ -53,6 +53,7 @@ def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
         row_limit=filters.limit,
         now=caller.now,
     )
+    [found] = tx.commit(query)
     total = found[0]["total"] if found else 0
     sessions = [Session(**{name: value for name, value in row.items() if name != "total"}) for row in found]
     return Listing([caller.judge(session) for session in sessions], total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import PARK_LIMIT_S, JudgedSession
 from claude_sessions_cli.operations import rows
@@ -15,16 +15,18 @@ def park(database: Database, caller: Caller, seconds: float) -> JudgedSession:
     """Declare silence for `seconds` from now, 45 minutes at most. Raises NotHeld if the caller holds nothing."""
     if seconds > PARK_LIMIT_S:
         raise UsageError(f"a session parks for {PARK_LIMIT_S // 60}m at most", f"park {PARK_LIMIT_S // 60}m")
-    return database.write(caller.actor, _park, caller, seconds)
+    return database.renew(caller.actor, _park, caller, seconds)
 
 
 def unpark(database: Database, caller: Caller) -> JudgedSession:
     """Take the declared silence back. Raises NotHeld if the caller holds nothing."""
-    return database.write(caller.actor, _park, caller, None)
+    return database.renew(caller.actor, _park, caller, None)
 
 
 def _park(tx: Transaction, caller: Caller, seconds: float | None) -> JudgedSession:
-    session = rows.lock_holder(tx, caller, "this session holds nothing, so there is nothing to park")
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    session = rows.require_holder(found.session, "this session holds nothing, so there is nothing to park")
     until = None if seconds is None else (session.server_now + timedelta(seconds=seconds)).isoformat()
     # Parking is also a heartbeat.
-    return caller.judge(rows.expect(tx.session("revive_session", **caller.columns(parked_until=until))))
+    [parked] = tx.commit(Statement("revive_session", **caller.columns(parked_until=until)))
+    return caller.judge(rows.written(parked))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.model import MAX_AGE, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import tombstone_for
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 STALE_FOR = timedelta(days=1)
-# Sessions changed in one transaction: a million rows must neither hold their locks nor fail together.
-BATCH = 200
+# Sessions read in one message, and changed in another: a million rows must neither hold their locks nor fail together.
+PAGE = 1000
 # Rows deleted, or clamped, in one transaction.
 PRUNE_BATCH = 5000
-# Sessions read in one statement.
-PAGE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +58,58 @@ def reap(
     locked, is left alone. `max_age` and `prune` are in seconds; the latter also deletes sessions that have been
     released, and unchanged, for longer.
     """
-    if not dry_run:
-        while database.write(caller.actor, _clamp_future_heartbeats, caller) == PRUNE_BATCH:
-            pass
-    verdicts = sorted((judge(caller, seen, max_age) for seen in _live(database, caller)), key=_by_item)
-    condemned = [verdict for verdict in verdicts if verdict.to]
-    kept = [verdict for verdict in verdicts if not verdict.to]
-    if dry_run:
-        return ReapResult(True, condemned, kept, 0 if prune is None else database.read(_count_prunable, caller, prune))
-    changed = carry_out(database, caller, condemned)
-    pruned = _prune(database, caller, prune) if prune is not None else 0
-    return ReapResult(False, changed, kept, pruned)
+    changed: list[ReapVerdict] = []
+    kept: list[ReapVerdict] = []
+    for page in _live(database, caller, dry_run):
+        verdicts = [judge(caller, caller.judge(session), max_age) for session in page]
+        condemned = [verdict for verdict in verdicts if verdict.to]
+        kept += [verdict for verdict in verdicts if not verdict.to]
+        changed += condemned if dry_run else carry_out(database, caller, condemned)
+    changed.sort(key=_by_item)
+    kept.sort(key=_by_item)
+    if prune is None:
+        return ReapResult(dry_run, changed, kept)
+    pruned = database.read(_count_prunable, caller, prune) if dry_run else _prune(database, caller, prune)
+    return ReapResult(dry_run, changed, kept, pruned)
 
 
-def _clamp_future_heartbeats(tx: Transaction, caller: Caller) -> int:
-    """Set heartbeats in the future to now, so that they can age; return how many."""
-    return tx.run("clamp_future_heartbeats", row_limit=PRUNE_BATCH, now=caller.now)
-
-
-def _live(database: Database, caller: Caller) -> Iterator[JudgedSession]:
-    after = None
+def _live(database: Database, caller: Caller, dry_run: bool) -> Iterator[list[Session]]:
+    """Yield the live sessions a page at a time, with heartbeats in the future set to now, so that they can age."""
+    after, more_to_clamp = None, not dry_run
     while True:
-        page = database.read(_read_page, caller, after)
-        yield from map(caller.judge, page)
+        if more_to_clamp:
+            page, more_to_clamp = database.renew(caller.actor, _clamp_and_read, caller, after)
+        else:
+            page = database.read(_read, caller, after)
+        yield page
         if len(page) < PAGE:
-            return
+            break
         after = page[-1].id
+    while more_to_clamp:
+        more_to_clamp = database.renew(caller.actor, _clamp, caller)
 
 
-def _read_page(tx: Transaction, caller: Caller, after: UUID | None) -> list[Session]:
-    return tx.sessions("list_live_sessions", after=after, row_limit=PAGE, now=caller.now)
+def _clamp_and_read(tx: Transaction, caller: Caller, after: UUID | None) -> tuple[list[Session], bool]:
+    clamped, page = tx.commit(_clamping(caller), _reading(caller, after))
+    return page.sessions, clamped.touched == PRUNE_BATCH
+
+
+def _clamp(tx: Transaction, caller: Caller) -> bool:
+    [clamped] = tx.commit(_clamping(caller))
+    return clamped.touched == PRUNE_BATCH
+
+
+def _read(tx: Transaction, caller: Caller, after: UUID | None) -> list[Session]:
+    [page] = tx.commit(_reading(caller, after))
+    return page.sessions
+
+
+def _clamping(caller: Caller) -> Statement:
+    return Statement("clamp_future_heartbeats", row_limit=PRUNE_BATCH, now=caller.now)
+
+
+def _reading(caller: Caller, after: UUID | None) -> Statement:
+    return Statement("list_live_sessions", after=after, row_limit=PAGE, now=caller.now)
 
 
 def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
@@ -109,12 +129,13 @@ def _prune(database: Database, caller: Caller, older_than: float) -> int:
 
 def _prune_batch(tx: Transaction, caller: Caller, older_than: float, after: UUID | None) -> list[UUID]:
     limits = {"after": after, "older_than_s": older_than, "row_limit": PRUNE_BATCH}
-    return [row["id"] for row in tx.all("prune_sessions", **limits, now=caller.now)]
+    [deleted] = tx.commit(Statement("prune_sessions", **limits, now=caller.now))
+    return [row["id"] for row in deleted]
 
 
 def _count_prunable(tx: Transaction, caller: Caller, older_than: float) -> int:
-    row = tx.one("count_prunable", older_than_s=older_than, now=caller.now)
-    return int(row["number"]) if row else 0
+    [counted] = tx.commit(Statement("count_prunable", older_than_s=older_than, now=caller.now))
+    return int(counted[0]["number"])
 
 
 def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVerdict:
@@ -164,21 +185,21 @@ def _boot(session: Session, caller: Caller) -> str:
 
 
 def carry_out(database: Database, caller: Caller, condemned: list[ReapVerdict]) -> list[ReapVerdict]:
-    """Change the sessions as judged, in batches; return those that had not changed since."""
+    """Change the sessions as judged, a page at a time; return those that had not changed since."""
     changed: list[ReapVerdict] = []
-    for start in range(0, len(condemned), BATCH):
-        batch = condemned[start : start + BATCH]
-        changed += database.write(caller.actor, _carry_out, caller, batch)
+    for start in range(0, len(condemned), PAGE):
+        page = condemned[start : start + PAGE]
+        changed += database.write(caller.actor, _carry_out, caller, page)
     return changed
 
 
-def _carry_out(tx: Transaction, caller: Caller, batch: list[ReapVerdict]) -> list[ReapVerdict]:
-    verdicts = [_as_json(verdict) for verdict in batch]
-    reaped = tx.sessions("reap_sessions", verdicts=json.dumps(verdicts, ensure_ascii=False), now=caller.now)
-    changed = {session.id: session for session in reaped}
+def _carry_out(tx: Transaction, caller: Caller, page: list[ReapVerdict]) -> list[ReapVerdict]:
+    verdicts = json.dumps([_as_json(verdict) for verdict in page], ensure_ascii=False)
+    [reaped] = tx.commit(Statement("reap_sessions", verdicts=verdicts, now=caller.now))
+    changed = {session.id: session for session in reaped.sessions}
     return [
         replace(verdict, session=caller.judge(changed[verdict.session.session.id]))
-        for verdict in batch
+        for verdict in page
         if verdict.session.session.id in changed
     ]
 

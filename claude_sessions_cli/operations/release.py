@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.errors import NotHeld
-from claude_sessions_cli.model import RELEASED_BY_OTHER, JudgedSession, Tombstone
+from claude_sessions_cli.model import RELEASED_BY_OTHER, JudgedSession, Session, Tombstone
 from claude_sessions_cli.names import check_session_id, check_work_item
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
@@ -45,7 +44,8 @@ def release(
 
 
 def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reason: str | None) -> ReleaseResult:
-    mine, others = rows.lock_claim(tx, caller, sd_id)
+    [found] = tx.send(Statement("lock_claim", **caller.key, sd_id=sd_id))
+    mine, others = rows.split(found, caller)
     held = mine.sd_id if mine and mine.holds and sd_id in (None, mine.sd_id) else None
     lost = mine.tombstone if mine and mine.tombstone and sd_id in (None, mine.tombstone.sd_id) else None
     holder = next((other for other in others if other.holds and other.sd_id == sd_id), None)
@@ -58,11 +58,10 @@ def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reas
 
     own = {"tombstone": None, "release_reason": reason}
     if held or end:
-        cleared = rows.clear(tx, caller, mine, "released" if end else "idle", **own)
-        return ReleaseResult("ended" if end else "released", caller.judge(cleared), held, lost)
-    merged = json.dumps(own, ensure_ascii=False)
-    acknowledged = tx.session("merge_metadata", session_id=mine.session_id, own=merged, now=caller.now)
-    return ReleaseResult("nothing_held", caller.judge(rows.expect(acknowledged)), None, lost)
+        [cleared] = tx.commit(rows.clear(caller, mine, "released" if end else "idle", **own))
+        return ReleaseResult("ended" if end else "released", caller.judge(rows.written(cleared)), held, lost)
+    [acknowledged] = tx.commit(rows.merge(caller, **own))
+    return ReleaseResult("nothing_held", caller.judge(rows.written(acknowledged)), None, lost)
 
 
 def release_other(
@@ -74,21 +73,34 @@ def release_other(
     own release. Raises UsageError if several sessions match, NotHeld if none does or it does not hold `sd_id`.
     """
     check_session_id(prefix, "--session")
-    itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
-    if database.read(_is_itself, itself):
+    found = rows.pick(database.read(_find, caller, prefix), prefix)
+    if found is None:
+        raise NotHeld(f"no session's id begins with {prefix}", "see them: claude-sessions list --all")
+    if found.session_id == prefix and _is_itself(found, caller):
+        itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
         return release(database, itself, sd_id, end=end, reason=reason)
-    return database.write(caller.actor, _release_other, caller, prefix, sd_id, end, reason)
+    return database.write(caller.actor, _release_other, caller, found.session_id, sd_id, end, reason)
+
+
+def _find(tx: Transaction, caller: Caller, prefix: str) -> list[Session]:
+    [found] = tx.commit(Statement("find_sessions", prefix=prefix, now=caller.now))
+    return found.sessions
+
+
+def _is_itself(session: Session, caller: Caller) -> bool:
+    """Whether a caller that names a session is that session, by process, host and directory."""
+    recorded = (session.own.get("process"), session.hostname, session.own.get("cwd"))
+    identity = caller.identity
+    return recorded == (identity.process_record, identity.host.hostname, identity.cwd)
 
 
 def _release_other(
-    tx: Transaction, caller: Caller, prefix: str, sd_id: str | None, end: bool, reason: str | None
+    tx: Transaction, caller: Caller, session_id: str, sd_id: str | None, end: bool, reason: str | None
 ) -> ReleaseResult:
-    found = rows.find(tx, prefix, caller.now)
-    if found is None:
-        raise NotHeld(f"no session's id begins with {prefix}", "see them: claude-sessions list --all")
-    session = tx.session("lock_session", session_id=found.session_id, now=caller.now)
+    [found] = tx.send(Statement("lock_session", session_id=session_id, now=caller.now))
+    session = found.session
     if session is None:
-        raise NotHeld(f"session {found.session_id} was deleted")
+        raise NotHeld(f"session {session_id} was deleted")
     if sd_id is not None and (not session.holds or session.sd_id != sd_id):
         raise NotHeld(f"{session.session_id} does not hold {sd_id}")
     held = session.sd_id if session.holds else None
@@ -96,14 +108,5 @@ def _release_other(
         return ReleaseResult("nothing_held", caller.judge(session))
     status = "released" if end else ("idle" if session.status in ("active", None) else session.status)
     tombstone = tombstone_for(session, RELEASED_BY_OTHER, note=reason)
-    cleared = rows.clear(tx, caller, session, status, tombstone=tombstone)
-    return ReleaseResult("ended" if end else "released", caller.judge(cleared), held)
-
-
-def _is_itself(tx: Transaction, caller: Caller) -> bool:
-    """Whether a caller that names a session is that session, by process, host and directory."""
-    session, identity = rows.read(tx, caller), caller.identity
-    if session is None:
-        return False
-    recorded = (session.own.get("process"), session.hostname, session.own.get("cwd"))
-    return recorded == (identity.process_record, identity.host.hostname, identity.cwd)
+    [cleared] = tx.commit(rows.clear(caller, session, status, tombstone=tombstone))
+    return ReleaseResult("ended" if end else "released", caller.judge(rows.written(cleared)), held)

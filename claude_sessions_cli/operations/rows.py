@@ -1,36 +1,30 @@
-"""A session's row inside a transaction: read, locked, cleared."""
+"""A session's row: found among those that a statement returned, judged, and cleared."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from claude_sessions_cli.database import Transaction
+from claude_sessions_cli.database import Rows, Statement, Transaction
 from claude_sessions_cli.errors import NotHeld, UsageError
+from claude_sessions_cli.failures import trigger_refused
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
 
-T = TypeVar("T")
-
 
 def read(tx: Transaction, caller: Caller) -> Session | None:
-    """Return the caller's session; None if it is not registered."""
-    return tx.session("read_session", session_id=caller.session_id, now=caller.now)
+    """Return the caller's session, in a transaction of its own; None if it is not registered."""
+    [found] = tx.commit(Statement("read_session", **caller.key))
+    return found.session
 
 
-def lock(tx: Transaction, caller: Caller) -> Session | None:
-    """Lock the caller's row and return it; None if it is not registered."""
-    return tx.session("lock_session", session_id=caller.session_id, now=caller.now)
-
-
-def find(tx: Transaction, prefix: str, now: datetime | None = None) -> Session | None:
+def pick(matches: Sequence[Session], prefix: str) -> Session | None:
     """Return the session whose id is `prefix`, or the only one whose id begins with it; live ones before ended ones.
 
     Raises UsageError if several do.
     """
-    matches = tx.sessions("find_sessions", prefix=prefix, now=now)
     exact = [session for session in matches if session.session_id == prefix]
     found = exact or [session for session in matches if session.status != "released"] or matches
     if len(found) > 1:
@@ -41,16 +35,15 @@ def find(tx: Transaction, prefix: str, now: datetime | None = None) -> Session |
     return found[0] if found else None
 
 
-def lock_claim(tx: Transaction, caller: Caller, sd_id: str | None) -> tuple[Session | None, list[Session]]:
-    """Lock the caller's row and those that a claim of `sd_id` concerns; return it and the others."""
-    rows = tx.sessions("lock_claim", session_id=caller.session_id, sd_id=sd_id, now=caller.now)
-    mine = next((row for row in rows if row.session_id == caller.session_id), None)
-    return mine, [row for row in rows if row is not mine]
+def split(found: Rows, caller: Caller) -> tuple[Session | None, list[Session]]:
+    """Return the caller's session among the rows, if it is there, and the others."""
+    sessions = found.sessions
+    mine = next((session for session in sessions if session.session_id == caller.session_id), None)
+    return mine, [session for session in sessions if session is not mine]
 
 
-def lock_holder(tx: Transaction, caller: Caller, refusal: str) -> Session:
-    """Lock the caller's row. Raises NotHeld, with `refusal`, if it holds nothing, and if it lost its claim."""
-    session = lock(tx, caller)
+def require_holder(session: Session | None, refusal: str) -> Session:
+    """Return a session that holds an item. Raises NotHeld, with `refusal`, if it does not, and if it lost its claim."""
     if session and session.tombstone:
         raise claim_lost(session.tombstone)
     if session is None or not session.holds:
@@ -68,22 +61,32 @@ def refuse_stale(session: Session) -> None:
         )
 
 
-def clear(tx: Transaction, caller: Caller, session: Session, status: str, **own: Any) -> Session:
-    """End the term of a locked row and set its status; `own` goes into the tool's metadata."""
-    cleared = tx.session(
+def clear(caller: Caller, session: Session, status: str, **own: Any) -> Statement:
+    """Return the statement that ends the term of a locked row and sets its status; `own` goes into its metadata."""
+    return Statement(
         "clear_claim",
         session_id=session.session_id,
         sd_id=session.sd_id,
         claimed_at=session.claimed_at,
         status=status,
-        own=json.dumps({"parked_until": None, **own}, ensure_ascii=False),
+        own=as_json(parked_until=None, **own),
         now=caller.now,
     )
-    return expect(cleared)
 
 
-def expect(row: T | None) -> T:
+def merge(caller: Caller, **own: Any) -> Statement:
+    """Return the statement that changes the tool's part of the metadata of the caller's locked row."""
+    return Statement("merge_metadata", **caller.key, own=as_json(**own))
+
+
+def as_json(**own: Any) -> str:
+    """Return metadata as a parameter."""
+    # Not as ASCII: a database in another encoding accepts the character, but not its escape.
+    return json.dumps(own, ensure_ascii=False)
+
+
+def written(rows: Rows) -> Session:
     """Return the row of a statement that cannot miss, because this transaction has locked it."""
-    if row is None:
-        raise RuntimeError("a row that this transaction has locked has changed")
-    return row
+    if rows.session is None:
+        raise trigger_refused()
+    return rows.session

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from claude_sessions_cli import queries
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.errors import SchemaMismatch, UsageError
 
 
@@ -58,8 +58,8 @@ def apply(database: Database, *, grant: str | None = None) -> list[AppliedFile]:
 
 
 def _require_role(tx: Transaction, role: str) -> None:
-    found = tx.one("role_exists", role=role)
-    if not found or not found["role_exists"]:
+    [found] = tx.send(Statement("role_exists", role=role))
+    if not found[0]["role_exists"]:
         raise UsageError(f"--grant: role {role!r} does not exist on this server", "create it first: CREATE ROLE")
 
 
@@ -78,7 +78,7 @@ def check(database: Database) -> list[Difference]:
 
     Raises SchemaMismatch if the table is missing.
     """
-    live = {(found.kind, found.name): found.definition for found in database.alter(_read_catalog)}
+    live = {(found.kind, found.name): found.definition for found in database.inspect(_read_catalog)}
     if not live:
         raise SchemaMismatch("the table public.claude_sessions is missing", "create it: claude-sessions schema apply")
     shipped = expected_catalog()
@@ -102,4 +102,5 @@ def expected_catalog() -> dict[tuple[str, str], tuple[str, str]]:
 
 
 def _read_catalog(tx: Transaction) -> list[CatalogObject]:
-    return [CatalogObject(**row) for row in tx.all("read_catalog")]
+    [found] = tx.send(Statement("read_catalog"))
+    return [CatalogObject(**row) for row in found]

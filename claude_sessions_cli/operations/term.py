@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.liveness import Host, liveness_of
 from claude_sessions_cli.model import JudgedSession, Liveness, ProcessRecord, Session
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.check import later_holder, prove
+from claude_sessions_cli.operations.check import later_holder, read_holders, require_claim
 from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.times import time_of
 
@@ -25,7 +24,8 @@ def enter(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str)
 
 
 def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str) -> JudgedSession:
-    session = rows.lock_holder(tx, caller, "this session holds nothing to run a command under")
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    session = rows.require_holder(found.session, "this session holds nothing to run a command under")
     if session.sd_id != sd_id:
         raise NotHeld(f"this session holds {session.sd_id} now, not {sd_id}", "claim it again")
     if _may_run(session, caller.identity.host):
@@ -35,7 +35,8 @@ def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str) -
     # The command trusts a window that every other client has to respect.
     stale_after = session.effective_stale_after(caller.settings.stale_after)
     columns = caller.columns(run=asdict(runner), stale_after=stale_after)
-    return caller.judge(rows.expect(tx.session("revive_session", **columns)))
+    [entered] = tx.commit(Statement("revive_session", **columns))
+    return caller.judge(rows.written(entered))
 
 
 def _may_run(session: Session, host: Host) -> bool:
@@ -53,10 +54,11 @@ def leave(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str,
 
 
 def _leave(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> bool:
-    session = rows.lock(tx, caller)
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    session = found.session
     # Another runner may have entered under a later term of this session.
     if session and session.runner == runner:
-        tx.one("merge_metadata", session_id=caller.session_id, own=json.dumps({"run": None}), now=caller.now)
+        tx.commit(rows.merge(caller, run=None))
     return _is_in_term(session, sd_id, fence)
 
 
@@ -66,31 +68,31 @@ def _is_in_term(session: Session | None, sd_id: str, fence: int) -> bool:
 
 def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
     """Raise NotHeld for a term that is over, unless the session itself gave it back."""
-    if loss := database.read(_find_loss, caller, sd_id, fence):
-        raise loss
-
-
-def _find_loss(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> NotHeld | None:
-    session = rows.read(tx, caller)
+    session, others = rows.split(database.read(read_holders, caller, sd_id), caller)
     lost = session.tombstone if session else None
     if lost and lost.sd_id == sd_id:
-        return claim_lost(lost)
-    gone = None if session else NotHeld(f"session {caller.session_id} was deleted")
-    return later_holder(tx, caller, sd_id, time_of(fence)) or gone
+        raise claim_lost(lost)
+    if later := later_holder(caller, others, sd_id, time_of(fence)):
+        raise later
+    if session is None:
+        raise NotHeld(f"session {caller.session_id} was deleted")
 
 
 def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
     """Prove life under this term only. Raises NotHeld, and changes nothing, if the term is over."""
-    return database.write(caller.actor, _renew, caller, sd_id, fence)
-
-
-def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
-    own = {"session_id": caller.session_id, "now": caller.now}
-    renewed = tx.session("renew_term", **own, sd_id=sd_id, claimed_at=time_of(fence))
+    renewed, found = database.renew(caller.actor, _renew, caller, sd_id, fence)
     if renewed:
         return caller.judge(renewed)
-    prove(tx, caller, sd_id, fence)
+    require_claim(caller, found, sd_id, fence)
     raise NotHeld(f"the term of {sd_id} under fence {fence} is over")
+
+
+def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> tuple[Session | None, Rows]:
+    renewed, found = tx.commit(
+        Statement("renew_term", **caller.key, sd_id=sd_id, claimed_at=time_of(fence)),
+        Statement("read_holders", **caller.key, sd_id=sd_id),
+    )
+    return renewed.session, found
 
 
 def outlive_process(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
@@ -103,10 +105,10 @@ def outlive_process(database: Database, caller: Caller, sd_id: str, fence: int) 
 
 
 def _outlive_process(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> bool:
-    kept = _is_in_term(rows.lock(tx, caller), sd_id, fence)
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    kept = _is_in_term(found.session, sd_id, fence)
     if kept:
-        own = json.dumps({"run": None, "process": None})
-        tx.one("merge_metadata", session_id=caller.session_id, own=own, now=caller.now)
+        tx.commit(rows.merge(caller, run=None, process=None))
     return kept
 
 
@@ -120,9 +122,9 @@ def release(database: Database, caller: Caller, sd_id: str, fence: int, *, reaso
 
 
 def _release(tx: Transaction, caller: Caller, sd_id: str, fence: int, reason: str) -> bool:
-    own = json.dumps({"release_reason": reason, "run": None, "parked_until": None}, ensure_ascii=False)
-    ended = {"session_id": caller.session_id, "status": "released", "own": own, "now": caller.now}
-    if tx.one("clear_claim", **ended, sd_id=sd_id, claimed_at=time_of(fence)):
-        return True
-    tx.one("clear_claim", **ended, sd_id=None, claimed_at=None)
-    return False
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    session = found.session
+    in_term = _is_in_term(session, sd_id, fence)
+    if session and (in_term or (session.sd_id, session.claimed_at) == (None, None)):
+        tx.commit(rows.clear(caller, session, "released", release_reason=reason, run=None))
+    return in_term

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from claude_sessions_cli.database import Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import JudgedSession, Session, Tombstone
 from claude_sessions_cli.times import fence_of, format_age, utc
@@ -53,12 +53,12 @@ def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnoth
     )
 
 
-def add_successor(tx: Transaction, lost: Tombstone) -> Tombstone:
-    """Return a tombstone with its successor from the history, if a foreign program took the item without naming itself.
+def add_successor(lost: Tombstone, latest: Mapping[str, Any] | None) -> Tombstone:
+    """Return a tombstone with its successor, if a foreign program took the item without naming itself.
 
-    The successor may have ended since.
+    `latest` is the item's latest term in the history, as read_fence_floor returns it. The successor may have ended
+    since.
     """
-    latest = tx.one("read_fence_floor", sd_id=lost.sd_id) if tx.has_history else None
     since = lost.fence or fence_of(lost.at)
     if latest is None or since is None or (fence := fence_of(latest["claimed_at"])) is None or fence <= since:
         return lost

@@ -16,6 +16,9 @@ from claude_sessions_cli.operations.claim import ClaimResult
 # Polling decides; a notification only ends a pause early. The jitter keeps waiters from polling in step.
 POLL_S = (0.5, 1.5)
 
+# Shows the seconds left, and the refusal that is waited for; None while the database takes no work.
+Progress = Callable[[float, "HeldByAnother | None"], None]
+
 
 def claim_any(
     database: Database, caller: Caller, sd_ids: Sequence[str], claim_one: Callable[[str], ClaimResult]
@@ -39,33 +42,45 @@ def wait(
     database: Database,
     attempt: Callable[[], ClaimResult],
     sd_ids: Sequence[str],
-    seconds: float,
-    progress: Callable[[float, HeldByAnother], None],
+    deadline: float,
+    progress: Progress,
 ) -> ClaimResult:
-    """Repeat `attempt` until it succeeds; after `seconds`, raise its last HeldByAnother.
+    """Repeat `attempt` until it succeeds; at the `deadline`, by the monotonic clock, raise its last HeldByAnother.
 
     If the connection is direct, a notification that one of the items became free ends a pause early. A database that
-    goes away is waited for too; raises Unreachable if it is not back in time. `progress` is called with the seconds
-    left, about once a second.
+    goes away, or takes no work for a while, is waited for too; raises Unreachable if it is not back in time. `progress`
+    is called about once a second.
     """
-    deadline = time.monotonic() + seconds
+    with database.bounded(deadline):
+        return _wait(database, attempt, sd_ids, deadline, progress)
+
+
+def _wait(
+    database: Database,
+    attempt: Callable[[], ClaimResult],
+    sd_ids: Sequence[str],
+    deadline: float,
+    progress: Progress,
+) -> ClaimResult:
     channel_words = {hashlib.md5(sd_id.encode(), usedforsecurity=False).hexdigest() for sd_id in sd_ids}
     refusal: HeldByAnother | None = None
     gone: Unreachable | None = None
-    database.listen()
+    is_ready = False
     while True:
         try:
             if gone:
                 database.reconnect()
+            if not is_ready:
                 database.listen()
+                is_ready = True
             return attempt()
         except HeldByAnother as error:
             refusal, gone = error, None
         except Unreachable as error:
             # A database that is unreachable from the start is not waited for.
-            if refusal is None:
+            if refusal is None and not error.passing:
                 raise
-            gone = error
+            gone, is_ready = error, False
         pause_until = time.monotonic() + random.uniform(*POLL_S)
         while (now := time.monotonic()) < min(pause_until, deadline):
             progress(deadline - now, refusal)
@@ -77,6 +92,8 @@ def wait(
                 if database.notified(channel_words, pause):
                     break
             except Unreachable as error:
-                gone = error
+                gone, is_ready = error, False
         if time.monotonic() >= deadline:
-            raise gone or HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, refusal.holder) from None
+            if refusal is None or gone:
+                raise gone or Unreachable("the database did not answer in time")
+            raise HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, refusal.holder) from None

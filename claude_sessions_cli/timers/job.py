@@ -89,12 +89,12 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
 
 def _missing_variables(environ: Mapping[str, str], dsn: str, source: str) -> list[str]:
     """Return the variables of `environ` that libpq would complete `dsn` from."""
-    from claude_sessions_cli import database  # late: it imports psycopg
+    from claude_sessions_cli import connection  # late: it imports psycopg
 
-    given = database.parse_dsn(dsn, source)
+    given = connection.parse_dsn(dsn, source)
     return [
         variable
-        for variable, parameter in database.connection_variables().items()
+        for variable, parameter in connection.connection_variables().items()
         if environ.get(variable)
         and variable not in KEPT_VARIABLES
         and parameter not in given

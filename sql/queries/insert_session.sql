@@ -5,8 +5,9 @@ INSERT INTO public.claude_sessions AS s (
     session_id, tty, pid, hostname, codebase, heartbeat_at, status, metadata, created_at, updated_at
 )
 SELECT
-    %(session_id)s, %(tty)s, %(pid)s, %(hostname)s, %(codebase)s, clock.now, 'idle',
-    jsonb_build_object('claude_sessions_cli', jsonb_strip_nulls(%(own)s::jsonb)), clock.now, clock.now
-FROM (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now) AS clock
+    %(session_id)s::text, %(tty)s::text, %(pid)s::integer, %(hostname)s::text, %(codebase)s::text, clock.now, 'idle',
+    pg_catalog.jsonb_build_object('claude_sessions_cli', pg_catalog.jsonb_strip_nulls(%(own)s::jsonb)),
+    clock.now, clock.now
+FROM (SELECT coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp()) AS now) AS clock
 ON CONFLICT (session_id) DO NOTHING
 RETURNING {session_columns};

@@ -1,4 +1,4 @@
 -- Lock one session's row.
 -- Parameters: session_id (text), now. Returns: the session, or nothing.
 SELECT {session_columns}
-FROM (SELECT * FROM public.claude_sessions WHERE session_id = %(session_id)s FOR UPDATE) AS locked;
+FROM (SELECT * FROM public.claude_sessions WHERE session_id = %(session_id)s::text FOR UPDATE) AS locked;

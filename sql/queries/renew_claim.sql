@@ -1,10 +1,13 @@
--- Refresh a claim that the session holds: same term, same fence.
+-- Refresh a claim that the session, whose row is locked, holds: same term, same fence.
 -- Parameters: session_id, track (NULL keeps it), tty, pid, hostname, codebase, own (jsonb), now.
 -- Returns: the session.
-UPDATE public.claude_sessions SET
-    track = coalesce(%(track)s, track),
-    status = 'active',
+WITH written AS (
+    UPDATE public.claude_sessions SET
+        track = coalesce(%(track)s::text, track),
+        status = 'active',
 {seen_columns}
-FROM (SELECT %(own)s::jsonb AS own) AS given
-WHERE session_id = %(session_id)s
-RETURNING {session_columns};
+    FROM (SELECT %(own)s::jsonb AS own) AS given
+    WHERE session_id = %(session_id)s::text
+    RETURNING {session_columns}
+)
+{written_row};

@@ -4,17 +4,22 @@
 -- Returns: the session; nothing if it is fresh, must be registered or revived, has lost its claim, or has another
 -- process.
 UPDATE public.claude_sessions SET
-    heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp())
-WHERE session_id = %(session_id)s
+    heartbeat_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+WHERE session_id = %(session_id)s::text
     AND status IS DISTINCT FROM 'stale'
     AND status IS DISTINCT FROM 'released'
-    AND metadata -> 'claude_sessions_cli' -> 'tombstone' IS NULL
-    AND (%(process)s::jsonb IS NULL OR metadata -> 'claude_sessions_cli' -> 'process' = %(process)s::jsonb)
-    AND (%(pid)s::integer IS NULL OR pid = %(pid)s)
+    AND metadata -> 'claude_sessions_cli'::text -> 'tombstone'::text IS NULL
+    AND (
+        %(process)s::jsonb IS NULL
+        OR metadata -> 'claude_sessions_cli'::text -> 'process'::text = %(process)s::jsonb
+    )
+    AND (%(pid)s::integer IS NULL OR pid = %(pid)s::integer)
     AND (
         %(older_than_s)s::float8 IS NULL
         OR heartbeat_at IS NULL
-        OR heartbeat_at > coalesce(%(now)s::timestamptz, clock_timestamp())
-        OR heartbeat_at <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(older_than_s)s)
+        OR heartbeat_at > coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+        OR heartbeat_at
+        <= coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+        - pg_catalog.make_interval(secs => %(older_than_s)s::float8)
     )
 RETURNING {session_columns};

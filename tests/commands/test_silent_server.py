@@ -9,7 +9,7 @@ import pytest
 from conftest import Cli, Table, make_caller
 from run_bench import Proxy
 
-from claude_sessions_cli import database
+from claude_sessions_cli import connection, database
 from claude_sessions_cli.database import NOBODY, Transaction
 from claude_sessions_cli.errors import Unreachable
 from claude_sessions_cli.operations import rows
@@ -35,7 +35,7 @@ MORE = [
 @pytest.fixture
 def silent(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """Return a proxy that completes connections and answers no query, to clients of little patience."""
-    monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
     monkeypatch.setattr(database, "SCHEMA_ANSWER_TIMEOUT_S", 0.3)
     proxy.stall()
     yield proxy
@@ -59,34 +59,35 @@ def test_silent_server_ends_command_in_seconds(cli: Cli, proxy: Proxy) -> None:
 
 def test_lost_commit_names_the_way_to_settle_it(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     def fall_silent(tx: Transaction) -> None:
+        tx.send()
         proxy.stall()
 
-    with database.connect(proxy.dsn, "the test") as connection:
-        monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
+    with database.connect(proxy.dsn, "the test") as opened:
+        monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
         with pytest.raises(Unreachable) as caught:
-            connection.write(NOBODY, fall_silent)
+            opened.write(NOBODY, fall_silent)
         assert caught.value.hint == "the change may have been made: the same command again settles it"
         proxy.resume()
-        connection.reconnect()
-        connection.read(lambda tx: None)
+        opened.reconnect()
+        opened.read(lambda tx: tx.commit())
         with pytest.raises(Unreachable) as caught:
-            connection.read(fall_silent)
+            opened.read(fall_silent)
         assert caught.value.hint is None
 
 
 def test_command_after_lost_commit_settles_it(full_table: Table, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    with database.connect(proxy.dsn, "the test") as connection:
-        monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
-        taken = claim(connection, make_caller("a"), "SD-1").session.session.fence
+    with database.connect(proxy.dsn, "the test") as opened:
+        monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
+        taken = claim(opened, make_caller("a"), "SD-1").session.session.fence
         proxy.stall()
         with pytest.raises(Unreachable):
-            heartbeat(connection, make_caller("a"))
+            heartbeat(opened, make_caller("a"))
     assert claim(full_table.database, make_caller("a"), "SD-1").session.session.fence == taken
 
 
 def test_notifications_are_awaited_longer_than_answers(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "ANSWER_TIMEOUT_S", 0.3)
-    with database.connect(dsn, "the test") as connection:
-        connection.listen()
-        assert not connection.notified({"none"}, 0.9)
-        assert connection.read(rows.read, make_caller("a")) is None
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
+    with database.connect(dsn, "the test") as opened:
+        opened.listen()
+        assert not opened.notified({"none"}, 0.9)
+        assert opened.read(rows.read, make_caller("a")) is None

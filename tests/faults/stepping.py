@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 
 from claude_sessions_cli import database
-from claude_sessions_cli.database import Database
+from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import SessionsError
 
 GIVE_UP_S = 60
+OPENING = {"begin", "begin_writing", "limit_transaction", "require_access"}
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -81,19 +85,18 @@ class Line:
         self.backend = self.connection.info.backend_pid
         self.operation: Operation | None = None
         self._stage = stage
-        self._execute = self.connection.execute
-        # Every statement but BEGIN goes this way.
-        self.connection.execute = self._step  # type: ignore[method-assign, assignment]
+        LINES[self.connection] = self
 
-    def _step(self, query: str, parameters: dict[str, Any] | None = None) -> Any:
+    def step(self, query: str, parameters: dict[str, Any], send: Callable[[dict[str, Any]], T]) -> T:
+        """Stop before a statement, if it is the one; then send it, with the time of the stage."""
         operation = self.operation
         assert operation is not None
         self._stage.pass_gate(operation, query)
-        if parameters and "now" in parameters:
+        if "now" in parameters:
             operation.times.append(self._stage.clock.read())
             parameters = {**parameters, "now": operation.times[-1]}
         try:
-            return self._execute(query, parameters)
+            return send(parameters)
         except psycopg.errors.DeadlockDetected:
             operation.deadlocks += 1
             raise
@@ -101,15 +104,44 @@ class Line:
     def write(self, statement: str, **parameters: Any) -> int:
         """Write as another program does, in a transaction; return how many rows it touched."""
         # A failed ROLLBACK would become the next BEGIN's warning.
-        self._execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        execute = self.connection.execute
+        execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
-            count: int = self._step(statement, {"now": None, **parameters}).rowcount
-            self._step("COMMIT")
+            send = lambda given: execute(statement, given)  # noqa: E731
+            count: int = self.step(statement, {"now": None, **parameters}, send).rowcount
+            self.step("COMMIT", {}, lambda _: execute("COMMIT"))
             return count
         except psycopg.Error:
             if not self.connection.closed:
-                self._execute("ROLLBACK")
+                execute("ROLLBACK")
             raise
+
+
+# The lines by their connections.
+LINES: WeakKeyDictionary[psycopg.Connection[Any], Line] = WeakKeyDictionary()
+
+
+def _send_one_by_one(tx: Transaction, statements: Sequence[Statement]) -> list[Rows]:
+    """Send the statements of a message one by one, which is the same to the server."""
+    line = LINES.get(tx._connection)
+    if line is None:
+        return _exchange(tx, statements)
+    answers = []
+    for statement in statements:
+        # A message that opens a transaction has nothing to see before it has begun.
+        if statement.query in OPENING:
+            answers += _exchange(tx, [statement])
+            continue
+
+        def send(given: dict[str, Any], statement: Statement = statement) -> list[Rows]:
+            return _exchange(tx, [Statement(statement.query, **given)])
+
+        answers += line.step(statement.query, statement.parameters, send)
+    return answers
+
+
+_exchange = Transaction._exchange
+Transaction._exchange = _send_one_by_one  # type: ignore[method-assign, assignment]
 
 
 class Stage:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from claude_sessions_cli import database, process
-from claude_sessions_cli.database import Database
+from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.liveness import this_host
@@ -68,14 +68,17 @@ fault = Fault()
 
 
 def _hook_statements() -> None:
-    execute = psycopg.Cursor.execute
+    exchange = Transaction._exchange
 
-    def counted(self: psycopg.Cursor[Any], *args: Any, **options: Any) -> Any:
-        fault.step(self.connection)
-        return execute(self, *args, **options)
+    def one_by_one(tx: Transaction, statements: Sequence[Statement]) -> list[Rows]:
+        # To the server, a message is its statements one by one.
+        answers = []
+        for statement in statements:
+            fault.step(tx._connection)
+            answers += exchange(tx, [statement])
+        return answers
 
-    # BEGIN, COMMIT and ROLLBACK pass here too, which no method of Transaction sees.
-    psycopg.Cursor.execute = counted  # type: ignore[method-assign]
+    Transaction._exchange = one_by_one  # type: ignore[method-assign, assignment]
 
 
 class Oracle:

@@ -23,7 +23,7 @@ from poll import until, until_waiting
 from psycopg.types.json import Jsonb
 
 from claude_sessions_cli import process
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.liveness import Host, this_host
 from claude_sessions_cli.operations.caller import Caller
@@ -49,11 +49,14 @@ class _Watched:
     """A database that records its statements, and runs a function after one of them."""
 
     def __init__(self, table: Table, after: str = "", then: Callable[[], object] = lambda: None) -> None:
-        self._database, self._after, self._then = table.database, after, then
+        self._database, self.after, self.then = table.database, after, then
         self.statements: list[str] = []
 
     def read(self, work: Any, *args: Any) -> Any:
         return self._database.read(self._noted(work, *args))
+
+    def renew(self, actor: Any, work: Any, *args: Any) -> Any:
+        return self._database.renew(actor, self._noted(work, *args))
 
     def write(self, actor: Any, work: Any, *args: Any) -> Any:
         return self._database.write(actor, self._noted(work, *args))
@@ -61,20 +64,18 @@ class _Watched:
     def _noted(self, work: Any, *args: Any) -> Any:
         return lambda tx: work(_Noted(self, tx), *args)
 
-    def note(self, query: str, result: Any) -> Any:
-        self.statements.append(query)
-        if query == self._after:
-            self._then()
-        return result
-
 
 class _Noted:
     def __init__(self, watched: _Watched, tx: Transaction) -> None:
         self._watched, self._tx = watched, tx
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._tx, name)
-        return lambda query, **parameters: self._watched.note(query, method(query, **parameters))
+    def commit(self, *statements: Statement) -> list[Rows]:
+        answers = self._tx.commit(*statements)
+        names = [statement.query for statement in statements]
+        self._watched.statements += names
+        if self._watched.after in names:
+            self._watched.then()
+        return answers
 
 
 def test_live_process_renews_only_heartbeat_at(table: Table, sleeper: Sleeper) -> None:

@@ -459,7 +459,7 @@ def test_term_without_recorded_end_has_no_end(full_table: Table) -> None:
 
 def _offered(table: Table, query: str, prefix: str, **limits: int) -> list[str]:
     limits = {"row_limit": 99, "event_limit": 99, **limits}
-    return [row["name"] for row in table.database.read(lambda tx: tx.all(query, prefix=prefix, **limits))]
+    return [row["name"] for row in table.ask(query, prefix=prefix, **limits)]
 
 
 def test_completion_offers_first_names(full_table: Table) -> None:
@@ -607,7 +607,7 @@ def test_prefix_search_prefers_exact_and_live_sessions(table: Table) -> None:
         ("ab", "released"),
     ]:
         table.insert(name, status=status)
-    rows = table.database.read(lambda tx: tx.all("find_sessions", prefix="ab", now=None))
+    rows = table.ask("find_sessions", prefix="ab", now=None)
     assert [row["session_id"] for row in rows] == ["ab", "ab-3", "ab-4"]
 
 
@@ -634,7 +634,7 @@ def test_here_fetches_only_same_boot_and_namespace(table: Table) -> None:
     here = {"boot_id": "boot", "pid_ns": "1"}
     for name, record in [("a", here), ("b", {**here, "boot_id": "other"}), ("c", {**here, "pid_ns": "2"}), ("d", {})]:
         table.insert(name, status="idle", metadata=Jsonb({"claude_sessions_cli": {"process": record}}))
-    rows = table.database.read(lambda tx: tx.all("list_sessions_here", **here, now=None))
+    rows = table.ask("list_sessions_here", **here, now=None)
     assert [row["session_id"] for row in rows] == ["a"]
 
 
@@ -645,10 +645,10 @@ def test_only_process_seen_alive_is_renewed(table: Table) -> None:
         table.insert(name, status="idle", pid=9, heartbeat_at=NOON, metadata=metadata)
     ids = [table.row(name)["id"] for name in "abcd"]
     seen = {"ids": ids, "pids": [9] * 4, "starts": ["7"] * 4, "boot_id": "boot", "pid_ns": "1"}
-    assert table.database.read(lambda tx: tx.run("renew_heartbeats", **seen, now=at(1))) == 1
+    assert table.ask("renew_heartbeats", **seen, now=at(1)).touched == 1
     assert [table.row(name)["heartbeat_at"] == at(1) for name in "abcde"] == [True, False, False, False, False]
     [begin] = table.execute("SELECT clock_timestamp() AS now")
-    table.database.read(lambda tx: tx.run("renew_heartbeats", **seen, now=None))
+    table.ask("renew_heartbeats", **seen, now=None)
     assert table.row("a")["heartbeat_at"] > begin["now"]
 
 

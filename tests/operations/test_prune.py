@@ -32,7 +32,7 @@ def test_prune_deletes_sessions_released_long_ago(table: Table, monkeypatch: pyt
         assert reap(table.database, caller, prune=30 * 86400, dry_run=True).pruned == 8
         # A batch skips all rows before its start.
         after = {"after": UUID(int=2**128 - 1), "older_than_s": 86400, "row_limit": 99, "now": at(40 * DAY)}
-        assert table.database.read(lambda tx: tx.all("prune_sessions", **after)) == []
+        assert table.ask("prune_sessions", **after) == []
         assert reap(table.database, caller, prune=30 * 86400).pruned == 7
     left = table.execute("SELECT session_id FROM public.claude_sessions ORDER BY 1")
     assert [row["session_id"] for row in left] == ["beating", "old-6", "stale", "touched"]

@@ -215,16 +215,13 @@ class _Interrupted:
     """A database that runs a function between the verdict of a reaper and its update."""
 
     def __init__(self, table: Table, between: Callable[[], object]) -> None:
-        self._database, self._between, self._has_looked = table.database, between, False
+        self._database, self._between = table.database, between
 
-    def read(self, work: Any, *args: Any) -> Any:
-        self._has_looked = True
-        return self._database.read(work, *args)
+    def renew(self, actor: Any, work: Any, *args: Any) -> Any:
+        return self._database.renew(actor, work, *args)
 
     def write(self, actor: Any, work: Any, *args: Any) -> Any:
-        if self._has_looked:
-            self._between()
-        self._has_looked = False
+        self._between()
         return self._database.write(actor, work, *args)
 
 
@@ -276,12 +273,12 @@ def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytes
     table.insert("ended", status="released", heartbeat_at=NOON)
     result = reap(table.database, make_caller(None, now=NOON), dry_run=True)
     assert [verdict.session.session.session_id for verdict in result.kept] == [f"s{number}" for number in range(5)]
-    page = table.database.read(lambda tx: tx.all("list_live_sessions", after=None, row_limit=2, now=NOON))
+    page = table.ask("list_live_sessions", after=None, row_limit=2, now=NOON)
     assert len(page) == 2
 
 
 def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.BATCH", 3)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 3)
     for number in range(10):
         table.insert(f"s-{number}", status="active", sd_id=f"SD-{number}", heartbeat_at=NOON)
     assert len(_reap(table, 16)) == 10

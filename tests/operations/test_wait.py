@@ -35,7 +35,7 @@ def _wait(table: Table, session: str, seconds: float, *items: str) -> ClaimResul
         database,
         lambda: claim_any(database, caller, items, lambda item: claim(database, caller, item)),
         items,
-        seconds,
+        time.monotonic() + seconds,
         lambda left, refusal: None,
     )
 
@@ -88,13 +88,13 @@ def test_wait_survives_outage_of_database(table: Table, monkeypatch: pytest.Monk
             table.execute(cut)
         return claim(database, caller, "SD-1")
 
-    def progress(left: float, refusal: HeldByAnother) -> None:
+    def progress(left: float, refusal: HeldByAnother | None) -> None:
         if attempts == 1 and moment == "between attempts":
             table.execute(cut)
         if attempts >= 3:
             release(table.another(), make_caller("a"))
 
-    assert wait.wait(database, attempt, ["SD-1"], 60, progress).outcome == "claimed"
+    assert wait.wait(database, attempt, ["SD-1"], time.monotonic() + 60, progress).outcome == "claimed"
 
 
 def test_wait_fails_if_outage_outlasts_it(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_wait_fails_if_outage_outlasts_it(table: Table, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("claude_sessions_cli.operations.wait.POLL_S", (0.01, 0.02))
     with pytest.raises(Unreachable, match="went away"):
-        wait.wait(database, attempt, ["SD-1"], 1.5, lambda left, refusal: None)
+        wait.wait(database, attempt, ["SD-1"], time.monotonic() + 1.5, lambda left, refusal: None)
     assert attempts > 2
     with pytest.raises(Unreachable):
-        wait.wait(database, attempt, ["SD-1"], 60, lambda left, refusal: None)
+        wait.wait(database, attempt, ["SD-1"], time.monotonic() + 60, lambda left, refusal: None)

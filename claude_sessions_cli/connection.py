@@ -1,0 +1,183 @@
+"""A connection: what a DSN means to libpq, how it is opened, and how long an answer is awaited."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.rows import dict_row
+
+from claude_sessions_cli import adapters, failures
+from claude_sessions_cli.errors import Unreachable, UsageError
+from claude_sessions_cli.failures import NoAnswerError
+
+CONNECT_TIMEOUT_S = 5
+# How long an answer is awaited: the server's own time-outs come first, unless the server, a pooler or the network is
+# silent.
+ANSWER_TIMEOUT_S = 15.0
+# The least that the last answer before a deadline gets: a distant server is not a silent one.
+LAST_ANSWER_S = 1.0
+# libpq's, for connections that wait for a notification. Unix sockets ignore them.
+KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+# Seconds between two attempts to connect to a server that is full.
+RETRY_S = (0.5, 1.5)
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+@dataclass
+class Patience:
+    """How long an answer is awaited: `limit_s` seconds, less if the whole command has a `deadline`."""
+
+    limit_s: float | None = None
+    deadline: float | None = None
+
+    def seconds(self) -> float:
+        """Return the seconds left for an answer."""
+        limit = ANSWER_TIMEOUT_S if self.limit_s is None else self.limit_s
+        if self.deadline is None:
+            return limit
+        return min(limit, max(LAST_ANSWER_S, self.deadline - time.monotonic()))
+
+
+class Connection(psycopg.Connection[Row]):
+    """A connection that awaits no answer longer than its patience allows, and is closed after that."""
+
+    patience: Patience = Patience()
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        """Run one of psycopg's generators until it returns. Raises NoAnswerError if that takes too long."""
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
+        seconds = self.patience.seconds()
+        deadline = time.monotonic() + seconds
+        try:
+            wanted = next(gen)
+            while True:
+                # psycopg resumes a generator several times a second, with or without data. Data alone are no answer:
+                # notices may come without an end.
+                ready = yield wanted
+                if time.monotonic() > deadline:
+                    # Not rolled back: that would wait for the same server.
+                    self.close()
+                    raise NoAnswerError(f"no answer for {seconds:.2g} s")
+                wanted = gen.send(ready)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+
+def open_by(
+    dsn: str, source: str, deadline: float | None = None, note: Callable[[str], None] = lambda text: None
+) -> Connection:
+    """As `open_once`; try a server that is full or starting again until the `deadline`, and tell `note` once."""
+    is_noted = False
+    while True:
+        try:
+            return open_once(dsn, source, deadline)
+        except Unreachable as error:
+            pause = random.uniform(*RETRY_S)
+            if deadline is None or not error.passing or time.monotonic() + pause >= deadline:
+                raise
+            if not is_noted:
+                note(f"{error.message}; waiting")
+            is_noted = True
+        time.sleep(pause)
+
+
+def open_once(dsn: str, source: str, deadline: float | None = None) -> Connection:
+    """Connect to the database that `dsn` names, by the `deadline` of the monotonic clock.
+
+    Errors name the DSN's `source`, such as `--dsn`. libpq reads service files, password files and its environment
+    itself. Raises UsageError if the DSN is malformed, Unreachable if the server does not answer in time.
+    """
+    given = parse_dsn(dsn, source)
+    parameters = {**given, **_defaults(given)}
+    if deadline is not None:
+        left = max(1, round(deadline - time.monotonic()))
+        parameters["connect_timeout"] = min(_connect_timeout(parameters), left)
+    try:
+        connection = _open(parameters)
+        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            # Such a database stores any bytes, and refuses to send others than UTF-8 as UTF-8. The encoding is a
+            # parameter of the connection: set afterwards, it would stay in a pool.
+            connection.close()
+            connection = _open({**parameters, "client_encoding": "SQL_ASCII"})
+            adapters.accept_any_text(connection)
+    except psycopg.Error as error:
+        text = failures.first_line(error, parameters.get("password"))
+        passing = failures.FULL.search(text) is not None
+        raise Unreachable(f"cannot connect to the database from {source}: {text}", passing=passing) from None
+    adapters.register(connection)
+    return connection
+
+
+def parse_dsn(dsn: str, source: str) -> dict[str, Any]:
+    """Return libpq's parameters in a DSN. Raises UsageError, without quoting it, if the DSN is malformed."""
+    try:
+        parameters = psycopg.conninfo.conninfo_to_dict(dsn)
+        # libpq would read a text only as far as a NUL.
+        if "\0" in dsn or ("://" in dsn and _is_misread(parameters)):
+            raise psycopg.ProgrammingError
+    except (psycopg.Error, UnicodeError):
+        # libpq's own message would quote the text, password and all.
+        raise UsageError(
+            f"the DSN from {source} cannot be read",
+            "a DSN is like postgresql://user@host/database or host=... dbname=...; in the first form @ : / ? # in"
+            " a password are written %40 %3A %2F %3F %23",
+        ) from None
+    return parameters
+
+
+def connection_variables() -> dict[str, str]:
+    """Return the environment variables that libpq reads, each with the parameter that it stands for."""
+    options = psycopg.pq.Conninfo.get_defaults()
+    return {option.envvar.decode(): option.keyword.decode() for option in options if option.envvar}
+
+
+def _connect_timeout(parameters: Mapping[str, Any]) -> int:
+    given = str(parameters.get("connect_timeout", ""))
+    # Zero waits for ever.
+    return int(given) if given.isdecimal() and int(given) else CONNECT_TIMEOUT_S
+
+
+def _open(parameters: Mapping[str, Any]) -> Connection:
+    conninfo = psycopg.conninfo.make_conninfo("", **parameters)
+    return Connection.connect(conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=None)
+
+
+def _is_misread(parameters: Mapping[str, Any]) -> bool:
+    """Whether a part of a URL's password was parsed as another parameter, which errors would quote."""
+    ports = str(parameters.get("port", "")).split(",")
+    return any("@" in str(parameters.get(name, "")) for name in ("host", "dbname")) or not all(
+        port.isdecimal() or not port for port in ports
+    )
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    import os
+
+    # fallback_ keeps a name that the user set in the DSN or in PGAPPNAME.
+    defaults: dict[str, Any] = {"fallback_application_name": "claude-sessions", "client_encoding": "UTF8"}
+    # Where there is a Kerberos ticket, libpq asks for its encryption first: a round trip that most servers refuse.
+    if "gssencmode" not in given and not os.environ.get("PGGSSENCMODE") and not _uses_service(given):
+        defaults["gssencmode"] = "disable"
+    if "connect_timeout" not in given and not os.environ.get("PGCONNECT_TIMEOUT"):
+        defaults["connect_timeout"] = CONNECT_TIMEOUT_S
+    if not _uses_service(given):
+        defaults |= {name: value for name, value in KEEPALIVES.items() if name not in given}
+    return defaults
+
+
+def _uses_service(given: Mapping[str, Any]) -> bool:
+    """Whether a service file may set parameters, whose values ours would replace."""
+    import os
+
+    return "service" in given or bool(os.environ.get("PGSERVICE"))

@@ -1,0 +1,87 @@
+"""Database errors in the tool's own terms, by SQLSTATE."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+
+from claude_sessions_cli.adapters import SEE_WHAT_DIFFERS
+from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable
+
+# What our own statements raise, by a cast that fails: require_access, require_history and written_row.
+HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
+NO_HISTORY = "claude_sessions: no history"
+# A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
+FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
+
+
+class NoAnswerError(psycopg.OperationalError):
+    """The server, a pooler or the network fell silent after the connection."""
+
+
+def translate(error: psycopg.Error) -> SessionsError:
+    """Return the tool's error for a database error, by its SQLSTATE."""
+    state, text = error.sqlstate or "", first_line(error)
+    if isinstance(error, NoAnswerError):
+        return Unreachable(f"the database fell silent: {text}")
+    if state == "22P02" and "claude_sessions: " in text:
+        return _own_refusal(text)
+    if state in ("42P01", "3F000"):
+        return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
+    if state in ("42703", "42704", "42883", "42P10", "42804", "42809"):
+        return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
+    if state in ("25006", "0A000"):  # a standby, to which a fail-over may bring the role of the primary
+        return Unreachable(f"the server takes no writes: {text}", "name the primary in the DSN", passing=True)
+    if state == "42501":
+        return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
+    if state.startswith(("P0", "09")):
+        return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint)
+    if state in ("57014", "55P03", "25P03", "25P04"):
+        return Unreachable(f"the database did not answer in time: {text}")
+    if state.startswith(("08", "57P", "53")) or not state:
+        return Unreachable(f"the database went away: {text}", passing=state == "53300")
+    if state.startswith("23") or state in ("22001", "22P05"):  # too long for the column, not in the encoding
+        return SchemaMismatch(f"the database refuses it: {text}", error.diag.message_hint or SEE_WHAT_DIFFERS)
+    if not _is_known(state):
+        return Unreachable(f"the database gave an answer that Postgres does not give: {text} (SQLSTATE {state})")
+    return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
+
+
+def _own_refusal(text: str) -> SessionsError:
+    if hidden := HIDDEN.search(text):
+        return PermissionDenied(
+            f"row security hides rows of claude_sessions from the role {hidden[1]}",
+            f"an administrator must run: claude-sessions schema apply --grant {hidden[1]}",
+        )
+    if NO_HISTORY in text:
+        return SchemaMismatch(
+            "this table has no history, or this role may not read it", "add it: claude-sessions schema apply"
+        )
+    return trigger_refused()
+
+
+def trigger_refused() -> PermissionDenied:
+    """Return the error of a write that a trigger of another program dropped."""
+    return PermissionDenied(
+        "a trigger of the table refused the change, and nothing was changed",
+        "list the triggers: claude-sessions schema check",
+    )
+
+
+def _is_known(state: str) -> bool:
+    try:
+        psycopg.errors.lookup(state)
+    except KeyError:
+        return False
+    return True
+
+
+def first_line(error: psycopg.Error, password: object = None) -> str:
+    """Return the first line of an error's message that says something, without the password."""
+    text = error.diag.message_primary or str(error)
+    # libpq indents its advice below the error.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
+    # If libpq tried several hosts, the last line is the last host's answer.
+    line = (lines[0] if error.diag.message_primary else lines[-1]) if lines else type(error).__name__
+    return line.replace(str(password), "***") if password else line

@@ -1,0 +1,3 @@
+-- Commit a transaction.
+-- Parameters: none. Returns: nothing.
+COMMIT;
