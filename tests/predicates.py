@@ -162,9 +162,10 @@ BROKEN = re.compile(
 TOKEN = re.compile(
     r"""(?P<space>\s+|--[^\n]*|\$\w*\$)  # The text of a function is read like the rest of its file.
     |(?P<string>'(?:[^']|'')*')
+    |OPERATOR\(pg_catalog\.(?P<operator>[^)]+)\)
     |(?P<name>"[^"]*"|%\(\w+\)s|\{\w+\}|[A-Za-z_]\w*)
     |(?P<number>\d+)
-    |(?P<mark>:=|::|->>|->|=>|<>|<=|>=|\|\||[-+*/=<>.,;()\[\]:@!])""",
+    |(?P<mark>:=|::|->>|->|\#>>|\#>|=>|<>|<=|>=|\|\||[-+*/=<>.,;()\[\]:@!?])""",
     re.VERBOSE,
 )
 COMPARES = {"=", "<>", "<", ">", "<=", ">=", "IS", "IN", "EXISTS", "AND", "OR", "NOT"}
@@ -206,7 +207,7 @@ class Source:
                 raise ValueError(f"{path}: cannot read {self.text[at : at + 20]!r}")
             at = match.end()
             if match.lastgroup != "space":
-                self.tokens.append(match.group())
+                self.tokens.append(match["operator"] or match.group())
                 self.places.append(match.span())
         self.closing = self._pair()
 
@@ -341,8 +342,7 @@ class Source:
                 continue  # The clock of the tests.
             rest = [self._words(*part) for other, part in enumerate(parts) if other != number]
             name = "greatest" if token == "greatest" else "coalesce"
-            alone = "::jsonb" if rest == ["'{}'"] else ""
-            self.change(i, self.closing[i + 1] + 1, f"{name}({', '.join(rest)}{alone})")
+            self.change(i, self.closing[i + 1] + 1, f"{name}({', '.join(rest)})")
 
     def _words(self, start: int, end: int) -> str:
         return self.text[self.places[start][0] : self.places[end - 1][1]]
@@ -376,7 +376,8 @@ class Source:
         elif follows("ON", "CONFLICT"):
             self.change(i, self.until(i + 1, {"RETURNING"}), "")
         elif token == "pg_advisory_xact_lock":
-            self.change(i, self.closing[i + 1] + 1, "NULL")
+            start = i - 2 if self.tokens[i - 1] == "." else i
+            self.change(start, self.closing[i + 1] + 1, "NULL")
         elif follows("IF", "NOT", "EXISTS") and self.tokens[i - 1] == "TABLE":
             self.change(i, i + 3, "")
         elif follows("SECURITY", "DEFINER"):

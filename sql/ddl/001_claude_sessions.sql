@@ -9,7 +9,7 @@ BEGIN
     FOREACH wanted IN ARRAY ARRAY['anon', 'authenticated'] LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = wanted) THEN
             BEGIN
-                EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+                EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', wanted);
             EXCEPTION
                 -- Roles belong to the whole cluster: another database's apply may win the race.
                 WHEN duplicate_object OR unique_violation THEN NULL;
@@ -20,7 +20,7 @@ END
 $$;
 
 CREATE TABLE IF NOT EXISTS public.claude_sessions (
-    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     session_id text NOT NULL,
     sd_id text,
     track text,
@@ -29,11 +29,11 @@ CREATE TABLE IF NOT EXISTS public.claude_sessions (
     hostname text,
     codebase text,
     claimed_at timestamp with time zone,
-    heartbeat_at timestamp with time zone DEFAULT now(),
+    heartbeat_at timestamp with time zone DEFAULT pg_catalog.now(),
     status text DEFAULT 'active'::text,
     metadata jsonb DEFAULT '{}'::jsonb,
-    created_at timestamp with time zone DEFAULT now(),
-    updated_at timestamp with time zone DEFAULT now(),
+    created_at timestamp with time zone DEFAULT pg_catalog.now(),
+    updated_at timestamp with time zone DEFAULT pg_catalog.now(),
     CONSTRAINT claude_sessions_pkey PRIMARY KEY (id),
     CONSTRAINT claude_sessions_session_id_key UNIQUE (session_id),
     CONSTRAINT claude_sessions_status_check CHECK (status IN ('active', 'idle', 'stale', 'released')),
@@ -43,28 +43,28 @@ CREATE TABLE IF NOT EXISTS public.claude_sessions (
 DO $$
 BEGIN
     -- Checked first, because CREATE INDEX IF NOT EXISTS waits for every writer even if the index exists.
-    IF to_regclass('public.idx_claude_sessions_heartbeat') IS NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_heartbeat') IS NULL THEN
         CREATE INDEX idx_claude_sessions_heartbeat ON public.claude_sessions USING btree (heartbeat_at DESC);
     END IF;
-    IF to_regclass('public.idx_claude_sessions_sd') IS NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_sd') IS NULL THEN
         CREATE INDEX idx_claude_sessions_sd ON public.claude_sessions USING btree (sd_id) WHERE sd_id IS NOT NULL;
     END IF;
-    IF to_regclass('public.idx_claude_sessions_status') IS NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_status') IS NULL THEN
         CREATE INDEX idx_claude_sessions_status ON public.claude_sessions USING btree (status);
     END IF;
-    IF to_regclass('public.idx_claude_sessions_track') IS NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_track') IS NULL THEN
         CREATE INDEX idx_claude_sessions_track ON public.claude_sessions USING btree (track) WHERE track IS NOT NULL;
     END IF;
-    IF to_regclass('public.idx_claude_sessions_tty_pid') IS NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_tty_pid') IS NULL THEN
         CREATE INDEX idx_claude_sessions_tty_pid ON public.claude_sessions USING btree (tty, pid);
     END IF;
 
     -- Its ACCESS EXCLUSIVE lock would block every session.
-    IF NOT (SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = 'public.claude_sessions'::regclass) THEN
+    IF NOT (SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = 'public.claude_sessions'::regclass::oid) THEN
         ALTER TABLE public.claude_sessions ENABLE ROW LEVEL SECURITY;
     END IF;
     -- If an administrator has set other policies, these must not open the table again.
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'public.claude_sessions'::regclass) THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = 'public.claude_sessions'::regclass::oid) THEN
         CREATE POLICY "Allow all for anon" ON public.claude_sessions
         FOR ALL TO anon USING (true) WITH CHECK (true);
         CREATE POLICY "Allow all for authenticated" ON public.claude_sessions

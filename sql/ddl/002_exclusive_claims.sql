@@ -5,22 +5,22 @@ DO $$
 DECLARE
     doubles text;
 BEGIN
-    IF to_regclass('public.idx_claude_sessions_unique_active_claim') IS NOT NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_unique_active_claim') IS NOT NULL THEN
         RETURN;
     END IF;
 
-    SELECT string_agg(format('%s held by %s', sd_id, holders), '; ' ORDER BY sd_id)
+    SELECT pg_catalog.string_agg(pg_catalog.format('%s held by %s', sd_id, holders), '; ' ORDER BY sd_id)
     INTO doubles
     FROM (
-        SELECT sd_id, string_agg(session_id, ', ' ORDER BY claimed_at, session_id) AS holders
+        SELECT sd_id, pg_catalog.string_agg(session_id, ', ' ORDER BY claimed_at, session_id) AS holders
         FROM public.claude_sessions
         WHERE sd_id IS NOT NULL AND status IN ('active', 'idle')
         GROUP BY sd_id
-        HAVING count(*) > 1
+        HAVING pg_catalog.count(*) > 1
     ) AS double_claims;
     IF doubles IS NOT NULL THEN
         RAISE unique_violation USING
-            MESSAGE = 'work items with more than one holder: ' || doubles,
+            MESSAGE = 'work items with more than one holder: '::text || doubles,
             HINT = 'release all but one claim of each (claude-sessions release --session ID), then apply again';
     END IF;
 

@@ -3,10 +3,10 @@
 
 DO $$
 BEGIN
-    IF to_regclass('public.claude_session_events') IS NULL THEN
+    IF pg_catalog.to_regclass('public.claude_session_events') IS NULL THEN
         CREATE TABLE public.claude_session_events (
             id bigint GENERATED ALWAYS AS IDENTITY,
-            at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+            at timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp(),
             event text NOT NULL,
             session_id text NOT NULL,
             sd_id text,
@@ -34,11 +34,11 @@ BEGIN
     END IF;
 
     -- Checked first, because CREATE INDEX IF NOT EXISTS waits for every writer even if the index exists.
-    IF to_regclass('public.idx_claude_session_events_sd') IS NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_session_events_sd') IS NULL THEN
         CREATE INDEX idx_claude_session_events_sd
         ON public.claude_session_events USING btree (sd_id, claimed_at) WHERE sd_id IS NOT NULL;
     END IF;
-    IF to_regclass('public.idx_claude_session_events_session') IS NULL THEN
+    IF pg_catalog.to_regclass('public.idx_claude_session_events_session') IS NULL THEN
         CREATE INDEX idx_claude_session_events_session
         ON public.claude_session_events USING btree (session_id, id);
     END IF;
@@ -132,21 +132,21 @@ BEGIN
     -- Replacing a trigger locks the table against writers, so an existing one stays.
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_trigger
-        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_insert'
+        WHERE tgrelid = 'public.claude_sessions'::regclass::oid AND tgname = 'claude_sessions_record_insert'
     ) THEN
         CREATE TRIGGER claude_sessions_record_insert AFTER INSERT ON public.claude_sessions
         FOR EACH ROW EXECUTE FUNCTION public.claude_sessions_record();
     END IF;
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_trigger
-        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_delete'
+        WHERE tgrelid = 'public.claude_sessions'::regclass::oid AND tgname = 'claude_sessions_record_delete'
     ) THEN
         CREATE TRIGGER claude_sessions_record_delete AFTER DELETE ON public.claude_sessions
         FOR EACH ROW EXECUTE FUNCTION public.claude_sessions_record();
     END IF;
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_trigger
-        WHERE tgrelid = 'public.claude_sessions'::regclass AND tgname = 'claude_sessions_record_change'
+        WHERE tgrelid = 'public.claude_sessions'::regclass::oid AND tgname = 'claude_sessions_record_change'
     ) THEN
         CREATE TRIGGER claude_sessions_record_change
         AFTER UPDATE OF sd_id, claimed_at, status ON public.claude_sessions
@@ -158,7 +158,7 @@ BEGIN
         )
         EXECUTE FUNCTION public.claude_sessions_record();
         -- Claims from before the triggers are recorded too, so that their end will be, and fences stay above them.
-        PERFORM public.claude_sessions_append('claimed', held, NULL, NULL, NULL)
+        PERFORM public.claude_sessions_append('claimed'::text, held, NULL::text, NULL::text, NULL::text)
         FROM public.claude_sessions AS held
         WHERE sd_id IS NOT NULL AND status IS DISTINCT FROM 'released'
             AND NOT EXISTS (

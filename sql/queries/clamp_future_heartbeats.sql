@@ -1,12 +1,12 @@
 -- Set a batch of heartbeats in the future, which came from wrong clocks, to now, so that they can age. Skips locked
 -- rows.
--- Parameters: row_limit (integer), now. Returns: nothing.
+-- Parameters: row_limit (bigint), now. Returns: nothing.
 UPDATE public.claude_sessions SET
-    heartbeat_at = coalesce(%(now)s::timestamptz, clock_timestamp())
+    heartbeat_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
 WHERE id IN (
     SELECT id
     FROM public.claude_sessions
-    WHERE heartbeat_at > coalesce(%(now)s::timestamptz, clock_timestamp())
-    LIMIT %(row_limit)s::integer
+    WHERE heartbeat_at > coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+    LIMIT %(row_limit)s::bigint
     FOR UPDATE SKIP LOCKED
 );

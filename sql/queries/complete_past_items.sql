@@ -1,7 +1,7 @@
 -- Find the work items of the latest events, for a shell's completion; reading all events would take too long.
--- Parameters: prefix (text), event_limit (integer), row_limit (integer). Returns: name.
+-- Parameters: prefix (text), event_limit (bigint), row_limit (bigint). Returns: name.
 SELECT DISTINCT sd_id AS name
-FROM (SELECT sd_id FROM public.claude_session_events ORDER BY id DESC LIMIT %(event_limit)s) AS latest
-WHERE starts_with(sd_id, %(prefix)s)
+FROM (SELECT sd_id FROM public.claude_session_events ORDER BY id DESC LIMIT %(event_limit)s::bigint) AS latest
+WHERE pg_catalog.starts_with(sd_id, %(prefix)s::text)
 ORDER BY name
-LIMIT %(row_limit)s;
+LIMIT %(row_limit)s::bigint;

@@ -1,7 +1,7 @@
 -- Find the sessions that have not ended, for a shell's completion.
--- Parameters: prefix (text), row_limit (integer). Returns: name.
+-- Parameters: prefix (text), row_limit (bigint). Returns: name.
 SELECT session_id AS name
 FROM public.claude_sessions
-WHERE (status IN ('active', 'idle', 'stale') OR status IS NULL) AND starts_with(session_id, %(prefix)s)
+WHERE (status IN ('active', 'idle', 'stale') OR status IS NULL) AND pg_catalog.starts_with(session_id, %(prefix)s::text)
 ORDER BY name
-LIMIT %(row_limit)s;
+LIMIT %(row_limit)s::bigint;

@@ -1,14 +1,14 @@
 -- List sessions, holders first.
 -- Parameters: all_statuses (boolean), and each NULL for any: sd_ids, statuses, tracks (text[]), hostname, codebase,
--- session_id (text), row_limit (integer); now. Returns: sessions, and total without the limit.
-SELECT {session_columns}, count(*) OVER () AS total
+-- session_id (text), row_limit (bigint); now. Returns: sessions, and total without the limit.
+SELECT {session_columns}, pg_catalog.count(*) OVER () AS total
 FROM public.claude_sessions
 WHERE (%(all_statuses)s::boolean OR status IN ('active', 'idle', 'stale') OR status IS NULL)
-    AND (%(sd_ids)s::text[] IS NULL OR sd_id = ANY(%(sd_ids)s))
-    AND (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s))
-    AND (%(tracks)s::text[] IS NULL OR track = ANY(%(tracks)s))
-    AND (%(hostname)s::text IS NULL OR hostname = %(hostname)s)
-    AND (%(codebase)s::text IS NULL OR codebase = %(codebase)s)
-    AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s)
+    AND (%(sd_ids)s::text[] IS NULL OR sd_id = ANY(%(sd_ids)s::text[]))
+    AND (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s::text[]))
+    AND (%(tracks)s::text[] IS NULL OR track = ANY(%(tracks)s::text[]))
+    AND (%(hostname)s::text IS NULL OR hostname = %(hostname)s::text)
+    AND (%(codebase)s::text IS NULL OR codebase = %(codebase)s::text)
+    AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s::text)
 ORDER BY sd_id, heartbeat_at DESC NULLS LAST, session_id
-LIMIT %(row_limit)s::integer;
+LIMIT %(row_limit)s::bigint;

@@ -3,5 +3,5 @@
 SELECT {session_columns}, xmin::text AS row_version
 FROM public.claude_sessions
 WHERE (status IN ('active', 'idle', 'stale') OR status IS NULL)
-    AND metadata -> 'claude_sessions_cli' -> 'process' ->> 'boot_id' = %(boot_id)s
-    AND metadata -> 'claude_sessions_cli' -> 'process' ->> 'pid_ns' = %(pid_ns)s;
+    AND metadata -> 'claude_sessions_cli'::text -> 'process'::text ->> 'boot_id'::text = %(boot_id)s::text
+    AND metadata -> 'claude_sessions_cli'::text -> 'process'::text ->> 'pid_ns'::text = %(pid_ns)s::text;

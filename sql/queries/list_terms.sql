@@ -1,5 +1,5 @@
 -- List the terms of a work item or a session, with their ends and who ended them.
--- Parameters: name (text: a work item or a session id), row_limit (integer). Returns: terms, the latest first; a
+-- Parameters: name (text: a work item or a session id), row_limit (bigint). Returns: terms, the latest first; a
 -- current term has no ended_at.
 SELECT
     term.sd_id, term.session_id, term.claimed_at, term.track, term.hostname, term.tty, term.pid, term.codebase,
@@ -17,6 +17,6 @@ LEFT JOIN LATERAL (
     ORDER BY later.id
     LIMIT 1
 ) AS finish ON true
-WHERE term.event = 'claimed' AND (term.sd_id = %(name)s OR term.session_id = %(name)s)
+WHERE term.event = 'claimed' AND (term.sd_id = %(name)s::text OR term.session_id = %(name)s::text)
 ORDER BY term.id DESC
-LIMIT %(row_limit)s::integer;
+LIMIT %(row_limit)s::bigint;

@@ -8,15 +8,15 @@ FROM (
     SELECT *
     FROM public.claude_sessions
     WHERE id = ANY(ARRAY(
-        SELECT id FROM public.claude_sessions WHERE session_id = %(session_id)s
+        SELECT id FROM public.claude_sessions WHERE session_id = %(session_id)s::text
         UNION ALL
-        SELECT id FROM public.claude_sessions WHERE sd_id = %(sd_id)s AND status IS DISTINCT FROM 'released'
+        SELECT id FROM public.claude_sessions WHERE sd_id = %(sd_id)s::text AND status IS DISTINCT FROM 'released'
         UNION ALL
         SELECT id
         FROM public.claude_sessions
         WHERE status IN ('idle', 'stale')
-            AND metadata -> 'claude_sessions_cli' -> 'tombstone' ->> 'sd_id' = %(sd_id)s
-            AND metadata -> 'claude_sessions_cli' -> 'tombstone' ->> 'by' IS NULL
+            AND metadata -> 'claude_sessions_cli'::text -> 'tombstone'::text ->> 'sd_id'::text = %(sd_id)s::text
+            AND metadata -> 'claude_sessions_cli'::text -> 'tombstone'::text ->> 'by'::text IS NULL
     ))
     ORDER BY id
     FOR UPDATE

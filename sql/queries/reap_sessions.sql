@@ -3,7 +3,8 @@
 -- Parameters: verdicts (jsonb: objects of id, row_version, status (the new one), own), now. Returns: the sessions.
 WITH judged AS (
     SELECT session.id AS judged_id, verdict.status AS new_status, verdict.own
-    FROM jsonb_to_recordset(%(verdicts)s::jsonb) AS verdict (id uuid, row_version text, status text, own jsonb)
+    FROM pg_catalog.jsonb_to_recordset(%(verdicts)s::jsonb)
+        AS verdict (id uuid, row_version text, status text, own jsonb)
     INNER JOIN public.claude_sessions AS session ON session.id = verdict.id AND session.xmin::text = verdict.row_version
     FOR UPDATE OF session SKIP LOCKED
 )
@@ -12,13 +13,13 @@ UPDATE public.claude_sessions SET
     track = NULL,
     claimed_at = NULL,
     heartbeat_at = CASE
-        WHEN heartbeat_at > coalesce(%(now)s::timestamptz, clock_timestamp())
-            THEN coalesce(%(now)s::timestamptz, clock_timestamp())
+        WHEN heartbeat_at > coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+            THEN coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
         ELSE heartbeat_at
     END,
     status = given.new_status,
     metadata = {merged_metadata},
-    updated_at = coalesce(%(now)s::timestamptz, clock_timestamp())
+    updated_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
 FROM judged AS given
 WHERE id = given.judged_id
 RETURNING {session_columns};
