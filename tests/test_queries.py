@@ -13,13 +13,7 @@ from claude_sessions_cli import queries
 PACKAGE = Path(queries.__file__).parent
 TEXTS = {path.stem: path.read_text() for path in (queries.directory() / "queries").glob("*.sql")}
 SOURCE = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-# Not yet rewritten.
-PENDING = (
-    *("begin", "read_fence_floor", "read_later_holder", "take_claim", "name_successor", "clear_claim", "renew_claim"),
-    *("revive_session", "merge_metadata", "insert_session", "renew_term", "renew_heartbeat", "read_session"),
-    *("lock_session", "lock_work_item", "find_sessions"),
-)
-CALLS = r'(?:(?:tx|self)\.(?:one|all|session|sessions|run|_send)|queries\.get)\(\s*"(\w+)"'
+CALLS = r'(?:Statement|queries\.get)\(\s*"(\w+)"'
 
 
 def _header(name: str) -> str:
@@ -63,7 +57,7 @@ def _read(path: Path) -> predicates.Source:
 
 
 FILES = [*(queries.directory() / "queries").glob("*.sql"), *(queries.directory() / "ddl").glob("*.sql")]
-SOURCES = {path.stem: _read(path).tokens for path in sorted(FILES) if path.stem not in PENDING}
+SOURCES = {path.stem: _read(path).tokens for path in sorted(FILES)}
 SCHEMAS = ("pg_catalog", "public")
 # What may stand before a parenthesis and is no function.
 GRAMMAR = {
@@ -109,7 +103,8 @@ def _is_unqualified_call(tokens: list[str], i: int) -> bool:
 def _is_unqualified_table(tokens: list[str], i: int) -> bool:
     word, before = tokens[i], tokens[i - 1] if i else ""
     if word == "FROM":
-        names_table = before not in ("DISTINCT", "ROWS") and "REVOKE" not in _statement(tokens, i)
+        is_of_grammar = before in ("DISTINCT", "ROWS") or tokens[i - 3 : i - 1] == ["EXTRACT", "("]
+        names_table = not is_of_grammar and "REVOKE" not in _statement(tokens, i)
     elif word == "UPDATE":
         names_table = before not in ("FOR", "DO", "AFTER", "BEFORE", "OR", ",")
     elif word == "ON":
@@ -118,6 +113,7 @@ def _is_unqualified_table(tokens: list[str], i: int) -> bool:
         names_table = word in ("JOIN", "TABLE") or (word, before) == ("INTO", "INSERT")
     after = [word for word in tokens[i + 1 : i + 7] if word not in ("IF", "NOT", "EXISTS", "ONLY", "FUNCTION")]
     ctes = {tokens[j] for j in range(len(tokens)) if tokens[j + 1 : j + 4] == ["AS", "(", "SELECT"]}
+    ctes |= {"written"}  # of the fragment written_row
     return names_table and after[0] not in ("(", "LATERAL", "ROWS", *SCHEMAS, *ctes)
 
 

@@ -12,7 +12,8 @@ SELECT
     pg_catalog.set_config('claude_sessions.actor', %(actor)s::pg_catalog.text, true),
     pg_catalog.set_config('claude_sessions.actor_host', %(actor_host)s::pg_catalog.text, true),
     CASE
-        WHEN %(durable)s AND pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off'::pg_catalog.text
+        WHEN %(durable)s::boolean
+            AND pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off'::pg_catalog.text
             THEN pg_catalog.set_config('synchronous_commit', 'on', true)
     END,
     CASE

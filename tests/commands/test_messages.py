@@ -141,7 +141,7 @@ HEARTBEATS = [
     _case(1, "heartbeat", holding, 0, "renewed"),
     _case(1, "heartbeat --if-older-than 1h", holding, 0, "fresh"),
     _case(1, "heartbeat", nothing, 4),
-    _case(3, "heartbeat --register", nothing, 0, "registered"),
+    _case(2, "heartbeat --register", nothing, 0, "registered"),
     _case(1, "heartbeat --register", holding, 0, "renewed"),
     _case(3, "heartbeat", reaped, 0, "restored"),
     _case(3, "heartbeat", robbed, 4, "lost"),
@@ -161,7 +161,7 @@ HISTORIES = [
     _case(1, "history SD-1", holding),
     _case(1, f"history {OWN}", holding),
     _case(2, f"history {OWN[:4]}", holding),
-    _case(2, "history unknown", holding, 4),
+    _case(1, "history unknown", holding, 4),
 ]
 CLAIMS = [
     _case(2, "claim SD-1", nothing, 0, "claimed"),

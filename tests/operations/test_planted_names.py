@@ -16,7 +16,6 @@ from conftest import Cli, Server, Sleeper, Table, make_caller
 from psycopg import sql
 
 from claude_sessions_cli import database, process, queries
-from claude_sessions_cli.database import Transaction
 from claude_sessions_cli.errors import HeldByAnother, SessionsError
 from claude_sessions_cli.operations import schema, term
 from claude_sessions_cli.operations.caller import Caller
@@ -429,16 +428,16 @@ def _look(watch: Watch, table: Table) -> None:
     def listed(filters: Filters) -> int:
         return len(list_sessions(table.database, make_caller(None, now=at(73)), filters).sessions)
 
-    def offered(tx: Transaction) -> list[bool]:
+    def offered() -> list[bool]:
         limits = {"prefix": "", "row_limit": 99, "event_limit": 99}
         names = ("complete_held_items", "complete_past_items", "complete_session_ids")
-        return [bool(tx.all(name, **limits)) for name in names]
+        return [bool(table.ask(name, **limits)) for name in names]
 
     watch.step("list", lambda: listed(Filters(all_statuses=True)) > 9, True)
     watch.step("list with each filter", lambda: listed(every), 0)
     watch.step("history of an item", lambda: len(read(table.database, "SD-1", limit=9).terms), 2)
     watch.step("history of a session", lambda: bool(read(table.database, "a").events), True)
-    watch.step("complete", lambda: table.database.read(offered), [True, True, True])
+    watch.step("complete", offered, [True, True, True])
 
 
 def _clean_up(watch: Watch, table: Table) -> None:
