@@ -89,12 +89,14 @@ class PrivateServer:
 
     home: Home
     programs: Path
+    data: str = "data"
+    port: int = 5432
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def dsn(self) -> str:
         """The DSN of the maintenance database."""
-        return f"host={self.home.path} port=5432 user={NAME} dbname=postgres"
+        return f"host={self.home.path} port={self.port} user={NAME} dbname=postgres"
 
     def create(self, name: str) -> str:
         """Create a database and return its DSN."""
@@ -104,17 +106,15 @@ class PrivateServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        self.process = self.home.start(
-            *(str(self.programs / "postgres"), "-D", str(self.home.path / "data")),
-            *(
-                "-c",
-                "listen_addresses=",
-                "-c",
-                f"unix_socket_directories={self.home.path}",
-                "-c",
-                "max_connections=100",
-            ),
-        )
+        settings = {
+            "port": self.port,
+            "listen_addresses": "",
+            "unix_socket_directories": self.home.path,
+            "max_connections": 100,
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        data = str(self.home.path / self.data)
+        self.process = self.home.start(str(self.programs / "postgres"), "-D", data, *options)
         until(lambda: _answers(self.dsn), "the private server starts")
 
     def stop_immediately(self) -> None:
@@ -141,6 +141,17 @@ def private_server() -> Iterator[PrivateServer]:
         home.run(str(server.programs / "initdb"), "-D", "data", "-U", NAME, "-A", "trust", "-E", "UTF8", "--locale=C")
         server.start()
         yield server
+
+
+@contextmanager
+def standby(primary: PrivateServer) -> Iterator[PrivateServer]:
+    """Start a hot standby that follows a private server."""
+    backup = str(primary.programs / "pg_basebackup")
+    place = ["-h", str(primary.home.path), "-p", str(primary.port), "-U", NAME]
+    primary.home.run(backup, *place, "-D", "standby", "--write-recovery-conf", "--checkpoint=fast")
+    server = PrivateServer(primary.home, primary.programs, "standby", primary.port + 1)
+    server.start()
+    yield server
 
 
 def _programs(home: Home) -> Path:
