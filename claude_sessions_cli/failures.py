@@ -29,7 +29,7 @@ def translate(error: psycopg.Error) -> SessionsError:
         return _own_refusal(text)
     if state in ("42P01", "3F000"):
         return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
-    if state in ("42703", "42704", "42883", "42P10", "42804", "42809"):
+    if state in ("42703", "42704", "42804", "42809", "42846", "42883", "42P10"):
         return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
     if state in ("25006", "0A000"):  # a standby, to which a fail-over may bring the role of the primary
         return Unreachable(f"the server takes no writes: {text}", "name the primary in the DSN", passing=True)

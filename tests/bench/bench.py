@@ -1,4 +1,4 @@
-"""Time the commands as whole processes, against a bare script with psycopg and psql that send the same statements.
+"""Time the commands as whole processes, against a bare script with psycopg and psql that send the same messages.
 
 All of them take turns within one run, so that other load hits each alike; the medians are compared. Fails if a command
 misses its bar.
@@ -92,32 +92,32 @@ def _on_terminal(argv: list[str], environment: dict[str, str]) -> bytes:
 
 @dataclass
 class Recording:
-    """The connection and the statements of a command."""
+    """The connection and the messages of a command, each of several statements."""
 
     conninfo: str = ""
-    statements: list[tuple[bool, str, Any]] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
 
 
 @contextmanager
 def recorded() -> Iterator[Recording]:
-    """Record the connection and the statements of this process inside the block."""
+    """Record the connection and the messages of this process inside the block."""
     found = Recording()
-    connect, execute = psycopg.connect, psycopg.Cursor.execute
+    connect, execute = psycopg.Connection.__dict__["connect"], psycopg.Cursor.execute
 
-    def recording_connect(conninfo: str = "", **options: Any) -> Any:
+    def recording_connect(cls: Any, /, conninfo: str = "", **options: Any) -> Any:
         found.conninfo = conninfo
-        return connect(conninfo, **options)
+        return connect.__func__(cls, conninfo, **options)
 
     def recording_execute(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
-        found.statements.append((isinstance(self, psycopg.ClientCursor), query, params))
+        found.messages.append(query)
         return execute(self, query, params, **options)
 
-    psycopg.connect = recording_connect
+    psycopg.Connection.connect = classmethod(recording_connect)  # type: ignore[method-assign, assignment]
     psycopg.Cursor.execute = recording_execute  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        psycopg.connect = connect
+        psycopg.Connection.connect = connect  # type: ignore[method-assign]
         psycopg.Cursor.execute = execute  # type: ignore[method-assign]
 
 
@@ -131,25 +131,22 @@ def record(*argv: str) -> Recording:
 
 
 def bare_script(found: Recording) -> str:
-    """Return a Python script that sends the same statements, and prints the rows."""
+    """Return a Python script that sends the same messages, and prints the rows."""
     lines = [
         "import psycopg",
         f"connection = psycopg.connect({found.conninfo!r}, autocommit=True, prepare_threshold=None)",
+        "cursor = psycopg.ClientCursor(connection)",
     ]
-    for client_side, query, params in found.statements:
-        cursor = "psycopg.ClientCursor(connection)" if client_side else "connection.cursor()"
-        lines += [f"cursor = {cursor}", f"cursor.execute({query!r}, {params!r})"]
-        lines += ["while cursor.nextset():", "    pass"] if client_side else []
-        lines += ["for row in cursor if cursor.description else ():", "    print(*row)"]
+    for message in found.messages:
+        lines += [
+            f"cursor.execute({message!r})",
+            "while True:",
+            "    for row in cursor if cursor.description else ():",
+            "        print(*row)",
+            "    if not cursor.nextset():",
+            "        break",
+        ]
     return "\n".join([*lines, "connection.close()", ""])
-
-
-def psql_script(found: Recording) -> str:
-    """Return the same statements with their parameters in their text."""
-    with psycopg.connect(found.conninfo) as connection:
-        cursor = psycopg.ClientCursor(connection)
-        texts = [cursor.mogrify(query, params) if params else query for _, query, params in found.statements]
-    return "".join(text.rstrip().rstrip(";") + ";\n" for text in texts)
 
 
 def find_psql(directory: Path) -> str | None:
@@ -184,17 +181,17 @@ def compare(dsn: str, directory: Path, environment: dict[str, str], rounds: int)
     lines: dict[str, dict[str, Program]] = {}
     for name, argv in commands.items():
         found = record(*argv, "--dsn", dsn, "--session", SESSION)
-        script, statements = directory / f"{argv[0]}.py", directory / f"{argv[0]}.sql"
+        script = directory / f"{argv[0]}.py"
         script.write_text(bare_script(found))
-        statements.write_text(psql_script(found))
         terminal = name == "list"
         lines[name] = {
             "claude-sessions": Program([str(PROGRAM), *argv], terminal),
             "bare": Program([sys.executable, str(script)], terminal),
         }
         if psql:
-            lines[name]["psql"] = Program([psql, "-XqAt", "-d", found.conninfo, "-f", str(statements)], terminal)
-        print(f"{name}: {len(found.statements)} round trips")
+            messages = [word for message in found.messages for word in ("-c", message.decode())]
+            lines[name]["psql"] = Program([psql, "-XqAt", "-d", found.conninfo, *messages], terminal)
+        print(f"{name}: {len(found.messages)} messages")
     take_turns([program for line in lines.values() for program in line.values()], environment, rounds)
 
     print(f"\nmedians of {rounds} whole processes, in ms\n")
