@@ -45,11 +45,20 @@ def test_session_that_has_not_ended_is_never_pruned(table: Table, sleeper: Sleep
     assert table.row("a")["status"] == "idle"
 
 
-def test_each_batch_is_pruned_in_own_transaction(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+# With a nested loop, Postgres runs a subquery again for each row, its limit too.
+NESTED_LOOP = " ".join(f"-c enable_{name}=off" for name in ("material", "hashjoin", "mergejoin", "hashagg", "sort"))
+
+
+@pytest.mark.parametrize("plan", ["", NESTED_LOOP], ids=["any plan", "nested loop"])
+def test_each_batch_is_pruned_in_own_transaction(dsn: str, monkeypatch: pytest.MonkeyPatch, plan: str) -> None:
     monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 2)
-    old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
-    for number in range(5):
-        full_table.insert(f"s{number}", status="released", **old)
-    assert reap(full_table.database, make_caller(None, now=at(9999)), prune=3600).pruned == 5
-    deletions = "SELECT count(*) AS n FROM claude_session_events WHERE event = 'deleted' GROUP BY xmin::text ORDER BY 1"
-    assert [row["n"] for row in full_table.execute(deletions)] == [1, 2, 2]
+    planned = Table(psycopg.conninfo.make_conninfo(dsn, options=plan))
+    with planned.stack:
+        old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)
+        for number in range(5):
+            planned.insert(f"s{number}", status="released", **old)
+        assert reap(planned.database, make_caller(None, now=at(9999)), prune=3600).pruned == 5
+        deleted = (
+            "SELECT count(*) AS n FROM claude_session_events WHERE event = 'deleted' GROUP BY xmin::text ORDER BY 1"
+        )
+        assert [row["n"] for row in planned.execute(deleted)] == [1, 2, 2]
