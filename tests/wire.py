@@ -77,9 +77,15 @@ class Fault:
     seconds: float = 0.5
     # Set once the fault has come, and the server has carried out what it saw of the request.
     came: threading.Event = field(default_factory=threading.Event)
+    at: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.kind in FAULTS, self.kind
+
+    def note(self) -> None:
+        """Record that it has come, and when by the monotonic clock."""
+        self.at = time.monotonic()
+        self.came.set()
 
 
 class Wire:
@@ -320,13 +326,13 @@ class _Link:
             self._deaf = fault.kind not in (LATE, "unknown error")
             if fault.kind == "unknown error":
                 self._refuse(message, flushed)
-                fault.came.set()
+                fault.note()
                 return
             self._broken, self._flushed = len(self._asked) + flushed, flushed
             if fault.kind in BEFORE:
                 if fault.kind == "cut before":
                     self.close()
-                fault.came.set()
+                fault.note()
                 return
             self._fault = fault
         self._to_server.send(request)
@@ -360,7 +366,7 @@ class _Link:
                 held.append(data)
                 if kind == READY or (self._flushed and kind in ENDINGS):
                     fault, self._fault = self._fault, None
-                    fault.came.set()
+                    fault.note()
                     self._spoil(fault, held)
                     held = []
         self._to_client.end()

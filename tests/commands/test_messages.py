@@ -7,117 +7,37 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import Cli, Sleeper, Table, make_caller
+from conftest import Cli, Sleeper, Table
 from faults import pool as racing
 from faults import servers
 from wire import Wire, report
 
-from claude_sessions_cli import process
 from claude_sessions_cli.operations import reap
-from claude_sessions_cli.operations.claim import claim
-from claude_sessions_cli.operations.heartbeat import heartbeat
-from claude_sessions_cli.operations.park import park
 from commands.answers import Inside
-
-REAP_PAGE = 2
-OWN = "a-session"
-OTHER = "other-session"
-
-
-@dataclass
-class Scene:
-    """The table before a command, and what prepares it directly."""
-
-    table: Table
-    cli: Cli
-    sleeper: Sleeper
-
-    def run(self, *argv: str, session: str = OWN) -> None:
-        """Run a command that must succeed."""
-        done = self.cli(*argv, env={"CLAUDE_SESSIONS_DSN": self.table.dsn, "CLAUDE_SESSIONS_SESSION_ID": session})
-        assert done.returncode == 0, done.stderr
-
-    def claim(self, session: str, sd_id: str = "SD-1", force: bool = False) -> None:
-        """Claim an item."""
-        claim(self.table.database, make_caller(session), sd_id, force_reason="urgent" if force else None)
-
-    def silence(self, *sessions: str) -> None:
-        """Set the last heartbeat of sessions an hour back."""
-        back = "UPDATE public.claude_sessions SET heartbeat_at = heartbeat_at - interval '1 hour'"
-        self.table.execute(f"{back} WHERE session_id = ANY(%s)", list(sessions))
-
-    def live(self, session: str) -> None:
-        """Register a session of a process that lives."""
-        caller = make_caller(session, anchor=process.read(self.sleeper().pid))
-        heartbeat(self.table.database, caller, register=True)
-
-
-Prepare = Callable[[Scene], object]
-
-
-def nothing(scene: Scene) -> None:
-    """Leave the table empty."""
-
-
-def holding(scene: Scene) -> None:
-    """Give the item to the session of the command, as recorded by a command."""
-    scene.run("claim", "SD-1")
-
-
-def held(scene: Scene) -> None:
-    """Give the item to another session, which lives."""
-    scene.claim(OTHER)
-
-
-def lapsed(scene: Scene) -> None:
-    """Give the item to another session, which is silent."""
-    scene.claim(OTHER)
-    scene.silence(OTHER)
-
-
-def reaped(scene: Scene) -> None:
-    """Take the item from the session of the command by its silence."""
-    scene.claim(OWN)
-    scene.silence(OWN)
-    reap.reap(scene.table.database, make_caller("reaper"))
-
-
-def robbed(scene: Scene) -> None:
-    """Take the item from the session of the command by force."""
-    scene.claim(OWN)
-    scene.claim(OTHER, force=True)
-
-
-def parked(scene: Scene) -> None:
-    """Park the session of the command."""
-    scene.claim(OWN)
-    park(scene.table.database, make_caller(OWN), 60)
-
-
-def living(scene: Scene) -> None:
-    """Register sessions of live processes."""
-    for number in range(3):
-        scene.live(f"live-{number}")
-
-
-def silent(scene: Scene) -> None:
-    """Give items to more silent sessions than a small page has."""
-    sessions = [f"silent-{number}" for number in range(REAP_PAGE + 1)]
-    for number, session in enumerate(sessions):
-        scene.claim(session, f"SD-{number}")
-    scene.silence(*sessions)
-
-
-def fresh(scene: Scene) -> None:
-    """Give items to more live sessions than a small page has."""
-    for number in range(REAP_PAGE + 1):
-        scene.claim(f"fresh-{number}", f"SD-{number}")
+from commands.scenes import (
+    OTHER,
+    OWN,
+    REAP_PAGE,
+    Prepare,
+    Scene,
+    fresh,
+    held,
+    holding,
+    lapsed,
+    living,
+    nothing,
+    parked,
+    reaped,
+    recorded,
+    robbed,
+    silent,
+)
 
 
 @dataclass
@@ -138,11 +58,11 @@ def _case(most: int, line: str, prepare: Prepare, code: int = 0, outcome: str | 
 
 FORCE = "claim SD-1 --force --reason urgent"
 HEARTBEATS = [
-    _case(1, "heartbeat", holding, 0, "renewed"),
-    _case(1, "heartbeat --if-older-than 1h", holding, 0, "fresh"),
+    _case(1, "heartbeat", recorded, 0, "renewed"),
+    _case(1, "heartbeat --if-older-than 1h", recorded, 0, "fresh"),
     _case(1, "heartbeat", nothing, 4),
     _case(2, "heartbeat --register", nothing, 0, "registered"),
-    _case(1, "heartbeat --register", holding, 0, "renewed"),
+    _case(1, "heartbeat --register", recorded, 0, "renewed"),
     _case(3, "heartbeat", reaped, 0, "restored"),
     _case(3, "heartbeat", robbed, 4, "lost"),
     _case(2, "heartbeat --here", living),
@@ -255,7 +175,7 @@ def test_page_of_reap_costs_one_message_or_two(
 
 
 def test_connecting_has_no_superfluous_round_trip(scene: Scene, wire: Wire) -> None:
-    holding(scene)
+    recorded(scene)
     for argv in (["heartbeat"], ["check"], ["list"], ["claim", "SD-1"], ["heartbeat", "--here"], ["reap"]):
         wire.reset()
         env = {"CLAUDE_SESSIONS_DSN": wire.tcp_dsn, "CLAUDE_SESSIONS_SESSION_ID": OWN}
