@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 from conftest import Cli, Table, make_caller
 from run_bench import Proxy
+from wire import Fault, Wire
 
 from claude_sessions_cli import connection, database
 from claude_sessions_cli.database import NOBODY, Transaction
@@ -55,6 +57,33 @@ def test_silent_server_ends_command_in_seconds(cli: Cli, proxy: Proxy) -> None:
     begin = time.monotonic()
     failed(cli("list", "--dsn", proxy.dsn), 6, "the database fell silent: no answer for 15 s")
     assert 14 < time.monotonic() - begin < 30
+
+
+def test_wait_on_silent_server_ends_in_its_own_time(cli: Cli, proxy: Proxy) -> None:
+    proxy.stall()
+    begin = time.monotonic()
+    failed(_wait(cli, proxy.dsn), 6, "the database fell silent")
+    assert 3 <= time.monotonic() - begin < 5.5
+
+
+def test_wait_ends_in_time_if_server_falls_silent_later(full_table: Table, cli: Cli) -> None:
+    claim(full_table.database, make_caller("holder"), "SD-1")
+    with Wire(full_table.dsn) as wire:
+        # A refusal, and what comes before it.
+        assert cli("claim", "SD-1", "--session", "w", "--dsn", wire.dsn).returncode == 3
+        once = len(wire.messages)
+        assert _wait(cli, wire.dsn, "0.1s").returncode == 3
+        first = len(wire.messages) - once
+        fault = wire.arm(Fault("answer lost", first + 1))
+        begin = time.monotonic()
+        done = _wait(cli, wire.dsn)
+        assert fault.came.is_set()
+        assert done.returncode in (3, 6), done.stderr
+        assert 3 <= time.monotonic() - begin < 5.5
+
+
+def _wait(cli: Cli, dsn: str, seconds: str = "3s") -> subprocess.CompletedProcess[str]:
+    return cli("claim", "SD-1", "--wait", seconds, "--session", "w", "--dsn", dsn)
 
 
 def test_lost_commit_names_the_way_to_settle_it(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
