@@ -37,6 +37,7 @@ EQUIVALENT = {
     "list_terms: ORDER BY later.id -> -": "the index that finds them has this order, which nothing promises",
     "002_exclusive_claims: ORDER BY sd_id -> -": "the groups are found by sorting today, which nothing promises",
     "find_sessions: , session_id -> -": "the index that finds them has this order, which nothing promises",
+    "limit_transaction: ORDER BY place -> -": "the schemas of a path are listed in order today, which nothing promises",
     "lock_claim: , id -> -": "they come in this order already, and a sort of few keeps it, which nothing promises",
 }
 
@@ -174,6 +175,7 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 COMPARES = {"=", "<>", "<", ">", "<=", ">=", "IS", "IN", "EXISTS", "AND", "OR", "NOT"}
+QUERIES = {"SELECT", "UPDATE", "WITH"}
 CLAUSE_ENDS = {
     *("GROUP", "ORDER", "LIMIT", "FOR", "RETURNING", "HAVING", "UNION", "INTO", "THEN", "WHERE", "FROM", "LOOP", ";"),
     *("JOIN", "LEFT", "INNER", "CROSS", "EXECUTE"),
@@ -318,7 +320,7 @@ class Source:
                 end = self.until(item[0], {"AS"}, item[1])
                 if self.compares(item[0], end):
                     self.condition(item[0], end, ("TRUE", "FALSE"))
-        elif token == "(" and before not in COMPARES | {"WHERE", "WHEN", "IF"} and self.tokens[start] != "SELECT":
+        elif token == "(" and before not in COMPARES | {"WHERE", "WHEN", "IF"} and self.tokens[start] not in QUERIES:
             for item in self.split(start, self.closing[i], ","):
                 if item[0] < item[1] and self.compares(*item):
                     self.condition(*item, ("TRUE", "FALSE"))

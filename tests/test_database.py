@@ -16,17 +16,20 @@ from claude_sessions_cli.errors import PermissionDenied
 def _settings(tx: Transaction) -> dict[str, str]:
     tx.send()
     names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "timezone", "datestyle"]
+    names.append("transaction_isolation")
     return {name: tx._connection.execute(f"SHOW {name}").fetchone().popitem()[1] for name in names}  # type: ignore[union-attr]
 
 
 def test_transaction_settings_are_bounded_and_local(dsn: str) -> None:
     defaults = "-c statement_timeout=0 -c lock_timeout=1 -c idle_in_transaction_session_timeout=0"
+    defaults += " -c default_transaction_isolation=serializable"
     own = psycopg.conninfo.make_conninfo(dsn, options=f"{defaults} -c timezone=Asia/Kathmandu -c datestyle=German,DMY")
     with database.connect(own, "the test") as opened:
         assert opened.read(_settings) == {
             **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), "10s"),
             "timezone": "UTC",
             "datestyle": "ISO, DMY",
+            "transaction_isolation": "read committed",
         }
         assert opened.alter(_settings) == {
             "statement_timeout": "5min",
@@ -34,7 +37,44 @@ def test_transaction_settings_are_bounded_and_local(dsn: str) -> None:
             "idle_in_transaction_session_timeout": "1min",
             "timezone": "Asia/Kathmandu",
             "datestyle": "German, DMY",
+            "transaction_isolation": "read committed",
         }
+
+
+def _show(tx: Transaction, name: str) -> str:
+    tx.send()
+    [shown] = tx._connection.execute(f"SHOW {name}").fetchone().values()  # type: ignore[union-attr]
+    return str(shown)
+
+
+@pytest.mark.parametrize(
+    ("given", "renewing", "writing"), [("off", "off", "on"), ("local", "local", "local"), ("on", "on", "on")]
+)
+def test_changes_of_terms_wait_for_the_disk(dsn: str, given: str, renewing: str, writing: str) -> None:
+    own = psycopg.conninfo.make_conninfo(dsn, options=f"-c synchronous_commit={given}")
+    with database.connect(own, "the test") as opened:
+        assert opened.renew(database.NOBODY, _show, "synchronous_commit") == renewing
+        assert opened.write(database.NOBODY, _show, "synchronous_commit") == writing
+        assert opened._connection.execute("SHOW synchronous_commit").fetchone() == {"synchronous_commit": given}
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ('"$user",public', '"$user",public'),
+        ("public", "public"),
+        ("public,pg_catalog", "pg_catalog, public,pg_catalog"),
+        ("pg_catalog,public", "pg_catalog,public"),
+        ("pg_temp,public", "pg_temp,public"),
+    ],
+)
+def test_names_of_system_come_first_on_search_path(dsn: str, given: str, used: str) -> None:
+    own = psycopg.conninfo.make_conninfo(dsn, options=f"-c search_path={given}")
+    with database.connect(own, "the test") as opened:
+        assert opened.read(_show, "search_path") == used
+        # Its schema comes first on the path, though not for functions and operators.
+        opened._connection.execute("CREATE TEMPORARY TABLE scratch ()")
+        assert opened.read(_show, "search_path") == used
 
 
 OPEN, NARROW = "USING (true)", "USING (session_id = 'b')"

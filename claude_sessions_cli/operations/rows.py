@@ -66,8 +66,6 @@ def clear(caller: Caller, session: Session, status: str, **own: Any) -> Statemen
     return Statement(
         "clear_claim",
         session_id=session.session_id,
-        sd_id=session.sd_id,
-        claimed_at=session.claimed_at,
         status=status,
         own=as_json(parked_until=None, **own),
         now=caller.now,

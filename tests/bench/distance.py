@@ -1,7 +1,7 @@
 """Time the commands as whole processes at a distance from the server, beside a bare connection with one statement.
 
-A proxy delays every message; a TCP handshake is not delayed. Makes the database cs_bench_distance on the server that the
-tests would use, and drops it.
+A proxy delays every message; a TCP handshake is not delayed. Makes the database cs_bench_distance on the server that
+the tests would use, and drops it.
 """
 
 from __future__ import annotations
