@@ -124,7 +124,7 @@ class Transaction:
         """
         try:
             return self.send(*statements, Statement("commit"))[:-1]
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             lost = translate(error)
             if self._kind.writes and self._connection.closed and isinstance(lost, Unreachable):
                 lost.hint = "the change may have been made: the same command again settles it"
@@ -168,7 +168,13 @@ class Transaction:
 def _exchange(connection: Connection, statements: Sequence[bytes]) -> list[Rows]:
     """Send statements as one message of the simple protocol; return the rows of each."""
     cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
-    cursor.execute(b";\n".join(statements))
+    try:
+        cursor.execute(b";\n".join(statements))
+    except psycopg.Error as error:
+        if not error.sqlstate:
+            # The connection is cut, silent, or out of step: it can take no ROLLBACK.
+            connection.close()
+        raise
     answers = []
     for _ in statements:
         adapters.require_zones(cursor.description or ())
