@@ -192,9 +192,9 @@ def _agent_by_pid(environ: Mapping[str, str], parents: list[Process]) -> Process
 def _window(lineage: list[Process]) -> list[Process]:
     """Return the ancestors in this command's window.
 
-    sudo and script open a terminal inside the window, so the walk continues through them; a tmux server or a terminal
-    emulator, even one started from another terminal, ends it. A command that left its terminal is still in the window
-    of the first ancestor that has one.
+    sudo, script and `poetry shell` open a terminal inside the window, so the walk continues through them; a tmux server
+    or a terminal emulator, even one started from another terminal, ends it. A command that left its terminal is still
+    in the window of the first ancestor that has one.
     """
     window: list[Process] = []
     terminal = lineage[0].tty if lineage else None
@@ -203,7 +203,7 @@ def _window(lineage: list[Process]) -> list[Process]:
             terminal = parent.tty
         elif parent.tty != terminal:
             # Only an ancestor can have opened the terminal below it.
-            if parent.tty is None or not parent.is_relay:
+            if parent.tty is None or not parent.relays(terminal):
                 break
             terminal = parent.tty
         window.append(parent)

@@ -7,6 +7,7 @@ with the caller's settings would make a live process look like another one.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,12 +18,33 @@ from pathlib import Path
 
 PROC = Path("/proc")
 PS = "ps"
-SHELLS = frozenset({"ash", "bash", "csh", "dash", "elvish", "fish", "ksh", "mksh", "nu", "pwsh", "sh", "tcsh", "zsh"})
+ETC_SHELLS = Path("/etc/shells")
+SHELLS = frozenset(
+    {"ash", "bash", "bsd-csh", "csh", "dash", "elvish", "fish", "ksh", "lksh", "mksh", "nu", "oksh", "pwsh", "rbash"}
+    | {"rksh", "rzsh", "sh", "tcsh", "xonsh", "yash", "zsh"}
+)
 # Programs that open a new terminal for the command, inside the same window.
-RELAYS = frozenset({"doas", "pkexec", "runuser", "script", "su", "sudo"})
+RELAYS = frozenset(
+    {"asciinema", "doas", "expect", "hatch", "pipenv", "pkexec", "poetry", "rlwrap", "runuser", "script", "su", "sudo"}
+    | {"ttyrec", "unbuffer"}
+)
+# Programs that open terminals which are windows of their own. Debian lists two of them as shells.
+MULTIPLEXERS = frozenset(
+    {"dvtm", "emacs", "emacs-nox", "mtm", "nvim", "screen", "ssh", "tmux", "vi", "view", "vim", "zellij"}
+)
 _JAVASCRIPT = frozenset({"bun", "node", "nodejs"})
+_INTERPRETERS = frozenset({"pypy", "python", "tclsh"})
+_SCRIPTS = frozenset({"asciinema", "hatch", "pipenv", "poetry", "unbuffer", "xonsh"})
+# One program that is many, by its first argument.
+_BOXES = frozenset({"busybox", "toybox"})
+_CLAUDE_NAMES = ("claude", "claude.exe")
+_CLAUDE_TITLES = tuple(f"{name} " for name in _CLAUDE_NAMES)
+_CLAUDE_VERSIONS = "/claude/versions/"
+_VERSION = re.compile(r"(?:[-.]?[0-9][0-9.]*)?(?:-static)?")
 # Shell options that take the next word, which is then not a script. Terminals start shells with some of them.
-_LONG_OPTIONS_WITH_WORD = frozenset({"--rcfile", "--init-file", "--init-command", "--features", "--debug"})
+_LONG_OPTIONS_WITH_WORD = frozenset(
+    {"--rcfile", "--init-file", "--init-command", "--features", "--debug"} | {"--rc", "--shell-type", "--config-path"}
+)
 _SHORT_OPTIONS_WITH_WORD = {"fish": "CdfoD"}
 # One -o for each: POSIX lets a header, an empty one too, swallow the rest of its argument, and the BSDs do so.
 _PS_COLUMNS = ("pid", "ppid", "tty", "stat", "lstart", "ucomm", "command")
@@ -49,12 +71,31 @@ class Process:
     @property
     def program(self) -> str:
         """The program's name, without the dash of a login shell."""
-        return (self.argv[0].rsplit("/", 1)[-1] if self.argv else self.name).lstrip("-")
+        if not self.command:
+            return self.name
+        called = self.command[0]
+        return called.partition(" ")[0] if called.startswith(_CLAUDE_TITLES) else _base(called)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The arguments, from the known script that an interpreter runs or the applet of busybox on."""
+        if not self.argv:
+            return ()
+        runner = _unversioned(_base(self.argv[0]))
+        if runner in _BOXES:
+            return self.argv[1:] or self.argv
+        script = _from_script(self.argv[1:]) if runner in _INTERPRETERS else ()
+        return script if script and _base(script[0]) in _SCRIPTS else self.argv
 
     @property
     def is_claude(self) -> bool:
-        """Whether this is a Claude Code process, by its name or, if node runs it, by its script."""
-        if "claude" in (self.name, self.program):
+        """Whether this is a Claude Code process: by its name, its title, its place or, if node runs it, its script."""
+        if not {self.name, self.program}.isdisjoint(_CLAUDE_NAMES):
+            return True
+        # An installed version has a number for a name.
+        if self.argv and _CLAUDE_VERSIONS in self.argv[0]:
+            return True
+        if self.name[:1].isdigit() and _CLAUDE_VERSIONS in _executable(self.pid):
             return True
         if self.program not in _JAVASCRIPT:
             return False
@@ -65,11 +106,12 @@ class Process:
     def is_interactive_shell(self) -> bool:
         """Whether this is a shell that a person types into, not one that runs a command string or a script."""
         # A login shell may call itself anything: `su -` was long `-su`.
-        shell = self.program if self.program in SHELLS else self.name
-        if shell not in SHELLS:
+        shell = next((name for name in (self.program, self.name) if _is_shell(name)), None)
+        if shell is None:
             return False
+        shell = _unversioned(shell)
         takes_word = False
-        for word in self.argv[1:]:
+        for word in self.command[1:]:
             if takes_word:
                 takes_word = False
             elif not word.startswith(("-", "+")):
@@ -84,10 +126,104 @@ class Process:
                 takes_word = word[-1] in _SHORT_OPTIONS_WITH_WORD.get(shell, "oO")
         return True
 
-    @property
-    def is_relay(self) -> bool:
-        """Whether this runs its command on a new terminal inside the same window."""
-        return self.program in RELAYS
+    def relays(self, inner: str) -> bool:
+        """Whether this runs its command on the terminal `inner` inside its own window, as sudo and script do."""
+        if self.program in RELAYS:
+            return True
+        return MULTIPLEXERS.isdisjoint((self.program, self.name)) and _forwards_keys(self, inner)
+
+
+def _base(path: str) -> str:
+    return path.rsplit("/", 1)[-1].lstrip("-")
+
+
+def _unversioned(name: str) -> str:
+    """Return a program's name without its version, as in ksh93, bash-5.2 and zsh-static."""
+    end = next((at for at in range(1, len(name)) if _VERSION.fullmatch(name, at)), len(name))
+    return name[:end]
+
+
+def _is_shell(name: str) -> bool:
+    if name in RELAYS or name in MULTIPLEXERS:
+        return False
+    return name in SHELLS or _unversioned(name) in SHELLS or name in _listed_shells()
+
+
+@lru_cache(maxsize=1)
+def _listed_shells() -> frozenset[str]:
+    """Return the names of the login shells of this host."""
+    try:
+        lines = ETC_SHELLS.read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(_base(line.strip()) for line in lines if line.startswith("/"))
+
+
+def _from_script(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an interpreter's words from its script or module on; nothing if it runs neither."""
+    for at, word in enumerate(words):
+        if not word.startswith("-"):
+            # The word before may belong to an option of Python.
+            if at and words[at - 1] in ("-W", "-X", "--check-hash-based-pycs"):
+                continue
+            return words[at:]
+        found = re.fullmatch(r"-[A-Za-z]*?([cm])(.*)", word) if not word.startswith(("--", "-W", "-X")) else None
+        if found:
+            rest = (found[2], *words[at + 1 :]) if found[2] else words[at + 1 :]
+            return rest if found[1] == "m" else ()
+    return ()
+
+
+def _executable(pid: int) -> str:
+    """Return the path of a process' executable; empty if it is hidden."""
+    try:
+        return str((PROC / str(pid) / "exe").readlink())
+    except OSError:
+        return ""
+
+
+def _forwards_keys(process: Process, inner: str) -> bool:
+    """Whether this process, of an unknown program, passes the keys of its own terminal on to `inner` and nowhere else.
+
+    It reads its own in raw mode, in the foreground, and has no pseudoterminal but `inner` open. False if any of this is
+    hidden, as without /proc.
+    """
+    if source() is not Source.PROC:
+        return False
+    directory = PROC / str(process.pid)
+    try:
+        if str((directory / "fd/0").readlink()) != process.tty:
+            return False
+        _, fields = _parse_stat((directory / "stat").read_bytes())
+        # While a program is in the background, the line editor of its shell has the terminal in raw mode.
+        if fields[2] != fields[5]:
+            return False
+        return _is_raw(directory / "fd/0") and _open_terminals(directory) == {inner}
+    except OSError:
+        return False
+
+
+def _is_raw(terminal: Path) -> bool:
+    import termios
+
+    descriptor = os.open(terminal, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        local_modes = termios.tcgetattr(descriptor)[3]
+    except termios.error:
+        return False
+    finally:
+        os.close(descriptor)
+    return not local_modes & (termios.ICANON | termios.ECHO)
+
+
+def _open_terminals(directory: Path) -> set[str]:
+    """Return the pseudoterminals that a process has opened; one that an old kernel does not name has no number."""
+    found = set()
+    for entry in (directory / "fd").iterdir():
+        if str(entry.readlink()) in ("/dev/ptmx", "/dev/pts/ptmx"):
+            number = re.search(r"^tty-index:\s*(\d+)$", (directory / "fdinfo" / entry.name).read_text(), re.MULTILINE)
+            found.add(f"/dev/pts/{number[1] if number else '?'}")
+    return found
 
 
 def this_program(called: str) -> list[str]:
@@ -162,9 +298,7 @@ def _read_proc(pid: int) -> Process | None:
         cmdline = (PROC / str(pid) / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
-    # The name may hold spaces and brackets: the fields begin after the last one.
-    head, _, tail = stat.rpartition(b")")
-    fields = tail.split()
+    name, fields = _parse_stat(stat)
     # A process that renamed itself may leave no NUL at the end, or several.
     words = cmdline.rstrip(b"\0").split(b"\0") if cmdline else []
     return Process(
@@ -174,9 +308,15 @@ def _read_proc(pid: int) -> Process | None:
         start=fields[19].decode(),
         # A process whose first thread ended before the others looks like a zombie.
         zombie=fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1,
-        name=head.partition(b"(")[2].decode(errors="replace"),
+        name=name,
         argv=tuple(word.decode(errors="replace") for word in words),
     )
+
+
+def _parse_stat(stat: bytes) -> tuple[str, list[bytes]]:
+    """Return the name, and the fields after it. The name may hold spaces and brackets."""
+    head, _, tail = stat.rpartition(b")")
+    return head.partition(b"(")[2].decode(errors="replace"), tail.split()
 
 
 def _tty_name(device: int) -> str | None:

@@ -213,8 +213,35 @@ fish -C 'echo hello'
 fish -l -f qmark-noglob
 sh -l
 sh -s
+-ksh93 -o vi
+/usr/bin/lksh
+yash -i
+busybox sh
+/bin/busybox ash -l
+-csh
+bsd-csh
+bash-5.2 -i
+zsh5-static
+python3 /usr/bin/xonsh
+/usr/bin/python3.11 -W ignore -u /usr/bin/xonsh --no-rc
+python -m xonsh --shell-type prompt_toolkit
 """
 NOT_INTERACTIVE = """
+ksh93 -c x
+yash script
+busybox sh -c x
+busybox sh script
+busybox vi
+bsd-csh -c x
+python3 /usr/bin/xonsh -c x
+python3 -m xonsh script.xsh
+python3 -m claude_sessions_cli heartbeat
+python3 -c x /usr/bin/xonsh
+python3
+script -q
+tmux
+screen
+ssh host
 sh -c x
 bash -lc x
 bash -ic x
@@ -240,6 +267,58 @@ def test_interactive_shells_are_recognized_by_their_arguments(lines: str, expect
     assert found == dict.fromkeys(found, expected)
 
 
+def test_listed_login_shell_is_interactive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listed = tmp_path / "shells"
+    listed.write_text("# /bin/noted\n/opt/bin/shell-of-tomorrow\n/usr/bin/tmux\n/usr/bin/screen\n/usr/bin/sudo\n")
+    monkeypatch.setattr("claude_sessions_cli.process.ETC_SHELLS", listed)
+    process._listed_shells.cache_clear()
+    try:
+        for line in ("shell-of-tomorrow", "-shell-of-tomorrow -l"):
+            assert program(*line.split()).is_interactive_shell, line
+        for line in ("shell-of-tomorrow -c x", "noted", "tmux", "screen", "sudo"):
+            assert not program(*line.split(), name=line.split()[0]).is_interactive_shell, line
+    finally:
+        process._listed_shells.cache_clear()
+
+
+def test_missing_list_of_login_shells_is_empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("claude_sessions_cli.process.ETC_SHELLS", tmp_path / "missing")
+    process._listed_shells.cache_clear()
+    try:
+        assert [program(name).is_interactive_shell for name in ("bash", "shell-of-tomorrow")] == [True, False]
+    finally:
+        process._listed_shells.cache_clear()
+
+
+RELAYS = """
+sudo -i
+/usr/bin/script -q
+expect -f login.exp
+tclsh8.6 /usr/bin/unbuffer make
+asciinema rec
+python3 /usr/bin/asciinema rec
+/opt/venv/bin/python /home/a/.local/bin/poetry shell
+python -m pipenv shell
+python3.12 -Im hatch shell
+"""
+NOT_RELAYS = """
+python3 /x/sudo
+python3 terminal.py poetry
+python3 -c x poetry
+tclsh terminal.tcl
+bash /usr/bin/poetry
+tmux
+ssh host
+xterm
+"""
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(RELAYS, True), (NOT_RELAYS, False)], ids=["yes", "no"])
+def test_relays_are_recognized_by_their_arguments(lines: str, expected: bool) -> None:
+    found = {line: program(*line.split()).relays("/dev/pts/1") for line in lines.strip().splitlines()}
+    assert found == dict.fromkeys(found, expected)
+
+
 def test_login_shell_of_any_name_is_interactive() -> None:
     assert program("-su", name="bash").is_interactive_shell
 
@@ -248,7 +327,9 @@ def test_claude_is_recognized_by_name_or_script() -> None:
     assert program("node", name="claude").is_claude
     lines = [
         "claude",
+        "claude.exe -p",
         "/home/a/.local/bin/claude --resume",
+        "/home/a/.local/share/claude/versions/2.1.3 --resume",
         "node /usr/lib/node_modules/@anthropic-ai/claude-code/cli.js",
         "node --no-warnings --enable-source-maps /x/@anthropic-ai/claude-code/cli.js -p",
         "/usr/bin/node /usr/local/bin/claude",

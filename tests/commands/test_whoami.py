@@ -11,9 +11,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from poll import until
@@ -63,6 +66,7 @@ def agent(stack: ExitStack, tmp_path: Path) -> Callable[..., Agent]:
         *argv: str, name: str = "claude", on: Keyboard | None = None, more: dict[str, str] | None = None
     ) -> Agent:
         copy = tmp_path / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists():
             shutil.copy(str(shutil.which("bash")), copy)
         made = Agent(tmp_path, copy, argv or (name,), more, on)
@@ -243,9 +247,162 @@ def test_debian_sudo_opens_its_own_terminal(terminal: Open) -> None:
     assert inner.startswith("/dev/pts/")
 
 
+def ask(directory: Path) -> tuple[Path, Path]:
+    """Return a script that writes the session of its terminal, and the terminal, and the file it writes to."""
+    answer, script = directory / "asked", directory / "ask"
+    script.write_text(f"#!/bin/sh\n{WHOAMI} >{answer}.new\ntty >>{answer}.new\nmv {answer}.new {answer}\n")
+    script.chmod(0o755)
+    return script, answer
+
+
+RECORDERS = {
+    "expect": "expect -c 'spawn -noecho {script}; expect eof'",
+    "unbuffer": "unbuffer {script}",
+    "asciinema": "asciinema rec -q -c {script} {script}.cast",
+    "ttyrec": "ttyrec -e {script} {script}.ttyrec",
+    "rlwrap": "stty cols 80 && rlwrap -a {script}",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in RECORDERS])
+def test_recorder_agrees_with_outer_terminal(terminal: Open, tmp_path: Path, name: str) -> None:
+    window = terminal()
+    outer = window.run().data
+    script, answer = ask(tmp_path)
+    assert window.run(RECORDERS[name].format(script=script)).code == 0
+    data, tty = answer.read_text().splitlines()
+    assert tty not in ("not a tty", window.tty)
+    assert json.loads(data)["data"] == outer
+
+
+COOKED = "pty.setraw = tty.setraw = lambda *_: None"
+SECOND = "more = os.openpty()"
+
+
+def program(directory: Path, name: str, *lines: str) -> Path:
+    """Return a Python program of that name that opens a terminal for its arguments, or for bash, after some lines."""
+    path = directory / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    spawn = f"pty.spawn(sys.argv[2:] or {list(SHELLS['bash'])})"
+    path.write_text("\n".join([f"#!{sys.executable}", "import os, pty, sys, tty", *lines, spawn, ""]))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("start", ["{path} shell", "{python} -I {path} shell"], ids=["script", "python"])
+@pytest.mark.parametrize("name", ["poetry", "pipenv", "hatch"])
+def test_shell_of_python_tool_agrees_with_outer_terminal(terminal: Open, tmp_path: Path, name: str, start: str) -> None:
+    window = terminal()
+    outer = window.run()
+    path = program(tmp_path, name, COOKED, SECOND)
+    window.enter(start.format(path=path, python=sys.executable))
+    assert window.run("tty").out.strip() not in ("", window.tty)
+    assert window.run().data == outer.data
+
+
+@needs_linux
+def test_unknown_program_in_raw_mode_is_inside_the_window(terminal: Open, tmp_path: Path) -> None:
+    window = terminal()
+    outer = window.run()
+    window.enter(str(program(tmp_path, "wrapper")))
+    assert window.run("tty").out.strip() not in ("", window.tty)
+    assert window.run().data == outer.data
+
+
+NOT_INSIDE = {
+    "two terminals": ("wrapper", SECOND),
+    "cooked mode": ("wrapper", COOKED),
+    "a multiplexer": ("dvtm", ""),
+}
+
+
+@pytest.mark.parametrize("case", NOT_INSIDE)
+def test_program_that_may_be_an_emulator_is_own_session(terminal: Open, tmp_path: Path, case: str) -> None:
+    window = terminal()
+    outer = window.run()
+    own = window.enter(str(program(tmp_path, *NOT_INSIDE[case])))
+    inner = window.run()
+    assert inner.data["pid"] == own
+    assert inner.session != outer.session
+
+
+def test_emulator_in_background_is_not_inside_the_window(terminal: Open, tmp_path: Path) -> None:
+    window = terminal()
+    script, answer = ask(tmp_path)
+    go, wait = tmp_path / "go", tmp_path / "wait"
+    wait.write_text(f"#!/bin/sh\nuntil test -e {go}; do sleep 0.05; done\n{script}\n:\n")
+    wait.chmod(0o755)
+    window.type(f"{program(tmp_path, 'emulator', COOKED)} open {wait} & true")
+    # At its prompt, bash has the terminal in raw mode itself.
+    until(lambda: is_raw(window.tty), "the next prompt")
+    go.touch()
+    data, _ = until(lambda: answer.exists() and answer.read_text(), "the answer").splitlines()
+    assert json.loads(data)["error"]["code"] == "no_identity"
+    assert is_raw(window.tty)
+
+
+@pytest.mark.parametrize("raw", ["its terminal", "its input"])
+def test_program_that_reads_no_keys_is_not_inside_the_window(terminal: Open, tmp_path: Path, raw: str) -> None:
+    window, other = terminal(), terminal()
+    script, answer = ask(tmp_path)
+    # Another program of the job may have set the terminal so; `pty.spawn` sets the input so.
+    lines = ["tty.setraw(0)"] if raw == "its terminal" else []
+    source = os.devnull if raw == "its terminal" else other.tty
+    lines += [f"os.dup2(os.open({source!r}, os.O_RDWR | os.O_NOCTTY), 0)"]
+    window.type(f"{program(tmp_path, 'emulator', *lines)} open {script}")
+    data, _ = until(lambda: answer.exists() and answer.read_text(), "the answer").splitlines()
+    assert json.loads(data)["error"]["code"] == "no_identity"
+
+
+def is_raw(tty: str) -> bool:
+    """Whether a terminal passes on each key and shows none."""
+    descriptor = os.open(tty, os.O_RDONLY | os.O_NOCTTY)
+    try:
+        return not termios.tcgetattr(descriptor)[3] & (termios.ICANON | termios.ECHO)
+    finally:
+        os.close(descriptor)
+
+
+# -- shells of other kinds --------------------------------------------------------------------------------------------
+
+OTHER_SHELLS = ["ksh93", "lksh", "mksh", "yash", "busybox sh", "busybox ash", "bsd-csh -f", "tcsh -f", "zsh-static -f"]
+
+
+def session_in(window: Terminal, directory: Path) -> dict[str, Any]:
+    """Return the session of a window whose shell need not know the language of `run`."""
+    script, answer = ask(directory)
+    patience = count()
+
+    def answered() -> str:
+        if next(patience) % 100 == 0:
+            window.type(str(script))
+        return answer.read_text() if answer.exists() else ""
+
+    data = json.loads(until(answered, "the answer").splitlines()[0])
+    assert isinstance(data["data"], dict), data
+    return data["data"]
+
+
+@pytest.mark.parametrize("command", [pytest.param(each, marks=needs(each.split()[0])) for each in OTHER_SHELLS])
+def test_shell_of_other_kind_is_terminals_session(stack: ExitStack, tmp_path: Path, command: str) -> None:
+    window = Terminal(tmp_path, command.split())
+    stack.callback(window.close)
+    data = session_in(window, tmp_path)
+    assert (data["pid"], data["tty"]) == (window.pid, window.tty)
+
+
+def test_xonsh_is_terminals_session(stack: ExitStack, tmp_path: Path) -> None:
+    xonsh = tmp_path / "xonsh"
+    xonsh.write_text("import os\nwhile True:\n    os.spawnvp(os.P_WAIT, *[(words := input('$ ').split())[0], words])\n")
+    window = Terminal(tmp_path, (sys.executable, "-u", str(xonsh), "--no-rc"))
+    stack.callback(window.close)
+    data = session_in(window, tmp_path)
+    assert (data["pid"], data["anchor"]["program"]) == (window.pid, "xonsh")
+
+
 # -- a terminal program ends the window -------------------------------------------------------------------------------
 
-EMULATOR = "import os, pty, sys; pty.spawn(sys.argv[1:])"
+EMULATOR = f"import os, pty, sys, tty; {COOKED}; pty.spawn(sys.argv[1:])"
 
 
 def emulator(*argv: str) -> str:
@@ -495,6 +652,25 @@ def test_agent_under_real_node_is_found(stack: ExitStack, tmp_path: Path) -> Non
         data = json.loads(node.stdout.readline())["data"]
         node.kill()
     assert (data["session_id"], data["pid"]) == (AGENT_ID, node.pid)
+
+
+AGENT_NAMES = {
+    "npm's executable": ("claude.exe", "claude.exe"),
+    "a title": ("helper", "claude bg-spare"),
+    "a title with a path": ("helper", "claude --add-dir /bin/node"),
+    "an installed version": ("claude/versions/2.1.3", "{path}"),
+    "an installed version by another name": ("claude/versions/2.1.3", "agent"),
+}
+
+
+@needs_setsid
+@pytest.mark.parametrize("case", [*AGENT_NAMES])
+def test_agent_of_other_name_is_found(agent: Callable[..., Agent], tmp_path: Path, case: str) -> None:
+    name, called = AGENT_NAMES[case]
+    found = agent(called.format(path=tmp_path / name), name=name, more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
+    answer = found.run()
+    assert (answer.session, answer.data["pid"]) == (AGENT_ID, found.pid)
+    assert answer.winners[-1] == "anchor: claude process"
 
 
 @needs_setsid
