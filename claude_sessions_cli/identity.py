@@ -64,12 +64,13 @@ class Identity:
         """What the row records to prove later that this process lives; None without an anchor."""
         if self.anchor is None:
             return None
-        return {
+        record = {
             "pid": self.anchor.pid,
             "start": self.anchor.start,
             "boot_id": self.host.boot_id,
             "pid_ns": self.host.pid_ns,
         }
+        return {**record, "machine_id": self.host.machine_id} if self.host.machine_id else record
 
     def own_metadata(self) -> dict[str, Any]:
         """Return the tool's part of the row's metadata, without values that this command cannot see."""

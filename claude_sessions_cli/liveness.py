@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import socket
+from binascii import crc32
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from claude_sessions_cli import process
 from claude_sessions_cli.model import Liveness, ProcessRecord, Session
 
+MACHINE_ID = Path("/etc/machine-id")
 _INITIAL_TIME_NAMESPACE = "time:[4026531834]"
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The names of this host, its boot and its pid namespace; empty if unknown."""
+    """The names of this host, its boot, its pid namespace and its machine; empty if unknown."""
 
     hostname: str
     boot_id: str
     pid_ns: str
+    machine_id: str = ""
 
 
 @lru_cache(maxsize=1)
 def this_host() -> Host:
     """Return the host of this process."""
-    return Host(socket.gethostname(), _boot_id(), _pid_namespace())
+    return Host(socket.gethostname(), _boot_id(), _pid_namespace(), _machine_id())
 
 
 def liveness(session: Session, host: Host) -> Liveness:
@@ -69,6 +74,18 @@ def _boot_id() -> str:
         return (process.PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return process.run(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]).strip()
+
+
+def _machine_id() -> str:
+    """Return a name of this machine that outlives a boot.
+
+    It is a checksum, because the id itself is confidential.
+    """
+    try:
+        text = MACHINE_ID.read_text().strip()
+    except (OSError, ValueError):
+        return ""
+    return f"{crc32(text.encode()):08x}" if re.fullmatch("[0-9a-f]{32}", text) else ""
 
 
 def _pid_namespace() -> str:

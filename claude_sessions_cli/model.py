@@ -56,6 +56,7 @@ class ProcessRecord:
     start: str
     boot_id: str
     pid_ns: str
+    machine_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,7 @@ def _process_record(part: object, pid: int | None = None) -> ProcessRecord | Non
         return None
     pid, start = part.get("pid", pid), part.get("start")
     boot_id, pid_ns = part.get("boot_id"), part.get("pid_ns")
+    machine_id = part.get("machine_id")
     if isinstance(pid, int) and isinstance(start, str) and isinstance(boot_id, str) and isinstance(pid_ns, str):
-        return ProcessRecord(pid, start, boot_id, pid_ns)
+        return ProcessRecord(pid, start, boot_id, pid_ns, machine_id if isinstance(machine_id, str) else None)
     return None

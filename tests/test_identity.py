@@ -94,12 +94,9 @@ def test_missing_process_is_refused() -> None:
 def test_given_process_is_anchor_and_names_session() -> None:
     found = identity.detect({}, pid=os.getppid())
     assert found.pid == os.getppid()
-    assert found.process_record == {
-        "pid": os.getppid(),
-        "start": process.read(os.getppid()).start,
-        "boot_id": this_host().boot_id,
-        "pid_ns": this_host().pid_ns,
-    }
+    names = ("boot_id", "pid_ns", "machine_id")
+    host = {name: getattr(this_host(), name) for name in names if getattr(this_host(), name)}
+    assert found.process_record == {"pid": os.getppid(), "start": process.read(os.getppid()).start, **host}
     assert found.session_id is not None
     assert found.session_id.endswith(f"_{os.getppid()}")
 
@@ -148,6 +145,14 @@ def test_derived_id_depends_on_pid_start_boot_and_namespace() -> None:
     digests = {session_id.split("_")[1] for session_id in [first, *others]}
     assert len(digests) == 5
     assert first.split("_")[2:] == ["pts3", "100"]
+
+
+def test_record_names_the_machine_if_it_is_known() -> None:
+    anchor = Process(100, 1, None, "5000", False, "bash")
+    record = {"pid": 100, "start": "5000", "boot_id": "boot", "pid_ns": "pid:[1]"}
+    for machine, expected in (("", record), ("57e36840", {**record, "machine_id": "57e36840"})):
+        host = Host("h", "boot", "pid:[1]", machine)
+        assert identity.Identity("a", anchor, None, None, None, None, host).process_record == expected
 
 
 def test_session_id_counts_without_readable_processes() -> None:

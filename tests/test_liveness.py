@@ -16,7 +16,7 @@ from probe import row_of, session, session_of
 from requirements import needs_proc, use_missing_ps
 
 from claude_sessions_cli import process
-from claude_sessions_cli.liveness import Host, liveness, this_host
+from claude_sessions_cli.liveness import Host, _machine_id, liveness, this_host
 from claude_sessions_cli.model import METADATA_KEY, Liveness
 
 Sleeper = Callable[[], "Popen[bytes]"]
@@ -107,6 +107,35 @@ def test_host_without_boot_id_or_namespace_proves_nothing(host: Host) -> None:
     row = row_of(os.getpid(), hostname="h", boot_id=host.boot_id, pid_ns=host.pid_ns)
     assert judge(row, host) is Liveness.UNKNOWN
     assert judge({**row, "pid": 2**22 + 1}, host) is Liveness.UNKNOWN
+
+
+@pytest.mark.parametrize("content", [None, b"", b"uninitialized\n", b"\xff", b"a" * 31], ids=repr)
+def test_malformed_or_missing_machine_id_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "machine-id"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr("claude_sessions_cli.liveness.MACHINE_ID", file)
+    assert _machine_id() == ""
+
+
+def test_machine_id_is_a_checksum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "machine-id"
+    monkeypatch.setattr("claude_sessions_cli.liveness.MACHINE_ID", file)
+    found = []
+    for digit in "ab":
+        file.write_text(digit * 32 + "\n")
+        found.append(_machine_id())
+    assert [len(each) for each in found] == [8, 8]
+    assert found[0] != found[1]
+
+
+def test_record_is_judged_alike_with_and_without_machine_id() -> None:
+    records = [_record(), _record(machine_id="57e36840"), _record(machine_id=5)]
+    sessions = [session(os.getpid(), "h", {METADATA_KEY: {"process": record}}) for record in records]
+    assert [each.process and each.process.machine_id for each in sessions] == [None, "57e36840", None]
+    assert [liveness(each, this_host()) for each in sessions] == [Liveness.ALIVE] * 3
 
 
 def _record(**changes: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from subprocess import Popen
 from typing import Any
 
@@ -12,6 +14,7 @@ from conftest import Sleeper, Table, make_caller
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import _restorable_item, heartbeat
 from claude_sessions_cli.operations.reap import reap
@@ -25,6 +28,26 @@ def test_heartbeat_writes_only_heartbeat_at(table: Table) -> None:
     result = heartbeat(table.database, make_caller("a", now=at(1)))
     assert result.outcome == "renewed"
     assert table.row("a") == {**before, "heartbeat_at": at(1)}
+
+
+def test_row_of_older_version_gets_machine_id_once(table: Table, sleeper: Sleeper) -> None:
+    anchor = process.read(sleeper().pid)
+
+    def caller(now: datetime) -> Caller:
+        made = make_caller("a", now=now, anchor=anchor)
+        host = replace(made.identity.host, machine_id="57e36840")
+        return replace(made, identity=replace(made.identity, host=host))
+
+    fence = claim(table.database, caller(NOON), "SD-1").session.session.fence
+    path = "'{claude_sessions_cli,process,machine_id}'"
+    table.execute(f"UPDATE public.claude_sessions SET metadata = metadata #- {path}")
+    renewed = heartbeat(table.database, caller(at(1)))
+    assert (renewed.outcome, renewed.session.session.fence) == ("renewed", fence)
+    assert table.own("a")["process"]["machine_id"] == "57e36840"
+    before = table.row("a")
+    assert (before["sd_id"], before["status"], before["heartbeat_at"]) == ("SD-1", "active", at(1))
+    assert heartbeat(table.database, caller(at(2))).outcome == "renewed"
+    assert table.row("a") == {**before, "heartbeat_at": at(2)}
 
 
 def test_unregistered_session_is_refused(table: Table) -> None:
