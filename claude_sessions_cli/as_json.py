@@ -82,6 +82,7 @@ def whoami_data(identity: Identity) -> dict[str, Any]:
     anchor = identity.anchor
     return {
         "session_id": identity.session_id,
+        "id_from": identity.id_from,
         "anchor": {"pid": anchor.pid, "program": anchor.program, "start": anchor.start} if anchor else None,
         "pid": identity.pid,
         "tty": identity.tty,

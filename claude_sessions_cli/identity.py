@@ -25,9 +25,15 @@ from claude_sessions_cli.text import shorten, valid_utf8
 TTY = re.compile(r"/dev/[A-Za-z0-9/._-]{1,64}")
 OWN_ID = "CLAUDE_SESSIONS_SESSION_ID"
 AGENT_ID = "CLAUDE_CODE_SESSION_ID"
+AGENT_PID = "CLAUDE_PID"
+ANCHOR = "CLAUDE_SESSIONS_ANCHOR"
 ID_VARIABLES = (OWN_ID, AGENT_ID)
 NOT_SET = "not set"
 NOT_GIVEN = "not given"
+DERIVED = "derived from the anchor"
+# What `id_from` calls the rules.
+ID_FROM = {"--session": "option", OWN_ID: "environment", AGENT_ID: "claude_code", DERIVED: "derived"}
+EXPORTED = "exported"
 T = TypeVar("T")
 
 
@@ -43,7 +49,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The session of this command. `anchor` is None if the session's process is not visible from here."""
+    """The session of this command. `anchor` is None if the session's process is not visible from here.
+
+    `id_from` is the rule that gave the id: `option`, `exported`, `environment`, `claude_code` or `derived`. `agent` is
+    the live process that CLAUDE_PID names, if there is no anchor.
+    """
 
     session_id: str | None
     anchor: Process | None
@@ -53,6 +63,8 @@ class Identity:
     branch: str | None
     host: Host
     rules: list[Rule] = field(default_factory=list)
+    id_from: str | None = None
+    agent: Process | None = None
 
     @property
     def pid(self) -> int | None:
@@ -62,11 +74,18 @@ class Identity:
     @property
     def process_record(self) -> dict[str, Any] | None:
         """What the row records to prove later that this process lives; None without an anchor."""
-        if self.anchor is None:
-            return None
+        return self._record(self.anchor) if self.anchor else None
+
+    @property
+    def known_process(self) -> dict[str, Any] | None:
+        """The caller's process, to compare with a recorded one: the anchor, else the live one that CLAUDE_PID names."""
+        known = self.anchor or self.agent
+        return self._record(known) if known else None
+
+    def _record(self, found: Process) -> dict[str, Any]:
         record = {
-            "pid": self.anchor.pid,
-            "start": self.anchor.start,
+            "pid": found.pid,
+            "start": found.start,
             "boot_id": self.host.boot_id,
             "pid_ns": self.host.pid_ns,
         }
@@ -76,6 +95,7 @@ class Identity:
         """Return the tool's part of the row's metadata, without values that this command cannot see."""
         part = {
             "process": self.process_record,
+            "id_from": self.id_from,
             "cwd": self.cwd,
             "branch": self.branch,
             "host_os": platform.system().lower(),
@@ -109,6 +129,7 @@ def detect(
     ids = _session_id_rules(context, session, derive_session_id(anchor, context.host) if anchor else None)
     winner = next((rule for rule in ids if rule.found is not None), None)
     session_id = check_session_id(winner.found, winner.name) if winner and winner.found is not None else None
+    exported = winner is not None and winner.name == OWN_ID and context.variable(ANCHOR) is not None
 
     cwd = _working_directory()
     codebase, branch = describe_directory(cwd) if cwd else (None, None)
@@ -124,6 +145,8 @@ def detect(
             *_explain("session", ids, str),
             *_explain("anchor", anchors, lambda found: f"{found.program} (pid {found.pid})"),
         ],
+        id_from=EXPORTED if exported else ID_FROM[winner.name] if winner else None,
+        agent=None if anchor else _live_agent(context),
     )
 
 
@@ -156,11 +179,15 @@ class _Candidate(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Exported:
-    """Whether an id that the tool exported counts here, and its anchor, from CLAUDE_SESSIONS_ANCHOR."""
+    """Whether an id that the tool exported counts here, and its anchor, from CLAUDE_SESSIONS_ANCHOR.
+
+    `foreign` is whether that process is of another pid namespace.
+    """
 
     counts: bool
     anchor: Process | None
     why: str
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,22 +199,26 @@ class _Context:
     terminal: str | None
     parents: list[Process]
     window: list[Process]
-    agent: Process | None
+    named_agent: Process | None
+    nearest_agent: Process | None
+    exported: _Exported
 
     @classmethod
     def look(cls, environ: Mapping[str, str], lineage: list[Process]) -> _Context:
-        parents = lineage[1:]
-        agent = _agent_by_pid(environ, parents) or next((parent for parent in parents if parent.is_claude), None)
-        terminal = lineage[0].tty if lineage else None
-        return cls(environ, this_host(), terminal, parents, _window(lineage), agent)
+        host, parents = this_host(), lineage[1:]
+        return cls(
+            environ,
+            host,
+            lineage[0].tty if lineage else None,
+            parents,
+            _window(lineage),
+            next((parent for parent in parents if str(parent.pid) == environ.get(AGENT_PID)), None),
+            next((parent for parent in parents if parent.is_claude), None),
+            _exported(environ, host, parents),
+        )
 
     def variable(self, name: str) -> str | None:
         return self.environ.get(name) or None
-
-
-def _agent_by_pid(environ: Mapping[str, str], parents: list[Process]) -> Process | None:
-    pid = environ.get("CLAUDE_PID")
-    return next((parent for parent in parents if str(parent.pid) == pid), None)
 
 
 def _window(lineage: list[Process]) -> list[Process]:
@@ -212,50 +243,64 @@ def _window(lineage: list[Process]) -> list[Process]:
 
 
 def _anchor_rules(context: _Context, given: Process | None) -> list[_Candidate[Process]]:
-    rules = [_Candidate("--pid", given, NOT_GIVEN)]
-    exported = _exported_anchor(context)
-    rules.append(_Candidate("CLAUDE_SESSIONS_ANCHOR", exported.anchor, exported.why))
-    rules.append(_Candidate("claude process", context.agent, "no claude process is above this command"))
-    rules.append(_hooked_shell(context))
-
+    exported = context.exported
+    rules = [_Candidate("--pid", given, NOT_GIVEN), _Candidate(ANCHOR, exported.anchor, exported.why)]
     shells = [parent for parent in context.window if parent.is_interactive_shell] if context.terminal else []
     why = f"no interactive shell runs in {context.terminal}" if context.terminal else "it has no terminal"
-    rules.append(_Candidate("terminal", shells[-1] if shells else None, why))
-    return rules
+    other = "names a process that is not above this command" if context.variable(AGENT_PID) else NOT_SET
+    visible = [
+        _Candidate(AGENT_PID, context.named_agent, other),
+        _Candidate("claude process", context.nearest_agent, "no claude process is above this command"),
+        _hooked_shell(context),
+        _Candidate("terminal", shells[-1] if shells else None, why),
+    ]
+    if exported.foreign:
+        # The session's process cannot be seen from here; another one must not stand in for it.
+        visible = [_Candidate(rule.name, None, f"does not count: {ANCHOR} {exported.why}") for rule in visible]
+    return [*rules, *visible]
 
 
 def _session_id_rules(context: _Context, given: str | None, derived: str | None) -> list[_Candidate[str]]:
     rules = [_Candidate("--session", given, NOT_GIVEN)]
 
-    own, exported = context.variable(OWN_ID), _exported_anchor(context)
-    refused = own is not None and not exported.counts
-    rules.append(_Candidate(OWN_ID, None if refused else own, exported.why if refused else NOT_SET))
+    own = context.variable(OWN_ID)
+    refused = own is not None and not context.exported.counts
+    rules.append(_Candidate(OWN_ID, None if refused else own, context.exported.why if refused else NOT_SET))
 
     agents = context.variable(AGENT_ID)
-    refused = agents is not None and context.terminal is not None and context.agent is None
+    below_agent = context.named_agent is not None or context.nearest_agent is not None
+    refused = agents is not None and context.terminal is not None and not below_agent
     why = f"does not count in {context.terminal}, which is not below a claude process"
     rules.append(_Candidate(AGENT_ID, None if refused else agents, why if refused else NOT_SET))
 
-    rules.append(_Candidate("derived from the anchor", derived, "there is no anchor"))
+    rules.append(_Candidate(DERIVED, derived, "there is no anchor"))
     return rules
 
 
-def _exported_anchor(context: _Context) -> _Exported:
-    value = context.variable("CLAUDE_SESSIONS_ANCHOR")
-    if value is None or context.variable(OWN_ID) is None:
+def _exported(environ: Mapping[str, str], host: Host, parents: list[Process]) -> _Exported:
+    value = environ.get(ANCHOR)
+    if not (value and environ.get(OWN_ID)):
         return _Exported(True, None, NOT_SET)
     # The namespace may contain spaces; pid and start never do.
     namespace, pid, start = ([*value.rsplit(" ", 2), "", ""])[:3]
     if not (namespace and pid.isdecimal() and start):
-        return _Exported(False, None, "does not count: CLAUDE_SESSIONS_ANCHOR is malformed")
-    if namespace != context.host.pid_ns:
-        return _Exported(True, None, "names a process of another pid namespace")
-    anchor = next((parent for parent in context.parents if (str(parent.pid), parent.start) == (pid, start)), None)
-    if anchor is None:
-        return _Exported(False, None, "belongs to a process that is not above this command")
-    if anchor.is_claude and context.agent is not anchor:
-        return _Exported(False, None, "belongs to an agent that started this one")
-    return _Exported(True, anchor, "")
+        return _Exported(False, None, f"does not count: {ANCHOR} is malformed")
+    if namespace != host.pid_ns:
+        return _Exported(True, None, "names a process of another pid namespace", foreign=True)
+    anchor = next((parent for parent in parents if (str(parent.pid), parent.start) == (pid, start)), None)
+    return _Exported(anchor is not None, anchor, "belongs to a process that is not above this command")
+
+
+def _live_agent(context: _Context) -> Process | None:
+    """Return the live process that CLAUDE_PID names, unless the environment comes from another pid namespace."""
+    pid = context.variable(AGENT_PID)
+    if pid is None or context.exported.foreign or not re.fullmatch("[1-9][0-9]{0,9}", pid):
+        return None
+    try:
+        found = process.read(int(pid))
+    except (ProcessLookupError, PermissionError):
+        return None
+    return None if found.zombie else found
 
 
 def _hooked_shell(context: _Context) -> _Candidate[Process]:

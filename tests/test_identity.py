@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 import pytest
-from conftest import Cli
+from conftest import Cli, Sleeper
+from poll import until
 
 from claude_sessions_cli import identity, process
 from claude_sessions_cli.cli import run
@@ -153,6 +154,55 @@ def test_record_names_the_machine_if_it_is_known() -> None:
     for machine, expected in (("", record), ("57e36840", {**record, "machine_id": "57e36840"})):
         host = Host("h", "boot", "pid:[1]", machine)
         assert identity.Identity("a", anchor, None, None, None, None, host).process_record == expected
+
+
+AGENT = Process(8, 7, None, "8", False, "claude")
+ELSEWHERE = "pid:[1] 17 12345"
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "expected"),
+    [
+        ({"session": "a"}, {"CLAUDE_SESSIONS_SESSION_ID": "b", "CLAUDE_SESSIONS_ANCHOR": ELSEWHERE}, "option"),
+        ({}, {"CLAUDE_SESSIONS_SESSION_ID": "b", "CLAUDE_SESSIONS_ANCHOR": ELSEWHERE}, "exported"),
+        ({}, {"CLAUDE_SESSIONS_SESSION_ID": "b", "CLAUDE_CODE_SESSION_ID": "c"}, "environment"),
+        ({}, {"CLAUDE_CODE_SESSION_ID": "c"}, "claude_code"),
+        ({}, {"CLAUDE_CODE_SESSION_ID": "c", "CLAUDE_SESSIONS_ANCHOR": ELSEWHERE}, "claude_code"),
+        ({}, {}, "derived"),
+    ],
+    ids=["option", "exported", "environment", "claude_code", "no id beside the anchor", "derived"],
+)
+def test_row_names_the_rule_that_gave_the_id(options: dict[str, str], environ: dict[str, str], expected: str) -> None:
+    found = identity.detect(environ, lineage=chain(AGENT), **options)  # type: ignore[arg-type]
+    assert found.id_from == found.own_metadata()["id_from"] == expected
+
+
+def test_missing_id_has_no_rule() -> None:
+    assert identity.detect({}, lineage=chain()).id_from is None
+
+
+def test_agent_that_is_not_above_is_only_compared(sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    found = identity.detect({"CLAUDE_PID": str(pid), "CLAUDE_CODE_SESSION_ID": "c"}, lineage=chain())
+    assert found.known_process == identity.detect({}, pid=pid).process_record
+    assert (found.anchor, found.pid, found.process_record) == (None, None, None)
+    assert "process" not in found.own_metadata()
+
+
+def test_anchor_is_the_process_to_compare(sleeper: Sleeper) -> None:
+    found = identity.detect({"CLAUDE_PID": str(sleeper().pid)}, lineage=chain(AGENT))
+    assert found.known_process == found.process_record
+    assert found.pid == AGENT.pid
+
+
+def test_agent_that_ended_or_cannot_be_seen_is_unknown(sleeper: Sleeper) -> None:
+    child = sleeper()
+    foreign = {"CLAUDE_SESSIONS_SESSION_ID": "a", "CLAUDE_SESSIONS_ANCHOR": ELSEWHERE}
+    assert identity.detect({**foreign, "CLAUDE_PID": str(child.pid)}, lineage=chain()).known_process is None
+    child.kill()
+    until(lambda: process.read(child.pid).zombie, "the process to become a zombie")
+    for value in (str(child.pid), "0", "-1", "x", "²", "9" * 10_000, "4194305"):
+        assert identity.detect({"CLAUDE_PID": value}, lineage=chain()).known_process is None, value[:20]
 
 
 def test_session_id_counts_without_readable_processes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -83,6 +84,16 @@ def test_program_inside_run_acts_as_its_session(bench: Bench) -> None:
     namespace, pid, start = exported["CLAUDE_SESSIONS_ANCHOR"].rsplit(" ", 2)
     recorded = held["metadata"]["claude_sessions_cli"]["process"]
     assert (namespace, int(pid), start) == (recorded["pid_ns"], recorded["pid"], recorded["start"])
+
+
+def test_agent_inside_run_acts_as_its_session(bench: Bench) -> None:
+    claude = bench.directory / "claude"
+    shutil.copy(str(shutil.which("bash")), claude)
+    inside = f"CLAUDE_CODE_SESSION_ID=agents CLAUDE_PID=$$ {shlex.join(PROGRAM)} whoami --json; true"
+    done = bench.call("SD-1", "--", str(claude), "-c", inside)
+    who = json.loads(done.stdout)["data"]
+    row = bench.assert_ended(reason="completed")
+    assert (who["session_id"], who["pid"], who["id_from"]) == (row["session_id"], row["pid"], "exported")
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh -c {0}", "setsid -w /bin/sh -c {0} <&- >&- 2>&-"], ids=["cron", "daemon"])

@@ -578,7 +578,21 @@ def test_exported_id_counts_only_below_its_process(terminal: Open) -> None:
 def test_exported_id_from_another_namespace_counts(terminal: Open) -> None:
     elsewhere = "pid:[1] 17 12345"
     window = terminal(more={"CLAUDE_SESSIONS_SESSION_ID": "outer", "CLAUDE_SESSIONS_ANCHOR": elsewhere})
-    assert window.run().session == "outer"
+    answer = window.run()
+    assert (answer.session, answer.data["id_from"]) == ("outer", "exported")
+    # Another process must not stand in for the one that cannot be seen.
+    assert [answer.data[name] for name in ("anchor", "pid", "tty")] == [None, None, None]
+    assert window.run(f"{WHOAMI} --pid $$").data["pid"] == window.pid
+
+
+@needs_setsid
+def test_agent_with_id_of_other_namespace_has_no_anchor(agent: Callable[..., Agent]) -> None:
+    exported = {"CLAUDE_SESSIONS_SESSION_ID": "outer", "CLAUDE_SESSIONS_ANCHOR": "pid:[1] 17 12345"}
+    answer = agent(more={**exported, "CLAUDE_CODE_SESSION_ID": AGENT_ID}).run()
+    assert (answer.session, answer.data["anchor"]) == ("outer", None)
+    whys = {rule["rule"]: rule["why"] for rule in answer.data["rules"]}
+    reason = "does not count: CLAUDE_SESSIONS_ANCHOR names a process of another pid namespace"
+    assert whys["anchor: claude process"] == whys["anchor: CLAUDE_PID"] == reason
 
 
 def test_malformed_exported_anchor_does_not_count(terminal: Open) -> None:
@@ -697,17 +711,29 @@ def test_agent_in_hooked_terminal_is_own_session(terminal: Open, agent: Callable
 @needs_setsid
 def test_agent_inside_agent_is_own_session(agent: Callable[..., Agent]) -> None:
     outer = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
-    exported = {"CLAUDE_SESSIONS_SESSION_ID": AGENT_ID, "CLAUDE_SESSIONS_ANCHOR": anchor_of(outer.pid)}
-    inner = agent(on=outer, more={**exported, "CLAUDE_CODE_SESSION_ID": INNER_ID})
+    inner = agent(on=outer, more={"CLAUDE_CODE_SESSION_ID": INNER_ID})
     answer = inner.run()
     assert (answer.session, answer.data["pid"]) == (INNER_ID, inner.pid)
     assert answer.winners == ["session: CLAUDE_CODE_SESSION_ID", "anchor: claude process"]
-    inner.close()
-    # The exported variables still count for the outer agent.
-    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in exported.items())
-    again = outer.run(f"env {exports} {WHOAMI}")
-    assert (again.session, again.data["pid"]) == (AGENT_ID, outer.pid)
-    assert again.winners == ["session: CLAUDE_SESSIONS_SESSION_ID", "anchor: CLAUDE_SESSIONS_ANCHOR"]
+
+
+@needs_setsid
+def test_agent_under_run_of_agent_acts_as_runs_session(agent: Callable[..., Agent]) -> None:
+    outer = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
+    exported = {"CLAUDE_SESSIONS_SESSION_ID": AGENT_ID, "CLAUDE_SESSIONS_ANCHOR": anchor_of(outer.pid)}
+    inner = agent(on=outer, more={**exported, "CLAUDE_CODE_SESSION_ID": INNER_ID})
+    answer = inner.run()
+    assert (answer.session, answer.data["pid"]) == (AGENT_ID, outer.pid)
+    assert answer.winners == ["session: CLAUDE_SESSIONS_SESSION_ID", "anchor: CLAUDE_SESSIONS_ANCHOR"]
+
+
+@needs_setsid
+def test_agent_under_run_in_terminal_acts_as_runs_session(terminal: Open, agent: Callable[..., Agent]) -> None:
+    window = terminal()
+    exported = {"CLAUDE_SESSIONS_SESSION_ID": "run-1", "CLAUDE_SESSIONS_ANCHOR": anchor_of(window.pid)}
+    claude = agent(on=window, more={**exported, "CLAUDE_CODE_SESSION_ID": AGENT_ID})
+    answer = claude.run(f"env CLAUDE_PID={claude.pid} {WHOAMI}")
+    assert (answer.session, answer.data["pid"], answer.data["id_from"]) == ("run-1", window.pid, "exported")
 
 
 @needs_setsid
@@ -716,6 +742,7 @@ def test_claude_pid_identifies_agent_of_another_name(agent: Callable[..., Agent]
     assert other.run().code == 5
     answer = other.run(f"env CLAUDE_PID={other.pid} {WHOAMI}")
     assert (answer.data["pid"], answer.data["anchor"]["program"]) == (other.pid, "assistant")
+    assert answer.winners[-1] == "anchor: CLAUDE_PID"
 
 
 @needs_setsid
@@ -809,8 +836,8 @@ def test_job_whose_shell_is_gone_has_no_session(terminal: Open, tmp_path: Path) 
 
 def test_whoami_prints_identity_and_rules(run: Run) -> None:
     data = data_of(run("whoami", "--json"), "whoami")
-    assert set(data) == {"session_id", "anchor", "pid", "tty", "hostname", "codebase", "rules"}
-    assert data["session_id"] == "a"
+    assert set(data) == {"session_id", "id_from", "anchor", "pid", "tty", "hostname", "codebase", "rules"}
+    assert (data["session_id"], data["id_from"]) == ("a", "environment")
     assert all(set(rule) >= {"rule", "value", "used"} for rule in data["rules"])
     anonymous = data_of(run("whoami", "--json", session=None), "whoami", 5)
     assert anonymous["code"] == "no_identity"
@@ -829,6 +856,7 @@ def test_explain_shows_rules_values_and_the_winner(terminal: Open) -> None:
         "session: derived from the anchor",
         "anchor: --pid",
         "anchor: CLAUDE_SESSIONS_ANCHOR",
+        "anchor: CLAUDE_PID",
         "anchor: claude process",
         "anchor: CLAUDE_SESSIONS_SHELL",
         "anchor: terminal",
