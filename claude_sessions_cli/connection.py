@@ -136,6 +136,15 @@ def parse_dsn(dsn: str, source: str) -> dict[str, Any]:
     return parameters
 
 
+def place_of(opened: psycopg.Connection[Any]) -> tuple[str, str, str]:
+    """Return host, port and database of a connection as libpq resolved them: from the DSN, a service, the environment.
+
+    Of several hosts, all: the list names the same database after a fail-over.
+    """
+    found = {option.keyword: (option.val or b"").decode(errors="replace") for option in opened.pgconn.info}
+    return found[b"host"] or found[b"hostaddr"], found[b"port"], found[b"dbname"]
+
+
 def connection_variables() -> dict[str, str]:
     """Return the environment variables that libpq reads, each with the parameter that it stands for."""
     options = psycopg.pq.Conninfo.get_defaults()

@@ -192,6 +192,14 @@ class Database:
         self._reopen = reopen
         self._patience = Patience()
         self._use(first)
+        self._place = connection.place_of(first)
+
+    @property
+    def name(self) -> str:
+        """A name of the database for files, which tells nothing about it: a hash of its host, port and name."""
+        import hashlib  # late: it loads OpenSSL
+
+        return hashlib.sha256("\n".join(self._place).encode()).hexdigest()[:16]
 
     def close(self) -> None:
         """Close the connection."""

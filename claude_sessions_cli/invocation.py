@@ -42,7 +42,7 @@ def find_caller(
 def find_ending(found: Settings, pid: int, tty: str | None) -> Caller:
     """Return the caller of `release --end` at a shell's exit; the shell may have ended before this process started.
 
-    CLAUDE_SESSIONS_SHELL names its process. On a system where a shell cannot know its start time, its prompt file names
+    CLAUDE_SESSIONS_SHELL names its process. On a system where a shell cannot know its start time, its prompt files name
     the session.
     """
     from claude_sessions_cli.operations.caller import Caller
@@ -51,10 +51,10 @@ def find_ending(found: Settings, pid: int, tty: str | None) -> Caller:
     if shell_pid != str(pid):
         return find_caller(found, pid=pid, tty=tty)
     anchor = Process(pid, 0, tty or terminal or None, start, zombie=False, name="")
-    known = None if start else prompt.read(os.environ, anchor)
-    if not (start or known):
+    session = None if start else prompt.session_of(os.environ, anchor)
+    if not (start or session):
         return find_caller(found, pid=pid, tty=tty)
-    who = identity.detect(os.environ, session=known.session_id if known else None, tty=tty, anchor=anchor)
+    who = identity.detect(os.environ, session=session, tty=tty, anchor=anchor)
     return Caller(who, found)
 
 
@@ -82,38 +82,57 @@ def _close_inherited() -> None:
         os.closerange(3, max(numbers) + 1)
 
 
-def prompt_version(caller: Caller) -> prompt.Version:
-    """Return the version of the file that the prompt of the caller's terminal reads."""
+def shown_database(caller: Caller) -> str | None:
+    """Return the database that the prompt of the caller's terminal shows; None without a prompt file."""
     anchor = _terminal_of(caller)
-    return prompt.version(os.environ, anchor) if anchor else None
+    state = prompt.read(os.environ, anchor) if anchor else None
+    return state.database if state else None
 
 
-def update_prompt(caller: Caller, session: Session) -> None:
-    """Show in the prompt of the caller's terminal what its session holds."""
+def prompt_version(caller: Caller, database: Database) -> prompt.Version:
+    """Return the version of what the caller's terminal last knew of this database."""
     anchor = _terminal_of(caller)
+    return prompt.version(os.environ, anchor, database.name) if anchor else None
+
+
+def update_prompt(caller: Caller, session: Session, database: Database, *, shown: bool = True) -> None:
+    """Show in the prompt of the caller's terminal what its session holds.
+
+    If it is not to be `shown`, a prompt of another database only counts the claim.
+    """
     if session.status == "released":
-        clear_prompt(caller)
-    elif anchor is not None:
-        prompt.write(os.environ, anchor, prompt.State.of(session))
+        clear_prompt(caller, database)
+    elif _terminal_of(caller):
+        _write_prompt(caller, prompt.State.of(session, database.name), shown)
 
 
-def clear_prompt(caller: Caller) -> None:
+def clear_prompt(caller: Caller, database: Database) -> None:
     """Show nothing in the prompt of a terminal whose session has ended."""
     anchor = _terminal_of(caller)
     if anchor is not None:
-        prompt.remove(os.environ, anchor)
+        prompt.remove(os.environ, anchor, database.name)
 
 
 @contextmanager
-def prompt_shows_loss(caller: Caller) -> Iterator[None]:
+def prompt_shows_loss(caller: Caller, database: Database) -> Iterator[None]:
     """Show a loss that is raised in the prompt of the caller's terminal."""
     try:
         yield
     except NotHeld as error:
-        anchor = _terminal_of(caller)
-        if anchor is not None and error.lost_item is not None:
-            prompt.write(os.environ, anchor, prompt.State.of_loss(error.lost_item, caller.session_id))
+        if error.lost_item is not None and _terminal_of(caller):
+            loss = prompt.State.of_loss(error.lost_item, caller.session_id, database.name)
+            _write_prompt(caller, loss, shown=True)
         raise
+
+
+def _write_prompt(caller: Caller, state: prompt.State, shown: bool) -> None:
+    anchor = _terminal_of(caller)
+    if anchor is None:
+        return
+    # The next command may be without the option.
+    if caller.settings.dsn_source == "--dsn" and shown_database(caller) is not None:
+        shown = False
+    prompt.write(os.environ, anchor, state, shown=shown)
 
 
 def _terminal_of(caller: Caller) -> Process | None:
@@ -195,8 +214,8 @@ def act_on_claim(
     from claude_sessions_cli import as_json, render
 
     output = render.Output(command, json, quiet)
-    with open_database(found, output) as database, prompt_shows_loss(caller):
+    with open_database(found, output) as database, prompt_shows_loss(caller, database):
         held = operation(database, caller)
-    update_prompt(caller, held.session)
+    update_prompt(caller, held.session, database)
     data, line = answer(held)
     output.result({"session": as_json.session_data(held), **data}, lambda: line)

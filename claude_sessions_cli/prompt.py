@@ -1,8 +1,15 @@
-"""The small file that a shell's prompt reads with a builtin: what its terminal holds.
+"""The small files that a shell's prompt reads with a builtin: what its terminal holds.
 
-One line of words, such as `held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711`. The file is named for the process
-that the session is, by pid and start: a shell knows both, and a process that got the pid later has another start.
-If the start is not a number that shells can read, the name is the pid alone.
+One line of words, such as `held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711 1767225600000000 1767225600000000
+0f1e2d3c4b5a6978 +1`: since when, the item, the session, the fence, the row's `updated_at`, the database, and how many
+claims the terminal holds in others. A file is named for the process that the session is, by pid and start: a shell
+knows both, and a process that got the pid later has another start. If the start is not a number that shells can read,
+the name is the pid alone.
+
+A terminal has a file for each database, with the database's name at its end, and one without, which its prompt reads: a
+copy of the file of the database that its shell uses. A shell whose variables name another database replaces that copy
+at once, by the file of the other one if it knows it, else by the name of a turn, such as `-2`, until a heartbeat has
+found the database.
 """
 
 from __future__ import annotations
@@ -12,54 +19,86 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from claude_sessions_cli import files
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import state_directory
-from claude_sessions_cli.times import format_age
+from claude_sessions_cli.times import fence_of, format_age
 
 HELD, LOST, NOTHING = "held", "lost", "none"
 # A shell that expands its prompt might evaluate other characters.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:-]", re.ASCII)
-_LINE = re.compile(r"(held|lost|none) (0|[1-9]\d{0,11}) ([A-Za-z0-9._:?-]+) ([A-Za-z0-9._:-]+)\n", re.ASCII)
-_NAMES = re.compile(r"\.?\d+(-\d+)?(\.\d+)?", re.ASCII)
+_NUMBER = r"(?:0|[1-9]\d{0,17})"
+# Earlier versions wrote the first four words.
+_LINE = re.compile(
+    r"(held|lost|none) (0|[1-9]\d{0,11}) ([A-Za-z0-9._:?-]+) ([A-Za-z0-9._:-]+)"
+    rf"(?: ({_NUMBER}|-) ({_NUMBER}|-)(?: ([0-9a-f]+|-\d*)(?: \+(\d{{1,4}}))?)?)?\n",
+    re.ASCII,
+)
+_NAMES = re.compile(r"\.?\d+(-\d+)?(\.[0-9a-f]{16})?(\.\d+)?", re.ASCII)
 KEPT_S = 7 * 86400
 Version = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a session holds, as its last command saw it; `since` is in seconds of this host's clock."""
+    """What a session holds, as its last command saw it; `since` is in seconds of this host's clock.
+
+    `updated_at` is in microseconds since the epoch. `elsewhere` counts the claims that the terminal holds in other
+    databases.
+    """
 
     kind: str
     since: int
     item: str
     session_id: str
+    fence: int | None = None
+    updated_at: int | None = None
+    database: str = "-"
+    elsewhere: int = 0
 
     @classmethod
-    def of(cls, session: Session) -> State:
-        """Return the state of a session's row."""
+    def of(cls, session: Session, database: str) -> State:
+        """Return the state of a session's row in a database."""
+        updated_at = fence_of(session.updated_at)
         # A prompt counts by this host's clock, which may differ from the server's.
         if session.holds and session.sd_id:
             since = max(0, int(time.time() - (session.claim_age_s or 0.0)))
-            return cls(HELD, since, harmless(session.sd_id), session.session_id)
+            item = harmless(session.sd_id)
+            return cls(HELD, since, item, session.session_id, session.fence, updated_at, database)
         if session.tombstone:
-            return cls.of_loss(session.tombstone.sd_id, session.session_id)
-        return cls(NOTHING, 0, "-", session.session_id)
+            return cls.of_loss(session.tombstone.sd_id, session.session_id, database, updated_at)
+        return cls(NOTHING, 0, "-", session.session_id, None, updated_at, database)
 
     @classmethod
-    def of_loss(cls, item: str, session_id: str) -> State:
+    def of_loss(cls, item: str, session_id: str, database: str, updated_at: int | None = None) -> State:
         """Return the state of a session that lost its item."""
-        return cls(LOST, 0, harmless(item), session_id)
+        return cls(LOST, 0, harmless(item), session_id, None, updated_at, database)
+
+    @classmethod
+    def parse(cls, line: str) -> State | None:
+        """Return the state that a line describes; None if it is malformed."""
+        words = _LINE.fullmatch(line)
+        if words is None:
+            return None
+        fence, updated_at = (int(word) if word and word != "-" else None for word in words.group(5, 6))
+        database, elsewhere = words[7] or "-", int(words[8] or 0)
+        return cls(words[1], int(words[2]), words[3], words[4], fence, updated_at, database, elsewhere)
+
+    @property
+    def line(self) -> str:
+        """The line of the file."""
+        times = (str(value) if value is not None and value >= 0 else "-" for value in (self.fence, self.updated_at))
+        words = (self.kind, str(self.since), self.item, self.session_id, *times, self.database)
+        return " ".join(words) + (f" +{self.elsewhere}" if self.elsewhere else "") + "\n"
 
     def segment(self, now: float) -> str:
-        """Return the text of the prompt: `SD-AUTH-001 12m`, `LOST SD-AUTH-001`, or nothing."""
-        if self.kind == LOST:
-            return f"LOST {self.item}"
-        return f"{self.item} {format_age(max(0.0, now - self.since))}" if self.kind == HELD else ""
+        """Return the text of the prompt: `SD-AUTH-001 12m`, `LOST SD-AUTH-001`, `SD-AUTH-001 12m +1`, or nothing."""
+        shown = {HELD: f"{self.item} {format_age(max(0.0, now - self.since))}", LOST: f"LOST {self.item}"}
+        return " ".join([*filter(None, [shown.get(self.kind)]), *([f"+{self.elsewhere}"] if self.elsewhere else [])])
 
 
 def harmless(text: str) -> str:
@@ -78,16 +117,16 @@ def directory(environ: Mapping[str, str]) -> Path | None:
     return root / "terminals" if root.is_absolute() else None
 
 
-def file_of(environ: Mapping[str, str], anchor: Process) -> Path | None:
-    """Return the prompt file of the process `anchor`."""
+def file_of(environ: Mapping[str, str], anchor: Process, database: str | None = None) -> Path | None:
+    """Return the prompt file of the process `anchor`: of one database, else the one that its prompt reads."""
     place = directory(environ)
     name = f"{anchor.pid}-{anchor.start}" if anchor.start.isdecimal() else str(anchor.pid)
-    return place / name if place else None
+    return place / (f"{name}.{database}" if database else name) if place else None
 
 
-def version(environ: Mapping[str, str], anchor: Process) -> Version:
-    """Return what changes whenever the file of `anchor` is replaced; None if it is missing."""
-    path = file_of(environ, anchor)
+def version(environ: Mapping[str, str], anchor: Process, database: str) -> Version:
+    """Return what changes whenever the file of a database is replaced; None if it is missing."""
+    path = file_of(environ, anchor, database)
     try:
         found = path.stat() if path else None
     except OSError:
@@ -95,12 +134,43 @@ def version(environ: Mapping[str, str], anchor: Process) -> Version:
     return (found.st_ino, found.st_mtime_ns) if found else None
 
 
-def write(environ: Mapping[str, str], anchor: Process, state: State) -> None:
-    """Replace the prompt file of `anchor` atomically. A failure does not fail the command."""
-    path = file_of(environ, anchor)
-    if path is None:
+def write(environ: Mapping[str, str], anchor: Process, state: State, *, shown: bool = True) -> None:
+    """Replace the file of the state's database, and the one that the prompt reads. A failure fails no command.
+
+    If the state is not to be `shown`, a prompt of another database only counts the claim.
+    """
+    beside, path = file_of(environ, anchor, state.database), file_of(environ, anchor)
+    if beside is None or path is None:
         return
-    line = f"{state.kind} {state.since} {state.item} {state.session_id}\n".encode("ascii")
+    _replace(beside, state)
+    before = _read(path)
+    if shown or (before and before.database == state.database):
+        current = state
+    elif before:
+        current = before
+    else:
+        return
+    counted = replace(current, elsewhere=_count_others(path, current))
+    if shown or counted != before:
+        _replace(path, counted)
+
+
+def _besides(path: Path) -> list[Path]:
+    """Return the files of the databases of a terminal."""
+    with suppress(OSError):
+        return [*path.parent.glob(f"{path.name}.*")]
+    return []
+
+
+def _count_others(path: Path, state: State) -> int:
+    """Return how many claims the terminal of a file holds beside this state; a database may have several names."""
+    found = [_read(beside) for beside in _besides(path)]
+    return len({(held.item, held.fence) for held in found if held and held.kind == HELD} - {(state.item, state.fence)})
+
+
+def _replace(path: Path, state: State) -> None:
+    """Replace a file atomically, or remove it."""
+    line = state.line.encode("ascii")
     try:
         try:
             files.write(path, line)
@@ -125,22 +195,36 @@ def _make_private(place: Path) -> None:
 
 
 def read(environ: Mapping[str, str], anchor: Process) -> State | None:
-    """Return the state in the prompt file of `anchor`; None if it is missing or malformed."""
+    """Return the state that the prompt of `anchor` shows; None if its file is missing or malformed."""
     path = file_of(environ, anchor)
+    return _read(path) if path else None
+
+
+def session_of(environ: Mapping[str, str], anchor: Process) -> str | None:
+    """Return the session that the files of `anchor` name; None without one."""
+    path = file_of(environ, anchor)
+    found = [_read(known) for known in (path, *_besides(path))] if path else []
+    # A shell that has just turned to a database does not name it.
+    return next((state.session_id for state in found if state and state.session_id != "-"), None)
+
+
+def _read(path: Path) -> State | None:
     try:
-        line = path.read_text("ascii") if path else ""
+        return State.parse(path.read_text("ascii"))
     except (OSError, ValueError):
         return None
-    words = _LINE.fullmatch(line)
-    return State(words[1], int(words[2]), words[3], words[4]) if words else None
 
 
-def remove(environ: Mapping[str, str], anchor: Process) -> None:
-    """Delete the prompt file of a session that has ended."""
-    path = file_of(environ, anchor)
-    if path:
+def remove(environ: Mapping[str, str], anchor: Process, database: str) -> None:
+    """Delete the file of a session that has ended, and the one that the prompt reads unless that is of another."""
+    beside, path = file_of(environ, anchor, database), file_of(environ, anchor)
+    if beside is None or path is None:
+        return
+    shown = _read(path)
+    other = shown is not None and not shown.database.startswith("-") and shown.database != database
+    for ended in [beside] if other else [beside, path]:
         with suppress(OSError):
-            path.unlink()
+            ended.unlink()
 
 
 def sweep(environ: Mapping[str, str]) -> None:

@@ -69,7 +69,7 @@ def claim(
             return operation.claim(database, caller, item, track=track, switch=switch, force_reason=reason)
 
         result = invocation.claim_or_wait(database, caller, sd, deadline, claim_one, output)
-    invocation.update_prompt(caller, result.session.session)
+    invocation.update_prompt(caller, result.session.session, database)
     if result.lost_before:
         output.note(f"before this, the session {describe(result.lost_before)}")
     output.result(as_json.claim_data(result), lambda: as_text.claim_text(result))

@@ -34,6 +34,9 @@ def heartbeat(
         bool,
         typer.Option("--here", help="For cron: renew the live sessions of this host, and release the dead ones."),
     ] = False,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", hidden=True, help="From a shell that uses another database now.")
+    ] = False,
     session: options.SessionId = None,
     pid: options.Pid = None,
     tty: options.Tty = None,
@@ -63,12 +66,15 @@ def heartbeat(
     from claude_sessions_cli.operations.tombstones import claim_lost
 
     output = render.Output("heartbeat", json, quiet)
-    before = invocation.prompt_version(caller)
+    looked_at = invocation.shown_database(caller)
     with invocation.open_database(settings, output) as database:
+        before = invocation.prompt_version(caller, database)
         result = operation.heartbeat(database, caller, register=register, if_older_than=if_older_than)
     # A command that ran during a heartbeat in the background has shown newer facts.
-    if within is None or invocation.prompt_version(caller) == before:
-        invocation.update_prompt(caller, result.session.session)
+    if within is None or invocation.prompt_version(caller, database) == before:
+        # Meanwhile the shell may have turned to another database.
+        shown = not elsewhere and (within is None or invocation.shown_database(caller) == looked_at)
+        invocation.update_prompt(caller, result.session.session, database, shown=shown)
     if result.outcome == "registered":
         prompt.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:

@@ -63,14 +63,14 @@ def release(
     if sd is not None:
         check_work_item(sd)
     output = render.Output("release", json, quiet)
+    own = session is None or session == caller.identity.session_id
     with invocation.open_database(settings, output) as database:
-        if session is None or session == caller.identity.session_id:
+        if session is None or own:
             result = operation.release(database, caller, sd, end=end, reason=reason)
         else:
             result = operation.release_other(database, caller, session, sd, end=end, reason=reason)
-    own = session is None or session == caller.identity.session_id
     if own and result.session:
-        invocation.update_prompt(caller, result.session.session)
+        invocation.update_prompt(caller, result.session.session, database)
     if result.tombstone:
         raise NotHeld(f"this session {describe(result.tombstone)}", data=as_json.release_data(result))
     output.result(as_json.release_data(result), lambda: as_text.release_text(result))

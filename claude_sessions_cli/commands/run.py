@@ -83,17 +83,19 @@ def run(
         except HeldByAnother as error:
             output.failure(error)
             raise typer.Exit(conflict_exit_code) from None
-    invocation.update_prompt(lease.caller, lease.held.session)
+    invocation.update_prompt(lease.caller, lease.held.session, database)
 
     @contextmanager
     def connect(shows_loss: bool) -> Iterator[Database]:
-        prompt = invocation.prompt_shows_loss(lease.caller) if shows_loss else nullcontext()
-        with invocation.open_database(settings, output) as database, prompt:
-            yield database
+        with (
+            invocation.open_database(settings, output) as opened,
+            invocation.prompt_shows_loss(lease.caller, opened) if shows_loss else nullcontext(),
+        ):
+            yield opened
 
     def ended() -> None:
         if not lease.shared:
-            invocation.clear_prompt(lease.caller)
+            invocation.clear_prompt(lease.caller, database)
 
     environment = operation.environment_for(lease, os.environ, dsn, stale_after)
     result = operation.supervise(

@@ -1,4 +1,6 @@
 # shellcheck shell=bash
+# Of an array, the first element is meant: no shell inherits it.
+# shellcheck disable=SC2128
 # claude-sessions in bash, from 3.2 on; printed by `claude-sessions shell-init bash`.
 # Off for a while: CLAUDE_SESSIONS_HOOK=0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
 # Nothing in a restricted shell, which cannot start a program silently.
@@ -52,6 +54,11 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         __claude_sessions_role=(owner)
         __claude_sessions_pid=$$ __claude_sessions_last=0 __claude_sessions_base=0
         __claude_sessions_line='' __claude_sessions_since='' __claude_sessions_item=''
+        __claude_sessions_more='' __claude_sessions_others=0 __claude_sessions_shown=0 __claude_sessions_next=0
+        # The variables that choose a database, and an entry for each choice so far: the same, the commands that set them
+        # again, and the name of the database in files, once it is known. Arrays, because there may be passwords.
+        __claude_sessions_here=('') __claude_sessions_at=0
+        __claude_sessions_values=() __claude_sessions_settings=() __claude_sessions_databases=()
         if [[ $- == *r* ]]; then
             __claude_sessions_role=(nobody)
             return 0
@@ -92,13 +99,14 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         __claude_sessions_tty=$__cs_tty
         __claude_sessions_name=$__cs_tty:$__claude_sessions_pid:$__cs_own
         __claude_sessions_state=$__claude_sessions_states/$__claude_sessions_pid${__cs_own:+-$__cs_own}
-        # shellcheck disable=SC2128
         if [[ $__claude_sessions_role == owner ]]; then
             CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             export CLAUDE_SESSIONS_SHELL
             # Without a start in its name, the file may belong to an earlier process with this pid.
-            if [[ -z $__cs_own && -s $__claude_sessions_state ]]; then
-                { : >|"$__claude_sessions_state"; } 2>/dev/null || :
+            if [[ -z $__cs_own ]]; then
+                for __cs_name in "$__claude_sessions_state" "$__claude_sessions_state".*; do
+                    [[ ! -s $__cs_name ]] || { : >|"$__cs_name"; } 2>/dev/null || :
+                done
             fi
         fi
         CLAUDE_SESSIONS_PROMPT=
@@ -108,20 +116,69 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         fi
     }
 
-    # Run the program with these arguments in the background, unnoticed. A subshell keeps $! and the jobs as they are;
-    # the program outlives the terminal.
+    # Keep the variables that reach this database, for the time when they have changed.
+    __claude_sessions_keep() {
+        local __cs_name __cs_word __cs_text
+        __cs_text=
+        for __cs_name in "${!PG@}" CLAUDE_SESSIONS_DSN CLAUDE_SESSIONS_CONFIG; do
+            if [[ -n ${!__cs_name+set} ]]; then
+                builtin printf -v __cs_word 'export %s=%q\n' "$__cs_name" "${!__cs_name}"
+                __cs_text+=$__cs_word
+            fi
+        done
+        __claude_sessions_values[__claude_sessions_at]=$__cs_values
+        __claude_sessions_settings[__claude_sessions_at]=$__cs_text
+    }
+
+    # Turn to the database that the variables name now: show what is known of it, and make a heartbeat due. The file of
+    # the prompt changes at once, so that a heartbeat which is under way does not show the other database.
+    __claude_sessions_turn() {
+        local __cs_key __cs_file __cs_held
+        __cs_key=0 __cs_held=$__claude_sessions_others
+        if [[ -z $__claude_sessions_here || $__claude_sessions_role == guest ]]; then
+            __claude_sessions_here=("$__cs_values")
+            return 0
+        fi
+        while [[ ${__claude_sessions_values[__cs_key]-$__cs_values} != "$__cs_values" ]]; do
+            __cs_key=$((__cs_key + 1))
+        done
+        __cs_file=$__claude_sessions_state.${__claude_sessions_databases[__cs_key]-} __cs_line=
+        [[ ! -f $__cs_file || ! -r $__cs_file ]] || builtin read -r __cs_line <"$__cs_file" || :
+        # All claims of the terminal but the one here.
+        [[ -z $__claude_sessions_since ]] || __cs_held=$((__cs_held + 1))
+        [[ $__cs_line != 'held '* ]] || __cs_held=$((__cs_held - 1))
+        __cs_line=${__cs_line:-none 0 - - - - -$__cs_key}
+        ((__cs_held <= 0)) || __cs_line+=" +$__cs_held"
+        { builtin printf '%s\n' "$__cs_line" >|"$__claude_sessions_state"; } 2>/dev/null || :
+        __claude_sessions_here=("$__cs_values") __claude_sessions_at=$__cs_key __claude_sessions_last=0
+        __claude_sessions_parse
+    }
+
+    # Run the program with these arguments in the background, unnoticed, for each database in which the terminal is
+    # registered. A subshell keeps $! and the jobs as they are; the program outlives the terminal.
     __claude_sessions_call() {
         [[ -x ${__claude_sessions_program[0]-} && $- != *r* ]] || return 0
         (
-            set +eu
+            set +euk
             builtin trap '' HUP
             CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             export CLAUDE_SESSIONS_SHELL
             unset CLAUDE_CODE_SESSION_ID
             # A session that a person named may have other terminals.
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
-            "${__claude_sessions_program[@]}" "$@" --quiet --within "$__claude_sessions_within" \
-                --pid "$__claude_sessions_pid" --tty "$__claude_sessions_tty" &
+            set -- "$@" --quiet --within "$__claude_sessions_within" \
+                --pid "$__claude_sessions_pid" --tty "$__claude_sessions_tty"
+            for __cs_key in "${!__claude_sessions_values[@]}"; do
+                [[ $__cs_key == "$__claude_sessions_at" || -n ${__claude_sessions_databases[__cs_key]-} ]] || continue
+                (
+                    if [[ ${__claude_sessions_values[__cs_key]} != "$__cs_values" ]]; then
+                        unset "${!PG@}" CLAUDE_SESSIONS_DSN CLAUDE_SESSIONS_CONFIG
+                        eval "${__claude_sessions_settings[__cs_key]}"
+                        [[ $1 == release ]] || set -- "$@" --elsewhere
+                    fi
+                    exec "${__claude_sessions_program[@]}" "$@"
+                ) &
+            done
         ) </dev/null >/dev/null 2>&1 || :
     }
 
@@ -138,52 +195,86 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
 
     # Parse the line of the state file: it seldom changes from one prompt to the next.
     __claude_sessions_parse() {
-        local __cs_kind __cs_rest __cs_since __cs_item
+        local __cs_kind __cs_rest __cs_since __cs_item __cs_database
         __cs_kind=${__cs_line%% *} __cs_rest=${__cs_line#* }
         __cs_since=${__cs_rest%% *} __cs_rest=${__cs_rest#* }
-        __cs_item=${__cs_rest%% *}
-        __claude_sessions_line=$__cs_line __claude_sessions_since='' __claude_sessions_item=''
+        __cs_item=${__cs_rest%% *} __cs_rest=${__cs_rest#* * * * }
+        __cs_database=${__cs_rest%% *}
+        __claude_sessions_line=$__cs_line __claude_sessions_since='' __claude_sessions_item='' __claude_sessions_next=0
+        __claude_sessions_more='' __claude_sessions_others=0
         case $__cs_since in '' | *[!0-9]* | 0?*) return 0 ;; esac
         case $__cs_item in '' | *[!A-Za-z0-9._:?-]*) return 0 ;; esac
+        case ${__cs_rest#"$__cs_database"} in
+            ' +'[1-9] | ' +'[1-9][0-9])
+                __claude_sessions_others=${__cs_rest##*+}
+                __claude_sessions_more=" +$__claude_sessions_others"
+                ;;
+        esac
+        # Between two prompts a command may have used another database, if the variables have changed.
+        if [[ ${#__cs_database} == 16 && $__cs_database != *[!0-9a-f]* ]] &&
+            [[ -z ${__claude_sessions_databases[__claude_sessions_at]-} || $__claude_sessions_here == "$__cs_values" ]]; then
+            __claude_sessions_databases[__claude_sessions_at]=$__cs_database
+        fi
         case $__cs_kind in
             held) __claude_sessions_since=$__cs_since __claude_sessions_item=$__cs_item ;;
             lost) __claude_sessions_item="LOST $__cs_item" ;;
+            *) __claude_sessions_more=${__claude_sessions_more# } ;;
         esac
+    }
+
+    # Show the age of the claim, send a heartbeat if it is due, and determine when the next change is.
+    __claude_sessions_refresh() {
+        local __cs_age __cs_unit
+        __cs_age=0 __cs_unit=86400
+        if [[ -n $__claude_sessions_since ]]; then
+            if (((__cs_age = __cs_now - __claude_sessions_since) < 60)); then
+                __cs_age=$((__cs_age < 0 ? 0 : __cs_age)) __cs_unit=1
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item ${__cs_age}s$__claude_sessions_more"
+            elif ((__cs_age < 3600)); then
+                __cs_unit=60
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 60))m$__claude_sessions_more"
+            elif ((__cs_age < 86400)); then
+                __cs_unit=60 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 3600))h"
+                CLAUDE_SESSIONS_PROMPT+="$((__cs_age % 3600 / 60))m$__claude_sessions_more"
+            else
+                __cs_unit=3600 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 86400))d"
+                CLAUDE_SESSIONS_PROMPT+="$((__cs_age % 86400 / 3600))h$__claude_sessions_more"
+            fi
+        else
+            CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item$__claude_sessions_more
+        fi
+        __claude_sessions_shown=$__cs_now __claude_sessions_next=$((__cs_now + __cs_unit - __cs_age % __cs_unit))
+        [[ $__claude_sessions_role != guest ]] || return 0
+        if ((__cs_now < __claude_sessions_last || __cs_now >= __claude_sessions_last + __claude_sessions_every)); then
+            __claude_sessions_last=$__cs_now
+            __claude_sessions_keep
+            __claude_sessions_call heartbeat --register
+            [[ $__claude_sessions_role != owner ]] || __claude_sessions_watch_exit
+        fi
+        if ((__claude_sessions_next > __claude_sessions_last + __claude_sessions_every)); then
+            __claude_sessions_next=$((__claude_sessions_last + __claude_sessions_every))
+        fi
     }
 
     __claude_sessions_at_each_prompt() {
         # The status, as $1.
         set -- "$?"
         if [[ ${CLAUDE_SESSIONS_HOOK-} == 0 ]]; then
-            CLAUDE_SESSIONS_PROMPT=
+            CLAUDE_SESSIONS_PROMPT='' __claude_sessions_next=0
             return "$1"
         fi
         [[ -n ${__claude_sessions_role-} ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return "$1"
-        local __cs_now __cs_line __cs_age
+        local __cs_now __cs_line __cs_values
         __cs_now=${EPOCHSECONDS:-$((__claude_sessions_base + SECONDS))} __cs_line=
+        __cs_values=@VALUES@
         if [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]]; then
             builtin read -r __cs_line <"$__claude_sessions_state" || :
         fi
         [[ $__cs_line == "$__claude_sessions_line" ]] || __claude_sessions_parse
-        if [[ -n $__claude_sessions_since ]]; then
-            if (((__cs_age = __cs_now - __claude_sessions_since) < 60)); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age < 0 ? 0 : __cs_age))s"
-            elif ((__cs_age < 3600)); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 60))m"
-            elif ((__cs_age < 86400)); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 3600))h$((__cs_age % 3600 / 60))m"
-            else
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 86400))d$((__cs_age % 86400 / 3600))h"
-            fi
-        else
-            CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item
-        fi
-        if ((__cs_now < __claude_sessions_last || __cs_now >= __claude_sessions_last + __claude_sessions_every)) &&
-            [[ $__claude_sessions_role != guest ]]; then
-            __claude_sessions_last=$__cs_now
-            __claude_sessions_call heartbeat --register
-            [[ $__claude_sessions_role != owner ]] || __claude_sessions_watch_exit
+        [[ $__cs_values == "$__claude_sessions_here" ]] || __claude_sessions_turn
+        if ((__cs_now < __claude_sessions_shown || __cs_now >= __claude_sessions_next)); then
+            __claude_sessions_refresh
         fi
         return "$1"
     }
@@ -191,6 +282,8 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
     __claude_sessions_at_the_end() {
         set -- "$?"
         if [[ ${__claude_sessions_role-} == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 && ${BASH_SUBSHELL-0} == 0 ]]; then
+            local __cs_values
+            __cs_values=@VALUES@
             __claude_sessions_call release --end
         fi
         return "$1"
@@ -220,7 +313,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         [[ ${__claude_sessions_role-} != owner ]] || unset CLAUDE_SESSIONS_SHELL
         unset CLAUDE_SESSIONS_PROMPT
         for __cs_name in "${!__claude_sessions_@}"; do unset "$__cs_name"; done
-        for __cs_name in look name_tty adopt call watch_exit parse at_each_prompt at_the_end; do
+        for __cs_name in look name_tty adopt keep turn call watch_exit parse refresh at_each_prompt at_the_end; do
             unset -f "__claude_sessions_$__cs_name"
         done
         unset -f claude_sessions_unhook
@@ -229,7 +322,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
     __claude_sessions_prompt=__claude_sessions_at_each_prompt
     __claude_sessions_exit=__claude_sessions_at_the_end
     # Of an array, this is the first element.
-    # shellcheck disable=SC2128,SC2178
+    # shellcheck disable=SC2178
     if [[ "${PROMPT_COMMAND[*]-}" != *"$__claude_sessions_at_prompt"* ]]; then
         PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}$__claude_sessions_at_prompt
     fi

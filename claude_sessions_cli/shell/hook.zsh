@@ -28,6 +28,11 @@ if [[ -o interactive ]]; then
         __claude_sessions_role=(owner)
         typeset -g __claude_sessions_pid=$$ __claude_sessions_last=0
         typeset -g __claude_sessions_line= __claude_sessions_since= __claude_sessions_item=
+        typeset -g __claude_sessions_more= __claude_sessions_others=0 __claude_sessions_at=1
+        # The variables that choose a database, and an entry for each choice so far: the same, the commands that set them
+        # again, and the name of the database in files, once it is known. Arrays, because there may be passwords.
+        typeset -ga __claude_sessions_here __claude_sessions_values __claude_sessions_settings __claude_sessions_databases
+        __claude_sessions_here=() __claude_sessions_values=() __claude_sessions_settings=() __claude_sessions_databases=()
         # Nothing in a restricted shell, which cannot start a program silently.
         if [[ -o restricted ]]; then
             __claude_sessions_role=(nobody)
@@ -65,17 +70,51 @@ if [[ -o interactive ]]; then
         if [[ $__claude_sessions_role == owner ]]; then
             export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             # Without a start in its name, the file may belong to an earlier process with this pid.
-            if [[ -z $own && -s $__claude_sessions_state ]]; then
-                { : >|$__claude_sessions_state; } 2>/dev/null || :
+            if [[ -z $own ]]; then
+                setopt local_options null_glob
+                for name in $__claude_sessions_state $__claude_sessions_state.*; do
+                    [[ ! -s $name ]] || { : >|$name; } 2>/dev/null || :
+                done
             fi
         fi
         export CLAUDE_SESSIONS_PROMPT=
     }
 
-    # Run the program with these arguments in the background, unnoticed. A subshell keeps $! and the jobs as they are;
-    # the program outlives the terminal.
+    # Keep the variables that reach this database, for the time when they have changed.
+    __claude_sessions_keep() {
+        local name text=
+        for name in ${(k)parameters[(I)PG*]} CLAUDE_SESSIONS_DSN CLAUDE_SESSIONS_CONFIG; do
+            [[ ${parameters[$name]-} != *export* ]] || text+="export $name=${(qq)${(P)name}};"
+        done
+        __claude_sessions_values[__claude_sessions_at]=$values
+        __claude_sessions_settings[__claude_sessions_at]=$text
+    }
+
+    # Turn to the database that the variables name now: show what is known of it, and make a heartbeat due. The file of
+    # the prompt changes at once, so that a heartbeat which is under way does not show the other database.
+    __claude_sessions_turn() {
+        local first=${__claude_sessions_here[1]-} file
+        local -i key held=$__claude_sessions_others
+        __claude_sessions_here=("$values")
+        [[ -n $first && $__claude_sessions_role != guest ]] || return 0
+        key=${__claude_sessions_values[(ie)$values]}
+        file=$__claude_sessions_state.${__claude_sessions_databases[key]-} line=
+        [[ -f $file && -r $file ]] && line=$(<$file)
+        # All claims of the terminal but the one here.
+        [[ -z $__claude_sessions_since ]] || held+=1
+        [[ $line != 'held '* ]] || held+=-1
+        line=${line:-none 0 - - - - -$key}
+        (( held <= 0 )) || line+=" +$held"
+        { builtin print -r -- $line >|$__claude_sessions_state; } 2>/dev/null || :
+        typeset -g __claude_sessions_at=$key __claude_sessions_last=0
+        __claude_sessions_parse
+    }
+
+    # Run the program with these arguments in the background, unnoticed, for each database in which the terminal is
+    # registered. A subshell keeps $! and the jobs as they are; the program outlives the terminal.
     __claude_sessions_call() {
         [[ -x $__claude_sessions_program[1] && ! -o restricted ]] || return 0
+        local -i key
         (
             # Otherwise zsh lowers its priority, complains if it may not, and hangs it up.
             setopt no_bg_nice no_monitor posix_traps
@@ -84,22 +123,43 @@ if [[ -o interactive ]]; then
             unset CLAUDE_CODE_SESSION_ID
             # A session that a person named may have other terminals.
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
-            $__claude_sessions_program "$@" --quiet --within $__claude_sessions_within \
-                --pid $__claude_sessions_pid --tty $__claude_sessions_tty &
+            set -- "$@" --quiet --within $__claude_sessions_within \
+                --pid $__claude_sessions_pid --tty $__claude_sessions_tty
+            for (( key = 1; key <= $#__claude_sessions_values; key++ )); do
+                [[ $key == $__claude_sessions_at || -n ${__claude_sessions_databases[key]-} ]] || continue
+                (
+                    if [[ $__claude_sessions_values[key] != "$values" ]]; then
+                        unset -m 'PG*'
+                        unset CLAUDE_SESSIONS_DSN CLAUDE_SESSIONS_CONFIG
+                        eval $__claude_sessions_settings[key]
+                        [[ $1 == release ]] || set -- "$@" --elsewhere
+                    fi
+                    exec $__claude_sessions_program "$@"
+                ) &
+            done
         ) </dev/null >/dev/null 2>&1 || :
     }
 
     # Parse the line of the state file: it seldom changes from one prompt to the next.
     __claude_sessions_parse() {
-        local kind=${line%% *} rest=${line#* } since item
-        since=${rest%% *} rest=${rest#* }
-        item=${rest%% *}
+        local -a words
+        words=(${(s: :)line})
         typeset -g __claude_sessions_line=$line __claude_sessions_since= __claude_sessions_item=
-        [[ $since == <-> && $since != 0?* ]] || return 0
-        [[ -n $item && $item != *[^A-Za-z0-9._:?-]* ]] || return 0
-        case $kind in
-            (held) __claude_sessions_since=$since __claude_sessions_item=$item ;;
-            (lost) __claude_sessions_item="LOST $item" ;;
+        typeset -g __claude_sessions_more= __claude_sessions_others=0
+        [[ ${words[2]-} == <-> && $words[2] != 0?* ]] || return 0
+        [[ -n ${words[3]-} && $words[3] != *[^A-Za-z0-9._:?-]* ]] || return 0
+        if [[ ${words[8]-} == +<1-99> ]]; then
+            typeset -g __claude_sessions_more=" $words[8]" __claude_sessions_others=${words[8]#+}
+        fi
+        # Between two prompts a command may have used another database, if the variables have changed.
+        if [[ ${#words[7]} == 16 && $words[7] != *[^0-9a-f]* ]] &&
+            [[ -z ${__claude_sessions_databases[__claude_sessions_at]-} || ${__claude_sessions_here[1]-} == "$values" ]]; then
+            __claude_sessions_databases[__claude_sessions_at]=$words[7]
+        fi
+        case $words[1] in
+            (held) typeset -g __claude_sessions_since=$words[2] __claude_sessions_item=$words[3] ;;
+            (lost) typeset -g __claude_sessions_item="LOST $words[3]" ;;
+            (*) typeset -g __claude_sessions_more=${__claude_sessions_more# } ;;
         esac
     }
 
@@ -112,28 +172,30 @@ if [[ -o interactive ]]; then
         fi
         [[ -n ${__claude_sessions_role-} ]] || __claude_sessions_adopt
         [[ $__claude_sessions_role != nobody ]] || return 0
-        local now=${(%)__claude_sessions_clock} line=
+        local now=${(%)__claude_sessions_clock} line= values=@VALUES@
         local -i age
         # No fork, and many times faster than zsh's read, which reads byte by byte.
         [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]] && line=$(<$__claude_sessions_state)
         [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
+        [[ $values == "${__claude_sessions_here[1]-}" ]] || __claude_sessions_turn
         if [[ -n $__claude_sessions_since ]]; then
             # In a condition, because an ERR trap would take an age of 0 for an error.
             if (( (age = now - __claude_sessions_since) < 60 )); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age < 0 ? 0 : age ))s"
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age < 0 ? 0 : age ))s$__claude_sessions_more"
             elif (( age < 3600 )); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 60 ))m"
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 60 ))m$__claude_sessions_more"
             elif (( age < 86400 )); then
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 3600 ))h$(( age % 3600 / 60 ))m"
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 3600 ))h$(( age % 3600 / 60 ))m$__claude_sessions_more"
             else
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 86400 ))d$(( age % 86400 / 3600 ))h"
+                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $(( age / 86400 ))d$(( age % 86400 / 3600 ))h$__claude_sessions_more"
             fi
         else
-            CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item
+            CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item$__claude_sessions_more
         fi
         if (( now < __claude_sessions_last || now >= __claude_sessions_last + __claude_sessions_every )) &&
             [[ $__claude_sessions_role != guest ]]; then
             typeset -g __claude_sessions_last=$now
+            __claude_sessions_keep
             __claude_sessions_call heartbeat --register
         fi
         return 0
@@ -144,6 +206,7 @@ if [[ -o interactive ]]; then
         setopt no_err_exit no_err_return
         # zsh also calls this in subshells that call exit.
         if [[ $ZSH_SUBSHELL == 0 && ${__claude_sessions_role-} == owner && ${CLAUDE_SESSIONS_HOOK-} != 0 ]]; then
+            local values=@VALUES@
             __claude_sessions_call release --end
         fi
         return 0

@@ -11,6 +11,8 @@ from claude_sessions_cli import prompt, settings
 from claude_sessions_cli.errors import UsageError
 
 SHELLS = ("bash", "zsh", "fish")
+# The variables that choose a database. A shell compares their values at each prompt.
+VARIABLES = ("CLAUDE_SESSIONS_DSN", "CLAUDE_SESSIONS_CONFIG", *settings.LIBPQ_VARIABLES)
 # A heartbeat without an answer must end before the next one begins.
 TIMEOUT_S = 20
 
@@ -25,6 +27,7 @@ def render(shell: str, words: list[str], every: float) -> str:
         "STATES": quote(str(states) if states else "/nonexistent"),
         "EVERY": str(whole),
         "WITHIN": str(min(whole, TIMEOUT_S)),
+        "VALUES": '"' + "|".join(f"${name}" if shell == "fish" else f"${{{name}-}}" for name in VARIABLES) + '"',
     }
     text = (Path(__file__).parent / f"hook.{shell}").read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], text)

@@ -22,7 +22,7 @@ from claude_sessions_cli.shell import hooks
 BURSTS, PROMPTS, DUE_BURSTS = 300, 20, 60
 NOT_DUE_BAR_US, DUE_BAR_US = 50, 3000
 FORKS = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(?:clone3?|v?fork)\(", re.MULTILINE)
-STATE = "held 1700000000 SD-AUTH-001 session_0a1b2c3d_pts3_4711"
+STATE = "held 1700000000 SD-AUTH-001 session_0a1b2c3d_pts3_4711 1700000000000000 1700000000000000 0f1e2d3c4b5a6978 +1"
 SHELLS = {
     "bash": ("bash", "--norc", "--noprofile", "-i"),
     "zsh": ("zsh", "-f", "-i"),
@@ -34,7 +34,7 @@ BODIES = {
 best() {
     local A B n q least=999999999
     for ((n = 0; n < $1; n++)); do
-        [[ $3 != due ]] || __claude_sessions_last=0
+        [[ $3 != due ]] || __claude_sessions_last=0 __claude_sessions_next=0
         A=$EPOCHREALTIME
         for ((q = 0; q < $2; q++)); do eval "$PROMPT_COMMAND"; done
         B=$EPOCHREALTIME
@@ -62,7 +62,7 @@ best() {
     local -F A least=999999999
     local n q f
     for ((n = 0; n < $1; n++)); do
-        [[ $3 != due ]] || __claude_sessions_last=0
+        [[ $3 != due ]] || __claude_sessions_last=0 __claude_sessions_next=0
         A=$EPOCHREALTIME
         for ((q = 0; q < $2; q++)); do for f in $precmd_functions; do $f; done; done
         ((A = (EPOCHREALTIME - A) * 1e9 / $2))

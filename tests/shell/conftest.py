@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from run_bench import PROGRAM
 
+from claude_sessions_cli import database
+from claude_sessions_cli.operations import schema
 from shell.hooks import NEVER, Calls, Open, Window, hook
 
 
@@ -48,6 +50,15 @@ def window(stack: ExitStack, tmp_path: Path, states: Path, calls: Calls) -> Open
         return made
 
     return start
+
+
+@pytest.fixture
+def other_dsn(fresh_database: Callable[..., str]) -> str:
+    """Return the DSN of a second database, whose table is empty."""
+    dsn = fresh_database()
+    with database.connect(dsn, "the test") as connection:
+        schema.apply(connection)
+    return dsn
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ exec 2>/dev/null
 read -r _ ignored <<END
 $(grep SigIgn /proc/$$/status)
 END
+printf '%s|%s|%s\\n' "$*" "${CLAUDE_SESSIONS_DSN-}" "${PGHOST-}/${PGPASSWORD-}" >>LOG.databases
 printf '%s|%s|%s|%s|%s\\n' "$*" "$(readlink /proc/$$/fd/0)" "$(readlink /proc/$$/fd/1)" "$ignored" \\
     "${CLAUDE_SESSIONS_SESSION_ID-}/${CLAUDE_CODE_SESSION_ID-}/$CLAUDE_SESSIONS_SHELL" >>LOG
 """
@@ -81,6 +82,20 @@ class Calls:
         """Return the calls so far."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return [Call(*line.split("|")) for line in lines]
+
+    def databases(self) -> list[tuple[str, str, str]]:
+        """Return the purpose, the DSN, and host with password of each call, in alphabetical order."""
+        log = self._log.with_name("calls.databases")
+        lines = [line.split("|") for line in log.read_text().splitlines()]
+        purposes = {"--elsewhere": "beat elsewhere"}
+        return sorted(
+            (purposes.get(words.split()[-1], Call(words, "", "", "", "").kind), dsn, host) for words, dsn, host in lines
+        )
+
+    def forget(self) -> None:
+        """Forget the calls so far."""
+        for log in (self._log, self._log.with_name("calls.databases")):
+            log.unlink(missing_ok=True)
 
     def kinds(self) -> list[str]:
         """Return the kinds of the calls."""
@@ -205,7 +220,20 @@ def rows(dsn: str) -> list[tuple[str, str | None, str, int | None]]:
 
 def make_due(window: Window) -> None:
     """Make a heartbeat due at the next prompt."""
-    window.type("set -g __claude_sessions_next 0" if window.status == "$status" else "__claude_sessions_last=0")
+    fish = window.status == "$status"
+    window.type("set -g __claude_sessions_next 0" if fish else "__claude_sessions_last=0 __claude_sessions_next=0")
+
+
+def set_variables(window: Window, **values: str | None) -> None:
+    """Export variables at the prompt, or unset them, as direnv does when the directory changes."""
+    fish = window.status == "$status"
+    words = []
+    for name, value in values.items():
+        if value is None:
+            words.append(f"set -e {name}" if fish else f"unset {name}")
+        else:
+            words.append(f"set -gx {name} {shlex.quote(value)}" if fish else f"export {name}={shlex.quote(value)}")
+    window.do("; ".join(words))
 
 
 def shows_held_item(window: Window, states: Path) -> bool:

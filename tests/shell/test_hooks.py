@@ -41,6 +41,7 @@ from shell.hooks import (
     make_due,
     nested_line,
     send_hangup,
+    set_variables,
     shows_held_item,
     state_of,
     type_end_of_input,
@@ -357,7 +358,7 @@ def test_bash_preexec_does_not_report_hook_commands(window: Open, name: str, eve
 EVERYDAY = (
     "age code device end hook hooked item key kind line major minor name now own parent pid rest since start told tty"
 )
-EVERYDAY += " words"
+EVERYDAY += " database file first held more others text values words"
 
 
 @each_posix_shell
@@ -853,6 +854,8 @@ def test_shell_below_agent_sends_no_heartbeats(
     path = states / f"{data['pid']}-{process.read(data['pid']).start}"
     path.write_text(f"held {int(time.time()) - 65} SD-AGENT s\n")
     opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-AGENT 1m"
+    set_variables(opened, CLAUDE_SESSIONS_DSN="there")
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "SD-AGENT 1m"
     opened.leave("bash")
     assert calls.kinds() == ["beat"]

@@ -28,6 +28,15 @@ LINES = [
     ("held {187230} SD-AUTH-001 s", "SD-AUTH-001 2d4h"),
     ("held {-500} SD-AUTH-001 s", "SD-AUTH-001 0s"),
     ("held {725} SD?1.x:y_z s", r"SD\?1\.x:y_z 12m"),
+    ("held {725} SD-AUTH-001 s 1767225600000000 1767225600000001", "SD-AUTH-001 12m"),
+    ("held {725} SD-AUTH-001 s 1 2 0123456789abcdef", "SD-AUTH-001 12m"),
+    ("held {725} SD-AUTH-001 s 1 2 0123456789abcdef +1", r"SD-AUTH-001 12m \+1"),
+    ("held {5} SD-AUTH-001 s 1 2 0123456789abcdef +12", r"SD-AUTH-001 \d+s \+12"),
+    ("held {725} SD-AUTH-001 s 1 2 ../../etc/passwd +$(touch_owned)", "SD-AUTH-001 12m"),
+    ("lost 0 SD-AUTH-001 s - 2 0123456789abcdef +1", r"LOST SD-AUTH-001 \+1"),
+    ("none 0 - s - 2 0123456789abcdef +1", r"\+1"),
+    ("none 0 - - - - -2 +3", r"\+3"),
+    ("none 0 - - - - -2", ""),
     ("lost 0 SD-AUTH-001 s", "LOST SD-AUTH-001"),
     ("none 0 - s", ""),
     ("", ""),
@@ -98,7 +107,8 @@ def test_background_heartbeat_keeps_newer_prompt_file(
         holds_up.execute("SELECT 1 FROM public.claude_sessions FOR UPDATE")
         late = subprocess.Popen(beat, env=own, stdout=subprocess.DEVNULL)
         until_waiting(full_table.connection)
-        prompt.write(os.environ, anchor, State("held", int(time.time()), "SD-1", "s"))
+        held = State("held", int(time.time()), "SD-1", "s", database=full_table.database.name)
+        prompt.write(os.environ, anchor, held)
     assert late.wait(PATIENCE_S) == 0
     assert [prompt.read(os.environ, anchor).kind] == [shown]  # type: ignore[union-attr]
 
