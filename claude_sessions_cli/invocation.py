@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli import __version__, identity, prompt, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, NotHeld
+from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
@@ -135,6 +136,25 @@ def _write_prompt(caller: Caller, state: prompt.State, shown: bool) -> None:
     prompt.write(os.environ, anchor, state, shown=shown)
 
 
+def correct_prompts(caller: Caller, ended: Iterable[JudgedSession]) -> None:
+    """Show in the prompts of other terminals of this host that the caller ended their terms.
+
+    Each of the sessions holds its term still, or has a tombstone of it.
+    """
+    host = caller.identity.host
+    if not (host.boot_id and host.pid_ns):
+        return
+    for judged in ended:
+        session, record = judged.session, judged.session.process
+        # A dead process has no prompt.
+        if record is None or judged.liveness is Liveness.DEAD:
+            continue
+        lost = session.tombstone
+        item, fence = (session.sd_id, session.fence) if session.sd_id or not lost else (lost.sd_id, lost.fence)
+        if item and (record.boot_id, record.pid_ns) == (host.boot_id, host.pid_ns):
+            prompt.correct(os.environ, record, session.session_id, item, fence)
+
+
 def _terminal_of(caller: Caller) -> Process | None:
     """Return the process whose prompt shows the caller's session; None for a session named for one command."""
     named = any(rule.rule == "session: --session" and rule.used for rule in caller.identity.rules)
@@ -183,16 +203,22 @@ def claim_or_wait(
     """Claim the first free one of the items; with a `deadline`, wait for one until then, with a count-down."""
     # A plain claim must not pay for what it does not use.
     if deadline is None and len(sd_ids) == 1:
-        return claim_one(sd_ids[0])
+        return _corrected(caller, claim_one(sd_ids[0]))
     from claude_sessions_cli.operations import wait
 
     def attempt() -> ClaimResult:
         return wait.claim_any(database, caller, sd_ids, claim_one)
 
     if deadline is None:
-        return attempt()
+        return _corrected(caller, attempt())
     with output.count_down() as progress:
-        return wait.wait(database, attempt, sd_ids, deadline, progress)
+        return _corrected(caller, wait.wait(database, attempt, sd_ids, deadline, progress))
+
+
+def _corrected(caller: Caller, result: ClaimResult) -> ClaimResult:
+    if result.evicted:
+        correct_prompts(caller, [result.evicted])
+    return result
 
 
 def act_on_claim(

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from claude_sessions_cli import files
-from claude_sessions_cli.model import Session
+from claude_sessions_cli.model import ProcessRecord, Session
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import state_directory
 from claude_sessions_cli.times import fence_of, format_age
@@ -117,7 +117,7 @@ def directory(environ: Mapping[str, str]) -> Path | None:
     return root / "terminals" if root.is_absolute() else None
 
 
-def file_of(environ: Mapping[str, str], anchor: Process, database: str | None = None) -> Path | None:
+def file_of(environ: Mapping[str, str], anchor: Process | ProcessRecord, database: str | None = None) -> Path | None:
     """Return the prompt file of the process `anchor`: of one database, else the one that its prompt reads."""
     place = directory(environ)
     name = f"{anchor.pid}-{anchor.start}" if anchor.start.isdecimal() else str(anchor.pid)
@@ -134,7 +134,7 @@ def version(environ: Mapping[str, str], anchor: Process, database: str) -> Versi
     return (found.st_ino, found.st_mtime_ns) if found else None
 
 
-def write(environ: Mapping[str, str], anchor: Process, state: State, *, shown: bool = True) -> None:
+def write(environ: Mapping[str, str], anchor: Process | ProcessRecord, state: State, *, shown: bool = True) -> None:
     """Replace the file of the state's database, and the one that the prompt reads. A failure fails no command.
 
     If the state is not to be `shown`, a prompt of another database only counts the claim.
@@ -153,6 +153,31 @@ def write(environ: Mapping[str, str], anchor: Process, state: State, *, shown: b
     counted = replace(current, elsewhere=_count_others(path, current))
     if shown or counted != before:
         _replace(path, counted)
+
+
+def correct(environ: Mapping[str, str], anchor: ProcessRecord, session_id: str, item: str, fence: int | None) -> None:
+    """Show the loss of a term in the prompt of another terminal of this user, if that still shows the term."""
+    path = file_of(environ, anchor)
+    if path is None:
+        return
+    # A fence tells terms apart, whatever each terminal calls the database.
+    term = (session_id, harmless(item), fence)
+    for beside in _besides(path):
+        if known := _held(beside, term):
+            write(environ, anchor, State.of_loss(item, session_id, known.database), shown=False)
+    # Of an earlier version, which writes no file beside it.
+    if known := _held(path, term):
+        _replace(path, State.of_loss(item, session_id, known.database))
+
+
+def _held(path: Path, term: tuple[str, str, int | None]) -> State | None:
+    """Return the state in a file of this user, if that is the term."""
+    known, (session_id, item, fence) = _read(path), term
+    if known is None or known.kind != HELD or (known.session_id, known.item) != (session_id, item):
+        return None
+    with suppress(OSError):
+        return known if known.fence in (None, fence) and path.stat().st_uid == os.geteuid() else None
+    return None
 
 
 def _besides(path: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import probe
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from claude_sessions_cli import prompt
-from claude_sessions_cli.model import METADATA_KEY, Session
+from claude_sessions_cli.model import METADATA_KEY, ProcessRecord, Session
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.prompt import State
 
@@ -40,6 +41,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the directory of the files, which does not exist yet."""
     monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state" / "terminals"
+
+
+def correct() -> None:
+    """Show the loss of the term HELD."""
+    record = ProcessRecord(4711, "12345", "boot", "namespace")
+    prompt.correct(os.environ, record, HELD.session_id, HELD.item, FENCE)
 
 
 def row(**changes: object) -> Session:
@@ -150,6 +157,7 @@ def test_impossible_state_directory_is_ignored(tmp_path: Path, monkeypatch: pyte
         prompt.write(os.environ, anchor(), HELD)
         assert prompt.read(os.environ, anchor()) is None
         prompt.remove(os.environ, anchor(), DATABASE)
+        correct()
         prompt.sweep(os.environ)
     assert not Path("relative").exists()
 
@@ -166,6 +174,7 @@ def test_unwritable_directory_keeps_file_without_error(place: Path) -> None:
     prompt.write(os.environ, anchor(), HELD)
     place.chmod(0o500)
     prompt.write(os.environ, anchor(), LOST)
+    correct()
     place.chmod(0o700)
     assert prompt.read(os.environ, anchor()) == HELD
 
@@ -237,6 +246,56 @@ def test_one_claim_under_two_names_of_a_database_counts_once(place: Path) -> Non
 def test_state_that_is_not_shown_creates_no_prompt(place: Path) -> None:
     prompt.write(os.environ, anchor(), HELD, shown=False)
     assert [path.name for path in place.iterdir()] == [f"4711-12345.{DATABASE}"]
+
+
+def test_lost_term_is_corrected_under_another_name(place: Path) -> None:
+    prompt.write(os.environ, anchor(), replace(HELD, database=OTHER))
+    correct()
+    assert prompt.read(os.environ, anchor()) == replace(LOST, database=OTHER)
+
+
+def test_lost_term_is_corrected_in_another_terminal(place: Path) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    correct()
+    assert prompt.read(os.environ, anchor()) == LOST
+    # In a terminal that shows another database.
+    prompt.write(os.environ, anchor(), HELD)
+    prompt.write(os.environ, anchor(), ELSEWHERE)
+    correct()
+    assert prompt.read(os.environ, anchor()) == ELSEWHERE
+
+
+def test_lost_term_of_an_earlier_version_is_corrected(place: Path) -> None:
+    place.mkdir(parents=True)
+    (place / "4711-12345").write_text("held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711\n")
+    correct()
+    assert prompt.read(os.environ, anchor()) == replace(LOST, database="-")
+    assert [path.name for path in place.iterdir()] == ["4711-12345"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fence": FENCE + 9}, {"session_id": "another"}, {"item": "SD-3"}, {"kind": "none"}],
+)
+def test_newer_or_foreign_state_is_not_corrected(place: Path, change: dict[str, Any]) -> None:
+    prompt.write(os.environ, anchor(), replace(HELD, **change))
+    before = {path: path.read_text() for path in place.iterdir()}
+    correct()
+    assert {path: path.read_text() for path in place.iterdir()} == before
+
+
+def test_correction_creates_no_file(place: Path) -> None:
+    correct()
+    assert not place.exists()
+
+
+@needs_root
+def test_other_users_file_is_not_corrected(place: Path) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    for path in place.iterdir():
+        os.chown(path, 12345, 12345)
+    correct()
+    assert prompt.read(os.environ, anchor()) == HELD
 
 
 def test_session_that_ended_elsewhere_keeps_the_prompt(place: Path) -> None:

@@ -53,4 +53,6 @@ def reap(
     output = render.Output("reap", json, quiet)
     with invocation.open_database(settings, output) as database:
         result = operation.reap(database, caller, max_age=max_age, prune=prune, dry_run=dry_run)
+        if not dry_run:
+            invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
     output.result(as_json.reap_data(result), lambda: as_text.reap_text(result, explain))

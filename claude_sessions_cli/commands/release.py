@@ -71,6 +71,8 @@ def release(
             result = operation.release_other(database, caller, session, sd, end=end, reason=reason)
     if own and result.session:
         invocation.update_prompt(caller, result.session.session, database)
+    elif result.session:
+        invocation.correct_prompts(caller, [result.session])
     if result.tombstone:
         raise NotHeld(f"this session {describe(result.tombstone)}", data=as_json.release_data(result))
     output.result(as_json.release_data(result), lambda: as_text.release_text(result))

@@ -78,6 +78,7 @@ def _renew_and_reap() -> str:
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:
         here = heartbeat_here.heartbeat_here(database, caller)
         reaped = reap.reap(database, caller)
+        invocation.correct_prompts(caller, (verdict.session for verdict in reaped.changed))
     return as_text.here_released_text(here) + as_text.reap_text(reaped, explain=False)
 
 

@@ -86,6 +86,29 @@ def later(before: datetime, after: datetime) -> bool:
 
 
 @each_shell
+def test_claim_lost_elsewhere_is_no_longer_counted(
+    real: Open, dsn: str, other_dsn: str, cli: Cli, states: Path, name: str
+) -> None:
+    opened = real(name, dsn)
+    until(state_of(states, opened).exists, "the first beat")
+    assert opened.run(f"{CLI} claim SD-HERE").code == 0
+    set_variables(opened, CLAUDE_SESSIONS_DSN=other_dsn)
+    until(lambda: rows(other_dsn), "the row in the other database")
+    thief = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"}
+    assert segment(opened) == "+1"
+    done = cli("claim", "SD-HERE", "--force", "--reason", "urgent", env=thief)
+    assert done.returncode == 0, done.stderr
+
+    def is_gone() -> bool:
+        opened.do("true")
+        return segment(opened) == ""
+
+    until(is_gone, "the end of the mark")
+    set_variables(opened, CLAUDE_SESSIONS_DSN=dsn)
+    assert segment(opened) == "LOST SD-HERE"
+
+
+@each_shell
 def test_known_database_is_shown_at_the_next_prompt(window: Open, calls: Calls, states: Path, name: str) -> None:
     # The recorder writes no files: only the hook can show it.
     opened = window(name, more={"CLAUDE_SESSIONS_DSN": "here"})

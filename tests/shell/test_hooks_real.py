@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import Table
+from conftest import Cli, Table
 from poll import PATIENCE_S, until
 from requirements import cross, each_shell, each_shell_at_length, needs_proc
 from run_bench import force
-from terminal import CLI, WHOAMI
+from terminal import CLI, SHELLS, WHOAMI
 
 from shell.hooks import (
     Calls,
@@ -107,6 +107,40 @@ def test_command_that_finds_a_loss_updates_the_prompt(real: Open, full_table: Ta
         force(full_table)
         assert opened.run(f"{CLI} {command}").code == 4
         assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "LOST SD-1", command
+
+
+ENDINGS_BY_OTHERS = {
+    "force": ["claim", "SD-1", "--force", "--reason", "urgent"],
+    "release": ["release", "--session", "{session}", "--reason", "urgent"],
+    "end": ["release", "--session", "{session}", "--end", "--reason", "urgent"],
+}
+
+
+@cross("how", list(ENDINGS_BY_OTHERS), [(name, how) for name in SHELLS for how in ENDINGS_BY_OTHERS])
+def test_loss_by_another_is_shown_at_the_next_prompt(
+    real: Open, dsn: str, cli: Cli, states: Path, name: str, how: str
+) -> None:
+    opened = real(name, dsn)
+    await_first_beat(states, opened)
+    assert opened.run(f"{CLI} claim SD-1").code == 0
+    session = opened.run(WHOAMI).session
+    words = [word.format(session=session) for word in ENDINGS_BY_OTHERS[how]]
+    done = cli(*words, env={"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"})
+    assert done.returncode == 0, done.stderr
+    opened.do("true")
+    assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == "LOST SD-1"
+
+
+@each_shell_at_length
+def test_unwritable_prompt_of_the_loser_is_no_error(real: Open, dsn: str, cli: Cli, states: Path, name: str) -> None:
+    opened = real(name, dsn)
+    await_first_beat(states, opened)
+    assert opened.run(f"{CLI} claim SD-1").code == 0
+    for path in states.iterdir():
+        path.unlink()
+        path.mkdir()
+    done = cli("claim", "SD-1", "--force", "--reason", "urgent", "--session", "b", env={"CLAUDE_SESSIONS_DSN": dsn})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @each_shell_at_length

@@ -1,0 +1,70 @@
+"""Whoever ends another session's claim on this host corrects the prompt of its terminal at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Cli, Sleeper, Table, make_caller
+from requirements import needs_proc
+
+from claude_sessions_cli import process, prompt
+from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.process import Process
+
+pytestmark = needs_proc
+
+BY_SILENCE = {
+    "takeover": ["claim", "SD-1"],
+    "takeover after waiting": ["claim", "SD-1", "SD-2", "--any", "--wait", "10s"],
+    "run": ["run", "SD-1", "--", "true"],
+    "reap": ["reap"],
+    "timer": ["upkeep"],
+}
+
+
+@pytest.fixture
+def loser(full_table: Table, sleeper: Sleeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Process:
+    """Return the process of a silent terminal that shows its claim; its start, as from `ps`, proves no life."""
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
+    found = process.read(sleeper().pid)
+    anchor = Process(found.pid, found.ppid, "/dev/pts/3", "Tue_Nov_24_12:00:00_2026", zombie=False, name="bash")
+    held = claim(full_table.database, make_caller("loser", anchor=anchor), "SD-1").session.session
+    full_table.execute("UPDATE public.claude_sessions SET heartbeat_at = heartbeat_at - interval '1 hour'")
+    prompt.write(os.environ, anchor, prompt.State.of(held, full_table.database.name))
+    return anchor
+
+
+def shown(anchor: Process) -> str:
+    state = prompt.read(os.environ, anchor)
+    assert state
+    return state.segment(state.since)
+
+
+@pytest.mark.parametrize("how", BY_SILENCE)
+def test_loss_to_silence_is_shown_at_once(full_table: Table, loser: Process, cli: Cli, how: str) -> None:
+    assert shown(loser) == "SD-1 0s"
+    done = cli(*BY_SILENCE[how], env={"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "thief"})
+    assert done.returncode == 0, done.stderr
+    assert shown(loser) == "LOST SD-1"
+
+
+def test_dry_run_of_reap_changes_no_prompt(full_table: Table, loser: Process, cli: Cli) -> None:
+    assert cli("reap", "--dry-run", env={"CLAUDE_SESSIONS_DSN": full_table.dsn}).returncode == 0
+    assert shown(loser) == "SD-1 0s"
+
+
+@pytest.mark.parametrize("part", ["boot_id", "pid_ns"])
+def test_process_of_another_host_is_not_looked_for(full_table: Table, loser: Process, cli: Cli, part: str) -> None:
+    assert this_host().boot_id
+    change = json.dumps({**full_table.own("loser")["process"], part: "another"})
+    full_table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,process}', %s::jsonb)",
+        change,
+    )
+    assert cli("reap", env={"CLAUDE_SESSIONS_DSN": full_table.dsn}).returncode == 0
+    assert full_table.row("loser")["sd_id"] is None
+    assert shown(loser) == "SD-1 0s"
