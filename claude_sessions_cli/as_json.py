@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.list import Listing
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
     from claude_sessions_cli.operations.release import ReleaseResult
+    from claude_sessions_cli.operations.whoami import Standings
 
 # Fields of Session that are not columns of the table.
 _NOT_COLUMNS = ("server_now", "row_version")
@@ -27,6 +28,7 @@ def claim_data(result: ClaimResult) -> dict[str, Any]:
     """Return the JSON of `claim`."""
     return {
         "outcome": result.outcome,
+        "from": result.source,
         "session": session_data(result.session),
         "fence": result.session.session.fence,
         "evicted": session_data(result.evicted),
@@ -38,6 +40,7 @@ def heartbeat_data(result: HeartbeatResult) -> dict[str, Any]:
     """Return the JSON of `heartbeat`."""
     return {
         "outcome": result.outcome,
+        "from": result.source,
         "session": session_data(result.session),
         "tombstone": tombstone_data(result.tombstone),
     }
@@ -77,8 +80,10 @@ def _verdict_data(verdict: ReapVerdict) -> dict[str, Any]:
     }
 
 
-def whoami_data(identity: Identity) -> dict[str, Any]:
-    """Return the JSON of `whoami`."""
+def whoami_data(
+    identity: Identity, found: Standings | None = None, source: str | None = None, problem: str | None = None
+) -> dict[str, Any]:
+    """Return the JSON of `whoami`: the session, and what the database from `source` says of it, or the `problem`."""
     anchor = identity.anchor
     return {
         "session_id": identity.session_id,
@@ -91,6 +96,11 @@ def whoami_data(identity: Identity) -> dict[str, Any]:
         "rules": [
             {"rule": rule.rule, "value": rule.value, "used": rule.used, "why": rule.why} for rule in identity.rules
         ],
+        "session": session_data(found.session) if found else None,
+        "lost": tombstone_data(found.lost) if found else None,
+        "twin": found.is_twin if found else None,
+        "others": [session_data(other) for other in found.others] if found else [],
+        "database": {"source": source, "error": problem},
     }
 
 
@@ -114,6 +124,9 @@ def session_data(seen: JudgedSession | None) -> dict[str, Any] | None:
     return {
         **columns,
         "label": seen.label.value,
+        "state": seen.label.value,
+        "note": session.note,
+        "parked_until": session.parked_until,
         "liveness": seen.liveness.value,
         "heartbeat_age_s": session.heartbeat_age_s,
         "claim_age_s": session.claim_age_s,

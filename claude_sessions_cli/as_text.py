@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
 from claude_sessions_cli.model import PROCESS_GONE
+from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.text import align, clean
 from claude_sessions_cli.times import format_age
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
     from claude_sessions_cli.operations.release import ReleaseResult
     from claude_sessions_cli.operations.schema import AppliedFile, Difference
+    from claude_sessions_cli.operations.whoami import Standings
     from claude_sessions_cli.timers.job import TimerResult
 
 
@@ -32,6 +34,8 @@ def claim_text(result: ClaimResult) -> str:
         "took_over": "took over",
         "forced": "took by force",
         "switched": "switched to",
+        "moved": "moved here:",
+        "continued": "continued:",
     }
     line = f"{words[result.outcome]} {session.sd_id}"
     line += f" (track {session.track})" if session.track else ""
@@ -45,6 +49,8 @@ def heartbeat_text(result: HeartbeatResult) -> str:
     """Return the line of `heartbeat`."""
     session = result.session.session
     holding = f", holding {session.sd_id}" if session.sd_id else ""
+    if result.outcome in ("moved", "continued") and session.sd_id:
+        holding = f", holding {session.sd_id} under the new fence {session.fence}"
     if result.outcome == "restored":
         holding = f", {session.sd_id} is yours again, fence {session.fence}"
     return f"{result.outcome} {session.session_id}{holding}\n"
@@ -66,6 +72,8 @@ def release_text(result: ReleaseResult) -> str:
     if result.outcome == "nothing_held":
         return "nothing held\n"
     released = f"released {result.sd_id}" if result.sd_id else ""
+    if result.of_another and result.session:
+        released += f" of {result.session.session.session_id}"
     ended = f"ended {result.session.session.session_id}" if result.outcome == "ended" and result.session else ""
     return ", ".join(part for part in (released, ended) if part) + "\n"
 
@@ -97,8 +105,14 @@ def _verdict_line(verdict: ReapVerdict, word: str) -> str:
     return f"{word} {verdict.session.session.session_id}{held}: {verdict.reason} ({', '.join(facts)})"
 
 
-def whoami_text(identity: Identity, explain: bool) -> str:
-    """Return the lines of `whoami`."""
+def whoami_text(
+    identity: Identity,
+    explain: bool,
+    found: Standings | None = None,
+    source: str | None = None,
+    problem: str | None = None,
+) -> str:
+    """Return the lines of `whoami`: the session, and what the database says of it, or why it was not asked."""
     anchor = f"{identity.anchor.program} (pid {identity.anchor.pid})" if identity.anchor else None
     facts = {
         "session": identity.session_id,
@@ -107,6 +121,7 @@ def whoami_text(identity: Identity, explain: bool) -> str:
         "hostname": identity.host.hostname,
         "codebase": identity.codebase,
         "branch": identity.branch,
+        **_standing_facts(found, source, problem),
     }
     if not explain:
         return align([(f"{name}:", clean(value) if value else "-") for name, value in facts.items()])
@@ -118,6 +133,24 @@ def whoami_text(identity: Identity, explain: bool) -> str:
         if name not in ("session", "anchor")
     ]
     return align(rows)
+
+
+def _standing_facts(found: Standings | None, source: str | None, problem: str | None) -> dict[str, str | None]:
+    """Return what the database says of a session, as names and words."""
+    if found is None:
+        return {"database": f"not asked: {problem}"} if problem else {}
+    session = found.session.session if found.session else None
+    held = f"{session.sd_id} for {format_age(session.claim_age_s)}, fence {session.fence}" if session else ""
+    facts: dict[str, str | None] = {"holds": held if session and session.holds else "nothing"}
+    if session is None:
+        facts["holds"] = "nothing: it is not registered"
+    if session and found.is_twin:
+        facts["holds"] = "nothing: its id is open in another process" + place_of(session)
+    if found.lost:
+        facts["lost"] = describe(found.lost).removeprefix("lost ")
+    for other in found.others:
+        facts["also"] = f"{other.session.session_id} holds {other.session.sd_id}"
+    return {**facts, "database": source}
 
 
 def history_text(found: History) -> str:

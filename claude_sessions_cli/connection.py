@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -136,13 +137,21 @@ def parse_dsn(dsn: str, source: str) -> dict[str, Any]:
     return parameters
 
 
-def place_of(opened: psycopg.Connection[Any]) -> tuple[str, str, str]:
+def place_of(opened: psycopg.Connection[Any], dsn: str) -> tuple[str, str, str]:
     """Return host, port and database of a connection as libpq resolved them: from the DSN, a service, the environment.
 
-    Of several hosts, all: the list names the same database after a fail-over.
+    Of several hosts, all: the list names the same database after a fail-over. psycopg tries one after another, so that
+    libpq sees only the one that answered.
     """
-    found = {option.keyword: (option.val or b"").decode(errors="replace") for option in opened.pgconn.info}
-    return found[b"host"] or found[b"hostaddr"], found[b"port"], found[b"dbname"]
+    found = {option.keyword.decode(): (option.val or b"").decode(errors="replace") for option in opened.pgconn.info}
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    several = {
+        name: str(value)
+        for name, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR"), ("port", "PGPORT"))
+        if "," in str(value := given.get(name) or os.environ.get(variable) or "")
+    }
+    found |= several
+    return found["host"] or found["hostaddr"], found["port"], found["dbname"]
 
 
 def connection_variables() -> dict[str, str]:
@@ -171,8 +180,6 @@ def _is_misread(parameters: Mapping[str, Any]) -> bool:
 
 
 def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    import os
-
     # fallback_ keeps a name that the user set in the DSN or in PGAPPNAME.
     defaults: dict[str, Any] = {"fallback_application_name": "claude-sessions", "client_encoding": "UTF8"}
     # Where there is a Kerberos ticket, libpq asks for its encryption first: a round trip that most servers refuse.
@@ -187,6 +194,4 @@ def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _uses_service(given: Mapping[str, Any]) -> bool:
     """Whether a service file may set parameters, whose values ours would replace."""
-    import os
-
     return "service" in given or bool(os.environ.get("PGSERVICE"))

@@ -188,11 +188,13 @@ def _exchange(connection: Connection, statements: Sequence[bytes]) -> list[Rows]
 class Database:
     """A connection. Each operation is one short transaction, or a few, and leaves no session state."""
 
-    def __init__(self, first: Connection, reopen: Callable[[float | None], Connection]) -> None:
+    def __init__(
+        self, first: Connection, reopen: Callable[[float | None], Connection], place: tuple[str, str, str]
+    ) -> None:
         self._reopen = reopen
         self._patience = Patience()
         self._use(first)
-        self._place = connection.place_of(first)
+        self._place = place
 
     @property
     def name(self) -> str:
@@ -346,7 +348,7 @@ def connect(
 ) -> Iterator[Database]:
     """Open the database that `dsn` names; see `connection.open_by` for the parameters and the errors."""
     first = connection.open_by(dsn, source, deadline, note)
-    database = Database(first, lambda by: connection.open_once(dsn, source, by))
+    database = Database(first, lambda by: connection.open_once(dsn, source, by), connection.place_of(first, dsn))
     try:
         yield database
     finally:

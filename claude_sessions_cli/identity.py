@@ -95,7 +95,8 @@ class Identity:
         """Return the tool's part of the row's metadata, without values that this command cannot see."""
         part = {
             "process": self.process_record,
-            "id_from": self.id_from,
+            # An exported id belongs to the session that exported it, whose row says where it came from.
+            "id_from": None if self.id_from == "exported" else self.id_from,
             "cwd": self.cwd,
             "branch": self.branch,
             "host_os": platform.system().lower(),

@@ -17,7 +17,7 @@ from claude_sessions_cli.settings import Settings
 
 if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
-    from claude_sessions_cli.model import JudgedSession, Session
+    from claude_sessions_cli.model import JudgedSession, Session, Witness
     from claude_sessions_cli.operations.caller import Caller
     from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.render import Output
@@ -88,6 +88,13 @@ def shown_database(caller: Caller) -> str | None:
     anchor = _terminal_of(caller)
     state = prompt.read(os.environ, anchor) if anchor else None
     return state.database if state else None
+
+
+def seen_claim(caller: Caller, database: Database) -> Witness | None:
+    """Return what the prompt of the caller's terminal has seen of its claim in this database."""
+    anchor = _terminal_of(caller)
+    state = prompt.read(os.environ, anchor, database.name) if anchor else None
+    return state.witness if state and state.session_id == caller.session_id else None
 
 
 def prompt_version(caller: Caller, database: Database) -> prompt.Version:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from claude_sessions_cli import process
 from claude_sessions_cli.model import Liveness, ProcessRecord, Session
+from claude_sessions_cli.times import uptime
 
 MACHINE_ID = Path("/etc/machine-id")
+_INITIAL_PID_NAMESPACES = ("pid:[4026531836]", "")
 _INITIAL_TIME_NAMESPACE = "time:[4026531834]"
 
 
@@ -37,11 +39,39 @@ def liveness(session: Session, host: Host) -> Liveness:
 
     Alive needs the same boot, namespace, pid and start (hostnames change with the network, boot ids do not); dead needs
     the same hostname besides, and a pid that does not exist, started at another time, or is a zombie. While a command
-    runs under the claim, the session lives, even if its terminal is closed.
+    runs under the claim, the session lives, even if its terminal is closed; while nobody knows whether it runs, the
+    session is not proven dead.
     """
-    if session.runner and liveness_of(session.runner, session.hostname, host) is Liveness.ALIVE:
+    known = liveness_of(session.process, session.hostname, host)
+    if session.runner is None or known is Liveness.ALIVE:
+        return known
+    runner = liveness_of(session.runner, session.hostname, host)
+    if runner is Liveness.ALIVE:
         return Liveness.ALIVE
-    return liveness_of(session.process, session.hostname, host)
+    return known if runner is Liveness.DEAD or not may_run(session, host) else Liveness.UNKNOWN
+
+
+def is_of_earlier_boot(record: ProcessRecord | None, session: Session, host: Host) -> bool:
+    """Whether a process that a session records ran on this machine before it booted last.
+
+    A hostname and a machine id can be copied with an image, so the session must have been silent since the boot too.
+    """
+    return (
+        record is not None
+        and bool(host.machine_id)
+        and (record.machine_id, session.hostname) == (host.machine_id, host.hostname)
+        and record.pid_ns in _INITIAL_PID_NAMESPACES
+        and host.pid_ns in _INITIAL_PID_NAMESPACES
+        and record.boot_id != host.boot_id
+        and session.heartbeat_age_s > uptime()
+    )
+
+
+def may_run(session: Session, host: Host) -> bool:
+    """Whether the command that a session records may still run: it is alive, or this host cannot know."""
+    if session.runner is None or is_of_earlier_boot(session.runner, session, host):
+        return False
+    return liveness_of(session.runner, host.hostname, host) is not Liveness.DEAD
 
 
 def liveness_of(record: ProcessRecord | None, hostname: str | None, host: Host) -> Liveness:

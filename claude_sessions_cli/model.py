@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,11 @@ PROCESS_GONE = "process gone"
 MAX_AGE = "max age"
 FORCED = "forced"
 RELEASED_BY_OTHER = "released by another"
+CLEARED = "cleared by another program"
+FORGOTTEN = "forgotten by the database"
+# The reasons of terms that end because the session goes on elsewhere.
+MOVED = "moved"
+CONTINUED = "continued"
 
 
 class Liveness(str, Enum):
@@ -58,13 +63,20 @@ class ProcessRecord:
     pid_ns: str
     machine_id: str | None = None
 
+    def is_same(self, other: ProcessRecord | None) -> bool:
+        """Whether both are one process."""
+        return other is not None and (self.pid, self.start, self.boot_id, self.pid_ns) == (
+            *(other.pid, other.start),
+            *(other.boot_id, other.pid_ns),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
     """What a session that lost its claim finds: which term, when, why, and its successor.
 
-    `fence` is that of the lost term. `by` is the session that took the item, and `new_fence` that of its term; both are
-    None until one does.
+    `fence` is that of the lost term. `by` is the session that took the item or released it, and `new_fence` that of its
+    term; both are None until one does. `told` is whether a command has reported the loss.
     """
 
     sd_id: str
@@ -75,6 +87,7 @@ class Tombstone:
     track: str | None = None
     note: str | None = None
     new_fence: int | None = None
+    told: bool = False
 
     @property
     def restorable(self) -> bool:
@@ -92,7 +105,43 @@ class Tombstone:
             "track": self.track,
             "note": self.note,
             "new_fence": self.new_fence,
+            "told": True if self.told else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A term as the session's own row remembers it, beside the columns that other programs write."""
+
+    sd_id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What a file of this host remembers of a row, with `updated_at` in microseconds since the epoch.
+
+    A row that is older has gone back in time: a fail-over lost the claim.
+    """
+
+    sd_id: str
+    fence: int | None
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """From which process a session was moved by force, under which fence, when and why."""
+
+    process: ProcessRecord
+    fence: int | None
+    at: datetime | None
+    reason: str
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Return the JSON form that the row keeps."""
+        at = self.at.isoformat() if self.at else None
+        return {"process": asdict(self.process), "fence": self.fence, "at": at, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +182,14 @@ class Session:
         return self.sd_id is not None and self.status != "released"
 
     @property
+    def recorded_process(self) -> ProcessRecord | None:
+        """The process that a command recorded, whatever other programs have written into the `pid` column since."""
+        return _process_record(self.own.get("process"), self.pid)
+
+    @property
     def process(self) -> ProcessRecord | None:
         """The recorded process, if it is complete and still belongs to the `pid` column."""
-        record = _process_record(self.own.get("process"), self.pid)
+        record = self.recorded_process
         return record if record and record.pid == self.pid else None
 
     @property
@@ -159,7 +213,49 @@ class Session:
             track=track if track in TRACKS else None,
             note=note if isinstance(note, str) else None,
             new_fence=to_fence(part.get("new_fence")),
+            told=part.get("told") is True,
         )
+
+    @property
+    def unsettled_loss(self) -> bool:
+        """Whether a heartbeat reports a loss: no claim or release has, or nothing was claimed since."""
+        return self.tombstone is not None and not (self.tombstone.told and self.holds)
+
+    @property
+    def term(self) -> Term | None:
+        """The term that the session's own last claim began; None in rows of older versions, and after its end."""
+        part = self.own.get("term")
+        if not isinstance(part, dict) or not isinstance(part.get("sd_id"), str):
+            return None
+        fence = to_fence(part.get("fence"))
+        return None if fence is None else Term(part["sd_id"], fence)
+
+    @property
+    def moved(self) -> Moved | None:
+        """The process from which the session was moved by force, until it is moved again."""
+        part = self.own.get("moved")
+        record = _process_record(part.get("process")) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or record is None:
+            return None
+        return Moved(record, to_fence(part.get("fence")), to_time(part.get("at")), str(part.get("reason")))
+
+    @property
+    def id_from(self) -> str | None:
+        """Which rule gave the session's id; None in rows of older versions and of other programs."""
+        word = self.own.get("id_from")
+        return word if isinstance(word, str) else None
+
+    @property
+    def continued_as(self) -> str | None:
+        """The session id under which this session's process went on; None if it did not, or the row is open again."""
+        name = self.own.get("continued_as")
+        return name if isinstance(name, str) and self.status == "released" else None
+
+    @property
+    def note(self) -> str | None:
+        """What the claim is for, in the words of whoever claimed."""
+        note = self.own.get("note")
+        return note if isinstance(note, str) and note else None
 
     @property
     def parked_until(self) -> datetime | None:

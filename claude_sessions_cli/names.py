@@ -8,6 +8,7 @@ from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.text import shorten
 
 SD_ID_LIMIT = 256
+NOTE_LIMIT = 200
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -42,6 +43,15 @@ def check_name(value: str) -> str:
             f"a name is 1 to {SD_ID_LIMIT} printable characters",
         )
     return value
+
+
+def check_note(value: str) -> str:
+    """Return a well-formed note on a claim, or raise UsageError."""
+    if not value.strip() or len(value) > NOTE_LIMIT or not value.isprintable():
+        raise UsageError(
+            f"not a note: {shorten(value)}", f"a note is one line of 1 to {NOTE_LIMIT} printable characters"
+        )
+    return value.strip()
 
 
 def _is_printable(value: str) -> bool:

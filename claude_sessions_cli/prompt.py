@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from claude_sessions_cli import files
-from claude_sessions_cli.model import ProcessRecord, Session
+from claude_sessions_cli.model import ProcessRecord, Session, Witness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import state_directory
 from claude_sessions_cli.times import fence_of, format_age
@@ -87,6 +87,13 @@ class State:
         fence, updated_at = (int(word) if word and word != "-" else None for word in words.group(5, 6))
         database, elsewhere = words[7] or "-", int(words[8] or 0)
         return cls(words[1], int(words[2]), words[3], words[4], fence, updated_at, database, elsewhere)
+
+    @property
+    def witness(self) -> Witness | None:
+        """What the file proves of the row: nothing if it has replaced a character of the item."""
+        if self.kind != HELD or self.updated_at is None or "?" in self.item:
+            return None
+        return Witness(self.item, self.fence, self.updated_at)
 
     @property
     def line(self) -> str:
@@ -219,9 +226,9 @@ def _make_private(place: Path) -> None:
             parent.mkdir(mode=0o700)
 
 
-def read(environ: Mapping[str, str], anchor: Process) -> State | None:
-    """Return the state that the prompt of `anchor` shows; None if its file is missing or malformed."""
-    path = file_of(environ, anchor)
+def read(environ: Mapping[str, str], anchor: Process, database: str | None = None) -> State | None:
+    """Return the state that the prompt of `anchor` shows, or last knew of a database; None without a readable file."""
+    path = file_of(environ, anchor, database)
     return _read(path) if path else None
 
 

@@ -105,6 +105,11 @@ class Output:
         if not self.quiet and not self.json:
             _write(sys.stderr, clean_lines(f"{PROGRAM}: {text}\n"))
 
+    def loss(self, text: str) -> None:
+        """Print a loss of this session on stderr, which --quiet does not silence; --json has it in its data."""
+        if not self.json:
+            _write(sys.stderr, clean(f"{PROGRAM}: {text}") + "\n")
+
     def failure(self, error: SessionsError) -> None:
         """Print an error: one line on stderr, or the JSON envelope on stdout."""
         if self.json and not isinstance(error, CannotWrite):

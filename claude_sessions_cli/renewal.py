@@ -8,11 +8,11 @@ command is sent TERM a margin before the window ends, so that KILL comes in time
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from claude_sessions_cli.errors import NotHeld, SessionsError
+from claude_sessions_cli.times import uptime
 
 # The part of the window, and its limit in seconds, that is kept for TERM and KILL.
 MARGIN_SHARE = 0.2
@@ -20,12 +20,6 @@ MARGIN_LIMIT_S = 30.0
 # The pause after a failed renewal, and how many renewals may hang in one window.
 RETRY_S = 5.0
 HANGING_LIMIT = 10
-
-
-def uptime() -> float:
-    """Return seconds on a clock that cannot be set, and that runs while the machine sleeps."""
-    # macOS has no CLOCK_BOOTTIME, but its CLOCK_MONOTONIC runs during sleep.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True, slots=True)

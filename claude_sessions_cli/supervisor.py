@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from claude_sessions_cli.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, NotHeld, SessionsError
-from claude_sessions_cli.renewal import KeepAlive, uptime
+from claude_sessions_cli.renewal import KeepAlive
 from claude_sessions_cli.terminal import Terminal
+from claude_sessions_cli.times import uptime
 
 # How long a command that ^Z stopped past its window waits for proof that the claim still stands.
 PROOF_S = 5.0

@@ -44,14 +44,16 @@ LIST: tuple[Column[JudgedSession], ...] = (
     Column("CODEBASE", lambda seen: seen.session.codebase),
     Column("CLAIMED", lambda seen: format_age(seen.session.claim_age_s)),
     Column("HEARTBEAT", lambda seen: format_age(seen.session.heartbeat_age_s)),
+    Column("NOTE", lambda seen: seen.session.note),
 )
 # The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
-DROPPED_FIRST = ("PID", "TTY", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
+DROPPED_FIRST = ("PID", "TTY", "NOTE", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
 
 TERMS: tuple[Column[Term], ...] = (
     Column("SD", lambda term: term.sd_id),
     Column("SESSION", lambda term: term.session_id),
     Column("HOST", lambda term: term.hostname),
+    Column("NOTE", lambda term: term.purpose),
     Column("FROM", lambda term: _to_second(term.began_at)),
     Column("TO", lambda term: _to_second(term.ended_at) if term.ended_at else "now"),
     Column("ENDED", lambda term: _with_note(term.reason, term.note) if term.ended_at else None),

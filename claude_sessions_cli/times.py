@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# A later `claimed_at`, such as 'infinity' from another program, is not a fence: no later term could exceed it.
+# An earlier or later `claimed_at`, such as 'infinity' from another program, is not a fence.
 FENCE_LIMIT = (datetime(9999, 1, 1, tzinfo=timezone.utc) - EPOCH) // timedelta(microseconds=1)
 
 
@@ -18,7 +19,7 @@ def fence_of(claimed_at: datetime | None) -> int | None:
     if claimed_at is None:
         return None
     fence = (claimed_at - EPOCH) // timedelta(microseconds=1)
-    return fence if fence <= FENCE_LIMIT else None
+    return fence if 0 <= fence <= FENCE_LIMIT else None
 
 
 def time_of(fence: int | None) -> datetime | None:
@@ -70,3 +71,9 @@ def to_time(value: object) -> datetime | None:
     except ValueError:
         return None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
+
+
+def uptime() -> float:
+    """Return seconds on a clock that cannot be set, and that runs while the machine sleeps."""
+    # macOS has no CLOCK_BOOTTIME, but its CLOCK_MONOTONIC runs during sleep.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

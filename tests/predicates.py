@@ -113,6 +113,8 @@ TESTS = {
     "session_columns": ("operations/claim", "operations/tombstones"),
     "lock_claim": LOCKS,
     "lock_session": LOCKS,
+    "lock_sessions": ("operations/agent",),
+    "list_same_process": ("operations/agent",),
     "lock_work_item": LOCKS,
     "merge_metadata": ("operations/release", *LEASES),
     "merged_metadata": (

@@ -10,7 +10,8 @@ import pytest
 from poll import PATIENCE_S, until
 
 from claude_sessions_cli.errors import NotHeld, SessionsError, Unreachable
-from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, KeepAlive, TrustWindow, uptime
+from claude_sessions_cli.renewal import HANGING_LIMIT, RETRY_S, KeepAlive, TrustWindow
+from claude_sessions_cli.times import uptime
 
 
 class Renewal:

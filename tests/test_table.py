@@ -25,6 +25,7 @@ def table(*rows: dict[str, str]) -> Table:
         "CODEBASE": "shop",
         "CLAIMED": "12m",
         "HEARTBEAT": "5s",
+        "NOTE": "the parser",
     }
     return [HEADS, *(tuple({**ordinary, **row}[head] for head in HEADS) for row in rows)]
 
@@ -58,7 +59,7 @@ def test_empty_columns_leave_first_then_equal_ones() -> None:
 
 def test_random_ids_are_shortened_before_other_columns_leave() -> None:
     rows = table({"SESSION": UUID}, {"SESSION": DERIVED, "SD": "SD-2", "TRACK": "B", "HOST": "b", "TTY": "-"})
-    rows[2] = (*rows[2][:6], "7", "web", "1m", "2s")
+    rows[2] = (*rows[2][:6], "7", "web", "1m", "2s", "tests")
     fitted = fit(rows, widest(rows) - 1)
     assert fitted[0] == HEADS
     assert [row[3] for row in fitted[1:]] == ["4f9c2a7e", "session_049d5cb4"]

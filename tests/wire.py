@@ -131,7 +131,7 @@ class Wire:
             self.connecting, self.messages, self.fault = [], [], None
 
     def arm(self, fault: Fault) -> Fault:
-        """Count anew; the fault comes at its message."""
+        """Count anew, and let a fault come."""
         self.reset()
         with self.lock:
             self.fault, self._left = fault, fault.message

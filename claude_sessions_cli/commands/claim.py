@@ -8,7 +8,7 @@ import typer
 
 from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import UsageError
-from claude_sessions_cli.names import check_work_item
+from claude_sessions_cli.names import check_note, check_work_item
 
 if TYPE_CHECKING:
     from claude_sessions_cli.operations.claim import ClaimResult
@@ -32,6 +32,10 @@ def claim(
     wait: options.Wait = None,
     force: Annotated[bool, typer.Option("--force", help="Take it from a live holder; needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the holder.")] = None,
+    fence: Annotated[
+        int | None, typer.Option("--fence", metavar="N", help="With --force: only if this term still lasts.")
+    ] = None,
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What for; others see it.")] = None,
     session: options.SessionId = None,
     pid: options.Pid = None,
     tty: options.Tty = None,
@@ -50,8 +54,10 @@ def claim(
         raise UsageError("a session holds one work item at a time", "claim the first free one of several: add --any")
     if force and not (reason and reason.strip()):
         raise UsageError("--force needs --reason TEXT, which the holder will read")
-    if reason is not None and not force:
-        raise UsageError("--reason needs --force")
+    if not force and (reason is not None or fence is not None):
+        raise UsageError(f"{'--reason' if fence is None else '--fence'} needs --force")
+    if note is not None:
+        note = check_note(note)
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
@@ -66,10 +72,19 @@ def claim(
     with invocation.open_database(settings, output, deadline) as database:
 
         def claim_one(item: str) -> ClaimResult:
-            return operation.claim(database, caller, item, track=track, switch=switch, force_reason=reason)
+            return operation.claim(
+                database,
+                caller,
+                item,
+                track=track,
+                switch=switch,
+                force_reason=reason,
+                force_fence=fence,
+                note=note,
+            )
 
         result = invocation.claim_or_wait(database, caller, sd, deadline, claim_one, output)
     invocation.update_prompt(caller, result.session.session, database)
     if result.lost_before:
-        output.note(f"before this, the session {describe(result.lost_before)}")
+        output.loss(f"before this, the session {describe(result.lost_before)}")
     output.result(as_json.claim_data(result), lambda: as_text.claim_text(result))

@@ -69,7 +69,8 @@ def heartbeat(
     looked_at = invocation.shown_database(caller)
     with invocation.open_database(settings, output) as database:
         before = invocation.prompt_version(caller, database)
-        result = operation.heartbeat(database, caller, register=register, if_older_than=if_older_than)
+        witness = invocation.seen_claim(caller, database)
+        result = operation.heartbeat(database, caller, register=register, if_older_than=if_older_than, witness=witness)
     # A command that ran during a heartbeat in the background has shown newer facts.
     if within is None or invocation.prompt_version(caller, database) == before:
         # Meanwhile the shell may have turned to another database.

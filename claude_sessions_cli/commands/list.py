@@ -76,6 +76,7 @@ def list_(
         statuses=status or (),
         tracks=track or (),
         hostname=caller.identity.host.hostname if here else host,
+        boot_id=caller.identity.host.boot_id if here else None,
         codebase=codebase,
         session_id=caller.session_id if mine else None,
         limit=limit,

@@ -45,7 +45,8 @@ def release(
 ) -> None:
     """Give this session's claim back.
 
-    Exit 0 if nothing is held, 4 if another session holds the item. Exit 4, once, if the session has lost its claim.
+    Exit 0 if nothing is held, 4 if the session holds another item, or another session holds this one. Exit 4 if the
+    session has lost its claim and holds nothing: until it was told twice, by a claim or a release.
     """
     invocation.give_up_after(within)
     settings = invocation.load_settings(dsn)
@@ -63,16 +64,18 @@ def release(
     if sd is not None:
         check_work_item(sd)
     output = render.Output("release", json, quiet)
-    own = session is None or session == caller.identity.session_id
+    other = None if session == caller.identity.session_id else session
     with invocation.open_database(settings, output) as database:
-        if session is None or own:
+        if other is None:
             result = operation.release(database, caller, sd, end=end, reason=reason)
         else:
-            result = operation.release_other(database, caller, session, sd, end=end, reason=reason)
-    if own and result.session:
+            result = operation.release_other(database, caller, other, sd, end=end, reason=reason)
+    if other is None and result.session:
         invocation.update_prompt(caller, result.session.session, database)
     elif result.session:
         invocation.correct_prompts(caller, [result.session])
-    if result.tombstone:
+    if result.tombstone and result.sd_id is None:
         raise NotHeld(f"this session {describe(result.tombstone)}", data=as_json.release_data(result))
+    if result.tombstone:
+        output.loss(f"before this, the session {describe(result.tombstone)}")
     output.result(as_json.release_data(result), lambda: as_text.release_text(result))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import as_json, as_text, identity, options, render
-from claude_sessions_cli.errors import NoIdentity
+from claude_sessions_cli import as_json, as_text, identity, invocation, options, render
+from claude_sessions_cli.errors import NoIdentity, SessionsError, Unreachable
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.identity import Identity
+    from claude_sessions_cli.operations.whoami import Standings
+    from claude_sessions_cli.render import Output
 
 app = options.new_app()
 
@@ -19,12 +24,13 @@ def whoami(
     session: options.SessionId = None,
     pid: options.Pid = None,
     tty: options.Tty = None,
+    dsn: options.Dsn = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show which session this command belongs to.
+    """Show this session, and what it holds.
 
-    Exit 5 if no rule finds one.
+    Exit 5 if no rule finds one. Without a database it shows the session alone, and why the database was not asked.
     """
     who = identity.detect(os.environ, session=session, pid=pid, tty=tty)
     output = render.Output("whoami", json, quiet)
@@ -35,4 +41,29 @@ def whoami(
         if explain and not json:
             output.result(error.data, lambda: as_text.whoami_text(who, explain))
         raise
-    output.result(as_json.whoami_data(who), lambda: as_text.whoami_text(who, explain))
+    found, asked, problem = _ask(who, dsn, output)
+    output.result(
+        as_json.whoami_data(who, found, asked, problem),
+        lambda: as_text.whoami_text(who, explain, found, asked, problem),
+    )
+
+
+def _ask(who: Identity, dsn: str | None, output: Output) -> tuple[Standings | None, str | None, str | None]:
+    """Return what the database says of the session, the rule that chose the database, and why it said nothing."""
+    source = None
+    try:
+        settings = invocation.load_settings(dsn)
+        source = settings.dsn_source
+        if settings.dsn is None:
+            from claude_sessions_cli.embedded import server
+
+            if not server.status().running:
+                raise Unreachable("no database is configured, and the private server is not running")
+
+        from claude_sessions_cli.operations.caller import Caller
+        from claude_sessions_cli.operations.whoami import whoami as operation
+
+        with invocation.open_database(settings, output) as database:
+            return operation(database, Caller(who, settings)), source, None
+    except SessionsError as error:
+        return None, source, error.message

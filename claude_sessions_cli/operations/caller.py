@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from claude_sessions_cli.identity import Identity, require
-from claude_sessions_cli.liveness import liveness
-from claude_sessions_cli.model import Actor, JudgedSession, Session
+from claude_sessions_cli.liveness import is_of_earlier_boot, liveness
+from claude_sessions_cli.model import Actor, JudgedSession, Liveness, ProcessRecord, Session
 from claude_sessions_cli.settings import Settings
+
+
+class Standing(Enum):
+    """How a caller stands to the row of its session id.
+
+    OWN: the row is of the caller's process, or has ended. UNBOUND: one of the two processes is not known, so the id is
+    the authority. MOVABLE: the row is of another process, which is dead, or unknown and silent for too long. TWIN: it
+    is of another process that is not proven dead.
+    """
+
+    OWN = "own"
+    UNBOUND = "unbound"
+    MOVABLE = "movable"
+    TWIN = "twin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +51,62 @@ class Caller:
         """The parameters that name the caller's row."""
         return {"session_id": self.session_id, "now": self.now}
 
+    @property
+    def process(self) -> ProcessRecord | None:
+        """The process of this caller, as far as it is known."""
+        record = self.identity.known_process
+        return ProcessRecord(**record) if record else None
+
+    def as_session(self, session_id: str) -> Caller:
+        """Return this caller under another session id of its process."""
+        return replace(self, identity=replace(self.identity, session_id=session_id))
+
+    def standing(self, session: Session) -> Standing:
+        """Return whose row the session of this caller's id is."""
+        bound = self._standing_of_known(session)
+        return bound if bound is not None else self._standing_by(session, liveness(session, self.identity.host))
+
+    def _standing_of_known(self, session: Session) -> Standing | None:
+        recorded, own = session.recorded_process, self.process
+        if session.status == "released" or (recorded and recorded.is_same(own)):
+            return Standing.OWN
+        return Standing.UNBOUND if session.process is None or own is None else None
+
+    def _standing_by(self, session: Session, known: Liveness) -> Standing:
+        if session.has_lapsed(known, self.settings.stale_after) or is_of_earlier_boot(
+            session.process, session, self.identity.host
+        ):
+            return Standing.MOVABLE
+        return Standing.TWIN
+
     def judge(self, session: Session) -> JudgedSession:
         """Judge a session, with one look at its process."""
         known = liveness(session, self.identity.host)
         patience, every = self.settings.stale_after, self.settings.heartbeat_every
-        mine = session.session_id == self.identity.session_id
+        mine = session.session_id == self.identity.session_id and (
+            (self._standing_of_known(session) or self._standing_by(session, known)) is not Standing.TWIN
+        )
         lapsed = session.has_lapsed(known, patience)
         return JudgedSession(
             session, known, lapsed, session.label(known, lapsed, every, mine), session.expires_in_s(patience)
         )
 
-    def columns(self, **own: Any) -> dict[str, Any]:
-        """Return the parameters that register or refresh a row; `own` adds to the tool's metadata."""
+    def columns(self, standing: Standing = Standing.OWN, **own: Any) -> dict[str, Any]:
+        """Return the parameters that register or refresh a row; `own` adds to the tool's metadata.
+
+        A row that is not bound to the caller's process keeps its own process and terminal.
+        """
+        binds = standing is not Standing.UNBOUND
+        metadata, process = self.identity.own_metadata(), self.identity.known_process if binds else None
+        metadata.pop("process", None)
+        if process:
+            metadata["process"] = process
         return {
             **self.key,
-            "tty": self.identity.tty,
-            "pid": self.identity.pid,
+            "tty": self.identity.tty if binds else None,
+            "pid": process["pid"] if process else None,
             "hostname": self.identity.host.hostname,
             "codebase": self.identity.codebase,
             # Not as ASCII: a database in another encoding accepts the character, but not its escape.
-            "own": json.dumps({**self.identity.own_metadata(), **own}, ensure_ascii=False),
+            "own": json.dumps({**metadata, "continued_as": None, **own}, ensure_ascii=False),
         }

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timezone
-
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import JudgedSession, Session
 from claude_sessions_cli.names import check_work_item
-from claude_sessions_cli.operations import rows
+from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
 
@@ -18,7 +15,17 @@ def check(database: Database, caller: Caller, sd_id: str | None = None, *, fence
     """Return the caller's session if it holds the item (or any), under `fence` if given; else raise NotHeld."""
     if sd_id is not None:
         check_work_item(sd_id)
-    return require_claim(caller, database.prove(read_holders, caller, sd_id), sd_id, fence)
+    return agent.settled(database, caller, lambda acting: _check(database, acting, sd_id, fence)).result
+
+
+def _check(database: Database, caller: Caller, sd_id: str | None, fence: int | None) -> JudgedSession:
+    found, *same = database.prove(_look, caller, sd_id)
+    agent.require_current(caller, rows.split(found, caller)[0], same, writes=False)
+    return require_claim(caller, found, sd_id, fence)
+
+
+def _look(tx: Transaction, caller: Caller, sd_id: str | None) -> list[Rows]:
+    return tx.commit(Statement("read_holders", **caller.key, sd_id=sd_id), *agent.look(caller))
 
 
 def read_holders(tx: Transaction, caller: Caller, sd_id: str | None) -> Rows:
@@ -32,7 +39,15 @@ def require_claim(caller: Caller, found: Rows, sd_id: str | None, fence: int | N
     session, others = rows.split(found, caller)
     if session is None:
         raise NotHeld(f"session {caller.session_id} is not registered, and holds nothing")
-    if session.tombstone and sd_id in (None, session.tombstone.sd_id):
+    try:
+        agent.require_own(caller, session)
+    except HeldByAnother as error:
+        raise NotHeld(error.message, error.hint) from None
+    lost = agent.lost_term(session, others)
+    if lost and sd_id in (None, lost.sd_id):
+        instead = f"; it holds {session.sd_id} now" if session.holds and session.sd_id != lost.sd_id else ""
+        raise claim_lost(lost, instead)
+    if session.tombstone and session.unsettled_loss and sd_id in (None, session.tombstone.sd_id):
         raise claim_lost(session.tombstone)
     if not session.holds or sd_id not in (None, session.sd_id):
         holder = next((other.session_id for other in others if other.holds and other.sd_id == sd_id), None)
@@ -41,22 +56,11 @@ def require_claim(caller: Caller, found: Rows, sd_id: str | None, fence: int | N
     if fence not in (None, session.fence):
         raise NotHeld(f"fence {fence} is not current: this session holds {session.sd_id} under fence {session.fence}")
     rows.refuse_stale(session)
-    if later := later_holder(caller, others, session.sd_id, session.claimed_at):
-        raise later
+    if later := agent.later_holder(session, others):
+        raise overtaken(later)
     return caller.judge(session)
 
 
-def later_holder(
-    caller: Caller, others: Iterable[Session], sd_id: str | None, claimed_at: datetime | None
-) -> NotHeld | None:
-    """Return the error of a term that a later one of another session has overtaken; None if there is no later one."""
-    own = (claimed_at or datetime.min.replace(tzinfo=timezone.utc), caller.session_id)
-    later = [
-        (other.claimed_at, other.session_id, other)
-        for other in others
-        if other.holds and other.sd_id == sd_id and other.claimed_at and (other.claimed_at, other.session_id) > own
-    ]
-    if not later:
-        return None
-    *_, latest = max(later)
-    return NotHeld(f"{sd_id} is held by {latest.session_id} under the later fence {latest.fence}", "claim it again")
+def overtaken(later: Session) -> NotHeld:
+    """Return the error of a term that a later one of another session has overtaken."""
+    return NotHeld(f"{later.sd_id} is held by {later.session_id} under the later fence {later.fence}", "claim it again")

@@ -3,101 +3,152 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.connection import Row
+from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.liveness import liveness_of
 from claude_sessions_cli.model import (
-    SILENT,
     SILENT_TO_THE_END,
     JudgedSession,
     Liveness,
     ProcessRecord,
     Session,
     Tombstone,
+    Witness,
 )
-from claude_sessions_cli.operations import rows
+from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.claim import not_registered, take
-from claude_sessions_cli.operations.tombstones import add_successor
+from claude_sessions_cli.operations.tombstones import add_successor, lost_to
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatResult:
-    """The outcome: `renewed`, `registered`, `restored`, `fresh` or `lost`."""
+    """The outcome: `renewed`, `registered`, `restored`, `moved`, `continued`, `fresh` or `lost`.
+
+    `source` is the session of the same process whose claim this one continues.
+    """
 
     outcome: str
     session: JudgedSession
     tombstone: Tombstone | None = None
+    source: str | None = None
 
 
 def heartbeat(
-    database: Database, caller: Caller, *, register: bool = False, if_older_than: float | None = None
+    database: Database,
+    caller: Caller,
+    *,
+    register: bool = False,
+    if_older_than: float | None = None,
+    witness: Witness | None = None,
 ) -> HeartbeatResult:
     """Prove that the caller lives, without changing what it holds.
 
     With `register`, a session that is unknown or has ended is opened as idle. A session that lost its item to silence
     alone gets it back under a new fence, unless another one has taken it. A heartbeat younger than `if_older_than`
-    seconds is left alone, unless there is a loss to report or a row to correct.
+    seconds is left alone, unless there is a row to correct. `witness` is what this host has seen of the claim.
 
-    Raises NotHeld if the session is not registered. An unacknowledged loss is the outcome `lost` and not an error,
-    because the heartbeat is written.
+    Raises NotHeld if the session is not registered, HeldByAnother if its id is open in another process. A loss that no
+    claim or release has reported, or after which nothing was claimed, is the outcome `lost` and not an error, because
+    the heartbeat is written.
     """
-    renewed, seen, has_history = database.renew(caller.actor, _renew, caller, if_older_than)
-    if renewed:
-        return HeartbeatResult("renewed", caller.judge(renewed))
-    if seen is None:
+    settled = agent.settled(database, caller, lambda acting: _beat(database, acting, register, if_older_than, witness))
+    if settled.outcome and settled.result.outcome in ("renewed", "fresh"):
+        return replace(settled.result, outcome=settled.outcome, source=settled.source)
+    return settled.result
+
+
+def _beat(
+    database: Database, caller: Caller, register: bool, if_older_than: float | None, witness: Witness | None
+) -> HeartbeatResult:
+    (renewed, found, *same), has_history = database.renew(caller.actor, _renew, caller, if_older_than)
+    mine, others = rows.split(found, caller)
+    agent.require_current(caller, mine, same)
+    if mine is None:
         if not register:
             raise NotHeld(
-                f"session {caller.session_id} is not registered", "register it: claude-sessions heartbeat --register"
+                f"session {caller.session_id} is not registered",
+                "register it: claude-sessions heartbeat --register",
+                lost_item=witness.sd_id if witness else None,
             )
         _refuse_gone(caller)
-        return database.renew(caller.actor, _register, caller)
-    if if_older_than is not None and _is_fresh(seen, caller, if_older_than):
-        return HeartbeatResult("fresh", caller.judge(seen))
+        return database.renew(caller.actor, _register, caller, witness)
+    agent.require_here(caller, mine)
+    agent.require_term(mine, others)
+    if agent.forgotten_term(mine, witness) and (lost := agent.note_loss(database, caller, witness)):
+        return HeartbeatResult("lost", caller.judge(rows.require(database.read(rows.read, caller))), lost)
+    is_fresh = if_older_than is not None and _is_fresh(mine, if_older_than)
+    if _restorable_item(mine) or not (renewed or is_fresh):
+        return _settle(database, caller, register, mine, has_history)
+    if mine.term and mine.sd_id and (mine.term.sd_id, mine.term.fence) != (mine.sd_id, mine.fence):
+        mine = database.renew(caller.actor, _correct_term, caller)
+    if mine.unsettled_loss:
+        return HeartbeatResult("lost", caller.judge(mine), mine.tombstone)
+    return HeartbeatResult("renewed" if renewed else "fresh", caller.judge(mine))
+
+
+def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tuple[list[Rows], bool]:
+    """Return the session, if this could renew it, the rows of read_holders and of `agent.look`; and of a history."""
+    record = caller.identity.known_process
+    answers = tx.commit(
+        Statement(
+            "renew_heartbeat",
+            **caller.key,
+            pid=record["pid"] if record else None,
+            process=json.dumps(record) if record else None,
+            older_than_s=if_older_than,
+        ),
+        Statement("read_holders", **caller.key, sd_id=None),
+        *agent.look(caller),
+    )
+    return answers, tx.has_history
+
+
+def _correct_term(tx: Transaction, caller: Caller) -> Session:
+    """Follow another program that gave the session's own item a new fence."""
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    session = rows.require(found.session)
+    agent.require_own(caller, session)
+    agent.require_term(session, ())
+    term = {"sd_id": session.sd_id, "fence": session.fence} if session.sd_id and session.fence else None
+    [corrected] = tx.commit(rows.merge(caller, term=term))
+    return rows.written(corrected)
+
+
+def _register(tx: Transaction, caller: Caller, witness: Witness | None) -> HeartbeatResult:
+    insert, look = Statement("insert_session", **caller.columns()), Statement("lock_session", **caller.key)
+    _, found = tx.send(insert, look) if witness else tx.commit(insert, look)
+    session = found.session
+    if session is None:
+        raise rows.not_registered(caller)
+    agent.require_own(caller, session)
+    if witness is None:
+        return HeartbeatResult("registered", caller.judge(session))
+    lost = agent.loss_seen_by(witness, session.server_now)
+    [noted] = tx.commit(rows.merge(caller, tombstone=lost.as_metadata()))
+    return HeartbeatResult("lost", caller.judge(rows.written(noted)), lost)
+
+
+def _settle(database: Database, caller: Caller, register: bool, seen: Session, has_history: bool) -> HeartbeatResult:
+    """Restore the item, report a loss, or open the session again."""
     # A renewal that waited for the row keeps it locked even if it then matches nothing. This path locks the work item
     # first, so it needs a transaction of its own.
     item = _restorable_item(seen)
     while True:
-        settled = database.write(caller.actor, _settle, caller, register, item, has_history)
+        settled = database.write(caller.actor, _try_settling, caller, register, item, has_history)
         if isinstance(settled, HeartbeatResult):
             return settled
         item = settled
 
 
-def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tuple[Session | None, Session | None, bool]:
-    """Return the renewed session, if this could renew it; the row as it is; whether there is a history."""
-    record = caller.identity.process_record
-    renewed, seen = tx.commit(
-        Statement(
-            "renew_heartbeat",
-            **caller.key,
-            pid=caller.identity.pid,
-            process=json.dumps(record) if record else None,
-            older_than_s=if_older_than,
-        ),
-        Statement("read_session", **caller.key),
-    )
-    return renewed.session, seen.session, tx.has_history
-
-
-def _register(tx: Transaction, caller: Caller) -> HeartbeatResult:
-    _, found = tx.commit(Statement("insert_session", **caller.columns()), Statement("read_session", **caller.key))
-    if found.session is None:
-        raise not_registered(caller)
-    return HeartbeatResult("registered", caller.judge(found.session))
-
-
-def _settle(
+def _try_settling(
     tx: Transaction, caller: Caller, register: bool, item: str | None, has_history: bool
 ) -> HeartbeatResult | str | None:
-    """Restore the item, report a loss, or open the session again.
-
-    Returns the item to lock if another than `item` has become restorable since; the caller retries.
-    """
+    """Return the result, or the item to lock if another than `item` has become restorable since."""
     # The work item is locked before any row, as in claim; the other order would deadlock.
     lock = [Statement("lock_work_item", sd_id=item)] if item else []
     history = [Statement("read_fence_floor", sd_id=item)] if item and has_history else []
@@ -105,6 +156,8 @@ def _settle(
     mine, others = rows.split(answers[len(lock)], caller)
     if mine is None:
         raise NotHeld(f"session {caller.session_id} was deleted during its heartbeat")
+    agent.require_here(caller, mine)
+    agent.require_term(mine, others)
     if mine.status == "released":
         if not register:
             raise NotHeld(f"session {mine.session_id} has ended", "open it again: claude-sessions heartbeat --register")
@@ -118,13 +171,11 @@ def _settle(
     return _revive(tx, caller, mine, mine.tombstone)
 
 
-def _is_fresh(session: Session, caller: Caller, seconds: float) -> bool:
-    """Whether a plain heartbeat would do, and the last one is younger than `seconds`; one in the future is not."""
-    record = caller.identity.process_record
-    in_order = session.status not in ("stale", "released") and "tombstone" not in session.own
-    as_recorded = record is None or (session.pid, session.own.get("process")) == (caller.identity.pid, record)
+def _is_fresh(session: Session, seconds: float) -> bool:
+    """Whether the last heartbeat is younger than `seconds`, and a plain one would do; one in the future is not."""
     age = (session.server_now - session.last_sign).total_seconds()
-    return in_order and as_recorded and session.heartbeat_at is not None and 0 <= age < seconds
+    in_order = session.status not in ("stale", "released")
+    return in_order and session.heartbeat_at is not None and 0 <= age < seconds
 
 
 def _restorable_item(session: Session) -> str | None:
@@ -137,19 +188,22 @@ def _restorable_item(session: Session) -> str | None:
 
 
 def _restore(
-    tx: Transaction, caller: Caller, mine: Session, others: list[Session], item: str, latest: Mapping[str, Any] | None
+    tx: Transaction, caller: Caller, mine: Session, others: list[Session], item: str, latest: Row | None
 ) -> HeartbeatResult:
     lost = mine.tombstone
     holder = next((other for other in others if other.holds and other.sd_id == item), None)
     if holder is None and mine.sd_id is None and lost is not None:
         lost = add_successor(lost, latest)
     if holder is None and (lost is None or lost.restorable):
-        taken = take(tx, caller, mine, others, item, mine.track or (lost.track if lost else None))
+        track = mine.track or (lost.track if lost else None)
+        taken = rows.take(tx, caller, mine, others, item, track, tombstone=None)
         return HeartbeatResult("restored" if lost else "renewed", caller.judge(taken), lost)
     if holder is None:
         return _revive(tx, caller, mine, lost)
-    silence = Tombstone(item, mine.fence, mine.server_now, SILENT, None, mine.track)
-    lost = replace(lost if lost and mine.sd_id is None else silence, by=holder.session_id, new_fence=holder.fence)
+    if mine.sd_id is None and lost:
+        lost = replace(lost, by=holder.session_id, new_fence=holder.fence)
+    else:
+        lost = lost_to(mine, holder)
     cleared = [rows.clear(caller, mine, "idle", tombstone=lost.as_metadata())] if mine.sd_id is not None else []
     return _revive(tx, caller, mine, lost, cleared)
 
@@ -157,15 +211,19 @@ def _restore(
 def _revive(
     tx: Transaction, caller: Caller, mine: Session, lost: Tombstone | None, before: Sequence[Statement] = ()
 ) -> HeartbeatResult:
-    if lost and lost.restorable and mine.status == "released":
-        # Sessions that claimed the item after this one ended did not update its tombstone.
-        lost = replace(lost, reason=SILENT_TO_THE_END)
-    own = {"tombstone": lost.as_metadata()} if lost else {}
-    *_, row = tx.commit(*before, Statement("revive_session", **caller.columns(**own)))
-    revived = caller.judge(rows.written(row))
+    own: dict[str, Any] = {}
+    if mine.status == "released":
+        own = {"term": None, "moved": None}
+        if lost and lost.restorable:
+            # Sessions that claimed the item after this one ended did not update its tombstone.
+            lost = replace(lost, reason=SILENT_TO_THE_END)
     if lost:
-        return HeartbeatResult("lost", revived, lost)
-    return HeartbeatResult("registered" if mine.status == "released" else "renewed", revived)
+        own["tombstone"] = lost.as_metadata()
+    *_, row = tx.commit(*before, Statement("revive_session", **caller.columns(caller.standing(mine), **own)))
+    revived = rows.written(row)
+    if revived.unsettled_loss:
+        return HeartbeatResult("lost", caller.judge(revived), lost)
+    return HeartbeatResult("registered" if mine.status == "released" else "renewed", caller.judge(revived))
 
 
 def _refuse_gone(caller: Caller) -> None:

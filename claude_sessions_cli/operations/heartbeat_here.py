@@ -32,7 +32,7 @@ def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     here = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, "now": caller.now}
     # No transaction is open while the processes are looked at: each write compares what was seen.
     seen = [caller.judge(session) for session in database.read(_list, here)]
-    alive = [judged.session for judged in seen if judged.liveness is Liveness.ALIVE]
+    alive = [judged.session for judged in seen if judged.liveness is Liveness.ALIVE and judged.session.process]
     renewed = database.renew(caller.actor, _renew, alive, here) if alive else 0
     verdicts = [reap.judge(caller, judged, None) for judged in seen if judged.liveness is Liveness.DEAD]
     released = reap.carry_out(database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE])

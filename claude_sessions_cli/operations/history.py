@@ -23,6 +23,7 @@ class Term:
     tty: str | None
     pid: int | None
     codebase: str | None
+    purpose: str | None
     began_at: datetime
     ended_at: datetime | None
     reason: str | None

@@ -22,6 +22,7 @@ class Filters:
     codebase: str | None = None
     session_id: str | None = None
     limit: int | None = None
+    boot_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
         statuses=list(filters.statuses) or None,
         tracks=list(filters.tracks) or None,
         hostname=filters.hostname,
+        boot_id=filters.boot_id,
         codebase=filters.codebase,
         session_id=filters.session_id,
         row_limit=filters.limit,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.model import MAX_AGE, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session
+from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import tombstone_for
 from claude_sessions_cli.times import format_age
@@ -206,5 +207,7 @@ def _carry_out(tx: Transaction, caller: Caller, page: list[ReapVerdict]) -> list
 
 def _as_json(verdict: ReapVerdict) -> dict[str, object]:
     session = verdict.session.session
-    own = {"parked_until": None, "tombstone": tombstone_for(session, verdict.reason)}
+    own = {**rows.ENDED, "tombstone": tombstone_for(session, verdict.reason)}
+    if session.sd_id is None:
+        del own["term"]  # one that another program ended is left for the session to find
     return {"id": str(session.id), "row_version": session.row_version, "status": verdict.to, "own": own}

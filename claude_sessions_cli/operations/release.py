@@ -5,25 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from claude_sessions_cli.database import Database, Statement, Transaction
-from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.errors import NotHeld, UsageError
 from claude_sessions_cli.model import RELEASED_BY_OTHER, JudgedSession, Session, Tombstone
 from claude_sessions_cli.names import check_session_id, check_work_item
-from claude_sessions_cli.operations import rows
+from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.tombstones import tombstone_for
+from claude_sessions_cli.operations.tombstones import tell, tombstone_for
+
+# A shorter prefix is more likely a slip.
+LEAST_PREFIX = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseResult:
     """The outcome: `released`, `nothing_held` or `ended`; `session` is None if it has no row.
 
-    `sd_id` is the item given back, `tombstone` a loss that this release acknowledges.
+    `sd_id` is the item given back, `of_another` whether that session is not the caller's. `tombstone` is a loss that
+    this release reports: the first claim or release after it marks it, and the second removes it.
     """
 
     outcome: str
     session: JudgedSession | None
     sd_id: str | None = None
     tombstone: Tombstone | None = None
+    of_another: bool = False
 
 
 def release(
@@ -33,34 +38,50 @@ def release(
     *,
     end: bool = False,
     reason: str | None = None,
+    named: bool = False,
 ) -> ReleaseResult:
-    """Give the caller's claim back; with `end`, end the session too.
+    """Give the caller's claim back; with `end`, end the session too. A `named` session is released under no other id.
 
-    Raises NotHeld if another session holds `sd_id`. A loss is acknowledged: its tombstone is returned and removed.
+    Raises NotHeld if another session holds `sd_id`, or this one another item; HeldByAnother if its id is open in
+    another process.
     """
     if sd_id is not None:
         check_work_item(sd_id)
-    return database.write(caller.actor, _release, caller, sd_id, end, reason)
+    return agent.settled(
+        database, caller, lambda acting: database.write(acting.actor, _release, acting, sd_id, end, reason, named)
+    ).result
 
 
-def _release(tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reason: str | None) -> ReleaseResult:
-    [found] = tx.send(Statement("lock_claim", **caller.key, sd_id=sd_id))
+def _release(
+    tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reason: str | None, named: bool
+) -> ReleaseResult:
+    found, *same = tx.send(Statement("lock_claim", **caller.key, sd_id=sd_id), *agent.look(caller))
     mine, others = rows.split(found, caller)
+    if not named:
+        agent.require_current(caller, mine, same, writes=False)
+    if mine:
+        agent.require_own(caller, mine)
+        agent.require_term(mine, [] if sd_id is None else others)
     held = mine.sd_id if mine and mine.holds and sd_id in (None, mine.sd_id) else None
-    lost = mine.tombstone if mine and mine.tombstone and sd_id in (None, mine.tombstone.sd_id) else None
+    lost = mine.tombstone if mine and mine.tombstone and sd_id in (None, held, mine.tombstone.sd_id) else None
     holder = next((other for other in others if other.holds and other.sd_id == sd_id), None)
-    if holder and sd_id is not None and held is None and lost is None:
-        raise NotHeld(f"{sd_id} is held by {holder.session_id}, not by this session")
-    if mine and mine.holds and held is None and end:
-        raise NotHeld(f"this session holds {mine.sd_id}, not {sd_id}", "end it without naming an item: release --end")
+    if sd_id is not None and held is None and lost is None:
+        other = mine.sd_id if mine and mine.holds else None
+        holding = f"this session holds {other}"
+        if holder:
+            raise NotHeld(
+                f"{sd_id} is held by {holder.session_id}, not by this session{f'; {holding}' if other else ''}"
+            )
+        if other:
+            raise NotHeld(f"{holding}, not {sd_id}", f"release what it holds: release {'--end' if end else other}")
     if mine is None or not (held or lost or (end and mine.status != "released")):
         return ReleaseResult("nothing_held", caller.judge(mine) if mine else None)
 
-    own = {"tombstone": None, "release_reason": reason}
+    own = {"release_reason": reason, **({"tombstone": tell(lost)} if lost else {})}
     if held or end:
         [cleared] = tx.commit(rows.clear(caller, mine, "released" if end else "idle", **own))
         return ReleaseResult("ended" if end else "released", caller.judge(rows.written(cleared)), held, lost)
-    [acknowledged] = tx.commit(rows.merge(caller, **own))
+    [acknowledged] = tx.commit(rows.merge(caller, **own, **({} if mine.holds else {"term": None})))
     return ReleaseResult("nothing_held", caller.judge(rows.written(acknowledged)), None, lost)
 
 
@@ -69,16 +90,23 @@ def release_other(
 ) -> ReleaseResult:
     """Give back the claim of the only live session whose id begins with `prefix`, and leave it a tombstone.
 
-    If `prefix` is a whole id, and the caller is in that session's process, host and directory, this is that session's
-    own release. Raises UsageError if several sessions match, NotHeld if none does or it does not hold `sd_id`.
+    If the session's process is the caller's, or the caller has no identity of its own, this is that session's own
+    release. Raises UsageError if several sessions match, or a live one is released without a reason, NotHeld if none
+    matches or it does not hold `sd_id`.
     """
     check_session_id(prefix, "--session")
     found = rows.pick(database.read(_find, caller, prefix), prefix)
     if found is None:
         raise NotHeld(f"no session's id begins with {prefix}", "see them: claude-sessions list --all")
-    if found.session_id == prefix and _is_itself(found, caller):
+    if len(prefix) < LEAST_PREFIX and found.session_id != prefix:
+        raise UsageError(
+            f"--session {prefix} is too short: give at least {LEAST_PREFIX} characters, or the whole id",
+            f"did you mean {found.session_id}?",
+        )
+    if _is_itself(found, caller):
+        prefix = found.session_id
         itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
-        return release(database, itself, sd_id, end=end, reason=reason)
+        return release(database, itself, sd_id, end=end, reason=reason, named=True)
     return database.write(caller.actor, _release_other, caller, found.session_id, sd_id, end, reason)
 
 
@@ -88,10 +116,10 @@ def _find(tx: Transaction, caller: Caller, prefix: str) -> list[Session]:
 
 
 def _is_itself(session: Session, caller: Caller) -> bool:
-    """Whether a caller that names a session is that session, by process, host and directory."""
-    recorded = (session.own.get("process"), session.hostname, session.own.get("cwd"))
-    identity = caller.identity
-    return recorded == (identity.process_record, identity.host.hostname, identity.cwd)
+    """Whether the caller may act as a session that it names. No two unknown processes are the same for that reason."""
+    if caller.identity.session_id is None:
+        return True
+    return session.process is not None and session.process.is_same(caller.process)
 
 
 def _release_other(
@@ -106,7 +134,13 @@ def _release_other(
     held = session.sd_id if session.holds else None
     if not held and (session.status == "released" or not end):
         return ReleaseResult("nothing_held", caller.judge(session))
+    seen = caller.judge(session)
+    if held and reason is None and not seen.lapsed:
+        raise UsageError(
+            f"session {session.session_id} holds {held} and has not lapsed", "say why, for its holder: --reason TEXT"
+        )
     status = "released" if end else ("idle" if session.status in ("active", None) else session.status)
-    tombstone = tombstone_for(session, RELEASED_BY_OTHER, note=reason)
+    tombstone = tombstone_for(session, RELEASED_BY_OTHER, by=caller.session_id, note=reason)
     [cleared] = tx.commit(rows.clear(caller, session, status, tombstone=tombstone))
-    return ReleaseResult("ended" if end else "released", caller.judge(rows.written(cleared)), held)
+    outcome = "ended" if end else "released"
+    return ReleaseResult(outcome, caller.judge(rows.written(cleared)), held, of_another=True)

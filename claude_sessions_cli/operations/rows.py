@@ -1,4 +1,4 @@
-"""A session's row: found among those that a statement returned, judged, and cleared."""
+"""A session's row: found among those that a statement returned, cleared, and given a work item."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from claude_sessions_cli.database import Rows, Statement, Transaction
-from claude_sessions_cli.errors import NotHeld, UsageError
+from claude_sessions_cli.errors import NotHeld, PermissionDenied, UsageError
 from claude_sessions_cli.failures import trigger_refused
-from claude_sessions_cli.model import Session
+from claude_sessions_cli.model import MOVED, Session
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
+from claude_sessions_cli.times import time_of
+
+# What the end of a term leaves in the tool's own metadata: nothing of it. A new term inherits no command.
+ENDED: dict[str, Any] = {"parked_until": None, "term": None, "note": None, "run": None}
 
 
 def read(tx: Transaction, caller: Caller) -> Session | None:
@@ -44,7 +48,7 @@ def split(found: Rows, caller: Caller) -> tuple[Session | None, list[Session]]:
 
 def require_holder(session: Session | None, refusal: str) -> Session:
     """Return a session that holds an item. Raises NotHeld, with `refusal`, if it does not, and if it lost its claim."""
-    if session and session.tombstone:
+    if session and session.tombstone and session.unsettled_loss:
         raise claim_lost(session.tombstone)
     if session is None or not session.holds:
         raise NotHeld(refusal, "claim first: claude-sessions claim SD")
@@ -67,7 +71,7 @@ def clear(caller: Caller, session: Session, status: str, **own: Any) -> Statemen
         "clear_claim",
         session_id=session.session_id,
         status=status,
-        own=as_json(parked_until=None, **own),
+        own=as_json(**{**ENDED, **own}),
         now=caller.now,
     )
 
@@ -83,8 +87,92 @@ def as_json(**own: Any) -> str:
     return json.dumps(own, ensure_ascii=False)
 
 
+def require(session: Session | None) -> Session:
+    """Return a session that was there a moment ago. Raises NotHeld if another program deleted it since."""
+    if session is None:
+        raise NotHeld("another program deleted this session", "claim again: claude-sessions claim SD")
+    return session
+
+
 def written(rows: Rows) -> Session:
     """Return the row of a statement that cannot miss, because this transaction has locked it."""
     if rows.session is None:
         raise trigger_refused()
     return rows.session
+
+
+def take(
+    tx: Transaction,
+    caller: Caller,
+    mine: Session,
+    others: Sequence[Session],
+    sd_id: str,
+    track: str | None,
+    evictions: Sequence[Statement] = (),
+    *,
+    moves: bool = False,
+    **own: Any,
+) -> Session:
+    """Give the caller an item that has no holder after the `evictions`, and commit.
+
+    Its row and `others`, those of `lock_claim`, are locked. A session that `moves` to this process gets a new fence.
+    `own` goes into the tool's metadata.
+    """
+    *before, term = _begin_term(tx, caller, mine, others, sd_id, track, moves, own)
+    # The holders evicted now, and earlier losers whose tombstone has no successor yet.
+    losers = [other.session_id for other in others if other.sd_id == sd_id or _lost_without_successor(other, sd_id)]
+    successor = (
+        [Statement("name_successor", session_ids=losers, by=caller.session_id, now=caller.now)] if losers else []
+    )
+    answers = tx.commit(*evictions, *before, term, *successor)
+    return written(answers[len(evictions) + len(before)])
+
+
+def _lost_without_successor(session: Session, sd_id: str) -> bool:
+    return session.tombstone is not None and (session.tombstone.sd_id, session.tombstone.by) == (sd_id, None)
+
+
+def _begin_term(
+    tx: Transaction,
+    caller: Caller,
+    mine: Session,
+    others: Sequence[Session],
+    sd_id: str,
+    track: str | None,
+    moves: bool,
+    own: dict[str, Any],
+) -> list[Statement]:
+    """Return the statements that begin the caller's term, or refresh it; the last one returns its row."""
+    own = {"stale_after": caller.settings.stale_after, "parked_until": None, "release_reason": None, **own}
+    columns = caller.columns(caller.standing(mine), **own)
+    fences = [row.fence for row in (mine, *others) if row.sd_id == sd_id]
+    fences += [row.tombstone.fence for row in (mine, *others) if row.tombstone and row.tombstone.sd_id == sd_id]
+    # If other programs gave the item a second holder, the later of the two fences counts.
+    is_latest = mine.fence is not None and mine.fence == _latest(fences)
+    if mine.holds and mine.sd_id == sd_id and is_latest and not moves:
+        return [Statement("renew_claim", **columns, track=track)]
+    before = []
+    if mine.sd_id is not None:
+        # Other programs' triggers must see the old item go before the new one comes.
+        reason = MOVED if moves else "new fence" if mine.sd_id == sd_id else "switched"
+        before.append(clear(caller, mine, "idle", release_reason=reason))
+        track = track if mine.sd_id != sd_id else track or mine.track
+    # No statement may name the history where there is none.
+    if tx.has_history:
+        before.append(Statement("read_fence_floor", sd_id=sd_id))
+    floor = time_of(_latest(fences))
+    # A command that still runs belongs to the term before.
+    columns = caller.columns(caller.standing(mine), **own, run=None)
+    return [*before, Statement("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)]
+
+
+def _latest(fences: Sequence[int | None]) -> int | None:
+    return max((fence for fence in fences if fence is not None), default=None)
+
+
+def not_registered(caller: Caller) -> PermissionDenied:
+    """Return the error of a session that has no row just after it was registered."""
+    return PermissionDenied(
+        f"session {caller.session_id} could not be registered: a trigger of the table refused it, or another program"
+        " deleted it"
+    )

@@ -12,14 +12,15 @@ from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import NotHeld, SessionsError, UsageError
 from claude_sessions_cli.identity import derive_session_id, export_anchor
 from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord
-from claude_sessions_cli.operations import rows, term
+from claude_sessions_cli.operations import agent, rows, term
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.check import check
 from claude_sessions_cli.operations.claim import ClaimResult, claim
 from claude_sessions_cli.operations.release import release
 from claude_sessions_cli.process import Process
-from claude_sessions_cli.renewal import KeepAlive, TrustWindow, uptime
+from claude_sessions_cli.renewal import KeepAlive, TrustWindow
 from claude_sessions_cli.text import shorten
+from claude_sessions_cli.times import uptime
 
 # Seconds that the end of a run waits for the database, and for the reader of its last lines.
 LAST_WORDS_S = 5.0
@@ -74,7 +75,7 @@ def begin(
     """
     caller, shared = find_holder(database, own, itself, sd_id, named=named)
     host = own.identity.host
-    runner = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns)
+    runner = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns, host.machine_id or None)
 
     def claim_one(item: str) -> ClaimResult:
         return claim(database, caller, item, track=track)
@@ -100,7 +101,8 @@ def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *,
     if named:
         _refuse_live_session(database, own, sd_id)
     session_id = own.identity.session_id if named else derive_session_id(itself, own.identity.host)
-    identity = replace(own.identity, session_id=session_id, anchor=itself, tty=itself.tty)
+    id_from = own.identity.id_from if named else "derived"
+    identity = replace(own.identity, session_id=session_id, id_from=id_from, anchor=itself, tty=itself.tty)
     return replace(own, identity=identity), False
 
 
@@ -109,6 +111,7 @@ def _holds(database: Database, own: Caller, sd_id: str) -> bool:
     mine = database.read(rows.read, own) if own.identity.session_id else None
     if mine is None or not mine.holds or mine.sd_id != sd_id:
         return False
+    agent.require_own(own, mine)
     judged = own.judge(mine)
     if judged.lapsed:
         # A command of the earlier run may still work: it must not share its fence with the new one.

@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
-from claude_sessions_cli.liveness import Host, liveness_of
-from claude_sessions_cli.model import JudgedSession, Liveness, ProcessRecord, Session
-from claude_sessions_cli.operations import rows
-from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.check import later_holder, read_holders, require_claim
+from claude_sessions_cli.liveness import may_run
+from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session, Term
+from claude_sessions_cli.operations import agent, rows
+from claude_sessions_cli.operations.caller import Caller, Standing
+from claude_sessions_cli.operations.check import overtaken, read_holders, require_claim
 from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.times import time_of
 
@@ -20,31 +20,30 @@ def enter(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str)
 
     Raises HeldByAnother if another runner does, NotHeld if the session no longer holds the item.
     """
-    return database.write(caller.actor, _enter, caller, runner, sd_id)
+    return agent.settled(
+        database, caller, lambda acting: database.write(acting.actor, _enter, acting, runner, sd_id)
+    ).result
 
 
 def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str) -> JudgedSession:
-    [found] = tx.send(Statement("lock_session", **caller.key))
+    found, holders = tx.send(
+        Statement("lock_session", **caller.key), Statement("read_holders", **caller.key, sd_id=None)
+    )
+    agent.require_here(caller, found.session)
+    if found.session:
+        agent.require_term(found.session, rows.split(holders, caller)[1])
     session = rows.require_holder(found.session, "this session holds nothing to run a command under")
     if session.sd_id != sd_id:
         raise NotHeld(f"this session holds {session.sd_id} now, not {sd_id}", "claim it again")
-    if _may_run(session, caller.identity.host):
+    if may_run(session, caller.identity.host):
         raise HeldByAnother(
             f"a command runs under {session.sd_id} in this session already", holder=caller.judge(session)
         )
     # The command trusts a window that every other client has to respect.
     stale_after = session.effective_stale_after(caller.settings.stale_after)
-    columns = caller.columns(run=asdict(runner), stale_after=stale_after)
+    columns = caller.columns(caller.standing(session), run=asdict(runner), stale_after=stale_after)
     [entered] = tx.commit(Statement("revive_session", **columns))
     return caller.judge(rows.written(entered))
-
-
-def _may_run(session: Session, host: Host) -> bool:
-    """Whether the recorded command may still run: it is alive, or this host cannot know."""
-    runner = session.runner
-    if runner is None or (session.hostname == host.hostname and runner.boot_id != host.boot_id):
-        return False  # no command, or one of an earlier boot
-    return liveness_of(runner, host.hostname, host) is not Liveness.DEAD
 
 
 def leave(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> None:
@@ -70,29 +69,35 @@ def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> N
     """Raise NotHeld for a term that is over, unless the session itself gave it back."""
     session, others = rows.split(database.read(read_holders, caller, sd_id), caller)
     lost = session.tombstone if session else None
+    if session and session.term == Term(sd_id, fence) and agent.lost_term(session, others):
+        lost = agent.note_loss(database, caller) or lost
     if lost and lost.sd_id == sd_id:
         raise claim_lost(lost)
-    if later := later_holder(caller, others, sd_id, time_of(fence)):
-        raise later
+    if later := max((other for other in others if (other.fence or 0) > fence), key=_fence, default=None):
+        raise overtaken(later)
     if session is None:
         raise NotHeld(f"session {caller.session_id} was deleted")
+
+
+def _fence(session: Session) -> int:
+    return session.fence or 0
 
 
 def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedSession:
     """Prove life under this term only. Raises NotHeld, and changes nothing, if the term is over."""
     renewed, found = database.renew(caller.actor, _renew, caller, sd_id, fence)
+    held = require_claim(caller, found, sd_id, fence)
     if renewed:
-        return caller.judge(renewed)
-    require_claim(caller, found, sd_id, fence)
+        return held
     raise NotHeld(f"the term of {sd_id} under fence {fence} is over")
 
 
-def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> tuple[Session | None, Rows]:
+def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> tuple[bool, Rows]:
     renewed, found = tx.commit(
         Statement("renew_term", **caller.key, sd_id=sd_id, claimed_at=time_of(fence)),
         Statement("read_holders", **caller.key, sd_id=sd_id),
     )
-    return renewed.session, found
+    return bool(renewed), found
 
 
 def outlive_process(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
@@ -125,6 +130,12 @@ def _release(tx: Transaction, caller: Caller, sd_id: str, fence: int, reason: st
     [found] = tx.send(Statement("lock_session", **caller.key))
     session = found.session
     in_term = _is_in_term(session, sd_id, fence)
-    if session and (in_term or (session.sd_id, session.claimed_at) == (None, None)):
+    is_lost = session is not None and not in_term and session.term == Term(sd_id, fence)
+    if session and not is_lost and (in_term or _ends(caller, session)):
         tx.commit(rows.clear(caller, session, "released", release_reason=reason, run=None))
     return in_term
+
+
+def _ends(caller: Caller, session: Session) -> bool:
+    """Whether a session whose term is over ends with its command: it holds nothing, and no other process has it."""
+    return (session.sd_id, session.claimed_at) == (None, None) and caller.standing(session) is not Standing.TWIN

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
-from claude_sessions_cli.model import JudgedSession, Session, Tombstone
+from claude_sessions_cli.model import RELEASED_BY_OTHER, SILENT, JudgedSession, Session, Tombstone
 from claude_sessions_cli.times import fence_of, format_age, utc
 
 
@@ -20,35 +20,64 @@ def tombstone_for(
     return Tombstone(session.sd_id, session.fence, session.server_now, reason, by, session.track, note).as_metadata()
 
 
+def lost_to(session: Session, holder: Session) -> Tombstone:
+    """Return the tombstone of a silent session whose item another one has."""
+    assert session.sd_id is not None
+    return Tombstone(
+        *(session.sd_id, session.fence, session.server_now, SILENT, holder.session_id, session.track),
+        new_fence=holder.fence,
+    )
+
+
 def describe(tombstone: Tombstone) -> str:
     """Return which item was lost, to whom, when and why."""
     under = f" under fence {tombstone.new_fence}" if tombstone.new_fence else ""
-    to = f" to {tombstone.by}{under}" if tombstone.by else ""
     at = f" at {utc(tombstone.at)}" if tombstone.at else ""
     note = f" ({tombstone.note})" if tombstone.note else ""
+    if tombstone.by and tombstone.reason == RELEASED_BY_OTHER:
+        return f"lost {tombstone.sd_id}{at}: released by {tombstone.by}{note}"
+    to = f" to {tombstone.by}{under}" if tombstone.by else ""
     return f"lost {tombstone.sd_id}{to}{at}: {tombstone.reason}{note}"
 
 
-def claim_lost(tombstone: Tombstone) -> NotHeld:
-    """Return the error of a session whose claim is lost."""
+def own_loss(lost: Tombstone | None) -> str:
+    """Return what the error of another matter adds about the caller's own loss."""
+    return f"; this session {describe(lost)}" if lost else ""
+
+
+def tell(lost: Tombstone | None) -> dict[str, Any] | None:
+    """Return what a claim or release leaves of a loss that it reports: marked at first, then nothing.
+
+    One lost answer therefore loses nothing.
+    """
+    return None if lost is None or lost.told else replace(lost, told=True).as_metadata()
+
+
+def claim_lost(tombstone: Tombstone, instead: str = "") -> NotHeld:
+    """Return the error of a session whose claim is lost; `instead` says what it holds now."""
     return NotHeld(
-        f"this session {describe(tombstone)}",
+        f"this session {describe(tombstone)}{instead}",
         "claim it again, or acknowledge the loss: claude-sessions release",
         lost_item=tombstone.sd_id,
     )
 
 
+def place_of(session: Session) -> str:
+    """Return where a session runs, in parentheses after a space; nothing if it is not recorded."""
+    facts = {"host": session.hostname, "tty": session.tty, "pid": session.pid, "codebase": session.codebase}
+    where = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+    return f" ({where})" if where else ""
+
+
 def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnother:
     """Return the error of a caller whose item `holder` holds; `lost` is the caller's own loss, if it had one."""
     session = holder.session
-    facts = {"host": session.hostname, "tty": session.tty, "pid": session.pid, "codebase": session.codebase}
-    where = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+    note = f", working on: {session.note}" if session.note else ""
     since = f" for {format_age(session.claim_age_s)}" if session.claimed_at else ""
-    own_loss = f"; this session {describe(lost)}" if lost else ""
     return HeldByAnother(
-        f"{session.sd_id} is held by {session.session_id}{f' ({where})' if where else ''}{since},"
-        f" last heartbeat {format_age(session.heartbeat_age_s)} ago{own_loss}",
-        f"look: claude-sessions list {session.sd_id}; take it all the same: add --force --reason WHY",
+        f"{session.sd_id} is held by {session.session_id}{place_of(session)}{since},"
+        f" last heartbeat {format_age(session.heartbeat_age_s)} ago{note}{own_loss(lost)}",
+        f"wait for it: add --wait 10m; look: claude-sessions list {session.sd_id}; take it: add --force --reason WHY",
         holder,
     )
 

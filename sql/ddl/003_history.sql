@@ -99,7 +99,7 @@ BEGIN
         END IF;
     END IF;
     IF holds AND NOT same_term THEN
-        PERFORM public.claude_sessions_append('claimed', becomes, NULL, NULL, NULL);
+        PERFORM public.claude_sessions_append('claimed', becomes, NULL, own ->> 'note', NULL);
     END IF;
     RETURN NULL;
 END

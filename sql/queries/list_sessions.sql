@@ -1,13 +1,20 @@
 -- List sessions, holders first.
--- Parameters: all_statuses (boolean), and each NULL for any: sd_ids, statuses, tracks (text[]), hostname, codebase,
--- session_id (text), row_limit (bigint); now. Returns: sessions, and total without the limit.
+-- Parameters: all_statuses (boolean), and each NULL for any: sd_ids, statuses, tracks (text[]), hostname, boot_id
+-- (decides before the hostname, which changes with the network), codebase, session_id (text), row_limit (bigint); now.
+-- Returns: sessions, and total without the limit.
 SELECT {session_columns}, pg_catalog.count(*) OVER () AS total
 FROM public.claude_sessions
 WHERE (%(all_statuses)s::boolean OR status IN ('active', 'idle', 'stale') OR status IS NULL)
     AND (%(sd_ids)s::text[] IS NULL OR sd_id = ANY(%(sd_ids)s::text[]))
     AND (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s::text[]))
     AND (%(tracks)s::text[] IS NULL OR track = ANY(%(tracks)s::text[]))
-    AND (%(hostname)s::text IS NULL OR hostname = %(hostname)s::text)
+    AND (
+        %(hostname)s::text IS NULL
+        OR coalesce(
+            metadata -> 'claude_sessions_cli'::text -> 'process'::text ->> 'boot_id'::text = %(boot_id)s::text,
+            hostname = %(hostname)s::text
+        )
+    )
     AND (%(codebase)s::text IS NULL OR codebase = %(codebase)s::text)
     AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s::text)
 ORDER BY sd_id, heartbeat_at DESC NULLS LAST, session_id

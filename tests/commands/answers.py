@@ -16,7 +16,7 @@ from claude_sessions_cli.operations import schema
 SESSION_KEYS = {
     *("id", "session_id", "sd_id", "track", "tty", "pid", "hostname", "codebase", "claimed_at", "heartbeat_at"),
     *("status", "metadata", "created_at", "updated_at"),
-    *("label", "liveness", "heartbeat_age_s", "claim_age_s", "expires_in_s", "fence"),
+    *("label", "state", "note", "parked_until", "liveness", "heartbeat_age_s", "claim_age_s", "expires_in_s", "fence"),
 }
 
 

@@ -58,4 +58,25 @@ def test_claim_reports_earlier_loss(run: Run) -> None:
         else:
             tombstone = data_of(run("claim", again, "--json"), "claim")["tombstone"]
             assert (tombstone["sd_id"], tombstone["by"], tombstone["note"]) == ("SD-1", "b", "why")
+    # It is reported twice.
+    assert data_of(run("claim", "SD-2", "--json"), "claim")["tombstone"]["sd_id"] == "SD-1"
     assert data_of(run("claim", "SD-2", "--json"), "claim")["tombstone"] is None
+
+
+def test_note_is_listed_and_shown_to_the_refused(run: Run) -> None:
+    assert run("claim", "SD-1", "--note", "the parser").returncode == 0
+    assert "the parser" in run("list").stdout
+    assert "working on: the parser" in run("claim", "SD-1", session="b").stderr
+    assert data_of(run("list", "--json"), "list")["sessions"][0]["note"] == "the parser"
+    for note in ("", "x" * 10_000, "a\nb", "\x1b[31m"):
+        done = run("claim", "SD-1", "--note", note)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), note
+
+
+def test_force_with_fence_takes_only_that_term(run: Run) -> None:
+    fence = data_of(run("claim", "SD-1", "--json"), "claim")["fence"]
+    forced = ("claim", "SD-1", "--force", "--reason", "why", "--fence")
+    assert run(*forced, "1", session="b").returncode == 3
+    assert run(*forced, "abc", session="b").returncode == 2
+    assert run("claim", "SD-1", "--fence", "1", session="b").returncode == 2
+    assert run(*forced, str(fence), session="b").returncode == 0

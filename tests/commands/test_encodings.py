@@ -112,7 +112,9 @@ def test_pipe_output_is_stripped_of_controls(evil: Table, cli: Cli) -> None:
     assert done.stdout.count(SHOWN) == 4
     assert not set("\x1b\x07\u202e\x9b") & set(done.stdout)
     failed(
-        cli("release", "SD-2", "--session", "evil", env={"CLAUDE_SESSIONS_DSN": evil.dsn}), 4, "evil does not hold SD-2"
+        cli("release", "SD-2", "--session", "evil", env={"CLAUDE_SESSIONS_DSN": evil.dsn}),
+        4,
+        "this session holds .*, not SD-2",
     )
     evil.execute("UPDATE public.claude_sessions SET sd_id = 'SD-1'")
     env = {"CLAUDE_SESSIONS_DSN": evil.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}

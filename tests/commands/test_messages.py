@@ -100,7 +100,7 @@ RELEASES = [
     _case(2, "release", robbed, 4, "nothing_held"),
     _case(2, "release --end", holding, 0, "ended"),
     _case(2, f"release --session {OWN}", holding, 0, "released"),
-    _case(3, f"release --session {OTHER}", held, 0, "released"),
+    _case(3, f"release --session {OTHER} --reason why", held, 0, "released"),
 ]
 PARKS = [
     _case(2, "park 20m", holding),

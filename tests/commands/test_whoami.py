@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Cli
 from poll import until
 from requirements import each_shell, needs, needs_sudo
 from terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
@@ -836,11 +837,30 @@ def test_job_whose_shell_is_gone_has_no_session(terminal: Open, tmp_path: Path) 
 
 def test_whoami_prints_identity_and_rules(run: Run) -> None:
     data = data_of(run("whoami", "--json"), "whoami")
-    assert set(data) == {"session_id", "id_from", "anchor", "pid", "tty", "hostname", "codebase", "rules"}
+    identity = {"session_id", "id_from", "anchor", "pid", "tty", "hostname", "codebase", "rules"}
+    assert set(data) == identity | {"session", "lost", "twin", "others", "database"}
+    assert data["database"]["error"] is None
     assert (data["session_id"], data["id_from"]) == ("a", "environment")
     assert all(set(rule) >= {"rule", "value", "used"} for rule in data["rules"])
     anonymous = data_of(run("whoami", "--json", session=None), "whoami", 5)
     assert anonymous["code"] == "no_identity"
+
+
+def test_whoami_shows_claim_and_loss(run: Run) -> None:
+    assert "holds:     nothing: it is not registered" in run("whoami").stdout
+    run("claim", "SD-1")
+    assert re.search(r"holds: +SD-1 for \d+s, fence \d+\n", run("whoami").stdout)
+    run("claim", "SD-1", "--force", "--reason", "urgent", session="b")
+    assert re.search(r"lost: +SD-1 to b under fence .*urgent", run("whoami").stdout)
+
+
+def test_whoami_without_database_names_the_reason(cli: Cli) -> None:
+    done = cli("whoami", "--session", "a", "--dsn", "host=/nowhere-at-all dbname=x")
+    assert done.returncode == 0
+    assert "session:   a\n" in done.stdout
+    assert "not asked: cannot connect to the database from --dsn" in done.stdout
+    done = cli("whoami", "--session", "a")
+    assert "not asked: no database is configured, and the private server is not running" in done.stdout
 
 
 def test_explain_shows_rules_values_and_the_winner(terminal: Open) -> None:

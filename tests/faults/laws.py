@@ -14,6 +14,7 @@ KEY = "claude_sessions_cli"
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 DAY, PARK_LIMIT = timedelta(days=1), timedelta(minutes=45)
 SILENT, GONE, MAX_AGE, FORCED, BY_OTHER = "silent", "process gone", "max age", "forced", "released by another"
+SILENT_TO_THE_END, CLEARED = "silent until it ended", "cleared by another program"
 # How an operation may end another session's claim: reason -> (operations, status after it).
 EVICTIONS = {
     SILENT: ({"claim", "claim_any", "reap"}, {"stale"}),
@@ -23,8 +24,11 @@ EVICTIONS = {
     BY_OTHER: ({"release_other"}, {"idle", "stale", "released"}),
 }
 CLAIMS = {"claim", "claim_any"}
+RELEASES = {"release", "release_other"}
 # Operations that end the caller's own claim without a tombstone.
-GIVES_BACK = {"release", "release_term", "release_other", *CLAIMS}
+GIVES_BACK = {*RELEASES, "release_term", *CLAIMS}
+# Operations that first put the caller's row in order: its process, its term, its loss.
+SETTLES = {"heartbeat", "park", "unpark", "enter"}
 REGISTERS = {"heartbeat", *CLAIMS}
 
 # Every change of any program as two rows, before and after, in the order of the row locks.
@@ -69,6 +73,28 @@ def stone(row: Row) -> dict[str, Any] | None:
     """Return a row's tombstone."""
     found = own(row).get("tombstone")
     return found if isinstance(found, dict) else None
+
+
+def recorded_term(row: Row) -> dict[str, Any] | None:
+    """Return the term that a row's own metadata record."""
+    found = own(row).get("term")
+    return found if isinstance(found, dict) else None
+
+
+def process(row: Row) -> tuple[Any, Any, Any]:
+    """Return what a row records of its process."""
+    return row["pid"], row["tty"], own(row).get("process")
+
+
+def has_room(row: Row) -> bool:
+    """Whether the tool can write its part of a row's metadata."""
+    return isinstance(row["metadata"], (dict, type(None)))
+
+
+def unsettled(row: Row) -> bool:
+    """Whether a heartbeat reports a loss."""
+    lost = stone(row)
+    return lost is not None and not (lost.get("told") is True and holds(row))
 
 
 def holds(row: Row | None) -> bool:
@@ -191,6 +217,10 @@ class Ledger:
     terms: list[Term] = field(default_factory=list)
     # Tombstones that other programs' writes took out of the tool's hands.
     disturbed: set[str] = field(default_factory=set)
+    # Rows whose own metadata another program wrote, or has no room for.
+    rewritten: set[str] = field(default_factory=set)
+    # Sessions whose term another program ended.
+    orphaned: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)
 
     def row(self, session: str) -> Row | None:
@@ -230,6 +260,14 @@ class Ledger:
                 self.disturbed.add(session)
         elif becomes is None or stone(becomes) is None:
             self.disturbed.discard(session)
+        if becomes is None or (change.begins and not change.operation.foreign and has_room(becomes)):
+            self.rewritten.discard(session)
+        elif not has_room(becomes) or (change.operation.foreign and was and own(was) != own(becomes)):
+            self.rewritten.add(session)
+        if becomes is None or recorded_term(becomes) is None:
+            self.orphaned.discard(session)
+        elif change.operation.foreign and not holds(becomes):
+            self.orphaned.add(session)
 
     def _begin(self, change: Change, row: Row) -> None:
         operation = change.operation
@@ -290,12 +328,25 @@ class Ledger:
             self._check_prune(operation, was)
             return
         self._check_columns(change, was, becomes)
-        if was["session_id"] != operation.session:
+        if not self._is_own(operation, was):
             self._check_foreign_row(change, was, becomes)
+        else:
+            self._check_process(change, was, becomes)
+            if has_room(was):
+                self._check_own_tombstone(change, was, becomes)
+        if has_room(was):
+            self._check_term(change, was, becomes)
         if change.ends:
             self._check_end(change, was, becomes)
         if change.begins:
             self._check_begin(change, was, becomes)
+
+    def _is_own(self, operation: Operation, row: Row) -> bool:
+        """Whether an operation acts as a row's session: one that is named only if it is of the caller's process."""
+        if operation.kind == "release_other":
+            mine = operation.facts.get("process")
+            return mine is not None and self.is_alive(row) is not None and own(row).get("process") == mine
+        return bool(row["session_id"] == operation.session)
 
     def _check_prune(self, operation: Operation, was: Row) -> None:
         demand(operation.kind == "reap" and operation.facts["prune"], "a row was deleted", operation, was)
@@ -328,6 +379,71 @@ class Ledger:
             ended = operation.kind == "release_term" and not holds(was)
             demand(ended or term.is_that_of(was), "a term that is over was written to", change, term)
 
+    def _check_process(self, change: Change, was: Row, becomes: Row) -> None:
+        """Check that a row keeps its process, unless that is gone, its session had ended, or a claim is forced."""
+        operation, recorded = change.operation, own(was).get("process")
+        mine, force, alive = operation.facts.get("process"), operation.facts.get("force"), self.is_alive(was)
+        if was["status"] == "released":
+            operation.facts["reopens"] = True
+        reopens = operation.facts.get("reopens", False)
+        is_twin = mine is not None and alive is True and recorded != mine
+        demand(not is_twin or force or reopens, "a second process of an id wrote", change)
+        if process(was) == process(becomes):
+            return
+        if mine is None:
+            demand(
+                reopens and was["pid"] == becomes["pid"], "a caller of no known process changed that of a row", change
+            )
+            return
+        seen = (becomes["pid"], own(becomes).get("process") if has_room(becomes) else mine)
+        demand(seen == (mine["pid"], mine), "a row was given another process than the caller's", change)
+        bound = recorded == mine or alive is False or (force and alive)
+        demand(bound or reopens, "a row without a process was given one", change)
+
+    def _check_own_tombstone(self, change: Change, was: Row, becomes: Row) -> None:
+        """Check that the caller's own loss is noted, told and forgotten by the operations that may."""
+        kind, before, after = change.operation.kind, stone(was), stone(becomes)
+        tells = kind in {*CLAIMS, *RELEASES}
+        if before == after:
+            return
+        if after is None:
+            assert before
+            restorable = (before["reason"], before.get("by"), before["sd_id"]) == (SILENT, None, becomes["sd_id"])
+            restored = kind == "heartbeat" and change.begins and restorable
+            demand(restored or (tells and before.get("told") is True), "a loss was forgotten", change)
+        elif before is not None and after == {**before, "told": True}:
+            demand(tells, "a loss was told by an operation that tells none", change)
+        elif after["reason"] == CLEARED:
+            demand(tells or kind in SETTLES, "a loss was noted by an operation that notes none", change)
+            recorded = {"sd_id": after["sd_id"], "fence": after["fence"]}
+            demand(recorded == recorded_term(was), "a loss of another term than the recorded one", change)
+            key = (fence(was) or 0, was["session_id"])
+            rivals = [row for row in self.holders(after["sd_id"]) if ((fence(row) or 0), row["session_id"]) > key]
+            gone = was["sd_id"] != after["sd_id"] or rivals
+            demand(gone, "a loss of what the session holds", change)
+        else:
+            demand(kind == "heartbeat", "a loss was changed by an operation that changes none", change)
+            demand(after["reason"] in (SILENT, SILENT_TO_THE_END), "a loss for a reason of others", change)
+            lost = before if before and was["sd_id"] is None else {"sd_id": was["sd_id"], "fence": fence(was)}
+            same = all(after.get(name) == lost.get(name) for name in ("sd_id", "fence"))
+            demand(same and (before is None or was["sd_id"] or not change.ends), "another loss than there was", change)
+
+    def _check_term(self, change: Change, was: Row, becomes: Row) -> None:
+        """Check that a row's own metadata record its term while it lasts."""
+        before, after, kind = recorded_term(was), recorded_term(becomes), change.operation.kind
+        current = {"sd_id": becomes["sd_id"], "fence": fence(becomes)} if holds(becomes) else None
+        if change.begins:
+            demand(after == current, "a claim began without its term", change)
+        elif change.ends:
+            demand(after is None, "a term outlived its claim", change)
+        elif after is None and before is not None:
+            lost = stone(becomes) or {}
+            noted = (lost.get("reason"), lost.get("sd_id")) == (CLEARED, before["sd_id"])
+            is_over = "released" in (was["status"], becomes["status"])
+            demand(noted or is_over, "a term was forgotten", change)
+        elif after != before:
+            demand(after == current and kind in {"heartbeat", *CLAIMS}, "another term than that of the claim", change)
+
     def _check_foreign_row(self, change: Change, was: Row, becomes: Row) -> None:
         """Check a change of another session's row."""
         operation, differ = change.operation, {name for name in was if was[name] != becomes[name]}
@@ -341,7 +457,7 @@ class Ledger:
                 return
         demand("heartbeat_at" not in differ, "beat for another session", change)
         before, after = stone(was) or {}, stone(becomes) or {}
-        if operation.kind in {"heartbeat", *CLAIMS} and mine == {"tombstone"} and not change.ends:
+        if operation.kind in {*SETTLES, *CLAIMS} and mine == {"tombstone"} and not change.ends:
             successor = {"by": operation.session, "new_fence": after.get("new_fence")}
             named = differ <= {"metadata", "updated_at"} and after == {**before, **successor}
             unnamed = before.get("by") in (None, operation.session) and before.get("new_fence") is None
@@ -351,9 +467,10 @@ class Ledger:
         demand(ends, "another session's row changed", change)
         columns = {"sd_id", "track", "claimed_at", "status", "metadata", "updated_at"}
         demand(differ <= columns, "columns of another session's row changed", change)
-        known = {"tombstone", "parked_until", "release_reason"}
+        known = {"tombstone", "parked_until", "release_reason", "term", "note"}
         if isinstance(was["metadata"], dict) and isinstance(was["metadata"].get(KEY, {}), dict):
             demand(mine <= known, "other things of another session's row changed", change)
+            demand("note" not in own(becomes), "a note outlived its claim", change)
         if not change.ends and becomes["status"] != was["status"]:
             self._check_end_of_idle(operation, was, becomes)
         if not change.ends:
@@ -373,9 +490,9 @@ class Ledger:
 
     def _check_end(self, change: Change, was: Row, becomes: Row) -> None:
         operation, lost = change.operation, stone(becomes)
-        if was["session_id"] == operation.session:
-            # heartbeat leaves a tombstone in its next statement: that is checked when the operation has ended.
-            allowed = operation.kind in {"heartbeat", "reap", "here", *GIVES_BACK}
+        if self._is_own(operation, was):
+            # Some leave a tombstone in their next statement: that is checked when the operation has ended.
+            allowed = operation.kind in {*SETTLES, "reap", "here", *GIVES_BACK}
             demand(allowed, "its own operation lost a claim", change)
             return
         if not isinstance(was["metadata"], (dict, type(None))):
@@ -387,7 +504,7 @@ class Ledger:
         kinds, statuses = EVICTIONS.get(lost["reason"], (set(), set()))
         demand(operation.kind in kinds, "lost for a reason that this operation has not", change)
         demand(becomes["status"] in statuses, "lost with another status than its reason's", change)
-        by = operation.session if operation.kind in CLAIMS else None
+        by = operation.session if operation.kind in {*CLAIMS, "release_other"} else None
         demand(lost.get("by") == by, "a tombstone names another successor", change)
         alive, now = self.is_alive(was), max(operation.times)
         if lost["reason"] in (SILENT, GONE, MAX_AGE):
@@ -406,21 +523,26 @@ class Ledger:
     def _check_begin(self, change: Change, was: Row, becomes: Row) -> None:
         operation = change.operation
         demand(was["session_id"] == operation.session, "claimed for another session", change)
-        demand(operation.kind in REGISTERS, "claimed by an operation that does not claim", change)
+        moved = own(was).get("release_reason") == "moved" and self.is_alive(was) is False
+        allowed = operation.kind in REGISTERS or (moved and operation.kind in SETTLES)
+        demand(allowed, "claimed by an operation that does not claim", change)
         demand(becomes["status"] == "active", "claimed with another status than active", change)
-        demand(stone(becomes) is None, "claimed with a tombstone left", change)
+        lost = stone(becomes)
+        told = lost is None or (operation.kind in CLAIMS and lost.get("told") is True)
+        demand(told or (moved and lost == stone(was)), "claimed with a tombstone left", change)
         demand(own(becomes).get("parked_until") is None, "claimed with a park left", change)
-        if operation.kind == "heartbeat" and was["sd_id"] is None:
+        if operation.kind in SETTLES and was["sd_id"] is None and not moved:
             lost = stone(was) or {}
             restored = (lost.get("sd_id"), lost.get("reason"), lost.get("by")) == (becomes["sd_id"], SILENT, None)
             # Or it still held it, from a program that writes no time of a claim.
             renumbered = own(was).get("release_reason") == "new fence"
-            demand(restored or renumbered, "a heartbeat claimed", change)
+            demand((restored or renumbered) and operation.kind == "heartbeat", "a heartbeat claimed", change)
             if restored and was["session_id"] not in self.disturbed:
                 self._check_unsucceeded(change, lost["sd_id"], lost.get("fence"))
-        if operation.facts.get("process") and isinstance(becomes["metadata"], dict):
+        mine, unknown = operation.facts.get("process"), self.is_alive(was) is None
+        if mine and has_room(becomes) and (operation.facts.get("reopens") or not unknown):
             seen = (becomes["pid"], own(becomes).get("process"))
-            demand(seen == (operation.facts["process"]["pid"], operation.facts["process"]), "not its process", change)
+            demand(seen == (mine["pid"], mine), "not its process", change)
 
     def _check_unsucceeded(self, change: Change, item: str, lost_fence: int | None) -> None:
         """Check that no other session has held an item since the term that is restored."""
@@ -442,10 +564,12 @@ class Ledger:
             return
         # The session of a term that was lost ends all the same.
         if operation.error is not None and operation.kind != "release_term":
-            demand(not changes, "an operation that failed changed something", operation, operation.error, *changes)
+            others = [change for change in changes if not self._settles(change)]
+            demand(not others, "an operation that failed changed something", operation, operation.error, *others)
         for change in changes:
-            if operation.kind in ("heartbeat", "reap", "here") and change.ends and change.was:
+            if operation.kind in {*SETTLES, "reap", "here"} and change.ends and change.was:
                 self._check_tombstone(operation, change.was)
+        self._check_told(operation)
         taken = [
             change.becomes
             for change in changes
@@ -456,13 +580,41 @@ class Ledger:
         if operation.kind in CLAIMS and operation.error is None:
             result = operation.result.session.session
             mine = [change.becomes for change in changes if change.row["session_id"] == operation.session]
-            demand(mine and mine[-1], "a claim that wrote nothing", operation)
-            stored = (mine[-1] or {}).get("sd_id"), fence(mine[-1] or {}), result.status
-            demand(
-                stored == (result.sd_id, result.fence, "active"), "a claim answers a wrong state", operation, mine[-1]
-            )
+            last = mine[-1] if mine else None
+            demand(last, "a claim that wrote nothing", operation)
+            assert last
+            stored = last["sd_id"], fence(last), result.status
+            demand(stored == (result.sd_id, result.fence, "active"), "a claim answers a wrong state", operation, last)
+            recorded = {"sd_id": result.sd_id, "fence": result.fence}
+            demand(not has_room(last) or recorded_term(last) == recorded, "a claim without its term", operation, last)
             demand(result.sd_id in operation.facts["items"], "a claim took another item", operation, result)
             self._check_claim(operation, changes, bool(taken))
+
+    @staticmethod
+    def _settles(change: Change) -> bool:
+        """Whether a change only puts the caller's row in order, whatever the operation's answer is."""
+        was, becomes, kind = change.was, change.becomes, change.operation.kind
+        if was is None or becomes is None or was["session_id"] != change.operation.session:
+            return False
+        if kind == "renew_term":  # of a term that another session's later one has overtaken
+            return was["heartbeat_at"] != becomes["heartbeat_at"] and change.same_term
+        lost = stone(becomes)
+        if lost != stone(was):
+            return lost is not None and (lost.get("told") is True or lost["reason"] == CLEARED)
+        return kind in SETTLES and (process(was) != process(becomes) or own(becomes).get("release_reason") == "moved")
+
+    def _check_told(self, operation: Operation) -> None:
+        """Check that a claim or release has reported the caller's loss, even if it was refused."""
+        row = self.row(operation.session or "")
+        refused = operation.error is None or type(operation.error).__name__ in ("HeldByAnother", "UsageError")
+        if not operation.alone or row is None or not refused or row["session_id"] in self.disturbed:
+            return
+        mine = operation.facts.get("process")
+        if mine and self.is_alive(row) and own(row).get("process") != mine:
+            return  # a second process of an id
+        told = (stone(row) or {}).get("told", True)
+        if operation.kind in CLAIMS or (operation.kind == "release" and operation.facts["sd_id"] is None):
+            demand(told, "a loss was not told", operation, row)
 
     def _check_claim(self, operation: Operation, changes: list[Change], began: bool) -> None:
         """Check that a claim reports whether it is new, and that its fence exceeds those that it evicted."""
@@ -471,13 +623,23 @@ class Ledger:
         mine = ended.pop(operation.session or "", None)
         demand(began or outcome not in ("claimed", "switched"), "a claim that did not begin", operation, outcome)
         if outcome == "already_yours":
-            demand(not began or (mine and fence(mine) is None), "a claim that was taken twice", operation)
-        demand((outcome in ("took_over", "forced")) == bool(ended), "an unreported eviction", operation, outcome)
+            over = mine is not None and self._is_overtaken(mine)
+            demand(not began or over, "a claim that was taken twice", operation)
+        evicts = operation.result.evicted is not None
+        demand(evicts == bool(ended), "an unreported eviction", operation, outcome)
+        demand(evicts or outcome not in ("took_over", "forced"), "an eviction of nobody", operation, outcome)
         for row in ended.values():
             demand(now_fence > (fence(row) or 0), "a fence below that of an evicted holder", operation, row)
 
+    def _is_overtaken(self, row: Row) -> bool:
+        """Whether a row has no fence, or there was a later one of its item."""
+        mine = fence(row)
+        return mine is None or any(term.item == row["sd_id"] and (term.fence or 0) > mine for term in self.terms)
+
     def _check_tombstone(self, operation: Operation, was: Row) -> None:
         row = self.rows.get(was["id"])
+        if row is not None and holds(row) and row["sd_id"] == was["sd_id"]:
+            return  # it goes on under a new fence
         if row is None or not isinstance(was["metadata"], (dict, type(None))) or row["session_id"] in self.disturbed:
             return
         lost = stone(row) or {}
@@ -505,6 +667,14 @@ class Ledger:
             if term.ended and row is not None and not term.operation.foreign and term.is_that_of(row):
                 current = self.term_of(row)
                 demand(current.operation.foreign, "a fence that was lost is valid again", term, row)
+        for row in self.rows.values():
+            if row["session_id"] in self.rewritten:
+                continue
+            recorded = {"sd_id": row["sd_id"], "fence": fence(row)}
+            if not holds(row):
+                demand(recorded_term(row) is None or row["session_id"] in self.orphaned, "a term without a claim", row)
+            elif not self.term_of(row).operation.foreign:
+                demand(recorded_term(row) == recorded, "a claim without its term", row)
         for item in {term.item for term in self.terms}:
             tools = [row for row in self.holders(item) if not self.term_of(row).operation.foreign]
             demand(len(tools) < 2, "two holders", *tools)

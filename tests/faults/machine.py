@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from psycopg.rows import dict_row
 
 from claude_sessions_cli import process, queries
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, UsageError
 from claude_sessions_cli.operations import term as term_module
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.check import check
@@ -214,7 +214,9 @@ class LeaseMachine(RuleBasedStateMachine):
         if isinstance(operation.error, psycopg.errors.UniqueViolation):
             demand(operation.foreign, "a unique violation", operation)
         elif operation.error and not isinstance(operation.error, REFUSALS) and not operation.crashed:
-            raise operation.error
+            deleted = any(other.kind == "delete" for other in operation.overlapped)
+            if not (deleted and isinstance(operation.error, PermissionDenied)):
+                raise operation.error
         self.ledger.check_ended(operation, changes)
         if operation.alone and not operation.crashed and expected is not None:
             demand(answer == expected, "not the answer that was to be expected", operation, answer, expected)
@@ -294,16 +296,25 @@ class LeaseMachine(RuleBasedStateMachine):
             hold,
             lambda line: release(line.database, caller, sd_id, end=end),
             lambda: self.oracle.release(caller, sd_id, end),
+            sd_id=sd_id,
         )
 
-    @rule(session=who, prefix=st.sampled_from([*PATIENCE, "al", "stranger"]), end=seldom, hold=hold)
-    def release_other(self, session: str, prefix: str, end: bool, hold: int) -> None:
+    @rule(
+        session=who,
+        prefix=st.sampled_from([*PATIENCE, "al", "stranger", "stranger-1"]),
+        end=seldom,
+        reason=st.sampled_from([None, "on a word"]),
+        hold=hold,
+    )
+    def release_other(self, session: str, prefix: str, end: bool, reason: str | None, hold: int) -> None:
         caller = self.caller(session)
         self.operate(
             "release_other",
             caller,
             hold,
-            lambda line: release_other(line.database, caller, prefix, None, end=end, reason="on a word"),
+            lambda line: release_other(line.database, caller, prefix, None, end=end, reason=reason),
+            lambda: self.oracle.release_other(caller, prefix, end, reason),
+            reason=reason,
         )
 
     @rule(session=who, seconds=st.sampled_from([300.0, 2700.0]), hold=hold)
@@ -571,6 +582,8 @@ class LeaseMachine(RuleBasedStateMachine):
         """Return the terms by the order of their events, each with the event that ended it."""
         recorded: list[tuple[tuple[str, str, int | None], Row | None]] = []
         by_tool = {(t.session, t.item, t.fence) for t in self.ledger.terms if not t.operation.foreign}
+        # Another program can bring a term of the tool back.
+        by_tool -= {(t.session, t.item, t.fence) for t in self.ledger.terms if t.operation.foreign}
         events = self.observer.execute("SELECT * FROM public.claude_session_events ORDER BY id").fetchall()
         for event in events:
             key = (event["session_id"], event["sd_id"], laws.fence(event))

@@ -2,12 +2,154 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from claude_sessions_cli.operations.caller import Caller
 from faults import laws
 from faults.laws import Ledger, Row
 from faults.stepping import Clock
+
+EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
+
+
+class Again(Exception):
+    """The caller's row was put in order: the operation begins again."""
+
+    def __init__(self, outcome: str | None = None) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class Refused(Exception):
+    """The answer is an error, by its name."""
+
+
+class Table:
+    """A copy of the table, in which an operation first puts the caller's row in order, and what it finds there."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, caller: Caller) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._caller = caller
+        self._rows: dict[str, Row] = {row["session_id"]: deepcopy(row) for row in ledger.rows.values()}
+
+    @property
+    def mine(self) -> Row | None:
+        """The caller's row."""
+        return self._rows.get(self._caller.session_id)
+
+    def others(self, item: str | None) -> list[Row]:
+        """Return the other holders of an item."""
+        rows = [row for row in self._rows.values() if laws.holds(row) and row["sd_id"] == item]
+        return [row for row in rows if row is not self.mine]
+
+    def has_lapsed(self, row: Row) -> bool:
+        """Whether others may take what a row holds."""
+        alive, patience = self._ledger.is_alive(row), self._caller.settings.stale_after
+        return alive is False or (alive is None and laws.silent(row, patience, self._clock.read()))
+
+    def settle(self, work: Callable[[], str], renewals: tuple[str, ...] = ()) -> str:
+        """Return the answer of an operation: that of what was settled before, for a mere renewal."""
+        outcome = None
+        for _ in range(4):
+            try:
+                answer = work()
+            except Again as again:
+                outcome = again.outcome or outcome
+            except Refused as refused:
+                return str(refused)
+            else:
+                return outcome if outcome and answer in renewals else answer
+        return "NotHeld"
+
+    def is_bound_elsewhere(self) -> bool | None:
+        """Whether the caller's row is of another process, which lives: None if that is gone."""
+        row, process = self.mine, self._process()
+        if row is None or row["status"] == "released" or process is None:
+            return False
+        alive, recorded = self._ledger.is_alive(row), laws.own(row).get("process")
+        if recorded == process or alive is None:
+            return False
+        return True if alive else None
+
+    def is_of_caller(self, row: Row) -> bool:
+        """Whether a row is of the caller's process."""
+        process = self._process()
+        alive = self._ledger.is_alive(row)
+        return process is not None and alive is not None and laws.own(row).get("process") == process
+
+    def require_own(self) -> None:
+        """Refuse a second process of the caller's id."""
+        row = self.mine
+        if row is not None and self.is_bound_elsewhere():
+            moved = laws.own(row).get("moved") or {}
+            raise Refused("NotHeld" if moved.get("process") == self._process() else "HeldByAnother")
+
+    def require_here(self) -> None:
+        """Move a session whose process is gone to the caller's."""
+        self.require_own()
+        row, process = self.mine, self._process()
+        if row is None or self.is_bound_elsewhere() is not None:
+            return
+        assert process
+        row["pid"], row["tty"] = process["pid"], self._caller.identity.tty
+        laws.own(row)["process"] = process
+        rivals = self.others(row["sd_id"])
+        if laws.holds(row) and not rivals:
+            row["claimed_at"], row["status"] = self._clock.read(), "active"
+            laws.own(row)["term"] = {"sd_id": row["sd_id"], "fence": laws.fence(row)}
+        elif row["status"] == "stale":
+            if laws.holds(row):
+                rival = max(rivals, key=lambda rival: rival["claimed_at"] or EARLIEST)
+                self._lose(row, row["sd_id"], laws.fence(row), laws.SILENT, rival["session_id"])
+            row["status"] = "idle"
+        raise Again("moved")
+
+    def lost_term(self, *, alone: bool = False) -> Row | None:
+        """Return the recorded term of the caller if it is lost, though no operation ended it."""
+        row = self.mine
+        recorded = laws.recorded_term(row) if row else None
+        if row is None or recorded is None or row["status"] == "released":
+            return None
+        told = laws.stone(row) or {}
+        if (told.get("sd_id"), told.get("fence")) == (recorded["sd_id"], recorded["fence"]):
+            return None
+        later = not alone and self.later(row)
+        return recorded if row["sd_id"] != recorded["sd_id"] or later else None
+
+    def later(self, row: Row) -> bool:
+        """Whether another session holds a row's item under a later fence."""
+        key = (row["claimed_at"] or EARLIEST, row["session_id"])
+        return any(
+            (other["claimed_at"], other["session_id"]) > key
+            for other in self.others(row["sd_id"])
+            if other["claimed_at"]
+        )
+
+    def require_term(self, *, alone: bool = False) -> None:
+        """Note the loss of a term that another program ended."""
+        row, lost = self.mine, self.lost_term(alone=alone)
+        if row is None or lost is None:
+            return
+        held = [other["session_id"] for other in self.others(lost["sd_id"])]
+        self._lose(row, lost["sd_id"], lost["fence"], laws.CLEARED, held[0] if held else None)
+        raise Again
+
+    def _lose(self, row: Row, item: str, fence: int | None, reason: str, by: str | None) -> None:
+        own = laws.own(row)
+        own.pop("term", None)
+        own["tombstone"] = {"sd_id": item, "fence": fence, "reason": reason, "by": by}
+        if row["sd_id"] == item:
+            row["sd_id"] = row["claimed_at"] = None
+            row["status"] = "idle"
+
+    def _process(self) -> dict[str, Any] | None:
+        process = self._caller.process
+        return {name: value for name, value in asdict(process).items() if value is not None} if process else None
 
 
 class Oracle:
@@ -17,42 +159,55 @@ class Oracle:
         self._ledger = ledger
         self._clock = clock
 
-    def _lapsed(self, row: Row, stale_after: float) -> bool:
-        alive = self._ledger.is_alive(row)
-        return alive is False or (alive is None and laws.silent(row, stale_after, self._clock.read()))
+    def _table(self, caller: Caller) -> Table:
+        return Table(self._ledger, self._clock, caller)
 
     def claim(self, caller: Caller, sd_id: str, switch: bool, force: bool) -> str:
         """Return the answer of a claim."""
-        mine = self._ledger.row(caller.session_id)
-        held = mine["sd_id"] if mine and laws.holds(mine) else None
-        others = [row for row in self._ledger.holders(sd_id) if row is not mine]
-        live = [row for row in others if not self._lapsed(row, caller.settings.stale_after)]
-        if held not in (None, sd_id) and not switch:
-            return "UsageError"
-        if live and not force:
-            return "HeldByAnother"
-        if others:
-            return "forced" if live else "took_over"
-        return "claimed" if held is None else "already_yours" if held == sd_id else "switched"
+        table = self._table(caller)
+
+        def work() -> str:
+            # Of another process: True if that lives, None if it is gone.
+            elsewhere = table.is_bound_elsewhere()
+            if not force:
+                table.require_own()
+            table.require_term()
+            mine, others = table.mine, table.others(sd_id)
+            held = mine["sd_id"] if mine and laws.holds(mine) else None
+            live = [row for row in others if not table.has_lapsed(row)]
+            if held not in (None, sd_id) and not switch:
+                return "UsageError"
+            if live and not force:
+                return "HeldByAnother"
+            if held == sd_id and elsewhere is not False:
+                return "moved"
+            if others:
+                return "forced" if live else "took_over"
+            return "claimed" if held is None else "already_yours" if held == sd_id else "switched"
+
+        return table.settle(work, ("already_yours",))
 
     def heartbeat(self, caller: Caller, register: bool) -> str:
         """Return the answer of a heartbeat."""
-        mine = self._ledger.row(caller.session_id)
-        if mine is None:
-            return "registered" if register else "NotHeld"
-        lost = laws.stone(mine)
-        if mine["status"] == "released":
-            return "NotHeld" if not register else "lost" if lost else "registered"
-        stale = mine["sd_id"] if mine["status"] == "stale" else None
-        restorable = lost and mine["sd_id"] is None and (lost["reason"], lost.get("by")) == (laws.SILENT, None)
-        wanted = stale or (lost["sd_id"] if lost and restorable else None)
-        if wanted is None:
-            return "lost" if lost else "renewed"
-        if any(row is not mine for row in self._ledger.holders(wanted)):
-            return "lost"
-        if lost and restorable and self._was_taken_since(lost):
-            return "lost"
-        return "restored" if lost else "renewed"
+        table = self._table(caller)
+
+        def work() -> str:
+            mine = table.mine
+            if mine is None:
+                return "registered" if register else "NotHeld"
+            table.require_here()
+            table.require_term()
+            lost, is_lost = laws.stone(mine), laws.unsettled(mine)
+            if mine["status"] == "released":
+                return "NotHeld" if not register else "lost" if lost else "registered"
+            if mine["sd_id"] is not None:
+                gone = mine["status"] == "stale" and table.others(mine["sd_id"])
+                return "lost" if gone or is_lost else "renewed"
+            if not lost or (lost["reason"], lost.get("by")) != (laws.SILENT, None):
+                return "lost" if is_lost else "renewed"
+            return "lost" if table.others(lost["sd_id"]) or self._was_taken_since(lost) else "restored"
+
+        return table.settle(work, ("renewed",))
 
     def _was_taken_since(self, lost: Row) -> bool:
         """Whether the history knows a later term of an item that was lost to silence."""
@@ -62,17 +217,43 @@ class Oracle:
 
     def release(self, caller: Caller, sd_id: str | None, end: bool) -> str:
         """Return the answer of a release."""
-        mine = self._ledger.row(caller.session_id)
-        lost = laws.stone(mine) if mine else None
-        held = mine["sd_id"] if mine and laws.holds(mine) else None
-        fits, fits_lost = held is not None and sd_id in (None, held), lost and sd_id in (None, lost["sd_id"])
-        if sd_id and not fits and not fits_lost and any(row is not mine for row in self._ledger.holders(sd_id)):
-            return "NotHeld"
-        if held and not fits and end:
-            return "NotHeld"
-        if mine is None or not (fits or fits_lost or (end and mine["status"] != "released")):
+        table = self._table(caller)
+
+        def work() -> str:
+            table.require_own()
+            table.require_term(alone=sd_id is None)
+            mine = table.mine
+            lost = laws.stone(mine) if mine else None
+            held = mine["sd_id"] if mine and laws.holds(mine) else None
+            fits, fits_lost = held is not None and sd_id in (None, held), lost and sd_id in (None, lost["sd_id"])
+            if sd_id and not fits and not fits_lost and (held or table.others(sd_id)):
+                return "NotHeld"
+            if mine is None or not (fits or fits_lost or (end and mine["status"] != "released")):
+                return "nothing_held"
+            return "ended" if end else "released" if fits else "nothing_held"
+
+        return table.settle(work)
+
+    def release_other(self, caller: Caller, prefix: str, end: bool, reason: str | None) -> str:
+        """Return the answer of a release of a named session."""
+        rows = list(self._ledger.rows.values())
+        matches = [row for row in rows if row["session_id"].startswith(prefix)]
+        exact = [row for row in matches if row["session_id"] == prefix]
+        found = exact or [row for row in matches if row["status"] != "released"] or matches
+        if len(found) != 1:
+            return "UsageError" if found else "NotHeld"
+        [row] = found
+        if len(prefix) < 4 and not exact:
+            return "UsageError"
+        table = self._table(caller)
+        if table.is_of_caller(row):
+            return self.release(caller.as_session(row["session_id"]), None, end)
+        held = laws.holds(row)
+        if not held and (row["status"] == "released" or not end):
             return "nothing_held"
-        return "ended" if end else "released" if fits else "nothing_held"
+        if held and reason is None and not table.has_lapsed(row):
+            return "UsageError"
+        return "ended" if end else "released"
 
     def reap(self, caller: Caller, max_age: float | None) -> str:
         """Return the sessions that a reap changes, and their new statuses."""
@@ -96,33 +277,41 @@ class Oracle:
 
     def check(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
         """Return the answer of a check."""
-        mine = self._ledger.row(caller.session_id)
-        lost = laws.stone(mine) if mine else None
-        if mine is None or mine["status"] == "stale" or (lost and sd_id in (None, lost["sd_id"])):
-            return "NotHeld"
-        earliest = datetime.min.replace(tzinfo=timezone.utc)
-        terms = {row["session_id"]: row["claimed_at"] or earliest for row in self._ledger.holders(mine["sd_id"])}
-        later = any((at, who) > (terms[mine["session_id"]], mine["session_id"]) for who, at in terms.items())
-        return "NotHeld" if later else self.renew_term(caller, sd_id, fence)
+        return self._prove(caller, sd_id, fence)
 
     def renew_term(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
         """Return the answer of a term's renewal."""
-        mine = self._ledger.row(caller.session_id)
-        held = mine is not None and laws.holds(mine) and sd_id in (None, mine["sd_id"])
-        return "done" if held and mine and fence in (None, laws.fence(mine)) else "NotHeld"
+        return self._prove(caller, sd_id, fence)
+
+    def _prove(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
+        table = self._table(caller)
+        mine, lost = table.mine, table.lost_term()
+        if mine is None or table.is_bound_elsewhere() or (lost and sd_id in (None, lost["sd_id"])):
+            return "NotHeld"
+        told = laws.stone(mine)
+        if told and laws.unsettled(mine) and sd_id in (None, told["sd_id"]):
+            return "NotHeld"
+        held = laws.holds(mine) and sd_id in (None, mine["sd_id"]) and fence in (None, laws.fence(mine))
+        return "done" if held and mine["status"] != "stale" and not table.later(mine) else "NotHeld"
 
     def release_term(self, caller: Caller, sd_id: str, fence: int) -> str:
         """Return the answer of a term's end: NotHeld if it was lost before."""
-        if self.renew_term(caller, sd_id, fence) == "done":
+        table = self._table(caller)
+        mine = table.mine
+        if mine and laws.holds(mine) and (mine["sd_id"], laws.fence(mine)) == (sd_id, fence):
             return "done"
-        mine = self._ledger.row(caller.session_id)
         lost = laws.stone(mine) if mine else None
-        others = [row for row in self._ledger.holders(sd_id) if row is not mine]
-        later = any((laws.fence(row) or 0, row["session_id"]) > (fence, caller.session_id) for row in others)
+        later = any((laws.fence(row) or 0) > fence for row in table.others(sd_id))
         return "NotHeld" if mine is None or later or (lost and lost["sd_id"] == sd_id) else "done"
 
     def park(self, caller: Caller) -> str:
         """Return the answer of park and unpark."""
-        mine = self._ledger.row(caller.session_id)
-        fit = mine and laws.holds(mine) and laws.stone(mine) is None and mine["status"] != "stale"
-        return "done" if fit else "NotHeld"
+        table = self._table(caller)
+
+        def work() -> str:
+            table.require_here()
+            mine = table.mine
+            fit = mine and laws.holds(mine) and not laws.unsettled(mine) and mine["status"] != "stale"
+            return "done" if fit else "NotHeld"
+
+        return table.settle(work)

@@ -16,9 +16,9 @@ import psycopg
 from claude_sessions_cli import database
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import SessionsError
+from faults.steps import OPENING, steps
 
 GIVE_UP_S = 60
-OPENING = {"begin", "begin_writing", "limit_transaction", "require_access"}
 
 T = TypeVar("T")
 
@@ -121,27 +121,27 @@ class Line:
 LINES: WeakKeyDictionary[psycopg.Connection[Any], Line] = WeakKeyDictionary()
 
 
-def _send_one_by_one(tx: Transaction, statements: Sequence[Statement]) -> list[Rows]:
-    """Send the statements of a message one by one, which is the same to the server."""
+def _send_in_steps(tx: Transaction, statements: Sequence[Statement]) -> list[Rows]:
+    """Send a message in steps, and stop before each but the first of a transaction: it has nothing to see yet."""
     line = LINES.get(tx._connection)
     if line is None:
         return _exchange(tx, statements)
     answers = []
-    for statement in statements:
-        # A message that opens a transaction has nothing to see before it has begun.
-        if statement.query in OPENING:
-            answers += _exchange(tx, [statement])
+    for step in steps(statements):
+        if step[0].query in OPENING:
+            answers += _exchange(tx, step)
             continue
+        [statement] = step
 
-        def send(given: dict[str, Any], statement: Statement = statement) -> list[Rows]:
-            return _exchange(tx, [Statement(statement.query, **given)])
+        def send(given: dict[str, Any], query: str = statement.query) -> list[Rows]:
+            return _exchange(tx, [Statement(query, **given)])
 
         answers += line.step(statement.query, statement.parameters, send)
     return answers
 
 
 _exchange = Transaction._exchange
-Transaction._exchange = _send_one_by_one  # type: ignore[method-assign, assignment]
+Transaction._exchange = _send_in_steps  # type: ignore[method-assign, assignment]
 
 
 class Stage:

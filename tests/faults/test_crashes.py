@@ -206,8 +206,8 @@ def test_stopped_reaper_does_not_block_other_reapers(watch: Watch, rival: Worker
     _lapsed(watch, rival)
     with racing.workers(1) as [victim]:
         victim.expect("connect", dsn=as_victim(watch.dsn))
-        # Before the COMMIT of its second transaction: six statements to look, four to change all sessions.
-        victim.expect("arm", statement=11, kind="stop")
+        # Before the COMMIT of its second transaction: four steps to look, two to change all sessions.
+        victim.expect("arm", statement=7, kind="stop")
         victim.send("reap", session="victim")
         victim.wait_until_stopped()
         assert rival.expect("reap")["changed"] == []
@@ -242,7 +242,7 @@ def test_death_of_lock_holder_lets_one_waiter_win(watch: Watch) -> None:
             with racing.workers(1) as [victim]:
                 victim.expect("connect", dsn=as_victim(watch.dsn))
                 # It has the lock of the item, and its row is written but not committed.
-                victim.expect("arm", statement=6, kind="stop")
+                victim.expect("arm", statement=4, kind="stop")
                 victim.send(**CLAIM)
                 victim.wait_until_stopped()
                 pool.all("connect", dsn=watch.dsn)

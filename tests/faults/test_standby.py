@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from clock import NOON
 from commands.answers import apply_schema, failed
-from conftest import Cli, make_caller
+from conftest import Cli, Sleeper, make_caller
 from poll import until
 from run_bench import PROGRAM
 from terminal import environment
@@ -138,3 +138,31 @@ def test_acknowledged_term_survives_crash(primary: PrivateServer, dsn: str) -> N
         assert found["b" if "b" in found else "a"] == expected, name
         lost_heartbeats += "beating" not in found
     assert lost_heartbeats, "the crash loses nothing, so that this test proves nothing"
+
+
+def test_claim_that_a_failover_lost_is_noticed(
+    primary: PrivateServer, dsn: str, cli: Cli, sleeper: Sleeper, tmp_path: Path
+) -> None:
+    with servers.standby(primary) as server:
+        follower = psycopg.conninfo.make_conninfo(dsn, port=server.port)
+        # One name for both servers, as a cluster has.
+        place = {"host": f"{primary.home.path},{primary.home.path}", "port": f"{primary.port},{server.port}"}
+        both = psycopg.conninfo.make_conninfo(dsn, **place, target_session_attrs="read-write")
+        env = {"CLAUDE_SESSIONS_DSN": both, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+        pid = ["--pid", str(sleeper().pid)]
+        assert cli("heartbeat", "--register", *pid, env=env).returncode == 0
+        with psycopg.connect(follower, autocommit=True) as admin:
+            registered = "SELECT 1 FROM public.claude_sessions"
+            until(lambda: admin.execute(registered).fetchall(), "the registration arrives")
+        # It misses the claim, and becomes the primary.
+        server.stop_immediately()
+        assert cli("claim", "SD-1", *pid, env=env).returncode == 0
+        assert cli("heartbeat", *pid, env=env).returncode == 0
+        primary.stop_immediately()
+        (server.home.path / server.data / "standby.signal").unlink()
+        server.start()
+        for _ in range(2):
+            done = cli("heartbeat", "--register", *pid, env=env)
+            assert (done.returncode, done.stdout) == (4, "")
+            assert "lost SD-1" in done.stderr and "forgotten by the database" in done.stderr
+        assert cli("claim", "SD-1", *pid, env=env).returncode == 0

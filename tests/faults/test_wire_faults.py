@@ -300,8 +300,8 @@ def _run_case(case: Case, clean: Clean, lane: Lane) -> None:
     commits = clean.states[number] != clean.states[number - 1]
     if kind not in (LATE, "unknown error"):
         said = HINT in ending.err
-        check(said or not commits, "no hint that the change may have been made")
-        check(not said or command.writes, "a hint of a change, from a command that makes none")
+        check(said or not commits, "does not say that the change may have been made")
+        check(not said or command.writes, "says that it may have made a change, though it makes none")
     if commits:
         settled = lane.run(command, lane.scene.table.dsn)
         check(settled.code == command.code, f"again: exit code {settled.code}: {settled.err}")

@@ -33,6 +33,7 @@ from claude_sessions_cli.operations.heartbeat import HeartbeatResult, heartbeat
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.operations.release import ReleaseResult, release
 from claude_sessions_cli.settings import Settings
+from faults.steps import steps
 
 Answer = dict[str, Any]
 T = TypeVar("T")
@@ -71,11 +72,10 @@ def _hook_statements() -> None:
     exchange = Transaction._exchange
 
     def one_by_one(tx: Transaction, statements: Sequence[Statement]) -> list[Rows]:
-        # To the server, a message is its statements one by one.
         answers = []
-        for statement in statements:
+        for step in steps(statements):
             fault.step(tx._connection)
-            answers += exchange(tx, [statement])
+            answers += exchange(tx, step)
         return answers
 
     Transaction._exchange = one_by_one  # type: ignore[method-assign, assignment]

@@ -62,7 +62,10 @@ CASES: dict[str, tuple[str, Act]] = {
     "refreshing": (HELD, lambda db: claim(db, MINE, "SD-1")),
     "releasing": (HELD, lambda db: release(db, MINE)),
     "ending": (HELD, lambda db: release(db, MINE, end=True)),
-    "releasing another": (HELD, lambda db: release_other(db, make_caller("idle", now=at(20)), "mine", None)),
+    "releasing another": (
+        HELD,
+        lambda db: release_other(db, make_caller("idle", now=at(20)), "mine", None, reason="test"),
+    ),
     "parking": (HELD, lambda db: park(db, MINE, 60)),
     "unparking": (HELD, lambda db: unpark(db, MINE)),
     "restoring": ("NEW.session_id = 'silent'", lambda db: heartbeat(db, make_caller("silent", now=at(20)))),

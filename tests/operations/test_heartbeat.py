@@ -229,7 +229,7 @@ def test_new_process_of_session_is_recorded(table: Table, sleeper: Sleeper) -> N
     second = process.read(sleeper().pid)
     first.kill()
     first.wait()
-    assert heartbeat(table.database, make_caller("a", now=at(1), anchor=second)).outcome == "renewed"
+    assert heartbeat(table.database, make_caller("a", now=at(1), anchor=second)).outcome == "moved"
     assert table.row("a")["pid"] == second.pid
     assert reap(table.database, make_caller(None, now=at(2))).changed == []
     assert table.row("a")["sd_id"] == "SD-1"
@@ -307,8 +307,11 @@ def test_new_stale_ended_or_robbed_session_is_not_fresh(table: Table) -> None:
 
 
 def test_session_in_new_process_is_not_fresh(table: Table, sleeper: Sleeper) -> None:
-    first, second = (make_caller("a", now=NOON, anchor=process.read(sleeper().pid)) for _ in range(2))
+    child = sleeper()
+    first, second = (make_caller("a", now=NOON, anchor=process.read(pid)) for pid in (child.pid, sleeper().pid))
     assert _beat(table, 0, register=True, caller=first) == "registered"
     assert _beat(table, 0, caller=first) == "fresh"
-    assert _beat(table, 0, caller=second) == "renewed"
+    child.kill()
+    child.wait()
+    assert _beat(table, 0, caller=second) == "moved"
     assert table.row("a")["pid"] == second.identity.pid

@@ -130,7 +130,10 @@ def test_session_registered_in_between_is_left_alone(table: Table, sleeper: Slee
 def test_session_moved_in_between_is_not_renewed(table: Table, sleeper: Sleeper) -> None:
     first, second = sleeper(), sleeper()
     heartbeat(table.database, _caller("a", first.pid), register=True)
-    move = lambda: heartbeat(table.another(), _caller("a", second.pid, 1))  # noqa: E731
+
+    def move() -> None:
+        claim(table.another(), _caller("a", second.pid, 1), "SD-1", force_reason="moving")
+
     assert _here(table, 5, _Watched(table, "list_sessions_here", move)) == (0, [])
     assert (table.row("a")["pid"], table.row("a")["heartbeat_at"]) == (second.pid, at(1))
 

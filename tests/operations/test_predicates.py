@@ -144,7 +144,7 @@ def test_claim_lost_during_park_is_not_parked(table: Table) -> None:
     park = lambda: park_session(table.database, make_caller("a"), 60)  # noqa: E731
     with _while_waiting(table.dsn, park, lose) as (_, parking):
         pass
-    with pytest.raises(NotHeld, match="nothing to park"):
+    with pytest.raises(NotHeld, match="lost SD-1"):
         parking.result()
 
 
@@ -156,8 +156,13 @@ def test_term_of_other_item_is_not_touched(table: Table) -> None:
     before = table.row("a")
     with pytest.raises(NotHeld):
         term.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence)
-    term.release(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence, reason="completed")
-    assert table.row("a") == before
+    with pytest.raises(NotHeld, match="cleared by another program"):
+        term.release(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence, reason="completed")
+    own = ("metadata", "updated_at")
+    assert {name: value for name, value in table.row("a").items() if name not in own} == {
+        name: value for name, value in before.items() if name not in own
+    }
+    assert table.own("a")["tombstone"]["sd_id"] == "SD-1"
 
 
 # The schema.
@@ -530,15 +535,19 @@ def test_renewed_term_leaves_twin_row_alone(seed_dsn: str) -> None:
     table = Table(seed_dsn)
     with table.stack:
         claimed = claim(table.database, make_caller("a", now=NOON), "SD-1").session.session
-        table.insert("b", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
+        table.insert("b", sd_id="SD-1", status="active", claimed_at=at(-1), heartbeat_at=NOON)
         term.renew(table.database, make_caller("a", now=at(1)), "SD-1", claimed.fence or 0)
         assert (table.row("a")["heartbeat_at"], table.row("b")["heartbeat_at"]) == (at(1), NOON)
 
 
-def test_latest_tty_and_codebase_are_recorded(table: Table) -> None:
+def test_latest_tty_and_codebase_are_recorded(table: Table, sleeper: Sleeper) -> None:
+    anchor = process.read(sleeper().pid)
     for tty, shown in [("/dev/pts/1", "/dev/pts/1"), ("/dev/pts/2", "/dev/pts/2"), (None, "/dev/pts/2")]:
-        claim(table.database, make_caller("a", tty=tty), "SD-1")
+        claim(table.database, make_caller("a", tty=tty, anchor=anchor), "SD-1")
         assert table.row("a")["tty"] == shown
+    # A caller of no known process may be anywhere.
+    claim(table.database, make_caller("a", tty="/dev/pts/3"), "SD-1")
+    assert table.row("a")["tty"] == "/dev/pts/2"
     caller = make_caller("a")
     for codebase, shown in [("web", "web"), ("api", "api"), (None, "api")]:
         elsewhere = replace(caller, identity=replace(caller.identity, codebase=codebase))
@@ -553,6 +562,7 @@ def test_hostname_is_that_of_process_or_first_known(table: Table, sleeper: Sleep
     for name, shown in [("a", here), ("b", "elsewhere")]:
         claim(table.database, make_caller(name), f"SD-{name}")
         assert table.row(name)["hostname"] == shown
+    release(table.database, make_caller("b"), end=True)
     claim(table.database, make_caller("b", anchor=process.read(sleeper().pid)), "SD-b")
     assert table.row("b")["hostname"] == here
 
@@ -583,10 +593,13 @@ def test_heartbeat_of_recorded_process_writes_only_time(
     before = table.row("a")
     heartbeat(table.database, make_caller("a", now=at(5), anchor=anchor), if_older_than=if_older_than)
     assert table.row("a") == {**before, "heartbeat_at": at(5)}
-    # A reused pid is another process, which is recorded.
-    reused = replace(anchor, start=f"{anchor.start}0")
-    heartbeat(table.database, make_caller("a", now=at(6), anchor=reused), if_older_than=if_older_than)
-    assert (table.own("a")["process"]["start"], table.row("a")["updated_at"]) == (reused.start, at(6))
+    # A reused pid is another process, to which the session moves.
+    table.execute(
+        "UPDATE public.claude_sessions"
+        " SET metadata = jsonb_set(metadata, '{claude_sessions_cli,process,start}', '\"1\"')"
+    )
+    heartbeat(table.database, make_caller("a", now=at(6), anchor=anchor), if_older_than=if_older_than)
+    assert (table.own("a")["process"]["start"], table.row("a")["updated_at"]) == (anchor.start, at(6))
 
 
 def test_end_touches_only_own_session(table: Table) -> None:

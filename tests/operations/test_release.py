@@ -53,9 +53,9 @@ def test_second_release_changes_nothing(table: Table) -> None:
 def test_release_of_other_item_changes_nothing(table: Table) -> None:
     claim(table.database, make_caller("a", now=NOON), "SD-1")
     before = table.row("a")
-    assert release(table.database, make_caller("a", now=at(1)), "SD-2").outcome == "nothing_held"
-    with pytest.raises(NotHeld, match="holds SD-1"):
-        release(table.database, make_caller("a", now=at(1)), "SD-2", end=True)
+    for end in (False, True):
+        with pytest.raises(NotHeld, match="this session holds SD-1, not SD-2"):
+            release(table.database, make_caller("a", now=at(1)), "SD-2", end=end)
     assert table.row("a") == before
 
 
@@ -70,14 +70,12 @@ def test_other_session_is_released_by_prefix(table: Table) -> None:
     claim(table.database, make_caller("agent-1", now=NOON), "SD-1")
     claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
     with pytest.raises(UsageError, match="more than one"):
-        release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent", None)
+        release_other(table.database, make_caller("other", now=at(1)), "agent", None)
     with pytest.raises(NotHeld, match="no session"):
-        release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "nobody", None)
+        release_other(table.database, make_caller("other", now=at(1)), "nobody", None)
     with pytest.raises(NotHeld, match="does not hold SD-2"):
-        release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent-1", "SD-2")
-    result = release_other(
-        table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent-1", "SD-1", reason="stuck"
-    )
+        release_other(table.database, make_caller("other", now=at(1)), "agent-1", "SD-2")
+    result = release_other(table.database, make_caller("other", now=at(1)), "agent-1", "SD-1", reason="stuck")
     assert (result.outcome, result.sd_id) == ("released", "SD-1")
     assert table.row("agent-1")["status"] == "idle"
     assert table.row("agent-2")["sd_id"] == "SD-2"
@@ -86,11 +84,11 @@ def test_other_session_is_released_by_prefix(table: Table) -> None:
 def test_prefix_prefers_live_session(table: Table) -> None:
     table.insert("agent-1", status="released", heartbeat_at=NOON)
     claim(table.database, make_caller("agent-2", now=NOON), "SD-2")
-    result = release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "agent", None, end=True)
+    result = release_other(table.database, make_caller("other", now=at(1)), "agent", None, end=True, reason="test")
     assert (result.outcome, result.sd_id) == ("ended", "SD-2")
 
 
 def test_prefix_is_not_a_pattern(table: Table) -> None:
     claim(table.database, make_caller("axb", now=NOON), "SD-1")
     with pytest.raises(NotHeld, match="no session"):
-        release_other(table.database, make_caller(None, now=at(1), cwd="/elsewhere"), "a_", None)
+        release_other(table.database, make_caller("other", now=at(1)), "a_", None)

@@ -66,7 +66,12 @@ def test_second_command_under_claim_is_refused(table: Table) -> None:
         term.enter(table.database, make_caller("a"), runner, "SD-1")
     term.leave(table.database, make_caller("a"), runner, "SD-1", fence)
     term.enter(table.database, make_caller("a"), replace(runner, start=later), "SD-1")
-    term.enter(table.database, make_caller("a"), replace(runner, boot_id="an earlier boot"), "SD-1")
+    # Nobody here knows whether a command of another boot still runs: it counts until the session lapses.
+    unknown = replace(runner, boot_id="another boot")
+    term.enter(table.database, make_caller("a"), unknown, "SD-1")
+    with pytest.raises(HeldByAnother):
+        term.enter(table.database, make_caller("a"), runner, "SD-1")
+    term.leave(table.database, make_caller("a"), unknown, "SD-1", fence)
     # A malformed start time is ignored.
     term.enter(table.database, make_caller("a"), replace(runner, start="at noon"), "SD-1")
     with pytest.raises(HeldByAnother):
@@ -100,6 +105,7 @@ def test_run_extends_recorded_patience(table: Table) -> None:
     term.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER, "SD-1")
     with pytest.raises(HeldByAnother):
         claim(table.database, make_caller("b", now=at(29), stale_after=300), "SD-1")
+    term.leave(table.database, make_caller("a", now=NOON), RUNNER, "SD-1", fence_of(NOON) or 0)
     term.enter(table.database, make_caller("a", now=NOON, stale_after=300), RUNNER, "SD-1")
     assert table.own("a")["stale_after"] == 1800, "a shorter one takes nothing from a term that was begun"
 
@@ -137,7 +143,7 @@ def test_run_reports_term_lost_to_other_program(table: Table, end: Ending) -> No
     fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
     table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL")
     table.insert("theirs", sd_id="SD-1", status="active", claimed_at=at(1), heartbeat_at=at(1))
-    with pytest.raises(NotHeld, match=f"held by theirs under the later fence {fence_of(at(1))}"):
+    with pytest.raises(NotHeld, match=f"lost SD-1 to theirs under fence {fence_of(at(1))}"):
         end(table, fence)
 
 
@@ -155,3 +161,13 @@ def test_run_ends_quietly_after_own_release(table: Table, end: Ending) -> None:
     release(table.database, make_caller("a", now=at(1)))
     end(table, fence)
     assert table.row("a")["sd_id"] is None
+
+
+def test_new_term_inherits_no_command(table: Table) -> None:
+    # A container that was killed leaves a command that nobody can judge; its item must be free for the next one.
+    unknown = replace(RUNNER, boot_id="another boot")
+    claim(table.database, make_caller("worker", now=NOON), "SD-1")
+    term.enter(table.database, make_caller("worker", now=NOON), unknown, "SD-1")
+    release(table.database, make_caller("worker", now=at(1)), end=True)
+    claim(table.database, make_caller("worker", now=at(2)), "SD-1")
+    assert term.enter(table.database, make_caller("worker", now=at(2)), RUNNER, "SD-1")

@@ -1,0 +1,346 @@
+"""The process and the term behind a session's row, judged and put in order before a command goes on.
+
+One id can be open in two processes, one process goes through several ids, and other programs clear or move claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Generic, TypeVar
+
+from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
+from claude_sessions_cli.liveness import may_run
+from claude_sessions_cli.model import (
+    CLEARED,
+    CONTINUED,
+    FORGOTTEN,
+    MOVED,
+    JudgedSession,
+    Session,
+    Tombstone,
+    Witness,
+)
+from claude_sessions_cli.operations import rows
+from claude_sessions_cli.operations.caller import Caller, Standing
+from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
+from claude_sessions_cli.times import fence_of, format_age, utc
+
+# A command is tried again this often, after its row was put in order.
+ATTEMPTS = 16
+# The rules that give one process several ids, one after another.
+ROTATING = ("claude_code", "hook")
+
+T = TypeVar("T")
+
+
+class UnsettledError(Exception):
+    """The caller's row has to be put in order, in a transaction of its own, before the command goes on.
+
+    `settle` does that, and returns the caller that the command goes on as.
+    """
+
+    def __init__(
+        self, settle: Callable[[Database, Caller], Caller], outcome: str | None = None, source: str | None = None
+    ) -> None:
+        super().__init__()
+        self.settle = settle
+        self.outcome = outcome
+        self.source = source
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Generic[T]):
+    """A command's result, as whom it ran, and what had to be put in order before: `moved` or `continued`, if anything.
+
+    `source` is the session whose claim was continued.
+    """
+
+    result: T
+    caller: Caller
+    outcome: str | None = None
+    source: str | None = None
+
+
+def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) -> Settled[T]:
+    """Run a command for the caller, again after each time that its row had to be put in order."""
+    outcome = source = None
+    for _ in range(ATTEMPTS):
+        try:
+            return Settled(command(caller), caller, outcome, source)
+        except UnsettledError as unsettled:
+            acting = unsettled.settle(database, caller)
+            if acting.session_id == caller.session_id:
+                outcome, source = unsettled.outcome or outcome, unsettled.source or source
+            caller = acting
+    raise NotHeld(
+        f"session {caller.session_id} cannot be settled: other programs change its row, or its ids continue each other",
+        "look: claude-sessions whoami; or act under another id: --session ID",
+    )
+
+
+def require_own(caller: Caller, session: Session | None) -> Standing:
+    """Return the caller's standing to its row.
+
+    Raises HeldByAnother if its id is open in another process, NotHeld if the session was moved from this process.
+    """
+    standing = Standing.OWN if session is None else caller.standing(session)
+    if session and standing is Standing.TWIN:
+        raise moved_away(caller, session) or twin(caller.judge(session))
+    return standing
+
+
+def require_here(caller: Caller, session: Session | None) -> None:
+    """As `require_own`. Raises UnsettledError for the session of a process that is gone: it moves first."""
+    if require_own(caller, session) is Standing.MOVABLE:
+        raise UnsettledError(_settle_move, MOVED)
+
+
+def require_term(session: Session, others: Iterable[Session]) -> None:
+    """Raise UnsettledError if the row says that another program ended the session's term: that is noted first."""
+    if lost_term(session, others):
+        raise UnsettledError(_settle_loss)
+
+
+def _settle_move(database: Database, caller: Caller) -> Caller:
+    move(database, caller)
+    return caller
+
+
+def _settle_loss(database: Database, caller: Caller) -> Caller:
+    note_loss(database, caller)
+    return caller
+
+
+def look(caller: Caller) -> list[Statement]:
+    """Return the statement that finds other sessions of the caller's process; nothing for most callers.
+
+    Claude Code gives its process a new id when a conversation is cleared or resumed. Ids of other sources stay.
+    """
+    own = caller.process
+    if own is None or caller.identity.id_from not in ROTATING:
+        return []
+    return [Statement("list_same_process", **caller.key, pid=own.pid, tty=caller.identity.tty)]
+
+
+def require_current(caller: Caller, mine: Session | None, found: Sequence[Rows], *, writes: bool = True) -> None:
+    """Raise UnsettledError if the command has to act under another id of the caller's process.
+
+    `found` are the rows of `look`. A session that went on under a new id acts for that; the claim of an earlier id goes
+    over to this one, unless this one holds something. A command that does not begin a term acts for the earlier id.
+    """
+    if mine and mine.continued_as and mine.recorded_process and mine.recorded_process.is_same(caller.process):
+        successor = mine.continued_as
+        raise UnsettledError(lambda _, acting: acting.as_session(successor))
+    earlier = None if mine and mine.holds else earlier_session(caller, found)
+    if earlier is None:
+        return
+    # A command that began under this id, before the claim under the other, must not take it back.
+    is_late = mine is not None and mine.updated_at and earlier.claimed_at and mine.updated_at < earlier.claimed_at
+    if not writes or is_late or may_run(earlier, caller.identity.host):
+        raise UnsettledError(lambda _, acting: acting.as_session(earlier.session_id))
+    if mine and caller.standing(mine) is not Standing.TWIN:
+        require_term(mine, ())
+    raise UnsettledError(
+        lambda database, acting: continue_session(database, acting, earlier), CONTINUED, earlier.session_id
+    )
+
+
+def earlier_session(caller: Caller, found: Sequence[Rows]) -> Session | None:
+    """Return the session of the caller's process under an earlier id which holds a claim, or lost one unnoticed."""
+    sessions = [session for rows_of_look in found for session in rows_of_look.sessions]
+    held = [session for session in sessions if _is_earlier(caller, session)]
+    return max(held, key=lambda session: (session.holds, session.last_sign), default=None)
+
+
+def _is_earlier(caller: Caller, session: Session) -> bool:
+    same = session.process is not None and session.process.is_same(caller.process)
+    has_something = session.holds or session.unsettled_loss or lost_term(session, ()) is not None
+    return same and session.id_from in ROTATING and has_something
+
+
+def continue_session(database: Database, caller: Caller, earlier: Session) -> Caller:
+    """Take the claim of an earlier id of the caller's process over, under a new fence; return who acts now."""
+    if lost_term(earlier, ()):
+        note_loss(database, caller.as_session(earlier.session_id))
+        return caller
+    if database.write(caller.actor, _continue, caller, earlier.session_id, earlier.sd_id):
+        return caller
+    return caller.as_session(earlier.session_id)
+
+
+def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | None) -> bool:
+    lock = [Statement("lock_work_item", sd_id=sd_id)] if sd_id else []
+    both = Statement("lock_sessions", session_ids=[earlier_id, caller.session_id], now=caller.now)
+    *_, found = tx.send(
+        *lock,
+        Statement("insert_session", **caller.columns()),
+        Statement("lock_claim", **caller.key, sd_id=sd_id) if sd_id else both,
+    )
+    mine, others = rows.split(found, caller)
+    earlier = next((other for other in others if other.session_id == earlier_id), None)
+    if mine is None or earlier is None or mine.holds or caller.standing(mine) is Standing.TWIN:
+        return False
+    if not _is_earlier(caller, earlier) or earlier.sd_id != sd_id or may_run(earlier, caller.identity.host):
+        return False
+    # If other programs gave the item to a second session, the earlier id finds out which one holds it.
+    if any(other.holds and other.sd_id == sd_id for other in others if other is not earlier):
+        return False
+    lost = earlier.tombstone or mine.tombstone
+    kept: dict[str, Any] = {
+        "tombstone": lost.as_metadata() if lost else None,
+        "note": earlier.note,
+        "parked_until": earlier.own.get("parked_until"),
+    }
+    ended = rows.clear(
+        caller,
+        earlier,
+        "released",
+        tombstone=None,
+        continued_as=caller.session_id,
+        release_reason=f"continued as {caller.session_id}",
+    )
+    if earlier.holds and sd_id:
+        rows.take(tx, caller, mine, others, sd_id, earlier.track, [ended], moves=True, **kept)
+    else:
+        tx.commit(ended, Statement("revive_session", **caller.columns(caller.standing(mine), **kept)))
+    return True
+
+
+def lost_term(session: Session, others: Iterable[Session]) -> Tombstone | None:
+    """Return the loss of a session whose last claim is no longer in the table, though no command ended it.
+
+    `others` are the other holders of its item. A later fence counts if other programs gave an item to two sessions. A
+    row of an older version does not say which term it began.
+    """
+    term, told = session.term, session.tombstone
+    if term is None or session.status == "released":
+        return None
+    if told and (told.sd_id, told.fence) == (term.sd_id, term.fence):
+        return None  # a reaper of an older version ended it
+    later = later_holder(session, others)
+    if session.sd_id == term.sd_id and later is None:
+        return None
+    held = [other for other in others if other.holds and other.sd_id == term.sd_id]
+    by = later or max(held, key=lambda other: (other.fence or 0, other.session_id), default=None)
+    return Tombstone(
+        term.sd_id,
+        term.fence,
+        session.server_now,
+        CLEARED,
+        by.session_id if by else None,
+        session.track if session.sd_id == term.sd_id else None,
+        new_fence=by.fence if by else None,
+    )
+
+
+def later_holder(session: Session, others: Iterable[Session]) -> Session | None:
+    """Return the latest of the sessions that hold this session's item under a later fence; None without any."""
+    own = (session.claimed_at or datetime.min.replace(tzinfo=timezone.utc), session.session_id)
+    later = [
+        (other.claimed_at, other.session_id, other)
+        for other in others
+        if other.holds and other.sd_id == session.sd_id and other.claimed_at
+        if (other.claimed_at, other.session_id) > own
+    ]
+    return max(later)[2] if later else None
+
+
+def forgotten_term(session: Session, witness: Witness | None) -> Tombstone | None:
+    """Return the loss of a session whose row is older than what this host has seen of it, and holds no such claim."""
+    updated_at = fence_of(session.updated_at)
+    if witness is None or updated_at is None or updated_at >= witness.updated_at:
+        return None
+    if session.holds and (session.sd_id, session.fence) == (witness.sd_id, witness.fence):
+        return None
+    return loss_seen_by(witness, session.server_now)
+
+
+def loss_seen_by(witness: Witness, at: datetime) -> Tombstone:
+    """Return the tombstone of a claim that only this host remembers."""
+    return Tombstone(witness.sd_id, witness.fence, at, FORGOTTEN, None)
+
+
+def note_loss(database: Database, caller: Caller, witness: Witness | None = None) -> Tombstone | None:
+    """Write the tombstone of a term that no command ended; return it, or None if the row is in order."""
+    session = database.read(rows.read, caller)
+    if session is None:
+        return None
+    term = session.term
+    known = witness.sd_id if witness and forgotten_term(session, witness) else term.sd_id if term else None
+    return database.write(caller.actor, _note_loss, caller, known, witness) if known else None
+
+
+def _note_loss(tx: Transaction, caller: Caller, sd_id: str, witness: Witness | None) -> Tombstone | None:
+    _, found = tx.send(Statement("lock_work_item", sd_id=sd_id), Statement("lock_claim", **caller.key, sd_id=sd_id))
+    mine, others = rows.split(found, caller)
+    if mine is None:
+        return None
+    lost = forgotten_term(mine, witness)
+    if lost is None and mine.term and mine.term.sd_id == sd_id:
+        lost = lost_term(mine, others)
+    if lost is None:
+        return None
+    if lost.by is None and tx.has_history:
+        [latest] = tx.send(Statement("read_fence_floor", sd_id=sd_id))
+        lost = add_successor(lost, latest.first)
+    own = {"tombstone": lost.as_metadata(), "term": None}
+    if mine.sd_id == sd_id:
+        tx.commit(rows.clear(caller, mine, "idle", **own))
+    else:
+        tx.commit(rows.merge(caller, **own))
+    return lost
+
+
+def move(database: Database, caller: Caller) -> Session | None:
+    """Move the session of a process that is gone to the caller's, with what it holds under a new fence.
+
+    Returns None if there is nothing to move any more.
+    """
+    session = database.read(rows.read, caller)
+    return database.write(caller.actor, _move, caller, session.sd_id) if session else None
+
+
+def _move(tx: Transaction, caller: Caller, sd_id: str | None) -> Session | None:
+    lock = [Statement("lock_work_item", sd_id=sd_id)] if sd_id else []
+    *_, found = tx.send(*lock, Statement("lock_claim", **caller.key, sd_id=sd_id))
+    mine, others = rows.split(found, caller)
+    if mine is None or caller.standing(mine) is not Standing.MOVABLE or mine.sd_id != sd_id:
+        return None
+    rivals = [other for other in others if other.holds and other.sd_id == sd_id]
+    if sd_id and mine.holds and not rivals:
+        return rows.take(tx, caller, mine, others, sd_id, mine.track, moves=True)
+    before = []
+    if mine.holds and mine.status == "stale":
+        before.append(rows.clear(caller, mine, "idle", tombstone=lost_to(mine, rivals[0]).as_metadata()))
+    # Two that are not silent are told apart by the command itself.
+    *_, row = tx.commit(*before, Statement("revive_session", **caller.columns(Standing.MOVABLE)))
+    return rows.written(row)
+
+
+def twin(seen: JudgedSession) -> HeldByAnother:
+    """Return the error of a caller whose session id is open in another process."""
+    session = seen.session
+    holds = f" holds {session.sd_id} and" if session.holds else ""
+    lapses = f", lapses in {format_age(max(0.0, seen.expires_in_s))}" if seen.expires_in_s > 0 else ""
+    return HeldByAnother(
+        f"session {session.session_id}{holds} is open in another process{place_of(session)}, last heartbeat"
+        f" {format_age(session.heartbeat_age_s)} ago{lapses}",
+        "use another id; end it there: claude-sessions release --end; or move it here: claim SD --force --reason WHY",
+        seen,
+    )
+
+
+def moved_away(caller: Caller, session: Session) -> SessionsError | None:
+    """Return the error of the process from which the session was moved by force; None for any other process."""
+    moved = session.moved
+    if moved is None or not moved.process.is_same(caller.process):
+        return None
+    at = f" at {utc(moved.at)}" if moved.at else ""
+    return NotHeld(
+        f"session {session.session_id} was moved to another process{place_of(session)}{at}: {moved.reason}",
+        "go on under another id, or there",
+        lost_item=session.sd_id,
+    )
