@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 
 from claude_sessions_cli import adapters, connection, queries
 from claude_sessions_cli.connection import Connection, Patience, Row
-from claude_sessions_cli.errors import SessionsError, Unreachable
+from claude_sessions_cli.errors import HeldByAnother, SessionsError, Unreachable
 from claude_sessions_cli.failures import first_line, translate
 from claude_sessions_cli.model import Actor, Session
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class ClaimConflict(SessionsError):
+class ClaimConflict(HeldByAnother):
     """The unique index refused a claim at each attempt: another program, which takes no locks, was faster."""
 
 
