@@ -211,6 +211,11 @@ def seed_dsn(_seed_database: str) -> str:
 @pytest.fixture(params=["001 alone", "whole schema"])
 def either_dsn(request: pytest.FixtureRequest) -> str:
     """Return the DSN of an empty table, once of the seed and once under the whole schema."""
+    return dsn_of(request)
+
+
+def dsn_of(request: pytest.FixtureRequest) -> str:
+    """Return the DSN of an empty table under the schema of a fixture's parameter."""
     name = "seed_dsn" if request.param == "001 alone" else "dsn"
     return str(request.getfixturevalue(name))
 

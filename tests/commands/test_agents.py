@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli, Sleeper, Table
+from conftest import Cli, Sleeper, Table, dsn_of
 from requirements import needs
 from run_bench import PROGRAM, only_linux
 from terminal import environment
@@ -54,6 +54,12 @@ class Agent:
 
 
 Start = Callable[..., Agent]
+
+
+@pytest.fixture(params=["whole schema", pytest.param("001 alone", marks=pytest.mark.faults)])
+def either_dsn(request: pytest.FixtureRequest) -> str:
+    """Return the DSN of an empty table; of the seed alone with the long tests."""
+    return dsn_of(request)
 
 
 @pytest.fixture

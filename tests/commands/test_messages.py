@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import Cli, Sleeper, Table
+from conftest import Cli, Sleeper, Table, dsn_of
 from faults import pool as racing
 from faults import servers
 from wire import Wire, report
@@ -116,6 +116,12 @@ REAPS = [
 ]
 CASES = [*HEARTBEATS, *READERS, *CLAIMS, *RELEASES, *PARKS, *REAPS]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@pytest.fixture(params=["whole schema", pytest.param("001 alone", marks=pytest.mark.faults)])
+def either_dsn(request: pytest.FixtureRequest) -> str:
+    """Return the DSN of an empty table; of the seed alone with the long tests."""
+    return dsn_of(request)
 
 
 @pytest.fixture
