@@ -58,8 +58,8 @@ class Caller:
         return ProcessRecord(**record) if record else None
 
     def as_session(self, session_id: str) -> Caller:
-        """Return this caller under another session id of its process."""
-        return replace(self, identity=replace(self.identity, session_id=session_id))
+        """Return this caller under another session id of its process, whose row says where that came from."""
+        return replace(self, identity=replace(self.identity, session_id=session_id, id_from=None))
 
     def standing(self, session: Session) -> Standing:
         """Return whose row the session of this caller's id is."""

@@ -309,6 +309,17 @@ def test_late_heartbeat_of_earlier_id_takes_nothing_back(table: Table, sleeper: 
     assert table.row("id-b")["sd_id"] == "SD-1"
 
 
+def test_late_command_of_an_earlier_id_moves_nothing_back(table: Table, sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    for minute, name in enumerate(("id-a", "id-b", "id-c")):
+        claim(table.database, _on(pid, name, minute, "claude_code"), "SD-1")
+        if name == "id-b":
+            release(table.database, _on(pid, name, minute, "claude_code"))
+    late = heartbeat(table.database, _on(pid, "id-a", 3, "claude_code"))
+    assert (late.outcome, late.session.session.session_id) == ("renewed", "id-b")
+    assert table.row("id-c")["sd_id"] == "SD-1"
+
+
 def test_command_of_unknown_fate_keeps_the_claim(table: Table, sleeper: Sleeper) -> None:
     # Its terminal is closed, and it may work in a container.
     shell = sleeper()
