@@ -98,7 +98,7 @@ COMMANDS = [
     Command("claim SD-1 --force --reason urgent", held),
     Command("release", holding),
     Command("release --end", holding),
-    Command(f"release --session {OTHER}", held),
+    Command(f"release --session {OTHER} --reason why", held),
     Command("park 20m", holding),
     Command("unpark", parked),
     Command("reap", silent),
