@@ -125,7 +125,7 @@ def _claim(
 
 def _told(tx: Transaction, caller: Caller, lost: Tombstone | None, error: SessionsError) -> SessionsError:
     """Return the error of a refused claim, after the loss that it reports was marked."""
-    if lost:
+    if lost and not lost.told:
         tx.commit(rows.merge(caller, tombstone=tell(lost)))
     return error
 
