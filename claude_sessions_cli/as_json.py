@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from claude_sessions_cli.errors import EXIT_NOT_HELD
 from claude_sessions_cli.model import JudgedSession, Session, Tombstone
 from claude_sessions_cli.times import fence_of, utc
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.list import Listing
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
     from claude_sessions_cli.operations.release import ReleaseResult
+    from claude_sessions_cli.operations.run import Lease, RunResult
     from claude_sessions_cli.operations.whoami import Standings
 
 # Fields of Session that are not columns of the table.
@@ -59,6 +61,17 @@ def release_data(result: ReleaseResult) -> dict[str, Any]:
 def listing_data(listing: Listing) -> dict[str, Any]:
     """Return the JSON of `list`."""
     return {"sessions": [session_data(seen) for seen in listing.sessions], "total": listing.total}
+
+
+def run_data(result: RunResult, lease: Lease) -> dict[str, Any]:
+    """Return the JSON of `run`; its session is as it was when the command began."""
+    return {
+        "outcome": result.outcome,
+        "exit_code": EXIT_NOT_HELD if result.lost else result.finished.code,
+        "seconds": round(result.seconds, 3),
+        "session": session_data(lease.held),
+        "fence": lease.fence,
+    }
 
 
 def reap_data(result: ReapResult) -> dict[str, Any]:

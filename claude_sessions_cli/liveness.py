@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from claude_sessions_cli import process
+from claude_sessions_cli import guardian, process
 from claude_sessions_cli.model import Liveness, ProcessRecord, Session
 from claude_sessions_cli.times import uptime
 
@@ -35,20 +35,22 @@ def this_host() -> Host:
 
 
 def liveness(session: Session, host: Host) -> Liveness:
-    """Return whether the process that the row records is alive, as far as this host can prove it.
+    """Return whether a process that the row records is alive, as far as this host can prove it.
 
     Alive needs the same boot, namespace, pid and start (hostnames change with the network, boot ids do not); dead needs
-    the same hostname besides, and a pid that does not exist, started at another time, or is a zombie. While a command
-    runs under the claim, the session lives, even if its terminal is closed; while nobody knows whether it runs, the
-    session is not proven dead.
+    the same hostname besides, and a pid that does not exist, started at another time, or is a zombie. A session under
+    which a command runs records its runner and its guardian too: it is alive if one of the three is, dead if all are.
     """
     known = liveness_of(session.process, session.hostname, host)
-    if session.runner is None or known is Liveness.ALIVE:
+    runner, guardian = session.runner, session.guardian
+    if runner is None or known is Liveness.ALIVE or is_of_earlier_boot(runner, session, host):
         return known
-    runner = liveness_of(session.runner, session.hostname, host)
-    if runner is Liveness.ALIVE:
+    judged = {known, liveness_of(runner, session.hostname, host)}
+    if guardian is not None:
+        judged.add(liveness_of(guardian, session.hostname, host))
+    if Liveness.ALIVE in judged:
         return Liveness.ALIVE
-    return known if runner is Liveness.DEAD or not may_run(session, host) else Liveness.UNKNOWN
+    return Liveness.DEAD if judged == {Liveness.DEAD} else Liveness.UNKNOWN
 
 
 def is_of_earlier_boot(record: ProcessRecord | None, session: Session, host: Host) -> bool:
@@ -68,10 +70,21 @@ def is_of_earlier_boot(record: ProcessRecord | None, session: Session, host: Hos
 
 
 def may_run(session: Session, host: Host) -> bool:
-    """Whether the command that a session records may still run: it is alive, or this host cannot know."""
+    """Whether the command that a session records may still run: its processes are not all proven dead."""
     if session.runner is None or is_of_earlier_boot(session.runner, session, host):
         return False
-    return liveness_of(session.runner, host.hostname, host) is not Liveness.DEAD
+    records = [record for record in (session.runner, session.guardian) if record]
+    return any(liveness_of(record, host.hostname, host) is not Liveness.DEAD for record in records)
+
+
+def group_left(session: Session, host: Host) -> int | None:
+    """Return the process group that the guardian of a killed runner is ending; None if there is none, or not here."""
+    if session.guardian is None or liveness_of(session.guardian, host.hostname, host) is not Liveness.ALIVE:
+        return None
+    try:
+        return guardian.group_of(process.read(session.guardian.pid))
+    except (ProcessLookupError, PermissionError):
+        return None
 
 
 def liveness_of(record: ProcessRecord | None, hostname: str | None, host: Host) -> Liveness:

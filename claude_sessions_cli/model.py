@@ -198,6 +198,15 @@ class Session:
         return _process_record(self.own.get("run"))
 
     @property
+    def guardian(self) -> ProcessRecord | None:
+        """The process that ends the command if the runner is killed, and lives until nothing of the command does."""
+        runner, part = self.runner, self.own.get("run")
+        guardian = part.get("guardian") if isinstance(part, dict) else None
+        if runner is None or not isinstance(guardian, dict):
+            return None
+        return _process_record({**asdict(runner), "start": None, **guardian})
+
+    @property
     def tombstone(self) -> Tombstone | None:
         """The claim that this session lost, until it claims again or releases."""
         part = self.own.get("tombstone")
@@ -333,7 +342,8 @@ class Actor:
 class JudgedSession:
     """A session as this host and this caller judge it, from one look at its process.
 
-    `lapsed` is whether another session may take its item.
+    `lapsed` is whether another session may take its item, `left` a process group that its guardian is ending: the
+    runner was killed.
     """
 
     session: Session
@@ -341,6 +351,13 @@ class JudgedSession:
     lapsed: bool
     label: Label
     expires_in_s: float
+    left: int | None = None
+
+    @property
+    def remark(self) -> str | None:
+        """What people are told beside the state: what the claim is for, and what outlived its runner."""
+        left = f"run was killed, process group {self.left} works on" if self.left else None
+        return "; ".join(part for part in (self.session.note, left) if part) or None
 
 
 def _process_record(part: object, pid: int | None = None) -> ProcessRecord | None:

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -47,7 +47,7 @@ _LONG_OPTIONS_WITH_WORD = frozenset(
 )
 _SHORT_OPTIONS_WITH_WORD = {"fish": "CdfoD"}
 # One -o for each: POSIX lets a header, an empty one too, swallow the rest of its argument, and the BSDs do so.
-_PS_COLUMNS = ("pid", "ppid", "tty", "stat", "lstart", "ucomm", "command")
+_PS_COLUMNS = ("pid", "ppid", "pgid", "tty", "stat", "lstart", "ucomm", "command")
 
 
 class Source(Enum):
@@ -67,6 +67,7 @@ class Process:
     zombie: bool
     name: str
     argv: tuple[str, ...] = ()
+    group: int = 0
 
     @property
     def program(self) -> str:
@@ -271,6 +272,30 @@ def lineage(pid: int) -> list[Process]:
     return chain
 
 
+def is_alive(groups: Set[int]) -> bool:
+    """Whether a process of these groups lives, as far as this user may see."""
+    return any(found.group in groups for found in _living())
+
+
+def with_descendants(groups: Set[int]) -> set[int]:
+    """Return these process groups and those of all descendants: a shell with job control gives each job its own."""
+    living, members, reached = _living(), set[int](), set(groups)
+    while more := [
+        found for found in living if found.pid not in members and (found.group in reached or found.ppid in members)
+    ]:
+        members |= {found.pid for found in more}
+        reached |= {found.group for found in more}
+    return reached
+
+
+def _living() -> list[Process]:
+    if source() is Source.PS:
+        found: Iterable[Process | None] = _read_ps(None).values()
+    else:
+        found = (_read_proc(int(entry.name)) for entry in PROC.iterdir() if entry.name.isdecimal())
+    return [process for process in found if process and not process.zombie]
+
+
 @lru_cache(maxsize=1)
 def source() -> Source:
     """Return where processes are read.
@@ -310,6 +335,7 @@ def _read_proc(pid: int) -> Process | None:
         zombie=fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1,
         name=name,
         argv=tuple(word.decode(errors="replace") for word in words),
+        group=int(fields[2]),
     )
 
 
@@ -343,19 +369,20 @@ def _read_ps(pid: int | None) -> dict[int, Process]:
 
 
 def _parse_ps(line: str) -> Process | None:
-    words = line.split(None, 10)
-    if len(words) < 10 or not (words[0].isdecimal() and words[1].isdecimal()):
+    words = line.split(None, 11)
+    if len(words) < 11 or not all(word.isdecimal() for word in words[:3]):
         return None
     # ps does not mark the end of a word; no program that is recognised here needs it.
-    argv = tuple(words[10].split()) if len(words) > 10 else ()
+    argv = tuple(words[11].split()) if len(words) > 11 else ()
     return Process(
         pid=int(words[0]),
         ppid=int(words[1]),
-        tty=None if words[2].strip("?-") == "" else "/dev/" + words[2].removeprefix("/dev/"),
-        start="_".join(words[4:9]),
-        zombie=words[3].startswith("Z"),
-        name=words[9],
+        tty=None if words[3].strip("?-") == "" else "/dev/" + words[3].removeprefix("/dev/"),
+        start="_".join(words[5:10]),
+        zombie=words[4].startswith("Z"),
+        name=words[10],
         argv=argv,
+        group=int(words[2]),
     )
 
 

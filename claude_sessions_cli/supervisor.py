@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
@@ -10,38 +9,43 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from claude_sessions_cli.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, NotHeld, SessionsError
+from claude_sessions_cli import process
+from claude_sessions_cli.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMED_OUT, NotHeld, SessionsError
+from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.renewal import KeepAlive
 from claude_sessions_cli.terminal import Terminal
-from claude_sessions_cli.times import uptime
+from claude_sessions_cli.times import format_age, uptime
 
 # How long a command that ^Z stopped past its window waits for proof that the claim still stands.
 PROOF_S = 5.0
 # Seconds that a report during the run may take: the command must be stopped in time, even if no one reads.
 REPORT_S = 0.1
+# How long a command that has run for too long has between TERM and KILL.
+TIMEOUT_GRACE_S = 10.0
 FORWARDED = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
     signal.SIGTSTP,
 )
 WATCHED = (*FORWARDED, signal.SIGTTIN, signal.SIGCONT, signal.SIGCHLD)
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """How a command ended: its exit code (128 + n for signal n), or the error that it was stopped for.
 
-    `interrupt` is the signal of the keyboard that it died of, `had_terminal` whether that reached the command alone.
+    `timed_out` is whether it ran for too long, `left` a process group of it that this user may not end. `interrupt` is
+    the signal of the keyboard that it died of, `had_terminal` whether that reached the command alone.
     """
 
     code: int
     stopped_for: SessionsError | None = None
+    timed_out: bool = False
+    left: int | None = None
     interrupt: signal.Signals | None = None
     had_terminal: bool = False
 
@@ -55,14 +59,19 @@ def run(
     command: Sequence[str],
     environment: Mapping[str, str],
     keep_alive: KeepAlive,
+    guardian: Guardian,
     report: Callable[[str, float], None],
+    *,
+    timeout: float | None = None,
+    stdout: int | None = None,
 ) -> Finished:
     """Run a command in a process group of its own, with the terminal if this process had it.
 
+    It is stopped after `timeout` seconds. `stdout` is the descriptor that it writes to, if not this process' own.
     `report` prints a line within some seconds, when the command has to be stopped. Raises OSError if the command cannot
     start. Signals stay caught afterwards, so that a second ^C does not interrupt the clean-up.
     """
-    return _Runner(command, environment, keep_alive, report).run()
+    return _Runner(command, environment, keep_alive, guardian, report, timeout, stdout).run()
 
 
 def follow(finished: Finished) -> None:
@@ -82,9 +91,15 @@ class _Runner:
         command: Sequence[str],
         environment: Mapping[str, str],
         keep_alive: KeepAlive,
+        guardian: Guardian,
         report: Callable[[str, float], None],
+        timeout: float | None,
+        stdout: int | None,
     ) -> None:
-        self._command, self._environment, self._keep_alive, self._report = command, environment, keep_alive, report
+        self._command, self._environment, self._stdout = command, environment, stdout
+        self._keep_alive, self._guardian, self._report = keep_alive, guardian, report
+        self._timeout = timeout
+        self._deadline = None if timeout is None else uptime() + timeout
         self._terminal = Terminal()
         # In a pipeline another program may need the terminal: the command gets it when it asks.
         self._hands_over = self._terminal.in_foreground and os.isatty(0) and os.isatty(1)
@@ -94,6 +109,9 @@ class _Runner:
         self._proof_until: float | None = None
         self._kill_at: float | None = None
         self._stopped_for: SessionsError | None = None
+        self._timed_out = False
+        # The command's process groups, once it is stopped.
+        self._groups: set[int] = set()
 
     def run(self) -> Finished:
         reader, writer = os.pipe()
@@ -110,15 +128,20 @@ class _Runner:
             if signal.SIGTTIN in self._pending:
                 # The next program of a pipeline asked just as the command ended: no other process would continue it.
                 os.killpg(os.getpgrp(), signal.SIGCONT)
-            if self._stopped_for:
-                self._end_group()
+            left = None
+            if self._is_stopping:
+                left = self._end_groups()
+            else:
+                self._guardian.dismiss()
             interrupt = signal.Signals(-status) if -status in (signal.SIGINT, signal.SIGQUIT) else None
             ran_alone = not self._terminal.exists or (interrupt and handlers[interrupt] is signal.SIG_IGN)
-            code = status if status >= 0 else 128 - status
-            return Finished(code, self._stopped_for, None if ran_alone else interrupt, had_terminal)
+            code = EXIT_TIMED_OUT if self._timed_out else status if status >= 0 else 128 - status
+            keyboard = None if ran_alone or self._is_stopping else interrupt
+            return Finished(code, self._stopped_for, self._timed_out, left, keyboard, had_terminal)
         except BaseException:
             # No one would supervise it.
             self._signal(signal.SIGKILL)
+            self._guardian.end_command(())
             raise
         finally:
             self._terminal.take_back()
@@ -130,15 +153,9 @@ class _Runner:
         self._pending.append(number)
 
     def _start(self, handlers: Mapping[signal.Signals, object]) -> None:
-        parent, prctl = os.getpid(), _load_prctl()
-
         def prepare() -> None:
             os.setpgid(0, 0)
-            if prctl:
-                # A wrapper that is killed can stop nothing, and its claim is free at once: the command dies with it.
-                prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-                if os.getppid() != parent:
-                    os.kill(os.getpid(), signal.SIGKILL)
+            self._guardian.watch()
             if self._hands_over:
                 self._terminal.hand_over(os.getpid())
             for number, handler in handlers.items():
@@ -146,7 +163,9 @@ class _Runner:
 
         def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
             # Descriptors that the caller opened for the command, such as `<(...)` or make's job server, are passed on.
-            return subprocess.Popen(command, env=dict(self._environment), preexec_fn=prepare, close_fds=False)
+            return subprocess.Popen(
+                command, env=dict(self._environment), stdout=self._stdout, preexec_fn=prepare, close_fds=False
+            )
 
         # The child hands the terminal over, in time for its first read; this process takes it back.
         self._terminal.handed_over = self._hands_over
@@ -193,6 +212,7 @@ class _Runner:
 
     def _reap(self) -> int | None:
         assert self._child
+        self._reap_orphans(self._child.pid)
         pid, status = os.waitpid(self._child.pid, os.WNOHANG | os.WUNTRACED)
         if pid == 0:
             return None
@@ -201,6 +221,8 @@ class _Runner:
             return self._child.returncode
         self._is_stopped = True
         number = os.WSTOPSIG(status)
+        if self._proof_until is not None or self._is_stopping:
+            return None
         if number in (signal.SIGTTIN, signal.SIGTTOU) and self._terminal.in_foreground:
             self._hand_over()
             self._continue()
@@ -208,6 +230,15 @@ class _Runner:
         elif number != signal.SIGSTOP or self._terminal.handed_over:
             self._suspend(number)
         return None
+
+    @staticmethod
+    def _reap_orphans(child: int) -> None:
+        """As PID 1 of a container, collect the processes that lost their parent."""
+        while os.getpid() == 1:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid == child:
+                return
+            os.waitpid(ended.si_pid, 0)
 
     def _suspend(self, number: int) -> None:
         """Stop as the command did, so that the shell notices; the kernel spares a job that no shell could continue."""
@@ -225,8 +256,9 @@ class _Runner:
         if self._hands_over and self._terminal.in_foreground:
             self._hand_over()
         now = uptime()
-        if self._is_stopped and now >= self._keep_alive.window.terminate_at:
-            # This process was stopped too and sent no heartbeats: continue the command only if the claim still stands.
+        if now >= self._keep_alive.window.terminate_at:
+            # This process was stopped and sent no heartbeats: the command goes on only if the claim still stands.
+            self._signal(signal.SIGSTOP)
             self._proof_until = now + PROOF_S
             self._keep_alive.begin(now)
         else:
@@ -240,12 +272,22 @@ class _Runner:
         self._is_stopped, self._proof_until = False, None
         self._signal(signal.SIGCONT)
 
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stopped_for is not None or self._timed_out
+
     def _judge(self, now: float) -> None:
-        if self._stopped_for:
-            if self._kill_at is not None and now >= self._kill_at:
-                self._signal(signal.SIGKILL)
-                self._kill_at = None
-            return
+        """Stop the command if its claim is lost, or cannot be trusted any longer, or if its time is over."""
+        if self._stopped_for is None:
+            self._judge_claim(now)
+        if self._deadline is not None and now >= self._deadline and not self._is_stopping:
+            self._timed_out = True
+            self._stop(f"the command ran for {format_age(self._timeout or 0)}", now + TIMEOUT_GRACE_S)
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            self._signal_all(signal.SIGKILL)
+
+    def _judge_claim(self, now: float) -> None:
         window, reason = self._keep_alive.window, self._keep_alive.lost
         if reason is None and now < window.terminate_at:
             if self._proof_until is not None:
@@ -256,39 +298,44 @@ class _Runner:
         if reason is None:
             failure = self._keep_alive.failure
             reason = NotHeld(f"the claim could not be renewed in time{f': {failure.message}' if failure else ''}")
-        self._stopped_for, self._kill_at = reason, window.kill_at(now)
-        self._signal(signal.SIGTERM)
-        self._continue()
-        self._report(f"{reason.message}; stopping the command", REPORT_S)
+        self._stopped_for = reason
+        self._stop(reason.message, window.kill_at(now))
+
+    def _stop(self, reason: str, kill_at: float) -> None:
+        """End the command with TERM now and KILL at a time; a command that is being stopped already only gets KILL."""
+        if not self._groups:
+            self._signal_all(signal.SIGTERM)
+            self._signal_all(signal.SIGCONT)
+            self._kill_at = kill_at
+        elif self._kill_at is not None:
+            self._kill_at = min(self._kill_at, kill_at)
+        self._is_stopped, self._proof_until = False, None
+        self._report(f"{reason}; stopping the command", REPORT_S)
 
     def _seconds_to_wait(self) -> float:
-        if self._stopped_for:
-            due = self._kill_at
-        elif self._proof_until is not None:
+        if self._proof_until is not None:
             return 0.05
-        else:
-            due = min(self._keep_alive.due, self._keep_alive.window.terminate_at)
+        claim = None if self._stopped_for else min(self._keep_alive.due, self._keep_alive.window.terminate_at)
+        due = [at for at in (claim, self._kill_at, None if self._is_stopping else self._deadline) if at is not None]
         # Neither a renewal nor the end of the machine's sleep wakes the poll.
-        return 1.0 if due is None else min(1.0, max(0.0, due - uptime()))
+        return min(1.0, max(0.0, min(due) - uptime())) if due else 1.0
 
-    def _end_group(self) -> None:
-        """Give the rest of the command's group the time until KILL."""
-        while self._kill_at is not None and uptime() < self._kill_at and self._signal(0):
-            time.sleep(0.02)
-        self._signal(signal.SIGKILL)
+    def _end_groups(self) -> int | None:
+        """Give the rest of the command the time until KILL; return a process group that this user may not end."""
+        while self._kill_at is not None and uptime() < self._kill_at and process.is_alive(self._groups):
+            time.sleep(0.05)
+        self._signal_all(signal.SIGKILL)
+        return min(self._groups) if self._guardian.end_command(self._groups) else None
 
-    def _signal(self, number: int) -> bool:
+    def _signal_all(self, number: int) -> None:
+        """Signal the command's group and those of its descendants."""
+        assert self._child
+        self._groups = process.with_descendants(self._groups | {self._child.pid}) - {os.getpgrp()}
+        for group in self._groups:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+
+    def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             if self._child:
                 os.killpg(self._child.pid, number)
-                return True
-        return False
-
-
-def _load_prctl() -> Callable[..., int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        return ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None

@@ -44,7 +44,7 @@ LIST: tuple[Column[JudgedSession], ...] = (
     Column("CODEBASE", lambda seen: seen.session.codebase),
     Column("CLAIMED", lambda seen: format_age(seen.session.claim_age_s)),
     Column("HEARTBEAT", lambda seen: format_age(seen.session.heartbeat_age_s)),
-    Column("NOTE", lambda seen: seen.session.note),
+    Column("NOTE", lambda seen: seen.remark),
 )
 # The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
 DROPPED_FIRST = ("PID", "TTY", "NOTE", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")

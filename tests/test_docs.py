@@ -125,7 +125,7 @@ def test_reference_names_each_environment_variable() -> None:
 def test_reference_lists_each_exit_code() -> None:
     [table] = _tables("Exit codes", "exit")
     known = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
-    of_run = {errors.EXIT_NOT_EXECUTABLE, errors.EXIT_NOT_FOUND}
+    of_run = {errors.EXIT_TIMED_OUT, errors.EXIT_NOT_EXECUTABLE, errors.EXIT_NOT_FOUND}
     assert {int(row[0]) for row in table} == {0, *known} - of_run
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SessionsError)]
     assert {(row[0], row[1]) for row in table if row[1]} == {(str(kind.exit_code), f"`{kind.code}`") for kind in kinds}
@@ -187,7 +187,7 @@ def test_json_has_the_fields_of_the_reference(
 
     def call(command: str, *argv: str, on: str | None = dsn) -> dict[str, Any]:
         env = {"CLAUDE_SESSIONS_DSN": on, "CLAUDE_SESSIONS_DATA_DIR": str(tmp_path / "data")}
-        answer = json.loads(cli(*command.split(), *argv, "--json", env=env).stdout)
+        answer = json.loads(cli(*command.split(), "--json", *argv, env=env).stdout)
         assert isinstance(answer, dict)
         described = SAME_DATA.get(command, command)
         called.add(described)
@@ -212,6 +212,7 @@ def test_json_has_the_fields_of_the_reference(
     assert call("reap", "--dry-run")["data"]["changed"]
     assert call("heartbeat", "--here")["data"]["released"]
     call("list")
+    call("run", "SD-4", "--", "true")
     call("release", "--session", "bob")
     call("history", "SD-1")
     call("history", "alice")

@@ -134,7 +134,7 @@ def test_lineage_takes_one_ps_call_with_separate_columns(
     # In one argument, the BSDs would take what follows the first = for the header of that column.
     # Without -ww they would cut each line at 79 columns, away from a terminal.
     assert "-ww" in call.split()
-    assert "-o pid= -o ppid= -o tty= -o stat= -o lstart= -o ucomm= -o command=" in call
+    assert "-o pid= -o ppid= -o pgid= -o tty= -o stat= -o lstart= -o ucomm= -o command=" in call
 
 
 def test_ps_does_not_cut_long_commands(through_ps: None) -> None:
@@ -157,19 +157,19 @@ def test_missing_ps_is_a_permission_error(monkeypatch: pytest.MonkeyPatch, tmp_p
     ("line", "expected"),
     [
         (
-            "  501   500 ttys003  Ss   Tue Nov  3 09:05:01 2026     zsh              -zsh",
-            Process(501, 500, "/dev/ttys003", "Tue_Nov_3_09:05:01_2026", False, "zsh", ("-zsh",)),
+            "  501   500   501 ttys003  Ss   Tue Nov  3 09:05:01 2026     zsh              -zsh",
+            Process(501, 500, "/dev/ttys003", "Tue_Nov_3_09:05:01_2026", False, "zsh", ("-zsh",), 501),
         ),
         (
-            "    1     0 ??       Ss   Mon Nov  2 08:00:00 2026     launchd          /sbin/launchd",
-            Process(1, 0, None, "Mon_Nov_2_08:00:00_2026", False, "launchd", ("/sbin/launchd",)),
+            "    1     0     1 ??       Ss   Mon Nov  2 08:00:00 2026     launchd          /sbin/launchd",
+            Process(1, 0, None, "Mon_Nov_2_08:00:00_2026", False, "launchd", ("/sbin/launchd",), 1),
         ),
         (
-            "  700   501 ttys003  Z+   Tue Nov 24 11:41:11 2026     (sleep)",
-            Process(700, 501, "/dev/ttys003", "Tue_Nov_24_11:41:11_2026", True, "(sleep)"),
+            "  700   501   700 ttys003  Z+   Tue Nov 24 11:41:11 2026     (sleep)",
+            Process(700, 501, "/dev/ttys003", "Tue_Nov_24_11:41:11_2026", True, "(sleep)", (), 700),
         ),
         (
-            "  701   501 -        I    Tue Nov 24 11:41:11 2026     claude           /Users/A B/.local/bin/claude -c",
+            "  701   501   701 -        I    Tue Nov 24 11:41:11 2026     claude           /A B/claude -c",
             Process(
                 701,
                 501,
@@ -177,7 +177,8 @@ def test_missing_ps_is_a_permission_error(monkeypatch: pytest.MonkeyPatch, tmp_p
                 "Tue_Nov_24_11:41:11_2026",
                 False,
                 "claude",
-                ("/Users/A", "B/.local/bin/claude", "-c"),
+                ("/A", "B/claude", "-c"),
+                701,
             ),
         ),
         ("", None),

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from claude_sessions_cli import invocation, options, process
 from claude_sessions_cli.errors import (
@@ -31,10 +32,24 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.render import Output
 
+STDERR = 2
+
 app = options.new_app()
 
 
-@app.command()
+class RunCommand(TyperCommand):
+    """A command line whose item stands before its first `--`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse a line without an item: the command's name would be locked, and its first argument run."""
+        if "--" in args:
+            before, _, _ = self.make_parser(ctx).parse_args(args[: args.index("--")])
+            if not (before.get("sd") or before.get("help")):
+                raise UsageError("no work item before --", "claude-sessions run SD -- COMMAND")
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=RunCommand)
 def run(
     sd: Annotated[
         str, typer.Argument(metavar="SD", help="The work item.", autocompletion=options.complete_known_items)
@@ -49,25 +64,32 @@ def run(
     keep_on_failure: Annotated[
         bool, typer.Option("--keep-on-failure", help="If the command fails, keep the claim until it lapses.")
     ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", parser=options.duration, metavar="DURATION", help="Stop the command then."),
+    ] = None,
     session: options.SessionId = None,
     stale_after: options.StaleAfter = None,
     dsn: options.Dsn = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end; the command's output goes to stderr.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Run a command under a claim.
 
-    Claims the item, renews the claim while the command runs, and releases it. Exits with the command's code. If the
-    claim is lost, or cannot be renewed in time, the command gets TERM and then KILL before another session can take the
-    item; exit 4. The command finds CLAUDE_SESSIONS_SD, CLAUDE_SESSIONS_FENCE and CLAUDE_SESSIONS_SESSION_ID in its
-    environment.
+    Claims the item, renews the claim while the command runs, and releases it. Exits with the command's code; 124 if its
+    time was over. If the claim is lost, or cannot be renewed in time, the command gets TERM and then KILL before
+    another session can take the item; exit 4. The same if this process is killed. The command finds CLAUDE_SESSIONS_SD,
+    CLAUDE_SESSIONS_FENCE and CLAUDE_SESSIONS_SESSION_ID in its environment.
     """
-    from claude_sessions_cli import render, supervisor
+    from claude_sessions_cli import as_json, render, supervisor
     from claude_sessions_cli.operations import run as operation
 
     gc.enable()  # the program disables it, because most commands are short
     options.check_track(track)
     check_work_item(sd)
-    output = render.Output("run", quiet=quiet)
+    output = render.Output("run", json, quiet)
     _check_command(command[0], output)
     settings = invocation.load_settings(dsn, stale_after)
     own = invocation.find_caller(settings, session=session, required=False)
@@ -81,7 +103,9 @@ def run(
         try:
             lease = operation.begin(database, own, itself, sd, named=session is not None, track=track, acquire=acquire)
         except HeldByAnother as error:
-            output.failure(error)
+            # A refusal that the caller calls success, as cron does, is no news.
+            if not (quiet and conflict_exit_code == 0):
+                output.failure(_with_own_hint(error, sd))
             raise typer.Exit(conflict_exit_code) from None
     invocation.update_prompt(lease.caller, lease.held.session, database)
 
@@ -99,12 +123,23 @@ def run(
 
     environment = operation.environment_for(lease, os.environ, dsn, stale_after)
     result = operation.supervise(
-        command, environment, lease, connect, render.report, ended, keep_on_failure=keep_on_failure
+        *(command, environment, lease, connect, render.report, ended),
+        keep_on_failure=keep_on_failure,
+        timeout=timeout,
+        stdout=STDERR if json else None,
     )
+    output.result(as_json.run_data(result, lease), str)
     if result.lost:
         raise typer.Exit(EXIT_NOT_HELD)
     supervisor.follow(result.finished)
     raise typer.Exit(result.finished.code)
+
+
+def _with_own_hint(error: HeldByAnother, sd: str) -> HeldByAnother:
+    """Return a refusal with a hint that names no option which only `claim` has."""
+    if error.hint and "add --force" in error.hint:
+        error.hint = error.hint.replace("add --force", f"claude-sessions claim {sd} --force")
+    return error
 
 
 def _check_command(program: str, output: Output) -> None:

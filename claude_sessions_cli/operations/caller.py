@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from claude_sessions_cli.identity import Identity, require
-from claude_sessions_cli.liveness import is_of_earlier_boot, liveness
+from claude_sessions_cli.liveness import group_left, is_of_earlier_boot, liveness
 from claude_sessions_cli.model import Actor, JudgedSession, Liveness, ProcessRecord, Session
 from claude_sessions_cli.settings import Settings
 
@@ -88,7 +88,12 @@ class Caller:
         )
         lapsed = session.has_lapsed(known, patience)
         return JudgedSession(
-            session, known, lapsed, session.label(known, lapsed, every, mine), session.expires_in_s(patience)
+            session,
+            known,
+            lapsed,
+            session.label(known, lapsed, every, mine),
+            session.expires_in_s(patience),
+            group_left(session, self.identity.host),
         )
 
     def columns(self, standing: Standing = Standing.OWN, **own: Any) -> dict[str, Any]:

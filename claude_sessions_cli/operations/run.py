@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from claude_sessions_cli import supervisor
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import NotHeld, SessionsError, UsageError
+from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.identity import derive_session_id, export_anchor
+from claude_sessions_cli.liveness import Host
 from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord
 from claude_sessions_cli.operations import agent, rows, term
 from claude_sessions_cli.operations.caller import Caller
@@ -24,6 +26,9 @@ from claude_sessions_cli.times import uptime
 
 # Seconds that the end of a run waits for the database, and for the reader of its last lines.
 LAST_WORDS_S = 5.0
+# The part of the window, and its limit in seconds, that a command has between TERM and KILL once its wrapper is gone.
+GRACE_SHARE = 0.1
+GRACE_LIMIT_S = 10.0
 
 Acquire = Callable[[Caller, Callable[[str], ClaimResult]], ClaimResult]
 # Opens a database; whether a loss that is raised is shown in the prompt.
@@ -41,6 +46,7 @@ class Lease:
 
     caller: Caller
     runner: ProcessRecord
+    guardian: Guardian
     sd_id: str
     held: JudgedSession
     shared: bool
@@ -58,10 +64,20 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How the command ended, and whether its claim was lost before."""
+    """How the command ended, after how many seconds, and whether its claim was lost before."""
 
     finished: supervisor.Finished
     lost: bool
+    seconds: float
+
+    @property
+    def outcome(self) -> str:
+        """`completed`, `failed`, `timed_out` or `lost`."""
+        if self.lost:
+            return "lost"
+        if self.finished.timed_out:
+            return "timed_out"
+        return "failed" if self.finished.code else "completed"
 
 
 def begin(
@@ -74,8 +90,7 @@ def begin(
     it already, NotHeld if the session lost it in between.
     """
     caller, shared = find_holder(database, own, itself, sd_id, named=named)
-    host = own.identity.host
-    runner = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns, host.machine_id or None)
+    runner = _record(itself, own.identity.host)
 
     def claim_one(item: str) -> ClaimResult:
         return claim(database, caller, item, track=track)
@@ -83,10 +98,28 @@ def begin(
     if not shared:
         acquire(caller, claim_one)
     renewed_at = uptime()
-    held = term.enter(database, caller, runner, sd_id)
-    if shared and track:
-        held = claim_one(sd_id).session
-    return Lease(caller, runner, sd_id, held, shared, renewed_at)
+    guardian = _start_guardian(caller)
+    try:
+        held = term.enter(database, caller, runner, sd_id, _record(guardian.process, own.identity.host))
+        if shared and track:
+            held = claim_one(sd_id).session
+    except BaseException:
+        guardian.dismiss()
+        raise
+    return Lease(caller, runner, guardian, sd_id, held, shared, renewed_at)
+
+
+def _record(found: Process, host: Host) -> ProcessRecord:
+    return ProcessRecord(found.pid, found.start, host.boot_id, host.pid_ns, host.machine_id or None)
+
+
+def _start_guardian(caller: Caller) -> Guardian:
+    # It has to end the command before silence gives its item away.
+    grace = min(GRACE_LIMIT_S, max(1.0, caller.settings.stale_after * GRACE_SHARE))
+    try:
+        return Guardian(grace)
+    except OSError as error:
+        raise SessionsError(f"cannot start /bin/sh, which guards the command: {error.strerror}") from None
 
 
 def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *, named: bool) -> tuple[Caller, bool]:
@@ -145,11 +178,14 @@ def supervise(
     ended: Callable[[], None],
     *,
     keep_on_failure: bool,
+    timeout: float | None = None,
+    stdout: int | None = None,
 ) -> RunResult:
     """Run the command while its claim is renewed, and give the claim back.
 
     `report` prints a line within some seconds; `ended` is called when the command has ended, before the claim is given
-    back. With `keep_on_failure`, the claim of a command that failed lapses by itself.
+    back. With `keep_on_failure`, the claim of a command that failed lapses by itself. `timeout` and `stdout` are those
+    of `supervisor.run`.
     """
 
     def renew_lease() -> float:
@@ -159,13 +195,24 @@ def supervise(
     settings = lease.caller.settings
     window = TrustWindow(lease.renewed_at, lease.stale_after(lease.held))
     keep_alive = KeepAlive(renew_lease, settings.heartbeat_every, window)
-    has_started = True
+    has_started, begun = True, uptime()
     try:
-        finished = supervisor.run(command, environment, keep_alive, report)
+        finished = supervisor.run(
+            command, environment, keep_alive, lease.guardian, report, timeout=timeout, stdout=stdout
+        )
     except OSError as error:
         has_started, finished = False, supervisor.Finished.not_started(error)
         report(f"cannot run {shorten(command[0])}: {error.strerror}", LAST_WORDS_S)
 
+    seconds = uptime() - begun
+    if finished.left:
+        # Its guardian waits for it, and keeps the claim.
+        report(
+            f"process group {finished.left} of the command is of another user and works on: {lease.sd_id} stays held"
+            " until it ends",
+            LAST_WORDS_S,
+        )
+        return RunResult(finished, finished.stopped_for is not None, seconds)
     ended()
     failed = finished.code != 0 or finished.stopped_for is not None
     keep = keep_on_failure and failed and has_started and keep_alive.lost is None
@@ -181,7 +228,7 @@ def supervise(
     elif keep and not lease.shared:
         command_line = f"claude-sessions release --session {lease.caller.session_id} --end"
         report(f"{lease.sd_id} is kept until it lapses; give it back: {command_line}", LAST_WORDS_S)
-    return RunResult(finished, lost)
+    return RunResult(finished, lost, seconds)
 
 
 def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:

@@ -15,17 +15,21 @@ from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.times import time_of
 
 
-def enter(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str) -> JudgedSession:
-    """Record in the holder's row that `runner` runs a command under the claim of `sd_id`.
+def enter(
+    database: Database, caller: Caller, runner: ProcessRecord, sd_id: str, guardian: ProcessRecord | None = None
+) -> JudgedSession:
+    """Record in the holder's row that `runner` runs a command under the claim of `sd_id`, which `guardian` watches.
 
     Raises HeldByAnother if another runner does, NotHeld if the session no longer holds the item.
     """
     return agent.settled(
-        database, caller, lambda acting: database.write(acting.actor, _enter, acting, runner, sd_id)
+        database, caller, lambda acting: database.write(acting.actor, _enter, acting, runner, sd_id, guardian)
     ).result
 
 
-def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str) -> JudgedSession:
+def _enter(
+    tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, guardian: ProcessRecord | None
+) -> JudgedSession:
     found, holders = tx.send(
         Statement("lock_session", **caller.key), Statement("read_holders", **caller.key, sd_id=None)
     )
@@ -41,7 +45,10 @@ def _enter(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str) -
         )
     # The command trusts a window that every other client has to respect.
     stale_after = session.effective_stale_after(caller.settings.stale_after)
-    columns = caller.columns(caller.standing(session), run=asdict(runner), stale_after=stale_after)
+    run = asdict(runner)
+    if guardian:
+        run["guardian"] = {"pid": guardian.pid, "start": guardian.start}
+    columns = caller.columns(caller.standing(session), run=run, stale_after=stale_after)
     [entered] = tx.commit(Statement("revive_session", **columns))
     return caller.judge(rows.written(entered))
 

@@ -74,10 +74,13 @@ def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnoth
     session = holder.session
     note = f", working on: {session.note}" if session.note else ""
     since = f" for {format_age(session.claim_age_s)}" if session.claimed_at else ""
+    left = f"; its run was killed, and process group {holder.left} of the command works on" if holder.left else ""
+    end = f"end that, as its user: kill -KILL -- -{holder.left}; " if holder.left else ""
     return HeldByAnother(
         f"{session.sd_id} is held by {session.session_id}{place_of(session)}{since},"
-        f" last heartbeat {format_age(session.heartbeat_age_s)} ago{note}{own_loss(lost)}",
-        f"wait for it: add --wait 10m; look: claude-sessions list {session.sd_id}; take it: add --force --reason WHY",
+        f" last heartbeat {format_age(session.heartbeat_age_s)} ago{note}{left}{own_loss(lost)}",
+        f"{end}wait for it: add --wait 10m; look: claude-sessions list {session.sd_id};"
+        " take it: add --force --reason WHY",
         holder,
     )
 

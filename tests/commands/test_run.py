@@ -35,6 +35,7 @@ from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.times import fence_of
+from commands.answers import Inside
 
 # The claim
 
@@ -379,12 +380,65 @@ def test_unrunnable_command_is_reported_and_claims_nothing(
     assert bench.rows() == []
 
 
-def test_missing_double_dash_or_command_is_usage_error(bench: Bench) -> None:
-    for argv in (["SD-1"], ["--", "true"], []):
-        done = bench.call(*argv)
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-    assert bench.rows() == []
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("SD-1", "-- true", "-- env true", "--track A -- env true", "", "SD-1 --", "--", "-- --version true"),
+        *("--timeout 0 SD-1 -- true", "--timeout x SD-1 -- true", "--no-such -- true", "-x -- true"),
+    ],
+)
+def test_missing_item_or_command_or_wrong_option_is_usage_error(inside: Inside, full_table: Table, line: str) -> None:
+    done = inside("run", *line.split(), env={"CLAUDE_SESSIONS_DSN": full_table.dsn})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert full_table.execute("SELECT FROM public.claude_sessions") == []
+
+
+def test_refusal_that_is_success_prints_nothing_if_quiet(bench: Bench) -> None:
+    claim(bench.table.database, make_caller("a"), "SD-1")
+    done = bench.call("SD-1", "-q", "--conflict-exit-code", "0", "--", "true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = bench.call("SD-1", "-q", "--", "true")
+    assert done.returncode == 3
+    assert "claude-sessions claim SD-1 --force --reason WHY" in done.stderr
+    assert "add --force" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["exec sleep 600", "exec 2>/dev/null; trap 'exit 0' TERM; while :; do sleep 0.02; done"]
+)
+def test_command_past_its_time_is_stopped(bench: Bench, command: str) -> None:
+    done = bench.call("SD-1", "--timeout", "1s", "--", "sh", "-c", command)
+    assert done.returncode == 124
+    assert done.stderr == "claude-sessions: the command ran for 1s; stopping the command\n"
+    bench.assert_ended(reason="failed")
+
+
+def test_json_is_one_object_and_command_writes_to_stderr(bench: Bench) -> None:
+    done = bench.call("SD-1", "--json", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.returncode, done.stderr) == (3, "out\nerr\n")
+    answer = json.loads(done.stdout)
+    assert (answer["ok"], answer["command"], answer["error"]) == (True, "run", None)
+    data = answer["data"]
+    assert (data["outcome"], data["exit_code"], data["session"]["sd_id"]) == ("failed", 3, "SD-1")
+    assert data["fence"] == data["session"]["fence"]
+    claim(bench.table.database, make_caller("a"), "SD-1")
+    done = bench.call("SD-1", "--json", "--", "echo", "ran")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["ok"], answer["error"]["code"]) == (3, False, "held")
+    assert answer["error"]["holder"]["session_id"] == "a"
+
+
+@only_linux
+def test_first_process_of_container_collects_orphans(bench: Bench) -> None:
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not make a pid namespace")
+    # Its parent has ended: the orphan ends as a child of PID 1.
+    command = "(sleep 0.1 & echo $! >&3) 3>orphan; while [ -e /proc/$(cat orphan) ]; do sleep 0.02; done; echo gone"
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *PROGRAM]
+    started = bench.start_any(*inside, "run", "SD-1", "--", "sh", "-c", command)
+    out, err = started.communicate(timeout=30)
+    assert (started.returncode, out, err) == (0, "gone\n", "")
 
 
 def test_command_that_fails_to_start_releases_claim(bench: Bench) -> None:

@@ -97,9 +97,22 @@ def test_group_has_time_to_clean_up_after_leader_exits(bench: Bench) -> None:
 
 
 @only_linux
-def test_process_that_left_the_group_is_not_stopped(bench: Bench) -> None:
+def test_jobs_and_sessions_below_the_command_are_stopped(bench: Bench) -> None:
+    files = [bench.file(), bench.file(), bench.file()]
+    ignorer = "trap \\'\\' TERM; echo $$ >{2}; while :; do sleep 0.05; done"
+    command = f"set -m; setsid -w sh -c 'echo $$ >{{1}}; exec sleep 600' & sh -c $'{ignorer}' & {WAIT}"
+    started = bench.start("SD-1", "--", "bash", *words(command, *files)[1:], env=FAST)
+    pids = [read_pid(file) for file in files]
+    assert len({os.getpgid(pid) for pid in pids}) == 3
+    force(bench.table)
+    assert started.wait(30) == 4
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+@only_linux
+def test_process_without_a_parent_in_the_command_is_not_stopped(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
-    command = f"setsid sh -c 'echo $$ >{{1}}; exec sleep 600' & {WAIT}"
+    command = f"(setsid sh -c 'echo $$ >{{1}}; exec sleep 600' &) ; {WAIT}"
     started = bench.start("SD-1", "--", *words(command, *files), env=FAST)
     child, away = read_pid(files[0]), read_pid(files[1])
     force(bench.table)
@@ -277,22 +290,6 @@ def test_wrapper_stopped_past_takeover_kills_command_at_once(bench: Bench) -> No
     assert time.monotonic() - begun < 3
     assert started.wait(30) == 4
     assert bench.holder()["session_id"] == "rival"
-
-
-@only_linux
-def test_killed_wrapper_kills_command_but_not_its_children(bench: Bench) -> None:
-    files = [bench.file(), bench.file()]
-    command = "sh -c 'echo $$ >{1}; exec sleep 600' & " + IGNORE_TERM
-    started = bench.start("SD-1", "--", *words(command, *files))
-    child, grandchild = (read_pid(file) for file in files)
-    assert not try_claim(bench.table, make_caller("b"))
-    started.kill()
-    started.wait()
-    until(lambda: not is_alive(child), "the command dies with its wrapper")
-    assert try_claim(bench.table, make_caller("b"))
-    assert is_alive(grandchild)
-    os.kill(grandchild, signal.SIGKILL)
-    until(lambda: not is_alive(grandchild), "it ends")
 
 
 # Cost

@@ -38,7 +38,7 @@ CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
 # moment when the wrapper takes the terminal back, which is too short a time to hit from outside.
 ASKS_AT_THE_END = """
 import os, pathlib, signal, subprocess, sys, time
-from claude_sessions_cli import renewal, supervisor
+from claude_sessions_cli import guardian, renewal, supervisor
 
 reader = subprocess.Popen(["sleep", "600"])
 
@@ -55,7 +55,7 @@ class Runner(supervisor._Runner):
         return status
 
 keep_alive = renewal.KeepAlive(lambda: 900.0, 60.0, renewal.TrustWindow(renewal.uptime(), 900.0))
-code = Runner(["true"], os.environ, keep_alive, print).run().code
+code = Runner(["true"], os.environ, keep_alive, guardian.Guardian(1), print, None, None).run().code
 deadline = time.monotonic() + 2
 while state() == "T" and time.monotonic() < deadline:
     time.sleep(0.01)

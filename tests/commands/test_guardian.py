@@ -1,0 +1,188 @@
+"""`run` whose wrapper is killed: nothing of the command works on when somebody else can claim its item."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Sleeper, Table, make_caller
+from poll import until
+from run_bench import (
+    IGNORE_TERM,
+    PROGRAM,
+    RUN,
+    WAIT,
+    Bench,
+    elsewhere,
+    is_alive,
+    only_linux,
+    read_pid,
+    try_claim,
+    words,
+)
+
+from claude_sessions_cli import guardian, process
+from claude_sessions_cli.errors import HeldByAnother
+from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.model import Liveness, ProcessRecord
+from claude_sessions_cli.operations import term
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.list import list_sessions
+
+pytestmark = only_linux
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+# The guardian gives the command a second between TERM and KILL; silence lapses much later.
+SHORT = {"CLAUDE_SESSIONS_STALE_AFTER": "10", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "1"}
+BELOW = "sh -c 'sh -c \"echo \\$\\$ >{0}; while :; do sleep 0.02; done\"; true'; true"
+SHAPES = {
+    "a shell below a shell": BELOW,
+    "one that ignores TERM": IGNORE_TERM,
+    "a double fork": "( ( sh -c 'echo $$ >{0}; while :; do sleep 0.02; done' & ) & ); sleep 600",
+    "a job of a shell with job control": "set -m; sh -c 'echo $$ >{0}; while :; do sleep 0.02; done' & wait",
+    "a session below the command": "setsid -w sh -c 'echo $$ >{0}; while :; do sleep 0.02; done'",
+    "a stopped one": "sh -c 'echo $$ >{0}; kill -STOP $$; while :; do sleep 0.02; done'",
+    "a nested run": f"{RUN} SD-2 -- sh -c 'echo $$ >{{0}}; while :; do sleep 0.02; done'",
+}
+
+
+def kill_and_take(bench: Bench, wrapper: int, *pids: int) -> None:
+    """Kill a wrapper, and assert that nobody gets its item before the processes have ended, and somebody then."""
+    os.kill(wrapper, signal.SIGKILL)
+
+    def take() -> bool:
+        alive = [pid for pid in pids if is_alive(pid)]
+        taken = try_claim(bench.table, make_caller("rival"))
+        assert not (taken and alive), "the item is free while its command works"
+        return taken
+
+    until(take, "the item is free")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_killed_wrapper_keeps_item_until_command_is_dead(bench: Bench, shape: str) -> None:
+    ready = bench.file()
+    started = bench.start("SD-1", "--", "bash", *words(SHAPES[shape], ready)[1:], env=SHORT)
+    pid = read_pid(ready)
+    kill_and_take(bench, started.pid, pid)
+    if shape == "a nested run":
+        assert try_claim(bench.table, make_caller("other"), "SD-2")
+
+
+def test_killed_wrapper_ends_make(bench: Bench) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    ready = bench.file()
+    (bench.directory / "Makefile").write_text(f"all:\n\techo $$$$ >{ready}; while :; do sleep 0.02; done; true\n")
+    started = bench.start("SD-1", "--", "make", env=SHORT)
+    kill_and_take(bench, started.pid, read_pid(ready))
+
+
+@only_root
+def test_killed_wrapper_ends_command_of_another_user(bench: Bench) -> None:
+    command = "echo $$; while :; do sleep 0.02; done"
+    started = bench.start("SD-1", "--", "su", "nobody", "-s", "/bin/sh", "-c", command, env=SHORT)
+    assert started.stdout
+    kill_and_take(bench, started.pid, int(started.stdout.readline()))
+
+
+@only_root
+def test_process_that_guardian_may_not_end_keeps_item_and_is_named(table: Table, sleeper: Sleeper) -> None:
+    host, member = this_host(), subprocess.Popen(["sleep", "600"], start_new_session=True)
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        script = shutil.copy(guardian.SCRIPT, directory)
+        watcher = subprocess.Popen(["/bin/sh", script, "1"], stdin=subprocess.PIPE, user=65534, extra_groups=[])
+        wrapper = sleeper()
+        caller = make_caller("a", anchor=process.read(wrapper.pid))
+        claim(table.database, caller, "SD-1")
+        dead = ProcessRecord(watcher.pid, "1", host.boot_id, host.pid_ns)
+        term.enter(table.database, caller, dead, "SD-1", replace(dead, start=process.read(watcher.pid).start))
+        wrapper.kill()
+        wrapper.wait()
+        assert watcher.stdin
+        watcher.stdin.write(b"%d\n" % member.pid)
+        watcher.stdin.close()
+        until(lambda: str(member.pid) in process.read(watcher.pid).argv, "the guardian ends the group")
+        with pytest.raises(HeldByAnother) as refused:
+            claim(table.database, make_caller("b"), "SD-1")
+        left = f"its run was killed, and process group {member.pid} of the command works on"
+        assert left in refused.value.message
+        assert str(refused.value.hint).startswith(f"end that, as its user: kill -KILL -- -{member.pid}; wait for it")
+        [seen] = list_sessions(table.database, make_caller("b")).sessions
+        assert (seen.liveness, seen.remark) == (Liveness.ALIVE, f"run was killed, process group {member.pid} works on")
+        member.kill()
+        member.wait()
+        watcher.wait(30)
+        assert try_claim(table, make_caller("b"))
+
+
+def test_shared_claim_allows_no_second_command_until_the_first_is_dead(bench: Bench) -> None:
+    holder = {"CLAUDE_SESSIONS_SESSION_ID": "holder"}
+    assert bench.start_any(*PROGRAM, "claim", "SD-1", env=holder).wait(30) == 0
+    ready = bench.file()
+    started = bench.start("SD-1", "--", *words(IGNORE_TERM, ready), env={**holder, **SHORT})
+    pid = read_pid(ready)
+    os.kill(started.pid, signal.SIGKILL)
+
+    def run_again() -> bool:
+        alive = is_alive(pid)
+        done = bench.call("SD-1", "--", "true", env={**holder, **SHORT})
+        assert done.returncode in (0, 3)
+        assert done.returncode == 3 or not alive or not is_alive(pid)
+        return done.returncode == 0
+
+    until(run_again, "the command may run again")
+
+
+def test_command_of_unknown_liveness_keeps_the_claim(bench: Bench) -> None:
+    ready = bench.file()
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not make a pid namespace")
+    terminal = subprocess.Popen(["sleep", "600"])
+    claimed = bench.start_any(*PROGRAM, "claim", "SD-1", "--session", "t", "--pid", str(terminal.pid))
+    assert claimed.wait(30) == 0
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *PROGRAM]
+    started = bench.start_any(*inside, "run", "--session", "t", "SD-1", "--", *words(WAIT, ready))
+    until(ready.exists, "the command runs")
+    terminal.kill()
+    terminal.wait()
+    assert not try_claim(bench.table, make_caller("rival"))
+    with pytest.raises(HeldByAnother):
+        claim(bench.table.database, make_caller("rival"), "SD-1")
+    started.kill()
+
+
+def test_command_and_wrapper_continued_after_takeover_work_no_more(bench: Bench) -> None:
+    ready, ticks = bench.file(), bench.file()
+    command = "echo $$ >{0}; while :; do echo >>{1}; sleep 0.02; done"
+    env = {"CLAUDE_SESSIONS_STALE_AFTER": "3", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
+    started = bench.start("SD-1", "--", *words(command, ready, ticks), env=env)
+    pid = read_pid(ready)
+    os.kill(started.pid, signal.SIGSTOP)
+    os.killpg(pid, signal.SIGSTOP)
+    until(lambda: try_claim(bench.table, elsewhere("rival")), "silence gives the item away")
+    before = ticks.stat().st_size
+    os.kill(started.pid, signal.SIGCONT)
+    assert started.wait(30) == 4
+    # TERM is pending while the command is continued, so that the shell ends without another turn.
+    assert ticks.stat().st_size <= before + 1
+    assert not is_alive(pid)
+
+
+@pytest.mark.faults
+def test_thousand_quick_runs_leave_no_process(bench: Bench) -> None:
+    others = _guardians()
+    for _ in range(1000):
+        assert bench.call("SD-1", "--", "true").returncode == 0
+    assert not _guardians() - others
+
+
+def _guardians() -> set[int]:
+    found = (int(entry.name) for entry in process.PROC.iterdir() if entry.name.isdecimal())
+    return {pid for pid in found if "guardian.sh" in " ".join(process.read(pid).argv)}
