@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 
 from claude_sessions_cli import supervisor
-from claude_sessions_cli.database import Database
+from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import NotHeld, SessionsError, UsageError
 from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.identity import derive_session_id, export_anchor
@@ -126,25 +126,36 @@ def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *,
     """Return the session that is to hold the item, and whether it is the caller's, which holds it now.
 
     Otherwise it is the wrapper's process `itself`, a session that ends with the command: under the caller's id if that
-    was `named`. Raises UsageError if the named session is another live one, HeldByAnother if other programs gave the
-    caller's item to a second holder.
+    was `named`. A claim of an earlier id of the caller's process goes over to this one first. Raises UsageError if the
+    named session is another live one, HeldByAnother if the session that holds the item is open in another process, or
+    if other programs gave the item to a second holder.
     """
-    if _holds(database, own, sd_id):
-        return own, True
-    if named:
-        _refuse_live_session(database, own, sd_id)
+    shared = agent.settled(database, own, lambda acting: _holds(database, acting, sd_id, named))
+    if shared.result:
+        return shared.caller, True
     session_id = own.identity.session_id if named else derive_session_id(itself, own.identity.host)
     id_from = own.identity.id_from if named else "derived"
     identity = replace(own.identity, session_id=session_id, id_from=id_from, anchor=itself, tty=itself.tty)
-    return replace(own, identity=identity), False
+    wrapper = replace(own, identity=identity)
+    if named:
+        _refuse_live_session(database, own, sd_id)
+    return wrapper, False
 
 
-def _holds(database: Database, own: Caller, sd_id: str) -> bool:
+def _holds(database: Database, own: Caller, sd_id: str, named: bool) -> bool:
     """Whether the caller's session holds the item, and not only because an earlier run of it was killed."""
-    mine = database.read(rows.read, own) if own.identity.session_id else None
+    if own.identity.session_id is None:
+        return False
+    found, *same = database.read(_look, own)
+    mine = found.session
+    agent.require_current(own, mine, same)
     if mine is None or not mine.holds or mine.sd_id != sd_id:
         return False
-    agent.require_own(own, mine)
+    if named:
+        # The session of an earlier run under this name ends with its process.
+        agent.require_own(own, mine)
+    else:
+        agent.require_here(own, mine)
     judged = own.judge(mine)
     if judged.lapsed:
         # A command of the earlier run may still work: it must not share its fence with the new one.
@@ -157,6 +168,10 @@ def _holds(database: Database, own: Caller, sd_id: str) -> bool:
     # A claim corrects what other programs did to this one.
     claim(database, own, sd_id)
     return True
+
+
+def _look(tx: Transaction, caller: Caller) -> list[Rows]:
+    return tx.commit(Statement("read_session", **caller.key), *agent.look(caller))
 
 
 def _refuse_live_session(database: Database, own: Caller, sd_id: str) -> None:

@@ -1,0 +1,115 @@
+"""Which session a command runs under: the caller's, which holds the item already, or the wrapper's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from clock import at
+from conftest import Sleeper, Table, make_caller
+
+from claude_sessions_cli import process
+from claude_sessions_cli.errors import HeldByAnother
+from claude_sessions_cli.liveness import this_host
+from claude_sessions_cli.model import ProcessRecord
+from claude_sessions_cli.operations import run, term
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.release import release
+
+
+def _on(pid: int, name: str, minutes: float = 0, id_from: str = "claude_code") -> Caller:
+    caller = make_caller(name, anchor=process.read(pid), now=at(minutes), tty="/dev/pts/7")
+    return replace(caller, identity=replace(caller.identity, id_from=id_from))
+
+
+def _record(pid: int) -> ProcessRecord:
+    host, found = this_host(), process.read(pid)
+    return ProcessRecord(pid, found.start, host.boot_id, host.pid_ns, host.machine_id or None)
+
+
+def _begin(table: Table, own: Caller, wrapper: int, sd_id: str, *, named: bool = False) -> run.Lease:
+    return run.begin(
+        table.database,
+        own,
+        process.read(wrapper),
+        sd_id,
+        named=named,
+        track=None,
+        acquire=lambda _, claim_one: claim_one(sd_id),
+    )
+
+
+def test_claim_of_an_earlier_id_goes_on_under_the_run(table: Table, sleeper: Sleeper) -> None:
+    claude, wrapper = sleeper().pid, sleeper().pid
+    before = claim(table.database, _on(claude, "id-a"), "SD-1", track="B").session.session
+    lease = _begin(table, _on(claude, "id-b", 1), wrapper, "SD-1")
+    assert (lease.caller.session_id, lease.shared, lease.fence > (before.fence or 0)) == ("id-b", True, True)
+    assert (table.row("id-b")["sd_id"], table.row("id-b")["track"]) == ("SD-1", "B")
+    assert table.own("id-b")["run"]["pid"] == wrapper
+    assert (table.row("id-a")["status"], table.own("id-a")["continued_as"]) == ("released", "id-b")
+    # The shell of the command still has the earlier id.
+    term.leave(table.database, lease.caller, lease.runner, "SD-1", lease.fence)
+    assert _begin(table, _on(claude, "id-a", 2), wrapper, "SD-1").caller.session_id == "id-b"
+
+
+def test_running_command_of_an_earlier_id_keeps_its_row(table: Table, sleeper: Sleeper) -> None:
+    claude, wrapper, second = sleeper().pid, sleeper().pid, sleeper().pid
+    claim(table.database, _on(claude, "id-a"), "SD-1")
+    _begin(table, _on(claude, "id-a"), wrapper, "SD-1")
+    before = table.row("id-a")
+    with pytest.raises(HeldByAnother, match="a command runs under SD-1 in this session already"):
+        _begin(table, _on(claude, "id-b", 1), second, "SD-1")
+    assert table.row("id-a") == before
+    other = _begin(table, _on(claude, "id-b", 1), second, "SD-2")
+    assert (other.shared, other.caller.identity.anchor) == (False, process.read(second))
+    assert table.row("id-a") == before
+
+
+def test_claim_of_a_dead_process_moves_to_the_run(table: Table, sleeper: Sleeper) -> None:
+    first, second, wrapper = sleeper(), sleeper().pid, sleeper().pid
+    before = claim(table.database, _on(first.pid, "id"), "SD-1").session.session
+    first.kill()
+    first.wait()
+    lease = _begin(table, _on(second, "id", 1), wrapper, "SD-1")
+    assert (lease.caller.session_id, lease.shared, lease.fence > (before.fence or 0)) == ("id", True, True)
+    assert table.row("id")["pid"] == second
+
+
+def test_named_run_after_a_killed_one_ends_with_its_own_wrapper(table: Table, sleeper: Sleeper) -> None:
+    shell, first, second = sleeper().pid, sleeper(), sleeper().pid
+    killed = _begin(table, _on(shell, "nightly", 0, "option"), first.pid, "SD-1", named=True)
+    first.kill()
+    first.wait()
+    lease = _begin(table, _on(shell, "nightly", 1, "option"), second, "SD-1", named=True)
+    assert (lease.caller.session_id, lease.shared, lease.fence > killed.fence) == ("nightly", False, True)
+    assert table.row("nightly")["pid"] == second
+
+
+def test_named_session_that_was_continued_opens_again(table: Table, sleeper: Sleeper) -> None:
+    claude, wrapper = sleeper().pid, sleeper().pid
+    claim(table.database, _on(claude, "id-a"), "SD-1")
+    claim(table.database, _on(claude, "id-b", 1), "SD-1")
+    named = _on(claude, "id-a", 2, "option")
+    other = _begin(table, named, wrapper, "SD-2", named=True)
+    assert (other.caller.session_id, other.shared) == ("id-a", False)
+    assert table.row("id-b")["sd_id"] == "SD-1"
+
+
+def test_id_open_elsewhere_runs_nothing_under_its_item(table: Table, sleeper: Sleeper) -> None:
+    first, second, wrapper = sleeper().pid, sleeper().pid, sleeper().pid
+    claim(table.database, _on(first, "id"), "SD-1")
+    before = table.row("id")
+    with pytest.raises(HeldByAnother, match="is open in another process"):
+        _begin(table, _on(second, "id", 1), wrapper, "SD-1")
+    assert table.row("id") == before
+
+
+def test_earlier_id_and_new_id_each_keep_their_item(table: Table, sleeper: Sleeper) -> None:
+    claude, wrapper = sleeper().pid, sleeper().pid
+    claim(table.database, _on(claude, "id-a"), "SD-1")
+    claim(table.database, _on(claude, "id-b", id_from="environment"), "SD-2")
+    with pytest.raises(HeldByAnother, match="SD-1 is held by id-a"):
+        _begin(table, _on(claude, "id-b", 1), wrapper, "SD-1")
+    assert {name: table.row(name)["sd_id"] for name in ("id-a", "id-b")} == {"id-a": "SD-1", "id-b": "SD-2"}
+    assert release(table.database, _on(claude, "id-b", 2)).sd_id == "SD-2"
