@@ -15,7 +15,7 @@ from claude_sessions_cli.identity import derive_session_id, export_anchor
 from claude_sessions_cli.liveness import Host
 from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord
 from claude_sessions_cli.operations import agent, rows, term
-from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.check import check
 from claude_sessions_cli.operations.claim import ClaimResult, claim
 from claude_sessions_cli.operations.release import release
@@ -126,9 +126,9 @@ def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *,
     """Return the session that is to hold the item, and whether it is the caller's, which holds it now.
 
     Otherwise it is the wrapper's process `itself`, a session that ends with the command: under the caller's id if that
-    was `named`. A claim of an earlier id of the caller's process goes over to this one first. Raises UsageError if the
-    named session is another live one, HeldByAnother if the session that holds the item is open in another process, or
-    if other programs gave the item to a second holder.
+    was `named`. A claim of an earlier id of the caller's process goes over to this one first. Raises HeldByAnother if
+    the session is open in another process, or if other programs gave the item to a second holder, UsageError if the
+    named session is open and would end with the command.
     """
     shared = agent.settled(database, own, lambda acting: _holds(database, acting, sd_id, named))
     if shared.result:
@@ -138,7 +138,7 @@ def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *,
     identity = replace(own.identity, session_id=session_id, id_from=id_from, anchor=itself, tty=itself.tty)
     wrapper = replace(own, identity=identity)
     if named:
-        _refuse_live_session(database, own, sd_id)
+        _refuse_live_session(database, own, wrapper, sd_id)
     return wrapper, False
 
 
@@ -174,12 +174,16 @@ def _look(tx: Transaction, caller: Caller) -> list[Rows]:
     return tx.commit(Statement("read_session", **caller.key), *agent.look(caller))
 
 
-def _refuse_live_session(database: Database, own: Caller, sd_id: str) -> None:
-    """Raise UsageError for a session of another live process: it must not get this process, nor end with it."""
+def _refuse_live_session(database: Database, own: Caller, wrapper: Caller, sd_id: str) -> None:
+    """Raise an error for a named session that has not ended: it must not get the wrapper's process, nor end with it."""
     named = database.read(rows.read, own)
-    if named and named.status != "released" and not own.judge(named).lapsed:
+    if named is None or named.status == "released":
+        return
+    if agent.require_own(own, named) is not Standing.OWN:
+        agent.require_own(wrapper, named)
+    if not own.judge(named).lapsed and wrapper.standing(named) is not Standing.MOVABLE:
         raise UsageError(
-            f"session {named.session_id} belongs to another process and has not ended",
+            f"session {named.session_id} is open, and would end with the command",
             f"claim {sd_id} in that session first, and run under that claim; or leave --session out",
         )
 

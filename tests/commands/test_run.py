@@ -248,10 +248,10 @@ def test_named_run_refuses_a_living_session(bench: Bench) -> None:
     heartbeat(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), register=True)
     before = bench.table.row("living")
     done = bench.call("SD-1", "--session", "living", "--", "echo", "ran")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(
-        "claude-sessions: session living belongs to another process and has not ended (claim SD-1"
-    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("claude-sessions: session living is open in another process (host ")
+    other = bench.call("SD-1", "--session", "living", "--conflict-exit-code", "75", "--", "echo", "ran")
+    assert (other.returncode, other.stdout) == (75, "")
     assert bench.table.row("living") == before
     claim(bench.table.database, make_caller("living", anchor=process.read(os.getpid())), "SD-1")
     assert bench.call("SD-1", "--session", "living", "--", "echo", "ran").stdout == "ran\n"

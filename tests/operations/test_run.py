@@ -9,12 +9,13 @@ from clock import at
 from conftest import Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
-from claude_sessions_cli.errors import HeldByAnother
+from claude_sessions_cli.errors import HeldByAnother, UsageError
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import ProcessRecord
 from claude_sessions_cli.operations import run, term
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.release import release
 
 
@@ -84,6 +85,26 @@ def test_named_run_after_a_killed_one_ends_with_its_own_wrapper(table: Table, sl
     lease = _begin(table, _on(shell, "nightly", 1, "option"), second, "SD-1", named=True)
     assert (lease.caller.session_id, lease.shared, lease.fence > killed.fence) == ("nightly", False, True)
     assert table.row("nightly")["pid"] == second
+
+
+@pytest.mark.parametrize("holds", [None, "SD-1", "SD-2"])
+def test_named_session_of_another_process_is_no_one_elses(table: Table, sleeper: Sleeper, holds: str | None) -> None:
+    first, second, wrapper = sleeper().pid, sleeper().pid, sleeper().pid
+    heartbeat(table.database, _on(first, "x", id_from="environment"), register=True)
+    if holds:
+        claim(table.database, _on(first, "x", id_from="environment"), holds)
+    before = table.row("x")
+    with pytest.raises(HeldByAnother, match=r"session x .*is open in another process \(host"):
+        _begin(table, _on(second, "x", 1, "option"), wrapper, "SD-1", named=True)
+    assert table.row("x") == before
+
+
+def test_named_session_without_a_process_is_not_ended(table: Table, sleeper: Sleeper) -> None:
+    heartbeat(table.database, make_caller("ci-42", now=at(0)), register=True)
+    before = table.row("ci-42")
+    with pytest.raises(UsageError, match="session ci-42 is open"):
+        _begin(table, make_caller("ci-42", now=at(1)), sleeper().pid, "SD-1", named=True)
+    assert table.row("ci-42") == before
 
 
 def test_named_session_that_was_continued_opens_again(table: Table, sleeper: Sleeper) -> None:
