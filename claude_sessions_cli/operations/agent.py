@@ -286,11 +286,14 @@ def _note_loss(tx: Transaction, caller: Caller, sd_id: str, witness: Witness | N
     if lost.by is None and tx.has_history:
         [latest] = tx.send(Statement("read_fence_floor", sd_id=sd_id))
         lost = add_successor(lost, latest.first)
-    own = {"tombstone": lost.as_metadata(), "term": None}
+    own: dict[str, Any] = {"tombstone": lost.as_metadata(), "term": None}
     if mine.sd_id == sd_id:
         tx.commit(rows.clear(caller, mine, "idle", **own))
-    else:
-        tx.commit(rows.merge(caller, **own))
+        return lost
+    if mine.holds and mine.term and mine.term.sd_id == mine.sd_id:
+        # The loss is of a later term, which only this host remembers.
+        own.pop("term")
+    tx.commit(rows.merge(caller, **own))
     return lost
 
 

@@ -401,6 +401,24 @@ def test_claim_that_the_database_forgot_is_lost(table: Table, is_gone: bool) -> 
     assert heartbeat(table.database, make_caller("a", now=at(4))).outcome == "lost"
 
 
+def test_forgotten_claim_leaves_the_term_of_the_item_before(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-2")
+    before = table.row("a")
+    held = claim(table.database, make_caller("a", now=at(1)), "SD-1", switch=True).session.session
+    witness = Witness("SD-1", held.fence, fence_of(held.updated_at) or 0)
+    # A fail-over to a standby that had received only the first claim.
+    table.execute("DELETE FROM public.claude_sessions")
+    table.insert(**{**before, "metadata": psycopg_json(before["metadata"])})
+    beat = heartbeat(table.database, make_caller("a", now=at(2)), witness=witness)
+    assert (beat.outcome, beat.session.session.sd_id) == ("lost", "SD-2")
+    assert table.own("a")["term"] == {"sd_id": "SD-2", "fence": fence_of(before["claimed_at"])}
+    for minute in (3, 4):
+        claim(table.database, make_caller("a", now=at(minute)), "SD-2")
+    table.execute(CLEAR, "idle")
+    beat = heartbeat(table.database, make_caller("a", now=at(5)))
+    assert beat.outcome == "lost" and beat.tombstone and beat.tombstone.sd_id == "SD-2"
+
+
 def test_row_of_older_version_has_no_term_to_lose(table: Table) -> None:
     claim(table.database, make_caller("a", now=NOON), "SD-1")
     table.execute("UPDATE public.claude_sessions SET metadata = metadata #- '{claude_sessions_cli,term}'")
