@@ -82,6 +82,11 @@ class Identity:
         known = self.anchor or self.agent
         return self._record(known) if known else None
 
+    @property
+    def known_tty(self) -> str | None:
+        """The terminal of the caller's process; its commands may have left it."""
+        return self.tty or (self.agent.tty if self.agent else None)
+
     def _record(self, found: Process) -> dict[str, Any]:
         record = {
             "pid": found.pid,

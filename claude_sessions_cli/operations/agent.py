@@ -122,7 +122,7 @@ def look(caller: Caller) -> list[Statement]:
     own = caller.process
     if own is None or caller.identity.id_from not in ROTATING:
         return []
-    return [Statement("list_same_process", **caller.key, pid=own.pid, tty=caller.identity.tty)]
+    return [Statement("list_same_process", **caller.key, pid=own.pid, tty=caller.identity.known_tty)]
 
 
 def require_current(caller: Caller, mine: Session | None, found: Sequence[Rows], *, writes: bool = True) -> None:

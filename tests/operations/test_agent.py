@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
 from clock import DAY, NOON, at
 from conftest import Sleeper, Table, make_caller
 
-from claude_sessions_cli import process
+from claude_sessions_cli import process, queries
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import ProcessRecord, Witness
@@ -240,6 +241,38 @@ def test_check_and_release_act_for_the_earlier_id(table: Table, sleeper: Sleeper
     assert _all(table) == before
     assert release(table.database, caller).sd_id == "SD-1"
     assert [row["session_id"] for row in _all(table)] == ["id-a"]
+
+
+@pytest.mark.parametrize("places", [(None, None), (None, "terminal"), ("terminal", None)])
+def test_earlier_id_is_found_without_a_terminal(
+    table: Table, sleeper: Sleeper, places: tuple[str | None, str | None]
+) -> None:
+    pid = sleeper().pid
+    found = replace(process.read(pid), tty="/dev/pts/7")
+
+    def on(name: str, minutes: float, place: str | None) -> Caller:
+        caller = _on(pid, name, minutes, "claude_code")
+        # A command that left the terminal knows the process by CLAUDE_PID alone; `claude -p` in CI has none.
+        named = found if any(places) else replace(found, tty=None)
+        left = replace(caller.identity, anchor=None, tty=None, agent=named)
+        return caller if place else replace(caller, identity=left)
+
+    claim(table.database, on("id-a", 0, places[0]), "SD-1")
+    assert (table.row("id-a")["pid"], table.row("id-a")["tty"]) == (pid, "/dev/pts/7" if places[0] else None)
+    table.insert("other", pid=pid, tty="/dev/pts/8", status="active", sd_id="SD-2")
+    assert heartbeat(table.database, on("id-b", 1, places[1])).outcome == "continued"
+
+
+def test_search_for_earlier_ids_uses_the_index(table: Table) -> None:
+    for tty in ("/dev/pts/7", None):
+        text = queries.get("list_same_process")
+        values = {"session_id": "a", "tty": tty, "pid": 7, "now": None}
+        with table.connection.transaction(), psycopg.ClientCursor(table.connection) as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")
+            cursor.execute(f"EXPLAIN {text}", values)
+            plan = "\n".join(row["QUERY PLAN"] for row in cursor)
+        conditions = [line for line in plan.splitlines() if "Index Cond" in line]
+        assert conditions and all("tty" in line and "pid = 7" in line for line in conditions), plan
 
 
 @pytest.mark.parametrize(
