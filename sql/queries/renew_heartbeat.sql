@@ -11,9 +11,12 @@ WHERE session_id = %(session_id)s::text
     AND metadata -> 'claude_sessions_cli'::text -> 'tombstone'::text IS NULL
     AND (
         %(process)s::jsonb IS NULL
-        OR metadata -> 'claude_sessions_cli'::text -> 'process'::text = %(process)s::jsonb
+        OR metadata -> 'claude_sessions_cli'::text -> 'process'::text IS NULL
+        OR (
+            metadata -> 'claude_sessions_cli'::text -> 'process'::text = %(process)s::jsonb
+            AND pid = %(pid)s::integer
+        )
     )
-    AND (%(pid)s::integer IS NULL OR pid = %(pid)s::integer)
     AND (
         %(older_than_s)s::float8 IS NULL
         OR heartbeat_at IS NULL

@@ -30,6 +30,17 @@ def test_heartbeat_writes_only_heartbeat_at(table: Table) -> None:
     assert table.row("a") == {**before, "heartbeat_at": at(1)}
 
 
+@pytest.mark.parametrize("pid", [None, 7])
+def test_heartbeat_of_a_row_without_process_writes_one_column(table: Table, sleeper: Sleeper, pid: int | None) -> None:
+    # A job without a terminal claimed, or another program registered the session.
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    table.execute("UPDATE public.claude_sessions SET pid = %s", pid)
+    before = table.row("a")
+    caller = make_caller("a", now=at(1), anchor=process.read(sleeper().pid))
+    assert heartbeat(table.database, caller).outcome == "renewed"
+    assert table.row("a") == {**before, "heartbeat_at": at(1)}
+
+
 def test_row_of_older_version_gets_machine_id_once(table: Table, sleeper: Sleeper) -> None:
     anchor = process.read(sleeper().pid)
 
