@@ -135,13 +135,13 @@ def require_current(caller: Caller, mine: Session | None, found: Sequence[Rows],
         successor = mine.continued_as
         raise UnsettledError(lambda _, acting: acting.as_session(successor))
     earlier = None if mine and mine.holds else earlier_session(caller, found)
-    if earlier is None:
-        return
+    if earlier is None or (mine and caller.standing(mine) is Standing.TWIN):
+        return  # nothing goes over to an id that is open in another process
     # A command that began under this id, before the claim under the other, must not take it back.
     is_late = mine is not None and mine.updated_at and earlier.claimed_at and mine.updated_at < earlier.claimed_at
     if not writes or is_late or may_run(earlier, caller.identity.host):
         raise UnsettledError(lambda _, acting: acting.as_session(earlier.session_id))
-    if mine and caller.standing(mine) is not Standing.TWIN:
+    if mine:
         require_term(mine, ())
     raise UnsettledError(
         lambda database, acting: continue_session(database, acting, earlier), CONTINUED, earlier.session_id
@@ -183,7 +183,7 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
     earlier = next((other for other in others if other.session_id == earlier_id), None)
     if mine is None or earlier is None or mine.holds or caller.standing(mine) is Standing.TWIN:
         return False
-    if not _is_earlier(caller, earlier) or earlier.sd_id != sd_id or may_run(earlier, caller.identity.host):
+    if not goes_on(caller, earlier) or earlier.sd_id != sd_id:
         return False
     # If other programs gave the item to a second session, the earlier id finds out which one holds it.
     if any(other.holds and other.sd_id == sd_id for other in others if other is not earlier):
@@ -194,7 +194,22 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
         "note": earlier.note,
         "parked_until": earlier.own.get("parked_until"),
     }
-    ended = rows.clear(
+    ended = end_earlier(caller, earlier)
+    if earlier.holds and sd_id:
+        rows.take(tx, caller, mine, others, sd_id, earlier.track, [ended], moves=True, **kept)
+    else:
+        tx.commit(ended, Statement("revive_session", **caller.columns(caller.standing(mine), **kept)))
+    return True
+
+
+def goes_on(caller: Caller, session: Session) -> bool:
+    """Whether the session is the caller's process under an earlier id, and can go on under this one."""
+    return _is_earlier(caller, session) and not may_run(session, caller.identity.host)
+
+
+def end_earlier(caller: Caller, earlier: Session) -> Statement:
+    """Return the statement that ends the locked row of an earlier id, which goes on as the caller."""
+    return rows.clear(
         caller,
         earlier,
         "released",
@@ -202,11 +217,6 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
         continued_as=caller.session_id,
         release_reason=f"continued as {caller.session_id}",
     )
-    if earlier.holds and sd_id:
-        rows.take(tx, caller, mine, others, sd_id, earlier.track, [ended], moves=True, **kept)
-    else:
-        tx.commit(ended, Statement("revive_session", **caller.columns(caller.standing(mine), **kept)))
-    return True
 
 
 def lost_term(session: Session, others: Iterable[Session]) -> Tombstone | None:

@@ -106,7 +106,13 @@ def _claim(
         raise _told(tx, caller, lost, held_by(live[0], lost))
     if track is None and lost and (lost.sd_id, lost.reason) == (sd_id, CLEARED):
         track = lost.track
-    evictions = [_evict(caller, holder, force_reason) for holder in holders]
+    # Force, or the item that this id holds, kept the caller from going on as its earlier id before.
+    earlier = next((holder.session for holder in holders if agent.goes_on(caller, holder.session)), None)
+    if earlier:
+        holders = [holder for holder in holders if holder.session is not earlier]
+        track, note = track or earlier.track, note or earlier.note
+    evictions = [agent.end_earlier(caller, earlier)] if earlier else []
+    evictions += [_evict(caller, holder, force_reason) for holder in holders]
     moves = standing in (Standing.MOVABLE, Standing.TWIN)
     own: dict[str, Any] = {**({"tombstone": tell(lost)} if lost else {}), **({"note": note} if note else {})}
     if standing is Standing.TWIN and force_reason and mine.process:
@@ -114,13 +120,16 @@ def _claim(
     taken = rows.take(tx, caller, mine, others, sd_id, track, evictions, moves=moves, **own)
     if moves and mine.holds and mine.sd_id == sd_id:
         outcome = "moved"
+    elif earlier:
+        outcome = "continued"
     elif holders:
         outcome = "forced" if live else "took_over"
     elif mine.holds:
         outcome = "switched" if holds_other else "already_yours"
     else:
         outcome = "claimed"
-    return ClaimResult(outcome, caller.judge(taken), holders[0] if holders else None, lost)
+    source = earlier.session_id if earlier else None
+    return ClaimResult(outcome, caller.judge(taken), holders[0] if holders else None, lost, source)
 
 
 def _told(tx: Transaction, caller: Caller, lost: Tombstone | None, error: SessionsError) -> SessionsError:

@@ -26,6 +26,7 @@ from claude_sessions_cli.operations.list import list_sessions
 from claude_sessions_cli.operations.park import park
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.operations.release import release, release_other
+from claude_sessions_cli.operations.whoami import whoami
 from claude_sessions_cli.times import fence_of, uptime
 
 # The function has the module's name.
@@ -328,6 +329,67 @@ def test_circle_of_ids_ends_with_an_error(table: Table, sleeper: Sleeper) -> Non
         )
     with pytest.raises(NotHeld, match="continue each other"):
         claim(table.database, _on(pid, "id-a", 1, "claude_code"), "SD-1")
+
+
+@pytest.mark.parametrize("earlier", ["holds", "lost"])
+def test_id_open_elsewhere_inherits_nothing_from_an_earlier_id(table: Table, sleeper: Sleeper, earlier: str) -> None:
+    here, there = sleeper().pid, sleeper().pid
+    claim(table.database, _on(here, "id-a", 0, "claude_code"), "SD-1")
+    if earlier == "lost":
+        claim(table.database, make_caller("rival", now=at(0)), "SD-1", force_reason="urgent")
+    heartbeat(table.database, _on(there, "id-b", 0, "claude_code"), register=True)
+    before, caller = _all(table), _on(here, "id-b", 1, "claude_code")
+    acts: dict[str, Callable[[], object]] = {
+        "claim": lambda: claim(table.database, caller, "SD-1"),
+        "claim another": lambda: claim(table.database, caller, "SD-2"),
+        "heartbeat": lambda: heartbeat(table.database, caller, register=True),
+        "park": lambda: park(table.database, caller, 60),
+        "release": lambda: release(table.database, caller),
+        "end": lambda: release(table.database, caller, end=True),
+    }
+    for name, act in acts.items():
+        error = _caught(act)
+        assert isinstance(error, HeldByAnother) and "session id-b is open in another process" in error.message, name
+        assert _all(table) == before, name
+    assert isinstance(_caught(lambda: check(table.database, caller)), NotHeld)
+    found = whoami(table.database, caller)
+    assert (found.is_twin, [other.session.session_id for other in found.others]) == (
+        True,
+        ["id-a"] if earlier == "holds" else [],
+    )
+    # Naming the earlier id is this process's own release.
+    assert release_other(table.database, caller, "id-a", None).sd_id == ("SD-1" if earlier == "holds" else None)
+
+
+@pytest.mark.parametrize("new", ["is open elsewhere", "holds another item"])
+def test_force_continues_an_earlier_id_without_a_loss(table: Table, sleeper: Sleeper, new: str) -> None:
+    here, there = sleeper().pid, sleeper().pid
+    before = claim(table.database, _on(here, "id-a", 0, "claude_code"), "SD-1", track="B", note="x").session.session
+    if new == "is open elsewhere":
+        heartbeat(table.database, _on(there, "id-b", 0, "claude_code"), register=True)
+    else:
+        claim(table.database, _on(here, "id-b", 0), "SD-2")
+    caller = _on(here, "id-b", 1, "claude_code")
+    taken = claim(table.database, caller, "SD-1", switch=True, force_reason="resumed here")
+    assert (taken.outcome, taken.source, taken.evicted) == ("continued", "id-a", None)
+    assert (taken.session.session.fence or 0) > (before.fence or 0)
+    assert (table.row("id-b")["pid"], table.row("id-b")["track"], table.own("id-b")["note"]) == (here, "B", "x")
+    assert (table.row("id-a")["status"], table.own("id-a")["continued_as"]) == ("released", "id-b")
+    assert "tombstone" not in table.own("id-a")
+    assert heartbeat(table.database, replace(caller, now=at(2))).outcome == "renewed"
+    if new == "is open elsewhere":
+        error = _caught(lambda: heartbeat(table.database, _on(there, "id-b", 2, "claude_code")))
+        assert isinstance(error, NotHeld) and "was moved to another process" in error.message
+
+
+def test_force_stops_a_command_of_an_earlier_id(table: Table, sleeper: Sleeper) -> None:
+    here, there, runner = sleeper().pid, sleeper().pid, process.read(sleeper().pid)
+    earlier, host = _on(here, "id-a", 0, "claude_code"), this_host()
+    claim(table.database, earlier, "SD-1")
+    term.enter(table.database, earlier, ProcessRecord(runner.pid, runner.start, host.boot_id, host.pid_ns), "SD-1")
+    heartbeat(table.database, _on(there, "id-b", 0, "claude_code"), register=True)
+    forced = claim(table.database, _on(here, "id-b", 1, "claude_code"), "SD-1", force_reason="resumed here")
+    assert (forced.outcome, table.own("id-a")["tombstone"]["by"]) == ("forced", "id-b")
 
 
 def test_late_heartbeat_of_earlier_id_takes_nothing_back(table: Table, sleeper: Sleeper) -> None:
