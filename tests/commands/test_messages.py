@@ -64,7 +64,7 @@ HEARTBEATS = [
     _case(2, "heartbeat --register", nothing, 0, "registered"),
     _case(1, "heartbeat --register", recorded, 0, "renewed"),
     _case(3, "heartbeat", reaped, 0, "restored"),
-    _case(3, "heartbeat", robbed, 4, "lost"),
+    _case(1, "heartbeat", robbed, 4, "lost"),
     _case(2, "heartbeat --here", living),
 ]
 READERS = [

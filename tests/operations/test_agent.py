@@ -331,6 +331,16 @@ def test_circle_of_ids_ends_with_an_error(table: Table, sleeper: Sleeper) -> Non
         claim(table.database, _on(pid, "id-a", 1, "claude_code"), "SD-1")
 
 
+def test_loss_of_an_ended_id_stays_there(table: Table, sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    claim(table.database, _on(pid, "id-a", 0, "claude_code"), "SD-1")
+    claim(table.database, make_caller("rival", now=at(0)), "SD-1", force_reason="urgent")
+    release(table.database, _on(pid, "id-a", 0, "claude_code"), end=True)
+    assert "tombstone" in table.own("id-a")
+    assert heartbeat(table.database, _on(pid, "id-b", 1, "claude_code"), register=True).outcome == "registered"
+    assert "tombstone" not in table.own("id-b")
+
+
 @pytest.mark.parametrize("earlier", ["holds", "lost"])
 def test_id_open_elsewhere_inherits_nothing_from_an_earlier_id(table: Table, sleeper: Sleeper, earlier: str) -> None:
     here, there = sleeper().pid, sleeper().pid

@@ -41,6 +41,24 @@ def test_heartbeat_of_a_row_without_process_writes_one_column(table: Table, slee
     assert table.row("a") == {**before, "heartbeat_at": at(1)}
 
 
+def test_heartbeat_of_a_caller_without_process_writes_one_column(table: Table, sleeper: Sleeper) -> None:
+    claim(table.database, make_caller("a", now=NOON, anchor=process.read(sleeper().pid)), "SD-1")
+    before = table.row("a")
+    assert heartbeat(table.database, make_caller("a", now=at(1))).outcome == "renewed"
+    assert table.row("a") == {**before, "heartbeat_at": at(1)}
+
+
+@pytest.mark.parametrize("claims", [True, False])
+def test_heartbeat_after_a_loss_writes_one_column(table: Table, claims: bool) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=NOON), "SD-1", force_reason="urgent")
+    if claims:
+        claim(table.database, make_caller("a", now=NOON), "SD-2")
+    before = table.row("a")
+    assert heartbeat(table.database, make_caller("a", now=at(1))).outcome == ("renewed" if claims else "lost")
+    assert table.row("a") == {**before, "heartbeat_at": at(1)}
+
+
 def test_row_of_older_version_gets_machine_id_once(table: Table, sleeper: Sleeper) -> None:
     anchor = process.read(sleeper().pid)
 

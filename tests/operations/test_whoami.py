@@ -32,6 +32,7 @@ def test_twin_and_earlier_id_are_shown(table: Table, sleeper: Sleeper) -> None:
     first, second = sleeper().pid, sleeper().pid
     claim(table.database, _on(first, "a"), "SD-1")
     before = table.row("a")
+    assert whoami(table.database, _on(first, "a", 1)).others == []
     assert whoami(table.database, _on(second, "a", 1)).is_twin
     found = whoami(table.database, _on(first, "b", 1))
     assert [other.session.sd_id for other in found.others] == ["SD-1"]
