@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli import __version__, identity, prompt, settings
-from claude_sessions_cli.errors import EXIT_UNREACHABLE, NotHeld
+from claude_sessions_cli.errors import EXIT_UNREACHABLE, HeldByAnother, NotHeld, SessionsError
 from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
 if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
-    from claude_sessions_cli.model import JudgedSession, Session, Witness
+    from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session, Witness
     from claude_sessions_cli.operations.caller import Caller
     from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.render import Output
@@ -126,11 +126,22 @@ def prompt_shows_loss(caller: Caller, database: Database) -> Iterator[None]:
     """Show a loss that is raised in the prompt of the caller's terminal."""
     try:
         yield
-    except NotHeld as error:
-        if error.lost_item is not None and _terminal_of(caller):
-            loss = prompt.State.of_loss(error.lost_item, caller.session_id, database.name)
-            _write_prompt(caller, loss, shown=True)
+    except SessionsError as error:
+        show_loss(caller, database, error)
         raise
+
+
+def show_loss(caller: Caller, database: Database, error: SessionsError, *, shown: bool = True) -> None:
+    """Show in the prompt of the caller's terminal the claim that is lost by an error, if it is lost."""
+    anchor = _terminal_of(caller)
+    lost = error.lost_item if isinstance(error, NotHeld) else None
+    if anchor and isinstance(error, HeldByAnother) and error.holder:
+        # The session is open in another process: what the prompt still shows of it has moved there.
+        known, other = prompt.read(os.environ, anchor, database.name), error.holder.session.session_id
+        if known and known.kind == prompt.HELD and known.session_id == other == caller.session_id:
+            lost = known.item
+    if anchor and lost is not None:
+        _write_prompt(caller, prompt.State.of_loss(lost, caller.session_id, database.name), shown)
 
 
 def _write_prompt(caller: Caller, state: prompt.State, shown: bool) -> None:
@@ -148,18 +159,22 @@ def correct_prompts(caller: Caller, ended: Iterable[JudgedSession]) -> None:
 
     Each of the sessions holds its term still, or has a tombstone of it.
     """
-    host = caller.identity.host
-    if not (host.boot_id and host.pid_ns):
-        return
     for judged in ended:
-        session, record = judged.session, judged.session.process
+        session = judged.session
         # A dead process has no prompt.
-        if record is None or judged.liveness is Liveness.DEAD:
+        if session.process is None or judged.liveness is Liveness.DEAD:
             continue
         lost = session.tombstone
         item, fence = (session.sd_id, session.fence) if session.sd_id or not lost else (lost.sd_id, lost.fence)
-        if item and (record.boot_id, record.pid_ns) == (host.boot_id, host.pid_ns):
-            prompt.correct(os.environ, record, session.session_id, item, fence)
+        _correct_prompt(caller, session.process, session.session_id, item, fence)
+
+
+def _correct_prompt(
+    caller: Caller, record: ProcessRecord, session_id: str, item: str | None, fence: int | None
+) -> None:
+    host = caller.identity.host
+    if item and all((host.boot_id, host.pid_ns)) and (record.boot_id, record.pid_ns) == (host.boot_id, host.pid_ns):
+        prompt.correct(os.environ, record, session_id, item, fence)
 
 
 def _terminal_of(caller: Caller) -> Process | None:
@@ -225,6 +240,10 @@ def claim_or_wait(
 def _corrected(caller: Caller, result: ClaimResult) -> ClaimResult:
     if result.evicted:
         correct_prompts(caller, [result.evicted])
+    session = result.session.session
+    if session.moved:
+        # By force, from a terminal that shows the claim.
+        _correct_prompt(caller, session.moved.process, session.session_id, session.sd_id, session.moved.fence)
     return result
 
 

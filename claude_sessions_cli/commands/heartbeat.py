@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from claude_sessions_cli import invocation, options, prompt
-from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.errors import SessionsError, UsageError
 
 if TYPE_CHECKING:
     from claude_sessions_cli.settings import Settings
@@ -70,12 +70,25 @@ def heartbeat(
     with invocation.open_database(settings, output) as database:
         before = invocation.prompt_version(caller, database)
         witness = invocation.seen_claim(caller, database)
-        result = operation.heartbeat(database, caller, register=register, if_older_than=if_older_than, witness=witness)
-    # A command that ran during a heartbeat in the background has shown newer facts.
-    if within is None or invocation.prompt_version(caller, database) == before:
-        # Meanwhile the shell may have turned to another database.
-        shown = not elsewhere and (within is None or invocation.shown_database(caller) == looked_at)
-        invocation.update_prompt(caller, result.session.session, database, shown=shown)
+
+        def is_current() -> bool:
+            # A command that ran during a heartbeat in the background has shown newer facts.
+            return within is None or invocation.prompt_version(caller, database) == before
+
+        def is_shown() -> bool:
+            # Meanwhile the shell may have turned to another database.
+            return not elsewhere and (within is None or invocation.shown_database(caller) == looked_at)
+
+        try:
+            result = operation.heartbeat(
+                database, caller, register=register, if_older_than=if_older_than, witness=witness
+            )
+        except SessionsError as error:
+            if is_current():
+                invocation.show_loss(caller, database, error, shown=is_shown())
+            raise
+    if is_current():
+        invocation.update_prompt(caller, result.session.session, database, shown=is_shown())
     if result.outcome == "registered":
         prompt.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:

@@ -14,6 +14,7 @@ from claude_sessions_cli import process, prompt
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.process import Process
+from commands.answers import Inside
 
 pytestmark = needs_proc
 
@@ -68,3 +69,32 @@ def test_process_of_another_host_is_not_looked_for(full_table: Table, loser: Pro
     assert cli("reap", env={"CLAUDE_SESSIONS_DSN": full_table.dsn}).returncode == 0
     assert full_table.row("loser")["sd_id"] is None
     assert shown(loser) == "SD-1 0s"
+
+
+def test_forced_move_is_shown_at_once(full_table: Table, loser: Process, sleeper: Sleeper, cli: Cli) -> None:
+    full_table.execute("UPDATE public.claude_sessions SET heartbeat_at = clock_timestamp()")
+    argv = ["claim", "SD-1", "--force", "--reason", "resumed there", "--pid", str(sleeper().pid)]
+    done = cli(*argv, env={"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "loser"})
+    assert done.stdout.startswith("moved here: SD-1"), done.stderr
+    assert shown(loser) == "LOST SD-1"
+
+
+@pytest.mark.parametrize(("how", "code"), [("forced", 4), ("lapsed", 3)])
+def test_heartbeat_shows_that_the_session_moved(
+    full_table: Table, sleeper: Sleeper, inside: Inside, how: str, code: int
+) -> None:
+    here, there, third = (process.read(sleeper().pid) for _ in range(3))
+    env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "x"}
+    assert inside("claim", "SD-1", "--pid", str(here.pid), env=env).returncode == 0
+    assert shown(here) == "SD-1 0s"
+    if how == "lapsed":
+        full_table.execute(
+            "UPDATE public.claude_sessions SET heartbeat_at = heartbeat_at - interval '1 hour',"
+            " metadata = jsonb_set(metadata, '{claude_sessions_cli,process,pid_ns}', '\"pid:[1]\"')"
+        )
+    reason = "resumed there" if how == "forced" else None
+    claim(full_table.database, make_caller("x", anchor=there), "SD-1", force_reason=reason)
+    assert inside("heartbeat", "--pid", str(here.pid), env=env).returncode == code
+    assert shown(here) == "LOST SD-1"
+    assert inside("heartbeat", "--pid", str(third.pid), env=env).returncode == 3
+    assert prompt.read(os.environ, third) is None
