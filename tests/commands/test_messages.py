@@ -76,6 +76,9 @@ READERS = [
     _case(1, "list", holding),
     _case(1, "list SD-1", held),
     _case(1, "list", nothing),
+    _case(1, "whoami", holding),
+    _case(1, "whoami", nothing),
+    _case(1, "whoami", robbed),
 ]
 HISTORIES = [
     _case(1, "history SD-1", holding),
