@@ -49,7 +49,7 @@ def heartbeat_text(result: HeartbeatResult) -> str:
     """Return the line of `heartbeat`."""
     session = result.session.session
     holding = f", holding {session.sd_id}" if session.sd_id else ""
-    if result.outcome in ("moved", "continued") and session.sd_id:
+    if session.sd_id and session.fence and (result.new_fence or result.outcome in ("moved", "continued")):
         holding = f", holding {session.sd_id} under the new fence {session.fence}"
     if result.outcome == "restored":
         holding = f", {session.sd_id} is yours again, fence {session.fence}"

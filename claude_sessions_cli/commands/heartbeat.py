@@ -92,7 +92,7 @@ def heartbeat(
     if result.outcome == "registered":
         prompt.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:
-        lost = claim_lost(result.tombstone)
+        lost = claim_lost(result.tombstone, result.session.session)
         lost.data = as_json.heartbeat_data(result)
         raise lost
     output.result(as_json.heartbeat_data(result), lambda: as_text.heartbeat_text(result))

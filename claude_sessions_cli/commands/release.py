@@ -59,7 +59,7 @@ def release(
 
     from claude_sessions_cli import as_json, as_text, render
     from claude_sessions_cli.operations import release as operation
-    from claude_sessions_cli.operations.tombstones import describe
+    from claude_sessions_cli.operations.tombstones import describe, held_instead
 
     if sd is not None:
         check_work_item(sd)
@@ -75,7 +75,8 @@ def release(
     elif result.session:
         invocation.correct_prompts(caller, [result.session])
     if result.tombstone and result.sd_id is None:
-        raise NotHeld(f"this session {describe(result.tombstone)}", data=as_json.release_data(result))
+        instead = held_instead(result.tombstone, result.session.session) if result.session else ""
+        raise NotHeld(f"this session {describe(result.tombstone)}{instead}", data=as_json.release_data(result))
     if result.tombstone:
         output.loss(f"before this, the session {describe(result.tombstone)}")
     output.result(as_json.release_data(result), lambda: as_text.release_text(result))

@@ -45,10 +45,9 @@ def require_claim(caller: Caller, found: Rows, sd_id: str | None, fence: int | N
         raise NotHeld(error.message, error.hint) from None
     lost = agent.lost_term(session, others)
     if lost and sd_id in (None, lost.sd_id):
-        instead = f"; it holds {session.sd_id} now" if session.holds and session.sd_id != lost.sd_id else ""
-        raise claim_lost(lost, instead)
+        raise claim_lost(lost, session)
     if session.tombstone and session.unsettled_loss and sd_id in (None, session.tombstone.sd_id):
-        raise claim_lost(session.tombstone)
+        raise claim_lost(session.tombstone, session)
     if not session.holds or sd_id not in (None, session.sd_id):
         holder = next((other.session_id for other in others if other.holds and other.sd_id == sd_id), None)
         instead = f": {holder} does" if holder else ""

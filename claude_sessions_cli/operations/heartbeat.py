@@ -29,13 +29,15 @@ from claude_sessions_cli.operations.tombstones import add_successor, lost_to
 class HeartbeatResult:
     """The outcome: `renewed`, `registered`, `restored`, `moved`, `continued`, `fresh` or `lost`.
 
-    `source` is the session of the same process whose claim this one continues.
+    `source` is the session of the same process whose claim this one continues. `new_fence` says that another program
+    has given the session's item a new fence.
     """
 
     outcome: str
     session: JudgedSession
     tombstone: Tombstone | None = None
     source: str | None = None
+    new_fence: bool = False
 
 
 def heartbeat(
@@ -84,11 +86,12 @@ def _beat(
     is_fresh = if_older_than is not None and _is_fresh(mine, if_older_than)
     if _restorable_item(mine) or not (renewed or is_fresh):
         return _settle(database, caller, register, mine, has_history)
-    if mine.term and mine.sd_id and (mine.term.sd_id, mine.term.fence) != (mine.sd_id, mine.fence):
+    new_fence = mine.term is not None and mine.sd_id is not None and mine.term.fence != mine.fence
+    if new_fence:
         mine = database.renew(caller.actor, _correct_term, caller)
     if mine.unsettled_loss:
         return HeartbeatResult("lost", caller.judge(mine), mine.tombstone)
-    return HeartbeatResult("renewed" if renewed else "fresh", caller.judge(mine))
+    return HeartbeatResult("renewed" if renewed else "fresh", caller.judge(mine), new_fence=new_fence)
 
 
 def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tuple[list[Rows], bool]:

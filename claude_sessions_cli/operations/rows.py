@@ -49,7 +49,7 @@ def split(found: Rows, caller: Caller) -> tuple[Session | None, list[Session]]:
 def require_holder(session: Session | None, refusal: str) -> Session:
     """Return a session that holds an item. Raises NotHeld, with `refusal`, if it does not, and if it lost its claim."""
     if session and session.tombstone and session.unsettled_loss:
-        raise claim_lost(session.tombstone)
+        raise claim_lost(session.tombstone, session)
     if session is None or not session.holds:
         raise NotHeld(refusal, "claim first: claude-sessions claim SD")
     refuse_stale(session)

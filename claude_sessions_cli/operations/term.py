@@ -78,8 +78,8 @@ def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> N
     lost = session.tombstone if session else None
     if session and session.term == Term(sd_id, fence) and agent.lost_term(session, others):
         lost = agent.note_loss(database, caller) or lost
-    if lost and lost.sd_id == sd_id:
-        raise claim_lost(lost)
+    if session and lost and lost.sd_id == sd_id:
+        raise claim_lost(lost, session)
     if later := max((other for other in others if (other.fence or 0) > fence), key=_fence, default=None):
         raise overtaken(later)
     if session is None:

@@ -45,6 +45,11 @@ def own_loss(lost: Tombstone | None) -> str:
     return f"; this session {describe(lost)}" if lost else ""
 
 
+def held_instead(lost: Tombstone, session: Session) -> str:
+    """Return what the error of a loss adds about a row that holds another item, which other programs can give it."""
+    return f"; it holds {session.sd_id} now" if session.holds and session.sd_id != lost.sd_id else ""
+
+
 def tell(lost: Tombstone | None) -> dict[str, Any] | None:
     """Return what a claim or release leaves of a loss that it reports: marked at first, then nothing.
 
@@ -53,10 +58,10 @@ def tell(lost: Tombstone | None) -> dict[str, Any] | None:
     return None if lost is None or lost.told else replace(lost, told=True).as_metadata()
 
 
-def claim_lost(tombstone: Tombstone, instead: str = "") -> NotHeld:
-    """Return the error of a session whose claim is lost; `instead` says what it holds now."""
+def claim_lost(tombstone: Tombstone, session: Session) -> NotHeld:
+    """Return the error of a session whose claim is lost, which names what its row holds instead."""
     return NotHeld(
-        f"this session {describe(tombstone)}{instead}",
+        f"this session {describe(tombstone)}{held_instead(tombstone, session)}",
         "claim it again, or acknowledge the loss: claude-sessions release",
         lost_item=tombstone.sd_id,
     )

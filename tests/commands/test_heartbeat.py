@@ -10,7 +10,8 @@ from conftest import Cli, Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.operations.claim import claim
-from commands.answers import SESSION_KEYS, Run, data_of
+from claude_sessions_cli.times import fence_of
+from commands.answers import SESSION_KEYS, Inside, Run, data_of, failed
 
 
 def test_here_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> None:
@@ -70,3 +71,29 @@ def test_lost_claim_is_reported_in_json(run: Run) -> None:
     assert lost["data"]["outcome"] == "lost"
     assert set(lost["data"]["tombstone"]) >= {"sd_id", "fence", "at", "reason", "by"}
     assert lost["data"]["tombstone"]["by"] == "b"
+
+
+def test_item_given_by_another_program_is_named(table: Table, inside: Inside) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    assert inside("claim", "SD-1", env=env).returncode == 0
+    table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-9', claimed_at = clock_timestamp()")
+    for argv in (
+        ["check"],
+        ["park", "1m"],
+        ["heartbeat"],
+        ["check"],
+        ["run", "SD-9", "--", "true"],
+        ["release", "SD-1"],
+    ):
+        failed(inside(*argv, env=env), 4, "lost SD-1 .*: cleared by another program; it holds SD-9 now")
+    assert inside("claim", "SD-9", env=env).returncode == 0
+    assert inside("heartbeat", env=env).stdout == "renewed a, holding SD-9\n"
+
+
+def test_new_fence_of_another_program_is_named_once(table: Table, inside: Inside) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    assert inside("claim", "SD-1", env=env).returncode == 0
+    table.execute("UPDATE public.claude_sessions SET claimed_at = clock_timestamp()")
+    fence = fence_of(table.row("a")["claimed_at"])
+    assert inside("heartbeat", env=env).stdout == f"renewed a, holding SD-1 under the new fence {fence}\n"
+    assert inside("heartbeat", env=env).stdout == "renewed a, holding SD-1\n"
