@@ -98,6 +98,8 @@ def test_resumed_conversation_never_takes_the_claim(table: Table, agent: Start, 
         (["park", "20m"], 3),
         (["release"], 3),
         (["release", "--end"], 3),
+        (["run", "SD-1", "--", "echo", "ran"], 3),
+        (["run", "SD-2", "--session", "conversation", "--", "echo", "ran"], 3),
     ]:
         found = second.run(*argv)
         assert (found[0], found[1]) == (code, ""), (argv, found)
@@ -133,6 +135,9 @@ def test_cleared_conversation_keeps_its_claim(table: Table, agent: Start) -> Non
     assert [row["session_id"] for row in _holder(table)] == ["after"]
     assert claude.run("check", "SD-1", session="before")[0] == 0, "a command that began before the change"
     assert claude.run("heartbeat", session="before")[1] == "renewed after, holding SD-1\n"
+    ran = claude.run("run", "SD-1", "--", *PROGRAM, "check", "SD-1", session="last")
+    assert ran[0] == 0 and ran[1].startswith("SD-1 is yours"), ran
+    assert [row["session_id"] for row in _holder(table)] == ["last"]
 
 
 @needs("setsid")

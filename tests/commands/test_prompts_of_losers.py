@@ -71,6 +71,21 @@ def test_process_of_another_host_is_not_looked_for(full_table: Table, loser: Pro
     assert shown(loser) == "SD-1 0s"
 
 
+def test_heartbeat_shows_a_claim_that_another_program_cleared(
+    full_table: Table, sleeper: Sleeper, inside: Inside
+) -> None:
+    here = process.read(sleeper().pid)
+    env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "x"}
+    beat = ["heartbeat", "--register", "--quiet", "--pid", str(here.pid)]
+    assert inside("claim", "SD-1", "--pid", str(here.pid), env=env).returncode == 0
+    full_table.execute(
+        "UPDATE public.claude_sessions SET sd_id = NULL, track = NULL, claimed_at = NULL, status = 'stale'"
+    )
+    for _ in range(2):
+        assert inside(*beat, env=env).returncode == 4
+        assert shown(here) == "LOST SD-1"
+
+
 def test_forced_move_is_shown_at_once(full_table: Table, loser: Process, sleeper: Sleeper, cli: Cli) -> None:
     full_table.execute("UPDATE public.claude_sessions SET heartbeat_at = clock_timestamp()")
     argv = ["claim", "SD-1", "--force", "--reason", "resumed there", "--pid", str(sleeper().pid)]
