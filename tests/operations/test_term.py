@@ -18,7 +18,7 @@ from claude_sessions_cli.model import ProcessRecord
 from claude_sessions_cli.operations import term
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.release import release
-from claude_sessions_cli.times import fence_of
+from claude_sessions_cli.times import fence_of, uptime
 from operations.claims import RUNNER, fence_of_claim
 
 
@@ -98,6 +98,38 @@ def test_malformed_command_record_is_ignored(table: Table, nonsense: object) -> 
         json.dumps(nonsense),
     )
     term.enter(table.database, make_caller("a"), RUNNER, "SD-1")
+
+
+@pytest.mark.parametrize(
+    ("machine", "hostname", "age_s", "may_run"),
+    [
+        ("this", "here", 60, False),
+        ("this", "here", -60, True),
+        ("this", "renamed", 60, True),
+        ("other", "here", 60, True),
+        (None, "here", 60, True),
+    ],
+)
+def test_command_of_an_earlier_boot_is_over(
+    table: Table, machine: str | None, hostname: str, age_s: float, may_run: bool
+) -> None:
+    caller = make_caller("a")
+    host = replace(this_host(), hostname="here", machine_id="this", pid_ns="pid:[4026531836]")
+    booted = replace(caller, identity=replace(caller.identity, host=host))
+    claim(table.database, booted, "SD-1")
+    earlier = ProcessRecord(1, "1", "earlier", host.pid_ns, machine)
+    term.enter(table.database, booted, earlier, "SD-1")
+    # A name and a machine id can be copied with an image: a heartbeat since the boot proves another machine.
+    table.execute(
+        "UPDATE public.claude_sessions SET hostname = %s, heartbeat_at = clock_timestamp() - %s * interval '1 second'",
+        hostname,
+        max(0, uptime() + age_s),
+    )
+    if may_run:
+        with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
+            term.enter(table.database, booted, RUNNER, "SD-1")
+    else:
+        term.enter(table.database, booted, RUNNER, "SD-1")
 
 
 def test_run_extends_recorded_patience(table: Table) -> None:
