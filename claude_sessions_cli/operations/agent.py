@@ -341,7 +341,8 @@ def twin(seen: JudgedSession) -> HeldByAnother:
     return HeldByAnother(
         f"session {session.session_id}{holds} is open in another process{place_of(session)}, last heartbeat"
         f" {format_age(session.heartbeat_age_s)} ago{lapses}",
-        "use another id; end it there: claude-sessions release --end; or move it here: claim SD --force --reason WHY",
+        "use another id; end it there: claude-sessions release --end; or move it here:"
+        f" claim {session.sd_id if session.holds else 'SD'} --force --reason WHY",
         seen,
     )
 
