@@ -114,7 +114,7 @@ TESTS = {
     "lock_claim": LOCKS,
     "lock_session": LOCKS,
     "lock_sessions": ("operations/agent",),
-    "list_same_process": ("operations/agent",),
+    "list_same_process": ("operations/agent", "operations/whoami"),
     "lock_work_item": LOCKS,
     "merge_metadata": ("operations/release", *LEASES),
     "merged_metadata": (
