@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.model import JudgedSession, Tombstone
+from claude_sessions_cli.model import JudgedSession, Session, Tombstone
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 
@@ -28,11 +29,17 @@ def whoami(database: Database, caller: Caller) -> Standings:
     found, *same = database.read(_look, caller)
     mine, others = rows.split(found, caller)
     earlier = [caller.judge(session) for looked in same for session in looked.sessions if session.holds]
-    if mine is None:
-        return Standings(None, None, False, earlier)
-    is_twin = caller.standing(mine) is Standing.TWIN
-    lost = agent.lost_term(mine, others) or (mine.tombstone if mine.unsettled_loss else None)
-    return Standings(caller.judge(mine), None if is_twin else lost, is_twin, earlier)
+    is_twin = mine is not None and caller.standing(mine) is Standing.TWIN
+    lost = None if mine is None or is_twin else _loss_of(mine, others)
+    goes_on = not (mine and mine.holds) and not is_twin
+    if lost is None and goes_on and (before := agent.earlier_session(caller, same)):
+        # It goes over to this id with the next heartbeat or claim.
+        lost = _loss_of(before, ())
+    return Standings(caller.judge(mine) if mine else None, lost, is_twin, earlier)
+
+
+def _loss_of(session: Session, others: Iterable[Session]) -> Tombstone | None:
+    return agent.lost_term(session, others) or (session.tombstone if session.unsettled_loss else None)
 
 
 def _look(tx: Transaction, caller: Caller) -> list[Rows]:

@@ -37,3 +37,15 @@ def test_twin_and_earlier_id_are_shown(table: Table, sleeper: Sleeper) -> None:
     found = whoami(table.database, _on(first, "b", 1))
     assert [other.session.sd_id for other in found.others] == ["SD-1"]
     assert table.row("a") == before
+
+
+def test_loss_of_an_earlier_id_is_shown(table: Table, sleeper: Sleeper) -> None:
+    pid = sleeper().pid
+    claim(table.database, _on(pid, "a"), "SD-1")
+    claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    before = table.row("a")
+    found = whoami(table.database, _on(pid, "next", 2))
+    assert found.lost and (found.session, found.lost.by, found.others) == (None, "b", [])
+    assert table.row("a") == before
+    claim(table.database, make_caller("next", anchor=process.read(pid), now=at(3)), "SD-2")
+    assert whoami(table.database, _on(pid, "next", 4)).lost is None
