@@ -204,7 +204,7 @@ def supervise(
 
     `report` prints a line within some seconds; `ended` is called when the command has ended, before the claim is given
     back. With `keep_on_failure`, the claim of a command that failed lapses by itself. `timeout` and `stdout` are those
-    of `supervisor.run`.
+    of `supervisor.run`. Raises NotHeld if the claim was lost before the command could start.
     """
 
     def renew_lease() -> float:
@@ -213,6 +213,13 @@ def supervise(
 
     settings = lease.caller.settings
     window = TrustWindow(lease.renewed_at, lease.stale_after(lease.held))
+    if uptime() >= window.terminate_at:
+        # This process was stopped since, and somebody else may have the item.
+        try:
+            window = TrustWindow(uptime(), renew_lease())
+        except BaseException:
+            lease.guardian.dismiss()
+            raise
     keep_alive = KeepAlive(renew_lease, settings.heartbeat_every, window)
     has_started, begun = True, uptime()
     try:
