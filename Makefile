@@ -39,6 +39,7 @@ predicates: $(VENV)/dev ## Remove each predicate of the SQL and expect a red tes
 bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within one run
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 	$(BIN)/python tests/bench/here.py
+	$(BIN)/python tests/bench/run.py
 	$(BIN)/python tests/bench/distance.py
 	$(BIN)/python tests/bench/prompt.py
 
