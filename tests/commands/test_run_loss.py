@@ -166,6 +166,7 @@ def test_release_in_the_session_stops_its_command(bench: Bench) -> None:
     assert bench.table.own("mine").get("run") is None
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("fault", FAULTS)
 def test_command_is_dead_before_item_can_be_claimed(bench: Bench, proxy: Proxy, fault: str) -> None:
     ready = bench.file()

@@ -63,9 +63,8 @@ pathlib.Path(sys.argv[1]).write_text("stopped\\n" if state() == "T" else "goes o
 reader.kill()
 sys.exit(code)
 """
-both_shells = pytest.mark.parametrize("shell", ["bash", "zsh"])
-# For long tests in which the shell matters little.
-both_shells_at_length = pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.faults)])
+# The second with the long tests: it matters little.
+both_shells = pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.faults)])
 
 
 def command(text: str, *files: Path) -> str:
@@ -376,7 +375,7 @@ def test_pipeline_reader_gets_terminal_while_command_runs(bench: Bench, shell: s
 # The claim in a window
 
 
-@both_shells_at_length
+@both_shells
 def test_item_held_by_terminal_stays_held(bench: Bench, shell: str) -> None:
     window = bench.window(shell)
     program = shlex.join(PROGRAM)
@@ -404,7 +403,8 @@ def test_two_runs_of_different_items_share_a_terminal(bench: Bench, shell: str) 
     window.answers()
 
 
-@both_shells_at_length
+@pytest.mark.faults
+@both_shells
 def test_long_stopped_job_resumes_if_still_held(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell, FAST), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(WAIT, ready)}", ready)
@@ -420,7 +420,7 @@ def test_long_stopped_job_resumes_if_still_held(bench: Bench, shell: str) -> Non
     assert window.answers() == "130"
 
 
-@both_shells_at_length
+@both_shells
 def test_stopped_job_that_lost_its_item_does_not_resume(bench: Bench, shell: str) -> None:
     window, ready, log = bench.window(shell, FAST), bench.file(), bench.file()
     text = "trap 'exit 0' TERM; echo $$ >{0}; while :; do echo >>{1}; done"
@@ -437,7 +437,7 @@ def test_stopped_job_that_lost_its_item_does_not_resume(bench: Bench, shell: str
     assert bench.holder()["session_id"] == "rival"
 
 
-@both_shells_at_length
+@both_shells
 def test_command_that_lost_its_claim_restores_the_terminal(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell, FAST), bench.file()
     child = start(window, f"{RUN} SD-1 -- {command(f'stty raw -echo; {IGNORE_TERM}', ready)}", ready)

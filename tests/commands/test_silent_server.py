@@ -52,6 +52,7 @@ def test_silent_server_is_given_up(inside: Inside, silent: Proxy) -> None:
     failed_json(inside("list", "--json", env=env), 6, SILENT)
 
 
+@pytest.mark.faults
 def test_silent_server_ends_command_in_seconds(cli: Cli, proxy: Proxy) -> None:
     proxy.stall()
     begin = time.monotonic()

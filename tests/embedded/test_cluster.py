@@ -179,6 +179,7 @@ def test_root_keeps_closed_parent_closed(base: Path, home: Path, monkeypatch: py
     assert closed.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.faults
 @as_root
 def test_binaries_out_of_reach_are_copied_once(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.find_spec(programs.EXTRA)
@@ -211,6 +212,7 @@ def test_missing_extra_names_alternatives(home: Path, monkeypatch: pytest.Monkey
     assert not home.parent.exists()
 
 
+@pytest.mark.faults
 @needs_open_checkout
 def test_failed_initdb_is_undone(home: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
@@ -222,6 +224,7 @@ def test_failed_initdb_is_undone(home: Path) -> None:
     start()
 
 
+@pytest.mark.faults
 def test_log_is_bounded(made: Path) -> None:
     start()
     embedded.stop()

@@ -177,6 +177,7 @@ def test_odd_paths_are_reached_by_second_path(
         assert ask(dsn, "SELECT 1") == [(1,)]
 
 
+@pytest.mark.faults
 def test_second_path_open_to_others_is_refused(base: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, base / ("x" * 150))
     start()
@@ -201,6 +202,7 @@ def test_server_dying_on_start_reports_reason(made: Path) -> None:
     assert str(made / "postgres.log") in (error.hint or "")
 
 
+@pytest.mark.faults
 def test_schema_marker_goes_with_cluster(home: Path) -> None:
     start()
     embedded.schema_marker().write_text("3")

@@ -410,6 +410,7 @@ def _deadlocks(table: Table) -> int:
     return int(row["deadlocks"])
 
 
+@pytest.mark.faults
 def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper: Sleeper) -> None:
     living, corpse = [sleeper() for _ in range(3)], sleeper()
     dead, anonymous = process.read(corpse.pid), make_caller(None)
@@ -520,6 +521,7 @@ def test_process_hidden_from_user_is_left_alone(table: Table, sleeper: Sleeper) 
         visible.wait()
 
 
+@pytest.mark.faults
 def test_host_and_container_keep_only_own_sessions(table: Table, sleeper: Sleeper, cli: Cli) -> None:
     _namespaces()
     child = sleeper()

@@ -97,6 +97,7 @@ def test_wait_survives_outage_of_database(table: Table, monkeypatch: pytest.Monk
     assert wait.wait(database, attempt, ["SD-1"], time.monotonic() + 60, progress).outcome == "claimed"
 
 
+@pytest.mark.faults
 def test_wait_fails_if_outage_outlasts_it(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(table.database, make_caller("a"), "SD-1")
     database, attempts = table.another(), 0

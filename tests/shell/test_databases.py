@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from conftest import Cli, Sleeper, Table
 from poll import PATIENCE_S, until, until_waiting
-from requirements import each_shell, needs_proc
+from requirements import each_shell, each_shell_at_length, needs_proc
 from run_bench import PROGRAM
 from terminal import CLI, SHELLS
 
@@ -42,7 +42,7 @@ def segment(opened: Window) -> str:
     return opened.ask("$CLAUDE_SESSIONS_PROMPT")
 
 
-@each_shell
+@each_shell_at_length
 def test_each_database_is_shown_renewed_and_ended(
     real: Open, dsn: str, other_dsn: str, states: Path, name: str
 ) -> None:
@@ -85,7 +85,7 @@ def later(before: datetime, after: datetime) -> bool:
     return after > before
 
 
-@each_shell
+@each_shell_at_length
 def test_claim_lost_elsewhere_is_no_longer_counted(
     real: Open, dsn: str, other_dsn: str, cli: Cli, states: Path, name: str
 ) -> None:

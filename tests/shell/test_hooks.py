@@ -17,6 +17,7 @@ from requirements import (
     cross,
     each_posix_shell,
     each_shell,
+    each_shell_at_length,
     needs,
     needs_proc,
     needs_sudo,
@@ -168,7 +169,7 @@ def test_shell_replaced_by_exec_keeps_its_session(window: Open, calls: Calls, tm
     assert len({call.environment for call in calls.all()}) == 1
 
 
-@each_shell
+@each_shell_at_length
 def test_due_heartbeat_is_sent_at_next_prompt(window: Open, calls: Calls, name: str) -> None:
     opened = window(name, every=1)
     calls.wait(1)
@@ -821,7 +822,7 @@ def test_pane_with_inherited_hook_variable_is_own_session(
 
 
 @needs_sudo
-@each_shell
+@each_shell_at_length
 @pytest.mark.parametrize("hooked", [False, True])
 def test_prompt_and_commands_agree_under_sudo(
     window: Open, calls: Calls, tmp_path: Path, name: str, hooked: bool

@@ -19,7 +19,7 @@ from conftest import Cli, Table
 from poll import PATIENCE_S, until
 from requirements import cross, each_shell, each_shell_at_length, needs_proc
 from run_bench import force
-from terminal import CLI, SHELLS, WHOAMI
+from terminal import CLI, WHOAMI
 
 from shell.hooks import (
     Calls,
@@ -118,7 +118,7 @@ ENDINGS_BY_OTHERS = {
 }
 
 
-@cross("how", list(ENDINGS_BY_OTHERS), [(name, how) for name in SHELLS for how in ENDINGS_BY_OTHERS])
+@cross("how", list(ENDINGS_BY_OTHERS), [("bash", how) for how in ENDINGS_BY_OTHERS])
 def test_loss_by_another_is_shown_at_the_next_prompt(
     real: Open, dsn: str, cli: Cli, states: Path, name: str, how: str
 ) -> None:
@@ -156,7 +156,7 @@ def test_session_option_does_not_change_the_prompt(real: Open, dsn: str, states:
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT").startswith("SD-1 ")
 
 
-@each_shell
+@each_shell_at_length
 def test_shell_under_run_shows_item_and_sends_no_heartbeats(
     real: Open, dsn: str, states: Path, tmp_path: Path, calls: Calls, name: str
 ) -> None:

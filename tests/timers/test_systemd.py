@@ -27,6 +27,7 @@ def test_install_enables_timer_and_remove_disables_it(cli: Cli, tmp_path: Path) 
     ]
 
 
+@pytest.mark.faults
 def test_systemd_accepts_units_with_odd_paths(cli: Cli, tmp_path: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd is not installed")
