@@ -23,6 +23,7 @@ from run_bench import (
     is_alive,
     only_linux,
     read_pid,
+    state,
     try_claim,
     words,
 )
@@ -131,8 +132,9 @@ def test_shared_claim_allows_no_second_command_until_the_first_is_dead(bench: Be
     os.kill(started.pid, signal.SIGKILL)
 
     def run_again() -> bool:
-        alive = is_alive(pid)
+        alive, before = is_alive(pid), bench.rows()
         done = bench.call("SD-1", "--", "true", env={**holder, **SHORT})
+        assert done.returncode == 0 or bench.rows() == before
         assert done.returncode in (0, 3)
         assert done.returncode == 3 or not alive or not is_alive(pid)
         return done.returncode == 0
@@ -173,6 +175,29 @@ def test_command_and_wrapper_continued_after_takeover_work_no_more(bench: Bench)
     # TERM is pending while the command is continued, so that the shell ends without another turn.
     assert ticks.stat().st_size <= before + 1
     assert not is_alive(pid)
+
+
+@pytest.mark.parametrize(
+    "shell", ["dash", *(pytest.param(name, marks=pytest.mark.faults) for name in ("bash", "busybox", "yash"))]
+)
+def test_guardian_ends_the_jobs_of_a_shell(tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    ready = tmp_path / "ready"
+    jobs = f"set -m; trap '' TERM; sh -c 'echo $$ >{ready}; while :; do sleep 0.02; done' & wait"
+    leader = subprocess.Popen(["bash", "-c", jobs], start_new_session=True)
+    pid = read_pid(ready)
+    # Without a way to its own text, it goes on as it is.
+    script = tmp_path / "guardian.sh"
+    script.write_text(guardian.SCRIPT.read_text())
+    words = [shell, *(["sh"] if shell == "busybox" else []), str(script), "1"]
+    watcher = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    until(lambda: state(watcher.pid) == "S", "it waits for its pipe")
+    script.unlink()
+    watcher.communicate(b"%d\n" % leader.pid, timeout=30)
+    assert watcher.returncode == 0
+    assert not is_alive(pid)
+    leader.wait()
 
 
 @pytest.mark.faults
