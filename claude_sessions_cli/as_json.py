@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.heartbeat_here import HereResult
     from claude_sessions_cli.operations.history import History
     from claude_sessions_cli.operations.list import Listing
+    from claude_sessions_cli.operations.prune import Reference
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
+    from claude_sessions_cli.operations.refusals import Refusal
     from claude_sessions_cli.operations.release import ReleaseResult
     from claude_sessions_cli.operations.run import Lease, RunResult
     from claude_sessions_cli.operations.whoami import Standings
@@ -50,7 +52,11 @@ def heartbeat_data(result: HeartbeatResult) -> dict[str, Any]:
 
 def here_data(result: HereResult) -> dict[str, Any]:
     """Return the JSON of `heartbeat --here`."""
-    return {"renewed": result.renewed, "released": [session_data(released) for released in result.released]}
+    return {
+        "renewed": result.renewed,
+        "released": [session_data(verdict.session) for verdict in result.released],
+        "refused": [_refusal_data(refusal) for refusal in result.refused],
+    }
 
 
 def release_data(result: ReleaseResult) -> dict[str, Any]:
@@ -80,7 +86,23 @@ def reap_data(result: ReapResult) -> dict[str, Any]:
         "dry_run": result.dry_run,
         "changed": [_verdict_data(verdict) for verdict in result.changed],
         "kept": [_verdict_data(verdict) for verdict in result.kept],
+        "refused": [_refusal_data(refusal) for refusal in result.refused],
         "pruned": result.pruned,
+        "referenced": result.referenced,
+        "references": [_reference_data(reference) for reference in result.references],
+    }
+
+
+def _refusal_data(refusal: Refusal) -> dict[str, Any]:
+    return {"session": session_data(refusal.session), "reason": refusal.reason}
+
+
+def _reference_data(reference: Reference) -> dict[str, Any]:
+    return {
+        "table": reference.table,
+        "on_delete": reference.on_delete,
+        "through": reference.through,
+        "sessions": reference.sessions,
     }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
-from claude_sessions_cli.model import PROCESS_GONE
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.text import align, clean
 from claude_sessions_cli.times import format_age
@@ -18,7 +17,9 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
     from claude_sessions_cli.operations.heartbeat_here import HereResult
     from claude_sessions_cli.operations.history import History
+    from claude_sessions_cli.operations.prune import Reference
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
+    from claude_sessions_cli.operations.refusals import Refusal
     from claude_sessions_cli.operations.release import ReleaseResult
     from claude_sessions_cli.operations.schema import AppliedFile, Difference
     from claude_sessions_cli.operations.whoami import Standings
@@ -64,7 +65,16 @@ def here_text(result: HereResult) -> str:
 
 def here_released_text(result: HereResult) -> str:
     """Return a line for each session that `heartbeat --here` has released."""
-    return "".join(f"released {released.session.session_id}: {PROCESS_GONE}\n" for released in result.released)
+    return "".join(f"{_verdict_head(verdict, 'released')}\n" for verdict in result.released)
+
+
+def refused_lines(refused: Iterable[Refusal]) -> list[str]:
+    """Return a line for each row that the table refuses to change: session, item, and what the table says."""
+    return [
+        clean(f"refused {seen.session_id}{f' {seen.sd_id}' if seen.sd_id else ''}: {refusal.reason}")
+        for refusal in refused
+        for seen in [refusal.session.session]
+    ]
 
 
 def release_text(result: ReleaseResult) -> str:
@@ -84,10 +94,45 @@ def reap_text(result: ReapResult, explain: bool) -> str:
     lines = [_verdict_line(verdict, f"{would}{verdict.to}") for verdict in result.changed]
     if explain:
         lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
+    return "".join(line + "\n" for line in [*lines, *_prune_lines(result)])
+
+
+def _prune_lines(result: ReapResult) -> list[str]:
+    lines = []
     if result.pruned:
-        deleted = "would delete" if result.dry_run else "deleted"
-        lines.append(f"{deleted} {result.pruned} released session{'s' if result.pruned > 1 else ''}")
-    return "".join(line + "\n" for line in lines)
+        lines.append(f"{'would delete' if result.dry_run else 'deleted'} {_released_sessions(result.pruned)}")
+    if result.referenced:
+        kept = "would keep" if result.dry_run else "kept"
+        keeping = [
+            _reference_words(found)
+            for found in result.references
+            if found.sessions != 0 and not (result.cascade and found.writes)
+        ]
+        tables = f": {', '.join(keeping)}" if keeping else ""
+        lines.append(f"{kept} {_released_sessions(result.referenced)} that other tables refer to{tables}")
+        if not result.cascade and (losing := [found for found in result.references if found.writes]):
+            names = ", ".join(dict.fromkeys(found.table for found in losing))
+            lines.append(f"to delete them and change {names}: add --cascade")
+    return lines
+
+
+def cascade_text(references: Sequence[Reference]) -> str:
+    """Return which tables `reap --prune --cascade` changes."""
+    return "deleting sessions also changes " + ", ".join(_reference_words(reference) for reference in references)
+
+
+def _released_sessions(number: int) -> str:
+    return f"{number} released session{'' if number == 1 else 's'}"
+
+
+def _reference_words(reference: Reference) -> str:
+    facts = [str(reference.sessions)] if reference.sessions else []
+    if reference.sessions is None and reference.through is None:
+        facts.append("this role may not read it")
+    facts.append(f"ON DELETE {reference.on_delete.upper()}")
+    if reference.through:
+        facts.append(f"through {reference.through}")
+    return f"{reference.table} ({', '.join(facts)})"
 
 
 def _verdict_line(verdict: ReapVerdict, word: str) -> str:
@@ -101,8 +146,12 @@ def _verdict_line(verdict: ReapVerdict, word: str) -> str:
     ]
     if evidence["parked_until"]:
         facts.append(f"parked until {evidence['parked_until']}")
-    held = f" {evidence['sd_id']}" if evidence.get("sd_id") else ""
-    return f"{word} {verdict.session.session.session_id}{held}: {verdict.reason} ({', '.join(facts)})"
+    return f"{_verdict_head(verdict, word)} ({', '.join(facts)})"
+
+
+def _verdict_head(verdict: ReapVerdict, word: str) -> str:
+    held = f" {verdict.evidence['sd_id']}" if verdict.evidence.get("sd_id") else ""
+    return clean(f"{word} {verdict.session.session.session_id}{held}: {verdict.reason}")
 
 
 def whoami_text(

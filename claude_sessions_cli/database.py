@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -27,6 +28,8 @@ SCHEMA_ANSWER_TIMEOUT_S = 305.0
 ATTEMPTS = 8
 NOBODY = Actor()
 PARAMETER = re.compile(rb"%\((\w+)\)s")
+# A parameter that takes another value each time; see Transaction.for_each.
+EACH = object()
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
 
 T = TypeVar("T")
@@ -117,6 +120,19 @@ class Transaction:
             self.has_history = bool(access and access.get("has_history"))
         return answers[len(opening) :]
 
+    def for_each(self, statement: Statement, parameter: str, items: Sequence[str]) -> list[Statement]:
+        """Return the statements that run another one once for each value of a parameter; the last returns what it did.
+
+        A value for which it fails is undone alone. See change_each for the columns that it must return.
+        """
+        once = Statement(statement.query, **{**statement.parameters, parameter: EACH})
+        return self.run_each(self._text(once).decode(), items)
+
+    def run_each(self, text: str, items: Sequence[str]) -> list[Statement]:
+        """As `for_each`, for a text in which $1 stands for the value."""
+        given = Statement("give_change", change=text, items=json.dumps(items, ensure_ascii=False))
+        return [given, Statement("change_each"), Statement("read_outcome")]
+
     def commit(self, *statements: Statement) -> list[Rows]:
         """Send the last statements and COMMIT as one message; return the rows of each.
 
@@ -160,9 +176,10 @@ class Transaction:
 
     def _text(self, statement: Statement) -> bytes:
         text = queries.get(statement.query).rstrip(";").encode()
-        return PARAMETER.sub(
-            lambda found: sql.Literal(statement.parameters[found[1].decode()]).as_bytes(self._connection), text
-        )
+        return PARAMETER.sub(lambda found: self._literal(statement.parameters[found[1].decode()]), text)
+
+    def _literal(self, value: object) -> bytes:
+        return b"$1" if value is EACH else sql.Literal(value).as_bytes(self._connection)
 
 
 def _exchange(connection: Connection, statements: Sequence[bytes]) -> list[Rows]:

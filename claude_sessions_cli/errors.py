@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from claude_sessions_cli.model import JudgedSession
 
 EXIT_FAILURE = 1
@@ -99,6 +101,19 @@ class SchemaMismatch(SessionsError):
 
     code = "schema"
     exit_code = EXIT_SCHEMA
+
+
+class RowsRefused(SchemaMismatch):
+    """A constraint, key or trigger of the table refused to change some rows, and the others are changed.
+
+    `lines` says for each which session and item it is, and what the table said.
+    """
+
+    def __init__(self, lines: Sequence[str], data: dict[str, Any]) -> None:
+        changes = "a change" if len(lines) == 1 else f"{len(lines)} changes"
+        hint = "list the constraints and triggers that are not ours: claude-sessions schema check"
+        super().__init__(f"the table refused {changes}: {lines[0]}", hint, data)
+        self.lines = lines
 
 
 class PermissionDenied(SessionsError):

@@ -12,6 +12,8 @@ from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, Session
 # What our own statements raise, by a cast that fails: require_access, require_history and written_row.
 HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
 NO_HISTORY = "claude_sessions: no history"
+# As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
+OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
 FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
 
@@ -46,6 +48,15 @@ def translate(error: psycopg.Error) -> SessionsError:
     if not _is_known(state):
         return Unreachable(f"the database gave an answer that Postgres does not give: {text} (SQLSTATE {state})")
     return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
+
+
+def may_concern_one_row(error: SessionsError) -> bool:
+    """Whether the database failed a statement for one of its rows, so that it may change the others.
+
+    Otherwise the connection, the server's state, a lock or a conflict with another transaction is the cause.
+    """
+    state: str | None = getattr(error.__cause__, "sqlstate", None)
+    return state is not None and not state.startswith(OF_THE_SERVER)
 
 
 def _own_refusal(text: str) -> SessionsError:

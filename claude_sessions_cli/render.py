@@ -13,13 +13,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from claude_sessions_cli.as_json import json_value, session_data
-from claude_sessions_cli.errors import HeldByAnother, SessionsError
+from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.table import Table, fit
 from claude_sessions_cli.text import align, clean, clean_lines, cut
@@ -60,6 +60,13 @@ class Output:
         if self.quiet:
             return
         _write(sys.stdout, self._envelope(data, None) if self.json else clean_lines(text()))
+
+    def result_unless_refused(self, data: dict[str, Any], text: Callable[[], str], refused: Sequence[str]) -> None:
+        """Print a result; raise RowsRefused if the table refused rows, after what is done has been printed."""
+        if not (refused and self.json):
+            self.result(data, text)
+        if refused:
+            raise RowsRefused(refused, data)
 
     def table(self, data: dict[str, Any], rows: Table, empty: str) -> None:
         """Print a table of sessions: fitted to a terminal, whole in a pipe; if it has no rows, note `empty`."""
@@ -116,7 +123,9 @@ class Output:
             _write(sys.stdout, self._envelope(error.data, error))
         else:
             hint = f" ({error.hint})" if error.hint else ""
-            _write(sys.stderr, clean(f"{PROGRAM}: {error.message}{hint}") + "\n")
+            *lines, last = error.lines if isinstance(error, RowsRefused) else [error.message]
+            for line in [*lines, f"{last}{hint}"]:
+                _write(sys.stderr, clean(f"{PROGRAM}: {line}") + "\n")
 
     def _envelope(self, data: dict[str, Any] | None, error: SessionsError | None) -> str:
         envelope: dict[str, Any] = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from conftest import Cli
 from typer.main import get_command
 
@@ -197,6 +198,11 @@ def test_json_has_the_fields_of_the_reference(
             checker.check(answer["data"], _tables(described, "data"), where)
         return answer
 
+    def run_as_another_program(*statements: str) -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
     dead = sleeper()
     call("claim", "SD-1", "--session", "alice", "--track", "A")
     assert call("claim", "SD-1", "--session", "bob")["error"]["holder"]["session_id"] == "alice"
@@ -211,6 +217,14 @@ def test_json_has_the_fields_of_the_reference(
     dead.wait()
     assert call("reap", "--dry-run")["data"]["changed"]
     assert call("heartbeat", "--here")["data"]["released"]
+    run_as_another_program(
+        "CREATE TABLE public.notes (session uuid REFERENCES public.claude_sessions)",
+        "INSERT INTO public.claude_sessions (session_id, sd_id, heartbeat_at) VALUES ('bad', 'SD-9', '2026-01-01Z')",
+        "ALTER TABLE public.claude_sessions ADD CONSTRAINT good CHECK (session_id <> 'bad') NOT VALID",
+    )
+    refusing = call("reap", "--prune", "1d")["data"]
+    assert refusing["refused"] and refusing["references"]
+    run_as_another_program("DROP TABLE public.notes", "ALTER TABLE public.claude_sessions DROP CONSTRAINT good")
     call("list")
     call("run", "SD-4", "--", "true")
     call("release", "--session", "bob")

@@ -107,4 +107,6 @@ def _beat_here(settings: Settings, *, json: bool, quiet: bool) -> None:
     output = render.Output("heartbeat", json, quiet)
     with invocation.open_database(settings, output) as database:
         result = operation.heartbeat_here(database, caller)
-    output.result(as_json.here_data(result), lambda: as_text.here_text(result))
+    output.result_unless_refused(
+        as_json.here_data(result), lambda: as_text.here_text(result), as_text.refused_lines(result.refused)
+    )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from claude_sessions_cli import invocation, options
+from claude_sessions_cli.errors import UsageError
 
 app = options.new_app()
 
@@ -33,6 +34,7 @@ def reap(
             help="Also delete sessions released for longer.",
         ),
     ] = None,
+    cascade: Annotated[bool, typer.Option("--cascade", help="Prune, although other tables lose rows by it.")] = False,
     stale_after: options.StaleAfter = None,
     dsn: options.Dsn = None,
     json: options.Json = False,
@@ -42,17 +44,30 @@ def reap(
 
     For cron: safe to run at any time and on every host. A session whose process is dead on this host is released at
     once. One that is silent for longer than --stale-after, neither parked nor proven alive, becomes stale, and after a
-    day released. Prints the sessions that it changed, with the evidence.
+    day released. Prints the sessions that it changed, with the evidence. Exit 7 if the table refused some.
     """
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, required=False)
+
+    if cascade and prune is None:
+        raise UsageError("--cascade is for --prune", "name the age: --prune 30d --cascade")
 
     from claude_sessions_cli import as_json, as_text, render
     from claude_sessions_cli.operations import reap as operation
 
     output = render.Output("reap", json, quiet)
     with invocation.open_database(settings, output) as database:
-        result = operation.reap(database, caller, max_age=max_age, prune=prune, dry_run=dry_run)
+        result = operation.reap(
+            database,
+            caller,
+            max_age=max_age,
+            prune=prune,
+            cascade=cascade,
+            dry_run=dry_run,
+            announce=lambda references: output.note(as_text.cascade_text(references)),
+        )
         if not dry_run:
             invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
-    output.result(as_json.reap_data(result), lambda: as_text.reap_text(result, explain))
+    output.result_unless_refused(
+        as_json.reap_data(result), lambda: as_text.reap_text(result, explain), as_text.refused_lines(result.refused)
+    )

@@ -7,12 +7,17 @@ import signal
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from claude_sessions_cli import invocation, options, settings
-from claude_sessions_cli.errors import EXIT_UNREACHABLE, SessionsError
+from claude_sessions_cli.errors import EXIT_UNREACHABLE, RowsRefused, SessionsError, Unreachable
+from claude_sessions_cli.text import clean, clean_lines
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.database import Database
+    from claude_sessions_cli.operations.caller import Caller
 
 # The next run is due after a minute.
 TIMEOUT_S = 50
@@ -54,32 +59,63 @@ def _run(directory: Path) -> None:
     signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S)
     try:
-        for line in _renew_and_reap().splitlines():
-            sys.stdout.write(f"{_now()} {line}\n")
+        failures = _renew_and_reap()
     except SessionsError as error:
-        upkeep_log.record_run(directory, error.message)
-        sys.stderr.write(f"{_now()} {error.message}\n")
-        raise typer.Exit(error.exit_code) from None
+        failures = [error]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    upkeep_log.record_run(directory, None)
+    for failure in failures:
+        for line in failure.lines if isinstance(failure, RowsRefused) else [failure.message]:
+            sys.stderr.write(f"{_now()} {clean(line)}\n")
+    upkeep_log.record_run(directory, failures[0].message if failures else None)
+    if failures:
+        raise typer.Exit(failures[0].exit_code)
 
 
-def _renew_and_reap() -> str:
-    from claude_sessions_cli import as_text, render
+def _renew_and_reap() -> list[SessionsError]:
+    """Renew and reap, and print what changed; return the errors of both steps."""
+    from claude_sessions_cli import render
     from claude_sessions_cli.embedded import server
-    from claude_sessions_cli.operations import heartbeat_here, reap
 
     found = invocation.load_settings(None)
     # A timer does not start a private server that its user stopped; after a reboot the first command does.
     if found.dsn is None and not server.status().running:
-        return ""
+        return []
     caller = invocation.find_caller(found, required=False)
+    failures = []
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:
-        here = heartbeat_here.heartbeat_here(database, caller)
-        reaped = reap.reap(database, caller)
-        invocation.correct_prompts(caller, (verdict.session for verdict in reaped.changed))
-    return as_text.here_released_text(here) + as_text.reap_text(reaped, explain=False)
+        for step in (_renew, _reap):
+            try:
+                text, refused = step(database, caller)
+            except Unreachable:
+                raise
+            except SessionsError as error:
+                # The other step may work.
+                failures.append(error)
+                continue
+            for line in clean_lines(text).splitlines():
+                sys.stdout.write(f"{_now()} {line}\n")
+            sys.stdout.flush()
+            if refused:
+                failures.append(RowsRefused(refused, {}))
+    return failures
+
+
+def _renew(database: Database, caller: Caller) -> tuple[str, list[str]]:
+    from claude_sessions_cli import as_text
+    from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
+
+    result = heartbeat_here(database, caller)
+    return as_text.here_released_text(result), as_text.refused_lines(result.refused)
+
+
+def _reap(database: Database, caller: Caller) -> tuple[str, list[str]]:
+    from claude_sessions_cli import as_text
+    from claude_sessions_cli.operations.reap import reap
+
+    result = reap(database, caller)
+    invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
+    return as_text.reap_text(result, explain=False), as_text.refused_lines(result.refused)
 
 
 def _now() -> str:

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from claude_sessions_cli.database import Database, Statement, Transaction
-from claude_sessions_cli.model import PROCESS_GONE, JudgedSession, Liveness, Session
+from claude_sessions_cli.model import PROCESS_GONE, Liveness, ProcessRecord, Session
 from claude_sessions_cli.operations import reap
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.reap import ReapVerdict
+from claude_sessions_cli.operations.refusals import Change, Changed, Refusal, change_rows, refusals_of
 
 
 @dataclass(frozen=True, slots=True)
 class HereResult:
-    """The number of sessions renewed, and those released because their process is gone."""
+    """The number of sessions renewed, those released because their process is gone, and those that were refused."""
 
     renewed: int
-    released: list[JudgedSession]
+    released: list[ReapVerdict]
+    refused: list[Refusal]
 
 
 def heartbeat_here(database: Database, caller: Caller) -> HereResult:
@@ -28,15 +31,19 @@ def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     """
     host = caller.identity.host
     if not (host.boot_id and host.pid_ns):
-        return HereResult(0, [])
+        return HereResult(0, [], [])
     here = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, "now": caller.now}
     # No transaction is open while the processes are looked at: each write compares what was seen.
     seen = [caller.judge(session) for session in database.read(_list, here)]
-    alive = [judged.session for judged in seen if judged.liveness is Liveness.ALIVE and judged.session.process]
-    renewed = database.renew(caller.actor, _renew, alive, here) if alive else 0
+    renewed = Changed()
+    alive = [judged.session for judged in seen if judged.liveness is Liveness.ALIVE]
+    if processes := [_as_row(session, session.process) for session in alive if session.process]:
+        renewed = change_rows(database.renew, caller, Change("renew_heartbeats", "seen", processes, here))
     verdicts = [reap.judge(caller, judged, None) for judged in seen if judged.liveness is Liveness.DEAD]
-    released = reap.carry_out(database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE])
-    return HereResult(renewed, [verdict.session for verdict in released])
+    released, refused = reap.carry_out(
+        database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE]
+    )
+    return HereResult(len(renewed.written), released, [*refusals_of(renewed.refused, seen), *refused])
 
 
 def _list(tx: Transaction, here: dict[str, Any]) -> list[Session]:
@@ -44,8 +51,5 @@ def _list(tx: Transaction, here: dict[str, Any]) -> list[Session]:
     return found.sessions
 
 
-def _renew(tx: Transaction, alive: list[Session], here: dict[str, Any]) -> int:
-    seen = [(session.id, session.process.pid, session.process.start) for session in alive if session.process]
-    ids, pids, starts = (list(column) for column in zip(*seen, strict=True))
-    [renewed] = tx.commit(Statement("renew_heartbeats", ids=ids, pids=pids, starts=starts, **here))
-    return renewed.touched
+def _as_row(session: Session, process: ProcessRecord) -> dict[str, Any]:
+    return {"id": session.id, "pid": process.pid, "start": process.start}

@@ -1,13 +1,20 @@
 -- Set a batch of heartbeats in the future, which came from wrong clocks, to now, so that they can age. Skips locked
 -- rows.
--- An array, because a subquery of IN can run again for each row, and then exceeds its limit.
--- Parameters: row_limit (bigint), now. Returns: nothing.
-UPDATE public.claude_sessions SET
-    heartbeat_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
-WHERE id = ANY(ARRAY(
-    SELECT id
+-- Parameters: row_limit (bigint), now. Returns: row_id and is_written of each row (false if a trigger dropped the
+-- change).
+WITH locked AS (
+    SELECT id AS row_id
     FROM public.claude_sessions
     WHERE heartbeat_at > coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
     LIMIT %(row_limit)s::bigint
     FOR UPDATE SKIP LOCKED
-));
+),
+written AS (
+    UPDATE public.claude_sessions SET
+        heartbeat_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+    WHERE id = ANY(ARRAY(SELECT row_id FROM locked))
+    RETURNING id
+)
+SELECT locked.row_id, written.id IS NOT NULL AS is_written
+FROM locked
+LEFT JOIN written ON written.id = locked.row_id;

@@ -25,13 +25,13 @@ def test_here_needs_no_identity(table: Table, sleeper: Sleeper, cli: Cli) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert (answer["command"], answer["ok"]) == ("heartbeat", True)
-    assert set(answer["data"]) == {"renewed", "released"}
+    assert set(answer["data"]) == {"renewed", "released", "refused"}
     assert answer["data"]["renewed"] == 1
     [released] = answer["data"]["released"]
     assert (released["session_id"], released["status"], released["label"]) == ("a", "released", "ENDED")
     other.kill()
     other.wait()
-    assert cli("heartbeat", "--here", env=env).stdout == "renewed 0 sessions\nreleased b: process gone\n"
+    assert cli("heartbeat", "--here", env=env).stdout == "renewed 0 sessions\nreleased b SD-2: process gone\n"
     quiet = cli("heartbeat", "--here", "--quiet", env=env)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 

@@ -116,6 +116,8 @@ REAPS = [
     _case(1, "reap", fresh),
     _case(1, "reap --dry-run", silent),
     _case(2, "reap", silent),
+    _case(2, "reap --prune 1d", fresh),
+    _case(2, "reap --prune 1d --dry-run", fresh),
 ]
 CASES = [*HEARTBEATS, *READERS, *CLAIMS, *RELEASES, *PARKS, *REAPS]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -181,6 +183,19 @@ def test_page_of_reap_costs_one_message_or_two(
     assert done.returncode == 0, done.stdout
     assert len(json.loads(done.stdout)["data"]["changed"]) == (0 if prepare is fresh else REAP_PAGE + 1)
     _assert_at_most(most, wire, f"{line}, two pages ({prepare.__name__})")
+
+
+def test_refused_rows_cost_few_messages(scene: Scene, wire: Wire, inside: Inside) -> None:
+    silent(scene)
+    scene.table.execute("ALTER TABLE public.claude_sessions ADD CONSTRAINT good CHECK (session_id = '') NOT VALID")
+    try:
+        wire.reset()
+        done = inside("reap", "--json", env={"CLAUDE_SESSIONS_DSN": wire.dsn})
+        assert len(json.loads(done.stdout)["data"]["refused"]) == REAP_PAGE + 1
+        # The page, its failure, ROLLBACK, every row by itself, and COMMIT; however many are refused.
+        _assert_at_most(5, wire, "reap, every row refused")
+    finally:
+        scene.table.execute("ALTER TABLE public.claude_sessions DROP CONSTRAINT good")
 
 
 def test_connecting_has_no_superfluous_round_trip(scene: Scene, wire: Wire) -> None:

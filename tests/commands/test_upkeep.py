@@ -13,12 +13,13 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from conftest import Cli, Table, make_caller
+from conftest import Cli, Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.files import LOG_LIMIT
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.timers import upkeep_log
+from commands.answers import Inside
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_upkeep_renews_living_and_reaps_dead_and_silent(
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
     assert [text.split(" (")[0] for _, text in lines] == [
-        "released dies: process gone",
+        "released dies SD-dies: process gone",
         "stale silent SD-silent: silent",
     ]
     assert all(datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ") for at, _ in lines)
@@ -55,6 +56,49 @@ def test_upkeep_renews_living_and_reaps_dead_and_silent(
     assert run is not None and run.error is None
     quiet = _upkeep(cli, state, full_table.dsn)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_upkeep_goes_on_after_refused_rows(full_table: Table, sleeper: Sleeper, inside: Inside, state: Path) -> None:
+    child = sleeper()
+    noon = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    for name in ("lives", "bad"):
+        claim(full_table.database, make_caller(name, anchor=process.read(child.pid), now=noon), f"SD-{name}")
+    full_table.insert("silent\nreleased x", status="active", sd_id="SD-s", heartbeat_at=noon)
+    full_table.insert("bad-silent", status="active", sd_id="SD-b", heartbeat_at=noon)
+    full_table.execute("ALTER TABLE public.claude_sessions ADD CONSTRAINT good CHECK (session_id !~ 'bad') NOT VALID")
+    try:
+        done = inside("upkeep", env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DSN": full_table.dsn})
+    finally:
+        full_table.execute("ALTER TABLE public.claude_sessions DROP CONSTRAINT good")
+    texts = [[line.split(" ", 1)[1] for line in stream.splitlines()] for stream in (done.stdout, done.stderr)]
+    assert done.returncode == 7
+    assert [line.partition(" (")[0] for line in texts[0]] == ["stale silent released x SD-s: silent"]
+    assert [line.partition(": ")[0] for line in texts[1]] == ["refused bad SD-bad", "refused bad-silent SD-b"]
+    assert full_table.row("lives")["heartbeat_at"] > noon
+    run = upkeep_log.last_run(state)
+    assert run is not None and run.error is not None and run.error.startswith("the table refused a change: ")
+
+
+def test_upkeep_reaps_although_heartbeats_are_denied(
+    full_table: Table, sleeper: Sleeper, inside: Inside, state: Path
+) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    claim(full_table.database, make_caller("lives", anchor=process.read(sleeper().pid), now=noon), "SD-1")
+    full_table.insert("silent", status="active", sd_id="SD-s", heartbeat_at=noon)
+    # Renewals alone are refused as a whole.
+    full_table.execute(
+        "CREATE FUNCTION public.closed() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF current_query() ~ 'AS seen' THEN RAISE 'closed'; END IF; RETURN NULL; END $$"
+    )
+    full_table.execute(
+        "CREATE TRIGGER closed BEFORE UPDATE OF heartbeat_at ON public.claude_sessions EXECUTE FUNCTION public.closed()"
+    )
+    try:
+        done = inside("upkeep", env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DSN": full_table.dsn})
+    finally:
+        full_table.execute("DROP FUNCTION public.closed CASCADE")
+    assert (done.returncode, done.stdout.count("\n"), done.stderr.count("\n")) == (8, 1, 1), done
+    assert " stale silent SD-s: silent" in done.stdout and done.stderr.endswith("closed\n")
 
 
 def test_upkeep_prints_failure_with_time_and_records_it(cli: Cli, state: Path) -> None:

@@ -42,7 +42,7 @@ def _caller(name: str, pid: int, minutes: float = 0) -> Caller:
 
 def _here(table: Table, minutes: float, database: Any = None) -> tuple[int, list[str]]:
     result = heartbeat_here(database or table.database, make_caller(None, now=at(minutes)))
-    return result.renewed, [released.session.session_id for released in result.released]
+    return result.renewed, [released.session.session.session_id for released in result.released]
 
 
 class _Watched:
@@ -425,7 +425,7 @@ def test_two_at_once_with_claims_and_reaps_never_deadlock(table: Table, sleeper:
         released = []
         while not over.is_set():
             released += heartbeat_here(database, anonymous).released
-        return [seen.session.session_id for seen in released]
+        return [verdict.session.session.session_id for verdict in released]
 
     def reap(database: Database) -> list[str]:
         changed = []
@@ -482,7 +482,7 @@ with database.connect(sys.argv[1], "the test") as connection:
     os.setuid(65534)
     assert not Path(f"/proc/{os.getppid()}").exists()
     result = keeping.heartbeat_here(connection, make_caller(None))
-    print(json.dumps([result.renewed, [seen.session.session_id for seen in result.released]]))
+    print(json.dumps([result.renewed, [seen.session.session.session_id for seen in result.released]]))
 """
 
 

@@ -448,3 +448,16 @@ def _clean_up(watch: Watch, table: Table) -> None:
     table.insert("t", status="idle", heartbeat_at=at(9 * DAY))
     watch.step("reap by age, for show", lambda: reaped(2 * DAY, max_age=60, dry_run=True), True)
     watch.step("reap by age, and prune", lambda: reaped(2 * DAY, max_age=60), True)
+    table.insert("bad", status="idle", heartbeat_at=at(0))
+    table.insert("over", status="released", heartbeat_at=at(0), updated_at=at(0), created_at=at(0))
+    table.execute("ALTER TABLE public.claude_sessions ADD CONSTRAINT good CHECK (session_id <> 'bad') NOT VALID")
+    table.execute("CREATE TABLE public.notes (session uuid REFERENCES public.claude_sessions ON DELETE CASCADE)")
+    table.execute("INSERT INTO public.notes SELECT id FROM public.claude_sessions WHERE session_id = 'over'")
+
+    def careful() -> tuple[int, int]:
+        found = reap(table.database, make_caller(None, now=at(3 * DAY)), prune=3600)
+        return len(found.refused), found.referenced
+
+    watch.step("reap and prune row by row", careful, (1, 1))
+    table.execute("DROP TABLE public.notes")
+    table.execute("ALTER TABLE public.claude_sessions DROP CONSTRAINT good")

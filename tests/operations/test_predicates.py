@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -656,9 +657,10 @@ def test_only_process_seen_alive_is_renewed(table: Table) -> None:
     for name, other in [("a", {}), ("b", {"start": "8"}), ("c", {"boot_id": "2"}), ("d", {"pid_ns": "2"}), ("e", {})]:
         metadata = Jsonb({"claude_sessions_cli": {"process": {**record, **other}}})
         table.insert(name, status="idle", pid=9, heartbeat_at=NOON, metadata=metadata)
-    ids = [table.row(name)["id"] for name in "abcd"]
-    seen = {"ids": ids, "pids": [9] * 4, "starts": ["7"] * 4, "boot_id": "boot", "pid_ns": "1"}
-    assert table.ask("renew_heartbeats", **seen, now=at(1)).touched == 1
+    listed = [{"id": str(table.row(name)["id"]), "pid": 9, "start": "7"} for name in "abcd"]
+    seen = {"seen": json.dumps(listed), "boot_id": "boot", "pid_ns": "1"}
+    renewed = table.ask("renew_heartbeats", **seen, now=at(1))
+    assert renewed == [{"row_id": table.row("a")["id"], "is_written": True}]
     assert [table.row(name)["heartbeat_at"] == at(1) for name in "abcde"] == [True, False, False, False, False]
     [begin] = table.execute("SELECT clock_timestamp() AS now")
     table.ask("renew_heartbeats", **seen, now=None)

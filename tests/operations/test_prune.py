@@ -15,7 +15,7 @@ from claude_sessions_cli.operations.reap import reap
 
 
 def test_prune_deletes_sessions_released_long_ago(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 3)
+    monkeypatch.setattr("claude_sessions_cli.operations.prune.PRUNE_BATCH", 3)
     old = {"heartbeat_at": NOON, "updated_at": NOON, "created_at": NOON}
     for number in range(7):
         table.insert(f"old-{number}", status="released", **old)
@@ -51,7 +51,7 @@ NESTED_LOOP = " ".join(f"-c enable_{name}=off" for name in ("material", "hashjoi
 
 @pytest.mark.parametrize("plan", ["", NESTED_LOOP], ids=["any plan", "nested loop"])
 def test_each_batch_is_pruned_in_own_transaction(dsn: str, monkeypatch: pytest.MonkeyPatch, plan: str) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 2)
+    monkeypatch.setattr("claude_sessions_cli.operations.prune.PRUNE_BATCH", 2)
     planned = Table(psycopg.conninfo.make_conninfo(dsn, options=plan))
     with planned.stack:
         old = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), NOON)

@@ -149,7 +149,7 @@ def test_future_heartbeat_counts_as_now(table: Table) -> None:
 
 
 def test_future_heartbeat_is_corrected_and_ages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 2)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.CLAMP_BATCH", 2)
     future = at(99 * DAY)
     table.insert("held", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=future, updated_at=NOON)
     table.insert("stale", status="stale", heartbeat_at=future, updated_at=NOON)
@@ -188,7 +188,7 @@ def test_server_clock_decides_on_future_heartbeat(table: Table) -> None:
 
 
 def test_future_heartbeats_are_corrected_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.PRUNE_BATCH", 3)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.CLAMP_BATCH", 3)
     for number in range(7):
         table.insert(f"s-{number}", heartbeat_at=at(60))
     reap(table.database, make_caller(None, now=NOON))

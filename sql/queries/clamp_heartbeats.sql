@@ -1,0 +1,19 @@
+-- Set the heartbeats of some sessions to now if they still lie in the future. Skips locked rows.
+-- Parameters: listed (jsonb: objects of id), now. Returns: row_id and is_written of each row (false if a trigger
+-- dropped the change).
+WITH locked AS (
+    SELECT s.id AS row_id
+    FROM pg_catalog.jsonb_to_recordset(%(listed)s::jsonb) AS listed (id uuid)
+    INNER JOIN public.claude_sessions AS s ON s.id = listed.id
+    WHERE s.heartbeat_at > coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+    FOR UPDATE OF s SKIP LOCKED
+),
+written AS (
+    UPDATE public.claude_sessions SET
+        heartbeat_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+    WHERE id = ANY(ARRAY(SELECT row_id FROM locked))
+    RETURNING id
+)
+SELECT locked.row_id, written.id IS NOT NULL AS is_written
+FROM locked
+LEFT JOIN written ON written.id = locked.row_id;
