@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from claude_sessions_cli.timers.job import TimerResult
 
 
+# The limit that decides on a session, as reap names it.
+LIMITS = {
+    "recorded": "its own stale_after",
+    "stale_after": "stale_after",
+    "max_age": "max age",
+    "stale": "staleness",
+}
+
+
 def claim_text(result: ClaimResult) -> str:
     """Return the line of `claim`."""
     session = result.session.session
@@ -140,7 +149,7 @@ def _verdict_line(verdict: ReapVerdict, word: str) -> str:
     facts = [
         f"process {evidence['process']}",
         f"heartbeat {format_age(evidence['heartbeat_age_s'])} ago",
-        f"limit {format_age(evidence['stale_after_s'])}",
+        *([f"limit {format_age(evidence['limit_s'])} of {LIMITS[evidence['limit']]}"] if evidence["limit"] else []),
         f"host {evidence['hostname'] or '-'}",
         f"boot {evidence['boot']}",
     ]

@@ -44,6 +44,15 @@ def duration(text: str) -> float:
         raise typer.BadParameter(f"{error.message} ({error.hint})") from None
 
 
+def duration_with_unit(text: str) -> float:
+    """Return the seconds of a duration that may cost claims or rows: a number alone might be meant as hours or days."""
+    seconds = duration(text)
+    if text.strip()[-1:].isdigit():
+        number = text.strip()
+        raise typer.BadParameter(f"{number} has no unit (write {number}h, {number}d, or {number}s for seconds)")
+    return seconds
+
+
 complete_held_items = completion.completer("complete_held_items")
 complete_known_items = completion.completer("complete_held_items", "complete_past_items")
 complete_session_ids = completion.completer("complete_session_ids")

@@ -20,7 +20,7 @@ def reap(
         float | None,
         typer.Option(
             "--max-age",
-            parser=options.duration,
+            parser=options.duration_with_unit,
             metavar="DURATION",
             help="Also free older claims without a live process.",
         ),
@@ -29,7 +29,7 @@ def reap(
         float | None,
         typer.Option(
             "--prune",
-            parser=options.duration,
+            parser=options.duration_with_unit,
             metavar="DURATION",
             help="Also delete sessions released for longer.",
         ),
@@ -49,6 +49,11 @@ def reap(
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, required=False)
 
+    if max_age is not None and max_age < settings.stale_after:
+        raise UsageError(
+            f"--max-age ({max_age:g}s) is shorter than stale_after ({settings.stale_after:g}s)",
+            "it frees claims that are no longer trusted although they are renewed: write --max-age 1d",
+        )
     if cascade and prune is None:
         raise UsageError("--cascade is for --prune", "name the age: --prune 30d --cascade")
 

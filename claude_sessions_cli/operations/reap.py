@@ -182,11 +182,14 @@ def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
 def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVerdict:
     """Return the verdict on a session.
 
-    A dead process on this host: released. A claim or an idle session that has lapsed, or a claim older than `max_age`
-    without a proven live process: stale. Stale for a day: released.
+    A dead process on this host: released. A claim or an idle session that has lapsed, or a claim older than `max_age`:
+    stale. Stale for a day: released. `max_age` spares a proven live process, a parked session, the silence that the
+    holder recorded for itself, and a process elsewhere that beats.
     """
     session = seen.session
     stale_after = session.effective_stale_after(caller.settings.stale_after)
+    is_recorded = stale_after > caller.settings.stale_after
+    silence = ("recorded" if is_recorded else "stale_after", stale_after)
     evidence: dict[str, Any] = {
         "sd_id": session.sd_id,
         "process": seen.liveness.value,
@@ -198,8 +201,8 @@ def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVer
         "parked_until": session.parked_until.isoformat() if session.parked_until else None,
     }
 
-    def verdict(to: str | None, reason: str) -> ReapVerdict:
-        return ReapVerdict(seen, to, reason, evidence)
+    def verdict(to: str | None, reason: str, limit: tuple[str | None, float | None] = (None, None)) -> ReapVerdict:
+        return ReapVerdict(seen, to, reason, {**evidence, "limit": limit[0], "limit_s": limit[1]})
 
     if seen.liveness is Liveness.DEAD:
         return verdict("released", PROCESS_GONE)
@@ -207,16 +210,24 @@ def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVer
         return verdict(None, "its process is alive")
     if session.status != "stale" or session.sd_id is not None:
         if seen.lapsed:
-            return verdict("stale", SILENT)
-        if session.sd_id is not None and max_age is not None and (session.claim_age_s or 0) > max_age:
-            return verdict("stale", MAX_AGE)
+            return verdict("stale", SILENT, silence)
         if session.parked_until:
             return verdict(None, "parked")
-        return verdict(None, f"last sign of life {format_age(session.heartbeat_age_s)} ago")
+        if session.sd_id is not None and max_age is not None and not _beats(session, caller):
+            limit = silence if is_recorded and stale_after > max_age else ("max_age", max_age)
+            if (session.claim_age_s or 0) > limit[1]:
+                return verdict("stale", MAX_AGE, limit)
+        return verdict(None, f"last sign of life {format_age(session.heartbeat_age_s)} ago", silence)
     touched = max(session.last_sign, session.updated_at or session.last_sign)
+    staleness = ("stale", STALE_FOR.total_seconds())
     if session.server_now - touched > STALE_FOR:
-        return verdict("released", "stale for a day")
-    return verdict(None, "stale for less than a day")
+        return verdict("released", "stale for a day", staleness)
+    return verdict(None, "stale for less than a day", staleness)
+
+
+def _beats(session: Session, caller: Caller) -> bool:
+    """Whether a process that this host cannot judge has just sent a heartbeat."""
+    return session.process is not None and session.heartbeat_age_s <= 2 * caller.settings.heartbeat_every
 
 
 def _boot(session: Session, caller: Caller) -> str:

@@ -120,9 +120,3 @@ def test_prune_names_tables_that_refer_to_sessions(table: Table, inside: Inside)
         assert table.execute("SELECT FROM public.notes") == []
     finally:
         table.execute("DROP TABLE public.audit, public.notes")
-
-
-def test_cascade_without_prune_is_wrong_usage(inside: Inside) -> None:
-    done = inside("reap", "--cascade")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "--prune 30d --cascade" in done.stderr

@@ -270,6 +270,7 @@ class Oracle:
             elif laws.silent(row, caller.settings.stale_after, now) or (
                 row["sd_id"] is not None
                 and max_age is not None
+                and not laws.parked(row, now)
                 and now - (row["claimed_at"] or now) > timedelta(seconds=max_age)
             ):
                 changed[row["session_id"]] = "stale"

@@ -16,6 +16,7 @@ from claude_sessions_cli import process
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.park import park
 from claude_sessions_cli.operations.reap import reap
 
 
@@ -87,6 +88,51 @@ def test_max_age_takes_only_old_claims(table: Table) -> None:
     claim(table.database, make_caller("young", now=at(70)), "SD-2")
     assert _reap(table, 71) == {}
     assert _reap(table, 71, max_age=3600) == {"old": ("stale", "max age")}
+
+
+def test_max_age_spares_parked_session(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    park(table.database, make_caller("a", now=at(70)), 30 * 60)
+    assert _reap(table, 99, max_age=3600) == {}
+    assert _reap(table, 101, max_age=3600) == {"a": ("stale", "silent")}
+
+
+def test_max_age_spares_beating_process_elsewhere(table: Table, sleeper: Sleeper) -> None:
+    for name in ("here", "there"):
+        claim(table.database, make_caller(name, now=NOON, anchor=process.read(sleeper().pid)), f"SD-{name}")
+        heartbeat(table.database, make_caller(name, now=at(70), anchor=process.read(table.row(name)["pid"])))
+    boot = "metadata = jsonb_set(metadata, '{claude_sessions_cli,process,boot_id}', '\"another\"')"
+    table.execute(f"UPDATE public.claude_sessions SET {boot} WHERE session_id = 'there'")
+    assert _reap(table, 72, max_age=3600) == {}
+    assert _reap(table, 72.1, max_age=3600) == {"there": ("stale", "max age")}
+
+
+def test_max_age_honours_patience_of_holder(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON, stale_after=7200), "SD-1")
+    heartbeat(table.database, make_caller("a", now=at(115)))
+    assert _reap(table, 119, max_age=3600) == {}
+    assert _reap(table, 121, max_age=3600) == {"a": ("stale", "max age")}
+
+
+def _limit(table: Table, minutes: float, **options: Any) -> tuple[str | None, float | None]:
+    [verdict] = reap(table.database, make_caller(None, now=at(minutes)), **options).changed
+    return verdict.evidence["limit"], verdict.evidence["limit_s"]
+
+
+def test_evidence_names_the_limit_that_applied(table: Table, sleeper: Sleeper) -> None:
+    claim(table.database, make_caller("own", now=NOON, stale_after=7200), "SD-1")
+    assert _limit(table, 121, dry_run=True) == ("recorded", 7200)
+    heartbeat(table.database, make_caller("own", now=at(115)))
+    assert _limit(table, 121, dry_run=True, max_age=3600) == ("recorded", 7200)
+    assert _limit(table, 121, max_age=7260 - 1) == ("max_age", 7259)
+    assert _limit(table, 122 + DAY) == ("stale", 86400)
+    claim(table.database, make_caller("caller", now=NOON, stale_after=300), "SD-2")
+    assert _limit(table, 16) == ("stale_after", 900)
+    child = sleeper()
+    claim(table.database, make_caller("dead", now=NOON, anchor=process.read(child.pid)), "SD-3")
+    child.kill()
+    child.wait()
+    assert _limit(table, 1) == (None, None)
 
 
 def test_session_stale_for_a_day_ends(table: Table) -> None:
