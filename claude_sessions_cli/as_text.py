@@ -224,7 +224,8 @@ def history_text(found: History) -> str:
 def timer_text(result: TimerResult) -> str:
     """Return the outcome for a timer, or the plan of a dry run."""
     if not result.dry_run:
-        return f"{result.timer}: {result.outcome.replace('_', ' ')}\n"
+        idle = "" if result.runs else ", but nothing runs it yet"
+        return f"{result.timer}: {result.outcome.replace('_', ' ')}{idle}\n"
     if result.outcome == "not_installed":
         return f"{result.timer}: not installed\n"
     verb = "would remove claude-sessions' part from" if result.outcome == "removed" else "would write to"

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from claude_sessions_cli.errors import SessionsError, UsageError
 from claude_sessions_cli.timers.job import Job, TimerResult, Write
 
 HELP = "Add a line to this user's crontab"
+PLATFORM: str | None = None
+DAEMONS = ("cron", "crond", "fcron", "bcron-sched", "dcron")
+# systemd-cron has no daemon: it makes timers of crontabs.
+GENERATORS = tuple(f"{lib}/systemd/system-generators/systemd-crontab-generator" for lib in ("usr/lib", "lib"))
 BEGIN, END = "# >>> claude-sessions >>>", "# <<< claude-sessions <<<"
 LINE_LIMIT = 990
+SAFE = re.compile(r"[\w@+=:,./%-]+", re.ASCII)
+UNSAFE = re.compile(r"""[$`"'!\\]""")
+SPELLINGS = {"'": '$(printf "\\047")', "!": '$(printf "\\041")', "\\": '$(printf "\\134")'}
 
 
 def install(job: Job, environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
@@ -30,15 +38,27 @@ def remove(environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
 def cron_line(job: Job) -> str:
     """Return the line of the crontab; raises UsageError if it is too long for cron.
 
-    cron ends the command at an unescaped percent sign. The program opens its log itself: a redirection to a directory
-    that is gone would keep the command from running, and one that works would grow after the program is uninstalled.
+    cron ends the command at an unescaped percent sign. A crontab may name any SHELL for its lines, whose words for a
+    variable and a redirection differ: so the line calls sh, with one word that all shells read alike. The program opens
+    its log itself: a redirection to a directory that is gone would keep the command from running, and one that works
+    would grow after the program is uninstalled.
     """
-    words = [f"{name}={shlex.quote(value)}" for name, value in job.variables.items()]
-    words += [*map(shlex.quote, job.words), "--log", ">/dev/null", "2>&1"]
-    line = f"* * * * * {' '.join(words)}".replace("%", "\\%")
+    words = [f"{name}={_quote(value)}" for name, value in job.variables.items()]
+    words += [*map(_quote, job.words), "--log", ">/dev/null", "2>&1"]
+    line = f"* * * * * /bin/sh -c '{' '.join(words)}'".replace("%", "\\%")
     if len(os.fsencode(line)) > LINE_LIMIT:
         raise UsageError("the paths are too long for a line of a crontab", "use another timer: install systemd")
     return line
+
+
+def _quote(text: str) -> str:
+    """Return a word of sh that may stand between single quotes of sh, csh and fish.
+
+    There, csh reads an exclamation mark, and fish a backslash before another one or a quote.
+    """
+    if SAFE.fullmatch(text):
+        return text
+    return '"' + UNSAFE.sub(lambda found: SPELLINGS.get(found[0]) or f"\\{found[0]}", text) + '"'
 
 
 def _block(job: Job) -> str:
@@ -55,7 +75,34 @@ def _change(block: str | None, dry_run: bool) -> TimerResult:
     if after != before and not dry_run:
         _write(after)
     user = pwd.getpwuid(os.geteuid()).pw_name
-    return TimerResult("cron", outcome, dry_run, [Write(f"the crontab of {user}", block or "")])
+    writes = [Write(f"the crontab of {user}", block or "")]
+    if block is None or daemon_runs() is not False:
+        return TimerResult("cron", outcome, dry_run, writes)
+    note = "no cron daemon runs on this machine, and without one nothing runs it: start one, or use another timer"
+    return TimerResult("cron", outcome, dry_run, writes, note, runs=False)
+
+
+def daemon_runs(system: Path = Path("/")) -> bool | None:
+    """Return whether a cron daemon runs; None if that cannot be seen."""
+    processes = system / "proc"
+    try:
+        (processes / "1/comm").read_bytes()
+        numbers = [process for process in processes.iterdir() if process.name.isdigit()]
+    except OSError:
+        # No Linux, or the processes of others are hidden. On macOS, launchd starts cron for the first crontab.
+        return None
+    if (system / "run/systemd/system").is_dir() and any((system / path).exists() for path in GENERATORS):
+        return True
+    return any(map(_is_daemon, numbers))
+
+
+def _is_daemon(process: Path) -> bool:
+    try:
+        name = (process / "comm").read_text(errors="replace").strip()
+        words = (process / "cmdline").read_bytes().split(b"\0") if name == "busybox" else []
+    except OSError:
+        return False
+    return name in DAEMONS or b"crond" in words[1:2]
 
 
 def edit(before: bytes, block: str | None) -> bytes:

@@ -37,13 +37,17 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class TimerResult:
-    """What happened to a timer: `installed`, `already_installed`, `removed` or `not_installed`; a note for people."""
+    """What happened to a timer: `installed`, `already_installed`, `removed` or `not_installed`; a note for people.
+
+    `runs` is False if it is installed, and nothing on this machine runs it.
+    """
 
     timer: str
     outcome: str
     dry_run: bool
     writes: list[Write]
     note: str | None = None
+    runs: bool = True
 
 
 @dataclass(frozen=True, slots=True)

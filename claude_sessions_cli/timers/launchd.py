@@ -10,6 +10,7 @@ from claude_sessions_cli.timers import unit_files
 from claude_sessions_cli.timers.job import Job, TimerResult, home_directory
 
 HELP = "Add a launch agent of this user"
+PLATFORM: str | None = "darwin"
 LABEL = "claude-sessions.upkeep"
 
 

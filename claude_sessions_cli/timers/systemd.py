@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from claude_sessions_cli.timers import unit_files
 from claude_sessions_cli.timers.job import Job, TimerResult, home_directory
 
 HELP = "Add a timer to this user's systemd"
+PLATFORM: str | None = "linux"
+# A file for each user whose services run without a login.
+LINGER = Path("/var/lib/systemd/linger")
 SERVICE, TIMER = "claude-sessions.service", "claude-sessions.timer"
 SYSTEMCTL = ("systemctl", "--user")
 RELOAD = [*SYSTEMCTL, "daemon-reload"]
@@ -18,7 +22,15 @@ RELOAD = [*SYSTEMCTL, "daemon-reload"]
 def install(job: Job, environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
     """Install the units, or update them, and start the timer."""
     commands = [RELOAD, [*SYSTEMCTL, "enable", "--now", TIMER]]
-    return unit_files.install("systemd", _units(job, environ), commands, dry_run=dry_run)
+    return unit_files.install("systemd", _units(job, environ), commands, dry_run=dry_run, limit=limit_of_user())
+
+
+def limit_of_user() -> str | None:
+    """Return when a timer of this user does not run: without linger, systemd ends it with the last login."""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    if (LINGER / user).exists():
+        return None
+    return f"it runs only while {user} is logged in; to run it always: loginctl enable-linger {user}"
 
 
 def remove(environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:

@@ -16,19 +16,22 @@ from claude_sessions_cli.timers.job import TimerResult, Write
 _NOTHING_RUNS = re.compile("does not exist|not loaded|No such process|Could not find", re.IGNORECASE)
 
 
-def install(kind: str, texts: dict[Path, bytes], commands: Sequence[list[str]], *, dry_run: bool) -> TimerResult:
-    """Write the files that differ, and run the commands that start the timer."""
+def install(
+    kind: str, texts: dict[Path, bytes], commands: Sequence[list[str]], *, dry_run: bool, limit: str | None = None
+) -> TimerResult:
+    """Write the files that differ, and run the commands that start the timer; `limit` says when it does not run."""
     changed = [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text]
     writes = [Write(str(path), text.decode(errors="replace")) for path, text in texts.items()]
     outcome = "installed" if changed else "already_installed"
     if dry_run:
-        return TimerResult(kind, outcome, True, writes)
+        return TimerResult(kind, outcome, True, writes, limit)
     for path in changed:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, texts[path], 0o644)
     failure = _run(commands)
-    note = f"{failure}; it is installed, but runs only after: {shlex.join(commands[-1])}" if failure else None
-    return TimerResult(kind, outcome, False, writes, note)
+    idle = f"{failure}; it is installed, but runs only after: {shlex.join(commands[-1])}" if failure else None
+    note = "; ".join(said for said in (idle, limit) if said)
+    return TimerResult(kind, outcome, False, writes, note or None, runs=not failure)
 
 
 def remove(

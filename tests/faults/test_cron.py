@@ -30,6 +30,9 @@ def test_cron_renews_living_and_releases_killed_terminal(full_table: Table, tmp_
     config.write_text(f'dsn = "{full_table.dsn}"\n')
     state = tmp_path / "100% state"
     env = {**os.environ, "CLAUDE_SESSIONS_STATE_DIR": str(state)}
+    if tcsh := shutil.which("tcsh"):
+        # The line must not depend on the shell that the user has chosen for the others.
+        assert run("crontab", "-", input=f"SHELL={tcsh}\n").returncode == 0
     assert run(*PROGRAM, "install", "cron", "-q", env=env).returncode == 0
     assert full_table.dsn not in run("crontab", "-l").stdout
 
@@ -55,7 +58,7 @@ def test_cron_renews_living_and_releases_killed_terminal(full_table: Table, tmp_
         kept = full_table.row(before["SD-LIVES"]["session_id"])
         assert (kept["sd_id"], kept["status"]) == ("SD-LIVES", "active")
         assert kept["heartbeat_at"] > before["SD-LIVES"]["heartbeat_at"]
-        log, line = state / "upkeep.log", f"released {name}: process gone"
+        log, line = state / "upkeep.log", f"released {name} SD-DIES: process gone"
         # The run logs the release after all rows, and then records itself.
         until(lambda: log.exists() and line in log.read_text(), "it is in the log", TWO_MINUTES_S)
         assert until(lambda: upkeep_log.last_run(state), "it is noted that a run has ended").error is None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import Cli
+from requirements import needs
 from run_bench import PROGRAM
 
 from claude_sessions_cli.errors import SessionsError, UsageError
 from claude_sessions_cli.timers import cron, upkeep_log
 from claude_sessions_cli.timers.cron import BEGIN, END, cron_line
 from claude_sessions_cli.timers.job import Job
+from timers.conftest import Install
 
 BLOCK = f"{BEGIN}\n* * * * * new\n{END}\n"
 OLD = f"{BEGIN}\n* * * * * old\n{END}\n"
@@ -66,6 +69,34 @@ def test_cron_line_runs_exactly_the_given_words(tmp_path: Path) -> None:
     subprocess.run(["sh", "-c", line.replace("\\%", "%")], check=True, cwd=directory)
     assert (directory / "output").read_text() == "a b%c|it's \"$HOME\" `id`|--log|50% of $HOME's"
     assert [path.name for path in directory.iterdir()] == ["output"]
+
+
+ODD = "it's a \\ path\\\\ with \\' 100% of \"$HOME\" `id` !! ~ * [a-z] {x,y} ; & | < > # ? ^ ünï"
+CRON_SHELLS = ("sh", "bash", "csh", "tcsh", "fish", "zsh", "ksh", "mksh")
+each_cron_shell = pytest.mark.parametrize("shell", [pytest.param(name, marks=needs(name)) for name in CRON_SHELLS])
+
+
+@each_cron_shell
+def test_cron_line_means_the_same_in_every_shell(tmp_path: Path, shell: str) -> None:
+    program, directory = tmp_path / "a program's", tmp_path / "state"
+    directory.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s|" "$NAME" "$@" >>output; echo out; echo error >&2\n')
+    program.chmod(0o755)
+    for value in ("plain", ODD):
+        line = cron_line(Job((str(program), value), {"NAME": value, "HOME": str(directory)}, directory))
+        command = line.removeprefix("* * * * * ").replace("\\%", "%")
+        done = subprocess.run([shell, "-c", command], cwd=directory, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (directory / "output").read_text() == f"{value}|{value}|--log|"
+        (directory / "output").unlink()
+
+
+@each_cron_shell
+def test_missing_program_is_silent_in_every_shell(tmp_path: Path, shell: str) -> None:
+    line = cron_line(Job((str(tmp_path / "missing"), "upkeep"), {"HOME": str(tmp_path)}, tmp_path))
+    done = subprocess.run([shell, "-c", line.removeprefix("* * * * * ")], capture_output=True, text=True)
+    # Cron mails any output of a job, each minute.
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_too_long_cron_line_is_refused(tmp_path: Path) -> None:
@@ -124,3 +155,53 @@ def test_crontab_error_is_quoted_in_one_line(cli: Cli, tmp_path: Path, script: s
     done = cli("install", "cron", env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1 and message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("processes", "others", "expected"),
+    [
+        ({1: ("init", b"/sbin/init"), 30: ("cron", b"/usr/sbin/cron\0-f")}, [], True),
+        ({1: ("crond", b"crond\0-f")}, [], True),
+        ({1: ("tini", b"tini"), 9: ("busybox", b"busybox\0crond\0-f")}, [], True),
+        ({1: ("sh", b"sh"), 9: ("busybox", b"busybox\0sleep\0crond")}, [], False),
+        ({1: ("bash", b"bash"), 7: ("crontab", b"crontab\0-e")}, [], False),
+        ({}, [], None),
+        (
+            {1: ("systemd", b"systemd")},
+            ["run/systemd/system", "usr/lib/systemd/system-generators/systemd-crontab-generator"],
+            True,
+        ),
+        ({1: ("systemd", b"systemd")}, ["run/systemd/system"], False),
+    ],
+)
+def test_cron_daemon_is_found_among_processes(
+    tmp_path: Path, processes: dict[int, tuple[str, bytes]], others: list[str], expected: bool | None
+) -> None:
+    for number, (name, words) in processes.items():
+        directory = tmp_path / "proc" / str(number)
+        directory.mkdir(parents=True)
+        (directory / "comm").write_text(f"{name}\n")
+        (directory / "cmdline").write_bytes(words)
+    for path in others:
+        (tmp_path / path).mkdir(parents=True)
+    assert cron.daemon_runs(tmp_path) is expected
+
+
+def test_missing_cron_daemon_is_reported(install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = "case $1 in -l) cat table ;; -) cat >table ;; -r) : >table ;; esac"
+    (tmp_path / "crontab").write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
+    (tmp_path / "crontab").chmod(0o755)
+    (tmp_path / "table").touch()
+    monkeypatch.setattr(cron, "daemon_runs", lambda: False)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    for options, line in (["--dry-run"], None), ([], "installed"), ([], "already installed"):
+        done = install("cron", *options, path=path)
+        assert done.returncode == 0
+        assert done.stderr.startswith("claude-sessions: no cron daemon runs on this machine, and without one nothing")
+        assert line is None or done.stdout == f"cron: {line}, but nothing runs it yet\n"
+    data = json.loads(install("cron", "--json", path=path).stdout)["data"]
+    assert (data["runs"], data["note"][:14]) == (False, "no cron daemon")
+    assert install("cron", "--remove", path=path).stdout == "cron: removed\n"
+    monkeypatch.setattr(cron, "daemon_runs", lambda: None)
+    done = install("cron", path=path)
+    assert (done.stdout, done.stderr) == ("cron: installed\n", "")

@@ -1,4 +1,4 @@
-"""`install systemd|launchd` as whole processes: its files, and services that cannot be reached."""
+"""`install systemd|launchd`: its files, services that cannot be reached, and platforms that have none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+
+from timers.conftest import Install
 
 
 @pytest.mark.parametrize("kind", ["cron", "systemd", "launchd"])
@@ -33,31 +35,31 @@ def _tree(directory: Path) -> dict[str, bytes]:
     ],
 )
 def test_install_writes_only_its_files_and_remove_deletes_them(
-    cli: Cli, tmp_path: Path, kind: str, place: str, names: set[str]
+    install: Install, tmp_path: Path, kind: str, place: str, names: set[str]
 ) -> None:
     directory = tmp_path / place
     directory.mkdir(parents=True)
     (directory / "other").write_text("mine")
     before = _tree(tmp_path)
     # Without systemctl and launchctl, which would change this machine.
-    env = {"PATH": str(tmp_path)}
-    shown = cli("install", kind, "--dry-run", env=env)
+    path = str(tmp_path)
+    shown = install(kind, "--dry-run", path=path)
     assert shown.returncode == 0 and _tree(tmp_path) == before
-    done = cli("install", kind, env=env)
-    assert (done.returncode, done.stdout) == (0, f"{kind}: installed\n")
+    done = install(kind, path=path)
+    assert (done.returncode, done.stdout) == (0, f"{kind}: installed, but nothing runs it yet\n")
     assert "runs only after: " in done.stderr and done.stderr.count("\n") == 1
     written = _tree(tmp_path)
     assert {Path(name).name for name in written.keys() - before.keys()} == names
     for name in names:
         assert str(directory / name) in shown.stdout
-    again = cli("install", kind, "--json", env=env)
-    assert json.loads(again.stdout)["data"]["outcome"] == "already_installed"
+    again = json.loads(install(kind, "--json", path=path).stdout)["data"]
+    assert (again["outcome"], again["runs"]) == ("already_installed", False)
     assert _tree(tmp_path) == written
-    assert cli("install", kind, "--remove", "--dry-run", env=env).returncode == 0
+    assert install(kind, "--remove", "--dry-run", path=path).returncode == 0
     assert _tree(tmp_path) == written
-    assert cli("install", kind, "--remove", env=env).stdout == f"{kind}: removed\n"
+    assert install(kind, "--remove", path=path).stdout == f"{kind}: removed\n"
     assert _tree(tmp_path) == before
-    assert cli("install", kind, "--remove", env=env).stdout == f"{kind}: not installed\n"
+    assert install(kind, "--remove", path=path).stdout == f"{kind}: not installed\n"
 
 
 UNREACHABLE = {
@@ -71,19 +73,19 @@ IDLE = {
 
 
 @pytest.mark.parametrize("kind", ["systemd", "launchd"])
-def test_remove_reports_failed_stop_and_deletes_links(cli: Cli, tmp_path: Path, kind: str) -> None:
+def test_remove_reports_failed_stop_and_deletes_links(install: Install, tmp_path: Path, kind: str) -> None:
     program = tmp_path / {"systemd": "systemctl", "launchd": "launchctl"}[kind]
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    path = f"{tmp_path}:/usr/bin:/bin"
     wants = tmp_path / ".config/systemd/user/timers.target.wants"
     for error in (UNREACHABLE, IDLE):
         program.write_text(f"#!/bin/sh\necho '{error[kind]}' >&2\nexit 1\n")
         program.chmod(0o755)
-        assert cli("install", kind, env=env).returncode == 0
+        assert install(kind, path=path).returncode == 0
         if kind == "systemd":
             wants.mkdir(exist_ok=True)
             (wants / "claude-sessions.timer").symlink_to("../claude-sessions.timer")
             (wants / "other.timer").touch()
-        done = cli("install", kind, "--remove", env=env)
+        done = install(kind, "--remove", path=path)
         assert (done.returncode, done.stdout) == (0, f"{kind}: removed\n")
         if error is UNREACHABLE:
             assert done.stderr.count("\n") == 1 and error[kind] in done.stderr and "stops only after: " in done.stderr
@@ -92,4 +94,25 @@ def test_remove_reports_failed_stop_and_deletes_links(cli: Cli, tmp_path: Path, 
         if kind == "systemd":
             assert [path.name for path in wants.iterdir()] == ["other.timer"]
             assert [path.name for path in wants.parent.iterdir()] == [wants.name]
-        assert cli("install", kind, "--remove", env=env).stdout == f"{kind}: not installed\n"
+        assert install(kind, "--remove", path=path).stdout == f"{kind}: not installed\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "here", "names", "others"),
+    [
+        ("launchd", "linux", ("macOS", "Linux"), "install cron or install systemd"),
+        ("systemd", "darwin", ("Linux", "macOS"), "install cron or install launchd"),
+        ("systemd", "freebsd14", ("Linux", "freebsd14"), "install cron"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["install", "dry run"])
+def test_wrong_platform_is_refused(
+    install: Install, tmp_path: Path, kind: str, here: str, names: tuple[str, str], others: str, options: list[str]
+) -> None:
+    done = install(kind, *options, here=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    message = f"{kind} runs timers on {names[0]} only, and this is {names[1]} (use another timer: {others})"
+    assert done.stderr == f"claude-sessions: {message}\n"
+    assert _tree(tmp_path) == {}
+    # What an earlier version installed can be removed.
+    assert install(kind, "--remove", here=here).stdout == f"{kind}: not installed\n"

@@ -41,7 +41,7 @@ def test_secret_dsn_outside_config_is_refused_and_not_printed(tmp_path: Path, se
         assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_dsn_of_config_file_is_not_copied_to_timers(tmp_path: Path) -> None:
+def test_dsn_of_config_file_is_not_copied_to_timers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secret = "postgresql://me:s3cret@host/db"
     for environ in (
         _environ(tmp_path, f'dsn = "{secret}"'),
@@ -50,6 +50,7 @@ def test_dsn_of_config_file_is_not_copied_to_timers(tmp_path: Path) -> None:
         made = plan(environ, PROGRAM, None)
         assert made.variables["CLAUDE_SESSIONS_CONFIG"] == str(tmp_path / "config.toml")
         for kind in ("systemd", "launchd"):
+            monkeypatch.setattr(install, "HERE", install.KINDS[kind].PLATFORM)
             written = install.install(kind, made, environ, dry_run=True).writes
             assert not any("s3cret" in write.text for write in written)
         assert "s3cret" not in cron_line(made)
@@ -124,7 +125,7 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_home_is_passed_to_the_timer(more: dict[str, str]) -> None:
     made = plan(more, PROGRAM, None)
     assert made.variables["HOME"] == pwd.getpwuid(os.geteuid()).pw_dir
-    assert f" HOME={made.variables['HOME']} " in cron_line(made)
+    assert f"'HOME={made.variables['HOME']} " in cron_line(made)
 
 
 def test_control_characters_in_path_are_refused(tmp_path: Path) -> None:

@@ -27,18 +27,20 @@ def _crontab(run: Run) -> str:
 def test_install_adds_one_line_and_remove_restores_crontab(in_private_cron: Run, tmp_path: Path) -> None:
     assert in_private_cron("crontab", "-", input=FOREIGN).returncode == 0
     shown = in_private_cron(*PROGRAM, "install", "cron", "--dry-run")
-    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.returncode == 0
     assert _crontab(in_private_cron) == FOREIGN
     assert not (tmp_path / ".local").exists()
 
     done = in_private_cron(*PROGRAM, "install", "cron")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "cron: installed\n", "")
+    assert (done.returncode, done.stdout.partition(",")[0].strip()) == (0, "cron: installed")
+    # This machine may have no daemon.
+    assert ("nothing runs it" in done.stdout) == done.stderr.startswith("claude-sessions: no cron daemon runs")
     after = _crontab(in_private_cron)
     assert after.startswith(FOREIGN)
     block = after.removeprefix(FOREIGN)
     assert block in shown.stdout
     [line] = [line for line in block.splitlines() if not line.startswith("#")]
-    assert line.startswith("* * * * * HOME=") and line.endswith(" upkeep --log >/dev/null 2>&1")
+    assert line.startswith("* * * * * /bin/sh -c 'HOME=") and line.endswith(" upkeep --log >/dev/null 2>&1'")
     assert "/upkeep.log\n" in block and str(tmp_path) in line
 
     again = in_private_cron(*PROGRAM, "install", "cron", "--json")
