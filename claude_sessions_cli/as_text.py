@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
     from claude_sessions_cli.operations.refusals import Refusal
     from claude_sessions_cli.operations.release import ReleaseResult
-    from claude_sessions_cli.operations.schema import AppliedFile, Difference
+    from claude_sessions_cli.operations.schema import AppliedFile, Inspection
     from claude_sessions_cli.operations.whoami import Standings
     from claude_sessions_cli.timers.job import TimerResult
 
@@ -245,10 +245,10 @@ def applied_text(applied: Sequence[AppliedFile]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def difference_lines(differences: Iterable[Difference]) -> list[str]:
-    """Return a line for each difference of `schema check`."""
-    lines = []
-    for found in differences:
+def inspection_lines(inspection: Inspection) -> list[str]:
+    """Return a line for each optional file in force, and for each difference of `schema check`."""
+    lines = [f"{optional.file} is in force" for optional in inspection.optional if optional.in_force]
+    for found in inspection.differences:
         line = f"{found.difference} {found.kind} {found.name}"
         if found.difference == "missing":
             line += f" (of {found.file})"

@@ -56,7 +56,7 @@ def _read(path: Path) -> predicates.Source:
     return source
 
 
-FILES = [*(queries.directory() / "queries").glob("*.sql"), *(queries.directory() / "ddl").glob("*.sql")]
+FILES = [*(queries.directory() / "queries").glob("*.sql"), *(queries.directory() / "ddl").rglob("*.sql")]
 SOURCES = {path.stem: _read(path).tokens for path in sorted(FILES)}
 SCHEMAS = ("pg_catalog", "public")
 # What may stand before a parenthesis and is no function.
@@ -72,6 +72,7 @@ GRAMMAR = {
         "ROW",
         "SELECT",
         "SET",
+        "TABLE",
         "THEN",
         "UNION",
         "UNIQUE",

@@ -18,6 +18,10 @@ def apply_(
     grant: Annotated[
         str | None, typer.Option("--grant", metavar="ROLE", help="Also grant this role the use of the table.")
     ] = None,
+    optional: Annotated[
+        list[str] | None,
+        typer.Option("--optional", metavar="NAME", help="Also apply this optional file. Repeatable."),
+    ] = None,
     dsn: options.Dsn = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -30,7 +34,7 @@ def apply_(
 
     output = render.Output("schema apply", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
-        applied = schema.apply(database, grant=grant)
+        applied = schema.apply(database, grant=grant, optional=optional or ())
     output.result({"files": [asdict(file) for file in applied]}, lambda: as_text.applied_text(applied))
 
 
@@ -44,10 +48,10 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
 
     output = render.Output("schema check", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
-        differences = schema.check(database)
-    lines = as_text.difference_lines(differences)
-    data = {"differences": [asdict(found) for found in differences]}
-    wrong = sum(found.difference != "extra" for found in differences)
+        found = schema.inspect(database)
+    lines = as_text.inspection_lines(found)
+    data = asdict(found)
+    wrong = sum(difference.difference != "extra" for difference in found.differences)
     if wrong:
         if not json:
             output.result(data, lambda: "\n".join(lines))

@@ -57,6 +57,7 @@ SELECT 'function', proname,
 FROM pg_catalog.pg_proc
 WHERE oid IN (
     pg_catalog.to_regproc('public.claude_sessions_record')::oid,
-    pg_catalog.to_regproc('public.claude_sessions_append')::oid
+    pg_catalog.to_regproc('public.claude_sessions_append')::oid,
+    pg_catalog.to_regproc('public.claude_sessions_reap_by_silence')::oid
 )
 ORDER BY kind, name;

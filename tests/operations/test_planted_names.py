@@ -249,7 +249,7 @@ def _run_files(dsn: str, *names: str) -> Callable[[], None]:
 
     def run() -> None:
         with psycopg.connect(dsn, autocommit=True) as admin:
-            for path in schema.ddl_files():
+            for path in [*schema.ddl_files(), *schema.optional_files()]:
                 if not names or path.name[:3] in names:
                     admin.execute(path.read_bytes())
 
@@ -259,6 +259,21 @@ def _run_files(dsn: str, *names: str) -> Callable[[], None]:
 def _apply(dsn: str) -> None:
     with database.connect(dsn, "the test") as opened:
         schema.apply(opened)
+
+
+def _reap_by_silence(dsn: str) -> list[str]:
+    own = '{"claude_sessions_cli": {"stale_after": 900, "parked_until": "2026-01-01T12:00:00"}}'
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(
+            "INSERT INTO public.claude_sessions (session_id, sd_id, claimed_at, heartbeat_at, metadata)"
+            " VALUES ('silent', 'SD-2', '2026-01-01Z', '2026-01-01Z', %s)",
+            [own],
+        )
+        # Names of `public` come first, as on a role's own search_path.
+        admin.execute("SET search_path = public, pg_catalog")
+        rows = admin.execute("SELECT reaped_session FROM public.claude_sessions_reap_by_silence()").fetchall()
+        admin.execute("DELETE FROM public.claude_sessions")
+    return [name for (name,) in rows]
 
 
 def _refused_by_doubles(dsn: str) -> str:
@@ -282,7 +297,9 @@ def test_no_file_of_schema_calls_planted_name(planted: str, cli: Cli) -> None:
     watch.step("003", _run_files(planted, "003"))
     watch.step("all again", _run_files(planted))
     env = {"CLAUDE_SESSIONS_DSN": planted}
-    watch.step("check", lambda: cli("schema", "check", env=env).stdout, "the table is as shipped\n")
+    as_shipped = "optional/reap_by_silence.sql is in force\nthe table is as shipped\n"
+    watch.step("check", lambda: cli("schema", "check", env=env).stdout, as_shipped)
+    watch.step("reap by silence", lambda: _reap_by_silence(planted), ["silent"])
     watch.step("apply", lambda: cli("schema", "apply", "--grant", "authenticated", env=env).returncode, 0)
     watch.expect_none_called()
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,6 +65,8 @@ UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
 TABLE = "ALTER TABLE public.claude_sessions"
 Change = str | Callable[[str], None]
 Found = set[tuple[str, str, str]]
+OPTIONAL = [path.stem for path in schema.optional_files()]
+REAP_BY_SILENCE = ("function", "claude_sessions_reap_by_silence")
 CATALOG = queries.directory() / "catalog.tsv"
 
 
@@ -75,9 +77,9 @@ def run(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def apply(dsn: str, grant: str | None = None) -> list[schema.AppliedFile]:
+def apply(dsn: str, grant: str | None = None, optional: Sequence[str] = ()) -> list[schema.AppliedFile]:
     with database.connect(dsn, "the test") as connection:
-        return schema.apply(connection, grant=grant)
+        return schema.apply(connection, grant=grant, optional=optional)
 
 
 def check(dsn: str) -> Found:
@@ -199,7 +201,7 @@ def test_every_file_runs_twice_under_plain_psql(
 ) -> None:
     dsn = fresh_database()
     for _ in range(2):
-        for path in schema.ddl_files():
+        for path in [*schema.ddl_files(), *schema.optional_files()]:
             done = psql(dsn, "-f", str(path))
             assert done.returncode == 0, done.stderr
     assert check(dsn) == set()
@@ -221,12 +223,40 @@ def test_printed_schema_runs_under_plain_psql(
 def test_shipped_catalog_matches_files(fresh_database: Callable[..., str]) -> None:
     made = [
         "\t".join((file.file, found.kind, found.name, found.definition))
-        for file in apply(fresh_database())
+        for file in apply(fresh_database(), optional=OPTIONAL)
         for found in sorted(file.created, key=lambda found: (found.kind, found.name))
     ]
     header, *lines = CATALOG.read_text().splitlines()
     assert header.startswith("#")
     assert lines == made, "sql/catalog.tsv is to be written anew:\n" + "\n".join(made)
+
+
+def test_optional_file_is_applied_by_name_and_then_kept(shipped: str, cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": shipped}
+    assert "optional/" not in cli("schema", "apply", env=env).stdout
+    before = json.loads(cli("schema", "check", "--json", env=env).stdout)["data"]
+    assert before == {"differences": [], "optional": [{"file": "optional/reap_by_silence.sql", "in_force": False}]}
+    done = cli("schema", "apply", "--optional", "reap_by_silence", env=env)
+    assert done.stdout.endswith(
+        "optional/reap_by_silence.sql: created 1 object\n  function claude_sessions_reap_by_silence\n"
+    )
+    assert (
+        cli("schema", "check", env=env).stdout == "optional/reap_by_silence.sql is in force\nthe table is as shipped\n"
+    )
+    run(shipped, "ALTER FUNCTION claude_sessions_reap_by_silence SECURITY DEFINER")
+    assert check(shipped) == {("changed", *REAP_BY_SILENCE)}
+    # It is in force, so a later version is applied without its name.
+    assert [made.name for file in apply(shipped) for made in file.created] == [REAP_BY_SILENCE[1]]
+    assert check(shipped) == set()
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "../001_claude_sessions", "reap_by_silence.sql"])
+def test_unknown_optional_file_changes_nothing(fresh_database: Callable[..., str], name: str) -> None:
+    dsn = fresh_database()
+    with pytest.raises(UsageError, match="--optional: no such file") as caught:
+        apply(dsn, optional=[name])
+    assert caught.value.hint == "the optional files: reap_by_silence"
+    assert run(dsn, "SELECT to_regclass('public.claude_sessions')") == [(None,)]
 
 
 def test_apply_reports_created_objects(fresh_database: Callable[..., str], cli: Cli) -> None:
@@ -290,7 +320,8 @@ def test_several_applies_at_once_create_each_object_once(
         done = list(pool.map(lambda _: cli("schema", "apply", "--json", env=env), range(number)))
     assert [one.returncode for one in done] == [0] * number, [one.stdout for one in done]
     made = [name for one in done for file in json.loads(one.stdout)["data"]["files"] for name in _names(file)]
-    assert sorted(made) == sorted((kind, name) for kind, name in schema.expected_catalog())
+    shipped = schema.expected_catalog().items()
+    assert sorted(made) == sorted(place for place, (file, _) in shipped if not file.startswith("optional/"))
     assert check(env["CLAUDE_SESSIONS_DSN"]) == set()
 
 
