@@ -137,13 +137,13 @@ TESTS = {
     "change_each": ("operations/refusals",),
     "read_outcome": ("operations/refusals",),
     "prunable": ("operations/prune", "operations/reap"),
-    "prune_sessions": ("operations/prune", "operations/reap"),
-    "clamp_future_heartbeats": ("operations/reap",),
+    "prune_sessions": ("operations/prune", "operations/refusals", "operations/references", "operations/reap"),
+    "clamp_future_heartbeats": ("operations/reap", "operations/refusals"),
     "read_catalog": CATALOG,
     "read_fence_floor": ("operations/history", "operations/claim", *ODD_ROWS, "operations/tombstones"),
-    "reap_sessions": ("operations/reap", "operations/heartbeat_here", *ODD_ROWS),
+    "reap_sessions": ("operations/reap", "operations/refusals", "operations/heartbeat_here", *ODD_ROWS),
     "renew_heartbeat": ("operations/heartbeat", "operations/heartbeat_here", *LEASES),
-    "renew_heartbeats": ("operations/heartbeat_here",),
+    "renew_heartbeats": ("operations/refusals", "operations/predicates", "operations/heartbeat_here"),
     "renew_term": (*LEASES,),
     "revive_session": ("operations/heartbeat", *LEASES),
     "role_exists": ("operations/schema",),
@@ -187,7 +187,7 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 COMPARES = {"=", "<>", "<", ">", "<=", ">=", "IS", "IN", "EXISTS", "AND", "OR", "NOT"}
-QUERIES = {"SELECT", "UPDATE", "WITH"}
+QUERIES = {"SELECT", "UPDATE", "DELETE", "WITH"}
 CLAUSE_ENDS = {
     *("GROUP", "ORDER", "LIMIT", "FOR", "RETURNING", "HAVING", "UNION", "INTO", "THEN", "WHERE", "FROM", "LOOP", ";"),
     *("JOIN", "LEFT", "INNER", "CROSS", "EXECUTE"),

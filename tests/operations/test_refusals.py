@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 from clock import DAY, NOON, at
 from conftest import Sleeper, Table, make_caller
+from psycopg.types.json import Jsonb
 
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable
@@ -247,3 +249,116 @@ def test_lock_and_deadlock_of_a_trigger_are_no_refusals(table: Table) -> None:
         ):
             patch.setattr("claude_sessions_cli.database.ATTEMPTS", 2)
             reap(table.database, REAPER)
+
+
+# The statements themselves.
+
+
+def _listed(table: Table, *names: str) -> str:
+    return json.dumps([{"id": str(table.row(name)["id"])} for name in names])
+
+
+def _answer(table: Table, rows: Any) -> dict[str, bool]:
+    names = {row["id"]: row["session_id"] for row in table.execute("SELECT id, session_id FROM claude_sessions")}
+    assert len({row["row_id"] for row in rows}) == len(rows)
+    return {names.get(row["row_id"], "deleted"): row["is_written"] for row in rows}
+
+
+PROCESS = {"boot_id": "boot", "pid_ns": "1"}
+STATEMENTS: dict[str, Callable[[Table], dict[str, Any]]] = {
+    "reap_sessions": lambda table: {
+        "verdicts": json.dumps(
+            [
+                {"id": str(row["id"]), "row_version": row["xmin"], "status": "stale", "own": {}}
+                for row in table.execute("SELECT id, xmin::text FROM claude_sessions")
+            ]
+        )
+    },
+    "renew_heartbeats": lambda table: {
+        "seen": json.dumps(
+            [{"id": str(row["id"]), "pid": 7, "start": "s"} for row in table.execute("SELECT id FROM claude_sessions")]
+        ),
+        **PROCESS,
+    },
+    "clamp_future_heartbeats": lambda table: {"row_limit": 9},
+    "clamp_heartbeats": lambda table: {"listed": _listed(table, "a", "bad", "c")},
+    "delete_sessions": lambda table: {"listed": _listed(table, "a", "bad", "c")},
+    "prune_sessions": lambda table: {"row_limit": 9, "after": None, "older_than_s": 1},
+}
+
+
+@pytest.mark.parametrize("query", STATEMENTS)
+def test_statement_answers_which_rows_are_written(table: Table, query: str) -> None:
+    deletes = query in ("delete_sessions", "prune_sessions")
+    metadata = Jsonb({"claude_sessions_cli": {"process": {"pid": 7, "start": "s", **PROCESS}}})
+    released = dict(ENDED) if query == "prune_sessions" else {"status": "idle", "heartbeat_at": at(99)}
+    for name in ("a", "bad", "c"):
+        table.insert(name, pid=7, metadata=metadata, **released)
+    with (DELETES if deletes else RULES)["dropped"][0](table):
+        rows = table.ask(query, **STATEMENTS[query](table), now=at(50))
+    if deletes:
+        assert sorted(row["is_written"] for row in rows) == [False, True, True]
+        assert [row["session_id"] for row in table.execute("SELECT session_id FROM claude_sessions")] == ["bad"]
+        assert _answer(table, [row for row in rows if not row["is_written"]]) == {"bad": False}
+    else:
+        assert _answer(table, rows) == {"a": True, "bad": False, "c": True}
+
+
+def test_listed_heartbeat_is_clamped_only_in_the_future(table: Table) -> None:
+    for name, minutes in (("past", 1), ("future", 99), ("locked", 99), ("unlisted", 99)):
+        table.insert(name, heartbeat_at=at(minutes))
+    listed = _listed(table, "past", "future", "locked")
+    with psycopg.connect(table.dsn) as other:
+        other.execute("SELECT FROM public.claude_sessions WHERE session_id = 'locked' FOR UPDATE")
+        assert _answer(table, table.ask("clamp_heartbeats", listed=listed, now=at(50))) == {"future": True}
+    times = {row["session_id"]: row["heartbeat_at"] for row in table.execute("SELECT * FROM claude_sessions")}
+    assert times == {"past": at(1), "future": at(50), "locked": at(99), "unlisted": at(99)}
+
+
+def test_server_clock_decides_on_listed_heartbeats(table: Table) -> None:
+    for name, sign in (("past", "-"), ("future", "+")):
+        beat = f"clock_timestamp() {sign} interval '1 hour'"
+        table.execute(f"INSERT INTO claude_sessions (session_id, heartbeat_at) VALUES ('{name}', {beat})")
+    found = table.ask("list_future_heartbeats", after=None, row_limit=9, now=None)
+    assert [row["id"] for row in found] == [table.row("future")["id"]]
+    rows = table.ask("clamp_heartbeats", listed=_listed(table, "past", "future"), now=None)
+    assert _answer(table, rows) == {"future": True}
+    past = "SELECT heartbeat_at <= clock_timestamp() AS past FROM claude_sessions WHERE session_id = 'future'"
+    assert table.execute(past) == [{"past": True}]
+
+
+def test_future_heartbeats_are_listed_in_pages(table: Table) -> None:
+    ids = [f"{digit * 8}-0000-0000-0000-000000000000" for digit in "c0a5"]
+    for number, row_id in enumerate(ids):
+        table.insert(f"s{number}", id=row_id, heartbeat_at=at(99))
+
+    def page(after: str | None) -> list[str]:
+        return [str(row["id"])[0] for row in table.ask("list_future_heartbeats", after=after, row_limit=2, now=NOON)]
+
+    assert (page(None), page(ids[3]), page(ids[0])) == (["0", "5"], ["a", "c"], [])
+
+
+@pytest.mark.parametrize("query", ["list_prunable", "lock_prunable"])
+def test_prunable_sessions_come_in_pages(table: Table, query: str) -> None:
+    ids = [f"{digit * 8}-0000-0000-0000-000000000000" for digit in "c0a5"]
+    for number, row_id in enumerate(ids):
+        table.insert(f"s{number}", id=row_id, **ENDED)
+    table.insert("live", **{**ENDED, "status": "idle"})
+
+    def page(after: str | None, **how: Any) -> list[str]:
+        limits = {"row_limit": 2, "older_than_s": 60, "now": at(2), **how}
+        return [str(row["id"])[0] for row in table.ask(query, after=after, **limits)]
+
+    assert (page(None), page(ids[3]), page(ids[0])) == (["0", "5"], ["a", "c"], [])
+    assert (page(None, now=at(0.5)), page(None, now=None)) == ([], ["0", "5"])
+    with psycopg.connect(table.dsn) as other:
+        other.execute("SELECT FROM public.claude_sessions WHERE id = %s FOR KEY SHARE", [ids[1]])
+        assert page(None) == (["5", "a"] if query == "lock_prunable" else ["0", "5"])
+
+
+def test_sessions_are_listed_by_id(table: Table) -> None:
+    for name in ("a", "b", "c"):
+        table.insert(name)
+    ids = [table.row(name)["id"] for name in ("a", "c")]
+    rows = table.ask("list_sessions_by_id", ids=ids, now=None)
+    assert sorted(row["session_id"] for row in rows) == ["a", "c"]
