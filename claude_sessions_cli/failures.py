@@ -37,7 +37,8 @@ def translate(error: psycopg.Error) -> SessionsError:
         return Unreachable(f"the server takes no writes: {text}", "name the primary in the DSN", passing=True)
     if state == "42501":
         return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
-    if state.startswith(("P0", "09")):
+    # A trigger may raise a code of its own; what does not say where it was raised is no answer of Postgres.
+    if state.startswith(("P0", "09")) or (state and not _is_known(state) and error.diag.context):
         return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint)
     if state in ("57014", "55P03", "25P03", "25P04"):
         return Unreachable(f"the database did not answer in time: {text}")
@@ -55,8 +56,10 @@ def may_concern_one_row(error: SessionsError) -> bool:
 
     Otherwise the connection, the server's state, a lock or a conflict with another transaction is the cause.
     """
-    state: str | None = getattr(error.__cause__, "sqlstate", None)
-    return state is not None and not state.startswith(OF_THE_SERVER)
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.Error) or not cause.sqlstate or cause.sqlstate.startswith(OF_THE_SERVER):
+        return False
+    return _is_known(cause.sqlstate) or bool(cause.diag.context)
 
 
 def _own_refusal(text: str) -> SessionsError:

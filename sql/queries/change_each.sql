@@ -14,7 +14,6 @@ BEGIN
         SELECT listed.value, listed.number
         FROM pg_catalog.jsonb_array_elements_text(pg_catalog.current_setting('claude_sessions.items')::jsonb)
             WITH ORDINALITY AS listed (value, number)
-        ORDER BY listed.number
     LOOP
         BEGIN
             FOR changed IN EXECUTE change USING item LOOP

@@ -118,6 +118,16 @@ def test_error_of_trigger_is_passed_on(table: Table) -> None:
     assert caught.value.hint == "come on Monday"
 
 
+def test_own_code_of_trigger_is_a_refusal(table: Table) -> None:
+    with _dropping(table, "INSERT", "true"):
+        table.execute(
+            "CREATE OR REPLACE FUNCTION public.drops() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'closed' USING ERRCODE = 'CS001'; END $$"
+        )
+        with pytest.raises(PermissionDenied, match="a trigger of the table refused it: closed"):
+            claim(table.database, make_caller("a"), "SD-1")
+
+
 def test_trigger_finds_names_on_its_own_search_path(table: Table) -> None:
     table.execute("CREATE TABLE public.seen_by_trigger (session_id text)")
     table.execute(

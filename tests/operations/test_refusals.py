@@ -251,6 +251,25 @@ def test_lock_and_deadlock_of_a_trigger_are_no_refusals(table: Table) -> None:
             reap(table.database, REAPER)
 
 
+@pytest.mark.parametrize("state", ["08006", "25006", "40001", "53100", "55P03", "57014", "58030"])
+def test_fault_of_server_among_refusals_ends_the_command(table: Table, state: str) -> None:
+    for name in ("a", "bad", "busy"):
+        claim(table.database, make_caller(name, now=NOON), f"SD-{name}")
+    before = [table.row(name) for name in ("a", "bad", "busy")]
+    # Only while the rows are changed one by one.
+    condition = "NEW.session_id = 'busy' AND current_setting('claude_sessions.items', true) <> ''"
+    body = f"IF {OF_BAD} THEN RAISE 'closed'; ELSIF {condition} THEN RAISE 'no' USING ERRCODE = '{state}'; END IF;"
+    with (
+        _trigger(table, "BEFORE UPDATE", f"{body} RETURN NEW;"),
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(SessionsError) as caught,
+    ):
+        patch.setattr("claude_sessions_cli.database.ATTEMPTS", 2)
+        reap(table.database, REAPER)
+    assert isinstance(caught.value, Unreachable) or state == "58030"
+    assert [table.row(name) for name in ("a", "bad", "busy")] == before
+
+
 # The statements themselves.
 
 
