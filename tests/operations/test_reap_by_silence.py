@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from clock import DAY, NOON, at
-from conftest import Server, Table, make_caller
+from conftest import Server, Table, dsn_of, make_caller
 from psycopg.types.json import Jsonb
 
 from claude_sessions_cli import queries
@@ -23,6 +23,12 @@ CALL = "SELECT * FROM public.claude_sessions_reap_by_silence(%s::text::interval,
 ELSEWHERE = {"pid": 7, "start": "1", "boot_id": "another boot", "pid_ns": "pid:[1]"}
 LOST = {"sd_id": "SD-0", "fence": 5, "at": "2026-01-01T11:00:00+00:00", "reason": "forced", "by": "b", "told": True}
 TERM = {"sd_id": "SD-1", "fence": 1767268800000000}
+
+
+@pytest.fixture(params=["whole schema", pytest.param("001 alone", marks=pytest.mark.faults)])
+def either_dsn(request: pytest.FixtureRequest) -> str:
+    """Return the DSN of an empty table; of the seed alone with the long tests."""
+    return dsn_of(request)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from clock import DAY, NOON, at
-from conftest import Server, Table, make_caller
+from conftest import Server, Table, dsn_of, make_caller
 
 from claude_sessions_cli.operations.prune import Reference
 from claude_sessions_cli.operations.reap import ReapResult, reap
@@ -19,6 +19,12 @@ ENDED = {"status": "released", "heartbeat_at": NOON, "updated_at": NOON, "create
 TO_SESSIONS = "session uuid DEFAULT gen_random_uuid() REFERENCES public.claude_sessions"
 ACTIONS = ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT", "NO ACTION DEFERRABLE INITIALLY DEFERRED"]
 WRITING = ["CASCADE", "SET NULL", "SET DEFAULT"]
+
+
+@pytest.fixture(params=["whole schema", pytest.param("001 alone", marks=pytest.mark.faults)])
+def either_dsn(request: pytest.FixtureRequest) -> str:
+    """Return the DSN of an empty table; of the seed alone with the long tests."""
+    return dsn_of(request)
 
 
 @contextmanager

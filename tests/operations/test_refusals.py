@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from clock import DAY, NOON, at
-from conftest import Sleeper, Table, make_caller
+from conftest import Sleeper, Table, dsn_of, make_caller
 from psycopg.types.json import Jsonb
 
 from claude_sessions_cli import process
@@ -22,6 +22,12 @@ from claude_sessions_cli.operations.refusals import Refusal
 
 REAPER = make_caller(None, now=at(16))
 OF_BAD = "NEW.session_id LIKE 'bad%'"
+
+
+@pytest.fixture(params=["whole schema", pytest.param("001 alone", marks=pytest.mark.faults)])
+def either_dsn(request: pytest.FixtureRequest) -> str:
+    """Return the DSN of an empty table; of the seed alone with the long tests."""
+    return dsn_of(request)
 
 
 @contextmanager
