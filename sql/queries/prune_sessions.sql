@@ -9,7 +9,7 @@ WITH locked AS (
         AND (%(after)s::uuid IS NULL OR id > %(after)s::uuid)
         AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_constraint
-            WHERE contype = 'f' AND confrelid = 'public.claude_sessions'::regclass::oid
+            WHERE confrelid = 'public.claude_sessions'::regclass::oid
         )
     ORDER BY id
     LIMIT %(row_limit)s::bigint

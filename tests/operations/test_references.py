@@ -239,6 +239,17 @@ def test_table_that_cannot_be_read_keeps_all(guest: str, fresh_database: Callabl
         assert _prune(other, cascade=True).pruned == 2
 
 
+def test_keys_between_other_tables_are_ignored(table: Table) -> None:
+    others = ("CREATE TABLE notes (id integer PRIMARY KEY)", "CREATE TABLE lines (note integer REFERENCES notes)")
+    with _tables(table, *others):
+        _insert(table, "a", "b")
+        assert table.ask("list_references") == []
+        limits = {"after": None, "older_than_s": 60, "row_limit": 1, "now": at(DAY)}
+        assert [row["is_written"] for row in table.ask("prune_sessions", **limits)] == [True]
+        result = _prune(table)
+        assert (result.pruned, result.references) == (1, [])
+
+
 def test_reference_made_in_between_is_not_lost(table: Table) -> None:
     with _tables(table, f"CREATE TABLE notes ({TO_SESSIONS} ON DELETE CASCADE)"):
         _insert(table, "a", "b")
