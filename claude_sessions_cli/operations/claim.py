@@ -117,6 +117,8 @@ def _claim(
     own: dict[str, Any] = {**({"tombstone": tell(lost)} if lost else {}), **({"note": note} if note else {})}
     if standing is Standing.TWIN and force_reason and mine.process:
         own["moved"] = Moved(mine.process, mine.fence, mine.server_now, force_reason).as_metadata()
+        # An earlier loss is of the process before, which learns of the move instead.
+        own["tombstone"] = None
     taken = rows.take(tx, caller, mine, others, sd_id, track, evictions, moves=moves, **own)
     if moves and mine.holds and mine.sd_id == sd_id:
         outcome = "moved"

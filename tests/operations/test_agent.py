@@ -136,6 +136,18 @@ def test_force_moves_session_and_tells_the_process_before(table: Table, sleeper:
     assert heartbeat(table.database, _on(second, minutes=2)).outcome == "renewed"
 
 
+def test_moved_session_leaves_an_earlier_loss_behind(table: Table, sleeper: Sleeper) -> None:
+    first, second = sleeper().pid, sleeper().pid
+    claim(table.database, _on(first), "SD-1")
+    release_other(table.database, make_caller("b", now=at(1)), "a", None, reason="needed here")
+    moved = claim(table.database, _on(second, minutes=2), "SD-1", force_reason="resumed there")
+    assert moved.lost_before is None
+    assert heartbeat(table.database, _on(second, minutes=3)).outcome == "renewed"
+    assert check(table.database, _on(second, minutes=3)).session.sd_id == "SD-1"
+    error = _caught(lambda: heartbeat(table.database, _on(first, minutes=4)))
+    assert isinstance(error, NotHeld) and "was moved to another process" in error.message
+
+
 def test_unknown_process_compares_with_nothing(table: Table, sleeper: Sleeper) -> None:
     pid = sleeper().pid
     claim(table.database, _on(pid), "SD-1")
