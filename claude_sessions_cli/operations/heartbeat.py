@@ -89,9 +89,7 @@ def _beat(
     new_fence = mine.term is not None and mine.sd_id is not None and mine.term.fence != mine.fence
     if new_fence:
         mine = database.renew(caller.actor, _correct_term, caller)
-    if mine.unsettled_loss:
-        return HeartbeatResult("lost", caller.judge(mine), mine.tombstone)
-    return HeartbeatResult("renewed" if renewed else "fresh", caller.judge(mine), new_fence=new_fence)
+    return replace(_answer(caller, mine, "renewed" if renewed else "fresh"), new_fence=new_fence)
 
 
 def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tuple[list[Rows], bool]:
@@ -193,22 +191,27 @@ def _restorable_item(session: Session) -> str | None:
 def _restore(
     tx: Transaction, caller: Caller, mine: Session, others: list[Session], item: str, latest: Row | None
 ) -> HeartbeatResult:
-    lost = mine.tombstone
     holder = next((other for other in others if other.holds and other.sd_id == item), None)
-    if holder is None and mine.sd_id is None and lost is not None:
-        lost = add_successor(lost, latest)
-    if holder is None and (lost is None or lost.restorable):
-        track = mine.track or (lost.track if lost else None)
-        taken = rows.take(tx, caller, mine, others, item, track, tombstone=None)
-        return HeartbeatResult("restored" if lost else "renewed", caller.judge(taken), lost)
-    if holder is None:
-        return _revive(tx, caller, mine, lost)
-    if mine.sd_id is None and lost:
+    if mine.sd_id is not None:
+        return _restore_stale(tx, caller, mine, others, item, holder)
+    lost = add_successor(mine.tombstone, latest) if mine.tombstone and holder is None else mine.tombstone
+    if lost and holder:
         lost = replace(lost, by=holder.session_id, new_fence=holder.fence)
-    else:
+    if lost is None or not lost.restorable:
+        return _revive(tx, caller, mine, lost)
+    taken = rows.take(tx, caller, mine, others, item, mine.track or lost.track, tombstone=None)
+    return HeartbeatResult("restored", caller.judge(taken), lost)
+
+
+def _restore_stale(
+    tx: Transaction, caller: Caller, mine: Session, others: list[Session], item: str, holder: Session | None
+) -> HeartbeatResult:
+    """Renew a claim that is still on a stale row; an earlier loss beside it stays."""
+    if holder:
         lost = lost_to(mine, holder)
-    cleared = [rows.clear(caller, mine, "idle", tombstone=lost.as_metadata())] if mine.sd_id is not None else []
-    return _revive(tx, caller, mine, lost, cleared)
+        return _revive(tx, caller, mine, lost, [rows.clear(caller, mine, "idle", tombstone=lost.as_metadata())])
+    taken = rows.take(tx, caller, mine, others, item, mine.track)
+    return _answer(caller, taken, "renewed")
 
 
 def _revive(
@@ -223,10 +226,14 @@ def _revive(
     if lost:
         own["tombstone"] = lost.as_metadata()
     *_, row = tx.commit(*before, Statement("revive_session", **caller.columns(caller.standing(mine), **own)))
-    revived = rows.written(row)
-    if revived.unsettled_loss:
-        return HeartbeatResult("lost", caller.judge(revived), lost)
-    return HeartbeatResult("registered" if mine.status == "released" else "renewed", caller.judge(revived))
+    return _answer(caller, rows.written(row), "registered" if mine.status == "released" else "renewed")
+
+
+def _answer(caller: Caller, session: Session, outcome: str) -> HeartbeatResult:
+    """Return the result for a session that may have lost a claim."""
+    if session.unsettled_loss:
+        return HeartbeatResult("lost", caller.judge(session), session.tombstone)
+    return HeartbeatResult(outcome, caller.judge(session))
 
 
 def _refuse_gone(caller: Caller) -> None:

@@ -243,6 +243,21 @@ def test_foreign_stale_claim_is_renewed_while_free(table: Table) -> None:
     assert (row["status"], row["sd_id"], row["claimed_at"]) == ("active", "SD-1", NOON)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_earlier_loss_stays_beside_renewed_stale_claim(table: Table, told: bool) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    reap(table.database, make_caller("cron", now=at(16)))
+    if told:
+        claim(table.database, make_caller("a", now=at(17)), "SD-2")
+        table.execute("UPDATE public.claude_sessions SET status = 'stale'")
+    else:
+        table.execute("UPDATE public.claude_sessions SET sd_id = 'SD-2', claimed_at = %s", (at(17),))
+    lost = table.own("a")["tombstone"]
+    result = heartbeat(table.database, make_caller("a", now=at(18)))
+    assert (result.outcome, table.own("a")["tombstone"]) == ("renewed" if told else "lost", lost)
+    assert (table.row("a")["sd_id"], table.row("a")["status"]) == ("SD-2", "active")
+
+
 def test_foreign_stale_claim_is_lost_to_holder(table: Table) -> None:
     table.insert("a", status="stale", sd_id="SD-1", claimed_at=NOON, heartbeat_at=NOON)
     table.insert("b", status="active", sd_id="SD-1", claimed_at=at(1), heartbeat_at=at(1))
