@@ -114,6 +114,9 @@ def _correct_term(tx: Transaction, caller: Caller) -> Session:
     [found] = tx.send(Statement("lock_session", **caller.key))
     session = rows.require(found.session)
     agent.require_own(caller, session)
+    if session.status == "released":
+        # It ended after its heartbeat, which begins again.
+        raise agent.UnsettledError(lambda _, acting: acting)
     agent.require_term(session, ())
     term = {"sd_id": session.sd_id, "fence": session.fence} if session.sd_id and session.fence else None
     [corrected] = tx.commit(rows.merge(caller, term=term))

@@ -672,6 +672,32 @@ def test_claim_cleared_while_its_term_is_corrected_is_lost(table: Table, monkeyp
     assert heartbeat(table.database, make_caller("a", now=at(2))).outcome == "lost"
 
 
+@pytest.mark.parametrize("how", ["continued", "ended"])
+def test_heartbeat_begins_again_if_its_session_has_ended(
+    table: Table, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pid = sleeper().pid
+    claim(table.database, _on(pid, "id-a", 0, "claude_code"), "SD-1")
+    table.execute("UPDATE public.claude_sessions SET claimed_at = %s", at(1))
+    correct = heartbeats._correct_term
+
+    def end_first(*args: Any) -> Any:
+        monkeypatch.undo()
+        if how == "continued":
+            claim(table.another(), _on(pid, "id-b", 2, "claude_code"), "SD-1")
+        else:
+            release(table.another(), _on(pid, "id-a", 2, "claude_code"), end=True)
+        return correct(*args)
+
+    monkeypatch.setattr(heartbeats, "_correct_term", end_first)
+    if how == "continued":
+        session = heartbeat(table.database, _on(pid, "id-a", 3, "claude_code")).session.session
+        assert (session.session_id, session.sd_id) == ("id-b", "SD-1")
+    else:
+        with pytest.raises(NotHeld, match="session id-a has ended"):
+            heartbeat(table.database, _on(pid, "id-a", 3, "claude_code"))
+
+
 def test_loss_noted_by_a_parallel_heartbeat_is_told_by_both(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(table.database, make_caller("a", now=NOON), "SD-1")
     table.execute(CLEAR, "idle")
