@@ -39,11 +39,12 @@ T = TypeVar("T")
 class UnsettledError(Exception):
     """The caller's row has to be put in order, in a transaction of its own, before the command goes on.
 
-    `settle` does that, and returns the caller that the command goes on as.
+    `settle` does that, and returns the caller that the command goes on as; None if the row has changed since, and the
+    command looks again.
     """
 
     def __init__(
-        self, settle: Callable[[Database, Caller], Caller], outcome: str | None = None, source: str | None = None
+        self, settle: Callable[[Database, Caller], Caller | None], outcome: str | None = None, source: str | None = None
     ) -> None:
         super().__init__()
         self.settle = settle
@@ -72,6 +73,8 @@ def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) 
             return Settled(command(caller), caller, outcome, source)
         except UnsettledError as unsettled:
             acting = unsettled.settle(database, caller)
+            if acting is None:
+                continue
             if acting.session_id == caller.session_id:
                 outcome, source = unsettled.outcome or outcome, unsettled.source or source
             caller = acting
@@ -104,9 +107,8 @@ def require_term(session: Session, others: Iterable[Session]) -> None:
         raise UnsettledError(_settle_loss)
 
 
-def _settle_move(database: Database, caller: Caller) -> Caller:
-    move(database, caller)
-    return caller
+def _settle_move(database: Database, caller: Caller) -> Caller | None:
+    return caller if move(database, caller) else None
 
 
 def _settle_loss(database: Database, caller: Caller) -> Caller:
@@ -157,21 +159,22 @@ def earlier_session(caller: Caller, found: Sequence[Rows]) -> Session | None:
 
 def _is_earlier(caller: Caller, session: Session) -> bool:
     same = session.process is not None and session.process.is_same(caller.process)
-    has_something = session.holds or session.unsettled_loss or lost_term(session, ()) is not None
-    return same and session.id_from in ROTATING and has_something
+    is_other = same and session.id_from in ROTATING and session.status != "released"
+    return is_other and (session.holds or session.unsettled_loss or lost_term(session, ()) is not None)
 
 
-def continue_session(database: Database, caller: Caller, earlier: Session) -> Caller:
-    """Take the claim of an earlier id of the caller's process over, under a new fence; return who acts now."""
+def continue_session(database: Database, caller: Caller, earlier: Session) -> Caller | None:
+    """Take the claim of an earlier id of the caller's process over, under a new fence; return who acts now.
+
+    Returns None if one of the two has changed since.
+    """
     if lost_term(earlier, ()):
         note_loss(database, caller.as_session(earlier.session_id))
-        return caller
-    if database.write(caller.actor, _continue, caller, earlier.session_id, earlier.sd_id):
-        return caller
-    return caller.as_session(earlier.session_id)
+        return None
+    return database.write(caller.actor, _continue, caller, earlier.session_id, earlier.sd_id)
 
 
-def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | None) -> bool:
+def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | None) -> Caller | None:
     lock = [Statement("lock_work_item", sd_id=sd_id)] if sd_id else []
     both = Statement("lock_sessions", session_ids=[earlier_id, caller.session_id], now=caller.now)
     *_, found = tx.send(
@@ -181,13 +184,15 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
     )
     mine, others = rows.split(found, caller)
     earlier = next((other for other in others if other.session_id == earlier_id), None)
-    if mine is None or earlier is None or mine.holds or caller.standing(mine) is Standing.TWIN:
-        return False
-    if not goes_on(caller, earlier) or earlier.sd_id != sd_id:
-        return False
+    if earlier is None or not _is_earlier(caller, earlier) or earlier.sd_id != sd_id:
+        return None
+    if mine and (mine.holds or caller.standing(mine) is Standing.TWIN):
+        return None
+    if mine is None or may_run(earlier, caller.identity.host):
+        return caller.as_session(earlier_id)
     # If other programs gave the item to a second session, the earlier id finds out which one holds it.
     if any(other.holds and other.sd_id == sd_id for other in others if other is not earlier):
-        return False
+        return caller.as_session(earlier_id)
     lost = earlier.tombstone or mine.tombstone
     kept: dict[str, Any] = {
         "tombstone": lost.as_metadata() if lost else None,
@@ -199,7 +204,7 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
         rows.take(tx, caller, mine, others, sd_id, earlier.track, [ended], moves=True, **kept)
     else:
         tx.commit(ended, Statement("revive_session", **caller.columns(caller.standing(mine), **kept)))
-    return True
+    return caller
 
 
 def goes_on(caller: Caller, session: Session) -> bool:

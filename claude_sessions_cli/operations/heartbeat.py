@@ -89,7 +89,7 @@ def _beat(
     new_fence = mine.term is not None and mine.sd_id is not None and mine.term.fence != mine.fence
     if new_fence:
         mine = database.renew(caller.actor, _correct_term, caller)
-    return replace(_answer(caller, mine, "renewed" if renewed else "fresh"), new_fence=new_fence)
+    return _answer(caller, mine, "renewed" if renewed else "fresh", new_fence=new_fence)
 
 
 def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tuple[list[Rows], bool]:
@@ -116,7 +116,7 @@ def _correct_term(tx: Transaction, caller: Caller) -> Session:
     agent.require_own(caller, session)
     if session.status == "released":
         # It ended after its heartbeat, which begins again.
-        raise agent.UnsettledError(lambda _, acting: acting)
+        raise agent.UnsettledError(lambda *_: None)
     agent.require_term(session, ())
     term = {"sd_id": session.sd_id, "fence": session.fence} if session.sd_id and session.fence else None
     [corrected] = tx.commit(rows.merge(caller, term=term))
@@ -232,11 +232,11 @@ def _revive(
     return _answer(caller, rows.written(row), "registered" if mine.status == "released" else "renewed")
 
 
-def _answer(caller: Caller, session: Session, outcome: str) -> HeartbeatResult:
+def _answer(caller: Caller, session: Session, outcome: str, *, new_fence: bool = False) -> HeartbeatResult:
     """Return the result for a session that may have lost a claim."""
     if session.unsettled_loss:
         return HeartbeatResult("lost", caller.judge(session), session.tombstone)
-    return HeartbeatResult(outcome, caller.judge(session))
+    return HeartbeatResult(outcome, caller.judge(session), new_fence=new_fence)
 
 
 def _refuse_gone(caller: Caller) -> None:

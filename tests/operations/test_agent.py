@@ -743,6 +743,27 @@ def test_rival_of_an_earlier_id_is_no_continuation(seed_dsn: str, sleeper: Sleep
         assert held == {"b": "SD-1", "id-a": None, "id-b": None}
 
 
+@pytest.mark.parametrize("holds", [True, False])
+def test_earlier_id_that_has_ended_since_is_not_continued(
+    table: Table, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    pid = sleeper().pid
+    claim(table.database, _on(pid, "id-a", 0, "claude_code"), "SD-1")
+    if not holds:
+        release_other(table.database, make_caller("b", now=at(1)), "id-a", None, reason="needed here")
+    carry_on = agent.continue_session
+
+    def end_first(*args: Any) -> Any:
+        monkeypatch.undo()
+        release(table.another(), _on(pid, "id-a", 2, "claude_code"), end=True)
+        return carry_on(*args)
+
+    monkeypatch.setattr(agent, "continue_session", end_first)
+    result = claim(table.database, _on(pid, "id-b", 3, "claude_code"), "SD-1")
+    assert (result.outcome, result.session.session.session_id, result.source) == ("claimed", "id-b", None)
+    assert "tombstone" not in table.own("id-b") and "continued_as" not in table.own("id-a")
+
+
 @pytest.mark.parametrize("verb", ["heartbeat", "check", "claim", "release"])
 def test_cleared_claim_of_an_earlier_id_is_lost(table: Table, sleeper: Sleeper, verb: str) -> None:
     pid = sleeper().pid
