@@ -80,8 +80,10 @@ def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> N
         lost = agent.note_loss(database, caller) or lost
     if session and lost and lost.sd_id == sd_id:
         raise claim_lost(lost, session)
-    if later := max((other for other in others if (other.fence or 0) > fence), key=_fence, default=None):
-        raise overtaken(later)
+    # `others` hold this item, or the one that the session holds now.
+    later = [other for other in others if other.sd_id == sd_id and (other.fence or 0) > fence]
+    if later:
+        raise overtaken(max(later, key=_fence))
     if session is None:
         raise NotHeld(f"session {caller.session_id} was deleted")
 

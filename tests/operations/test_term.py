@@ -195,6 +195,15 @@ def test_run_ends_quietly_after_own_release(table: Table, end: Ending) -> None:
     assert table.row("a")["sd_id"] is None
 
 
+@each_ending
+def test_rival_of_the_next_item_took_no_earlier_term(table: Table, end: Ending) -> None:
+    fence = fence_of_claim(claim(table.database, make_caller("a", now=NOON), "SD-1"))
+    claim(table.database, make_caller("a", now=at(1)), "SD-2", switch=True)
+    table.insert("theirs", sd_id="SD-2", status="stale", claimed_at=at(2), heartbeat_at=at(2))
+    end(table, fence)
+    assert table.row("a")["sd_id"] == "SD-2"
+
+
 def test_new_term_inherits_no_command(table: Table) -> None:
     # A container that was killed leaves a command that nobody can judge; its item must be free for the next one.
     unknown = replace(RUNNER, boot_id="another boot")
