@@ -107,7 +107,9 @@ def release_other(
         prefix = found.session_id
         itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
         return release(database, itself, sd_id, end=end, reason=reason, named=True)
-    return database.write(caller.actor, _release_other, caller, found.session_id, sd_id, end, reason)
+    released = database.write(caller.actor, _release_other, caller, found.session_id, sd_id, end, reason)
+    # None: it has moved to the caller's process since.
+    return released or release_other(database, caller, found.session_id, sd_id, end=end, reason=reason)
 
 
 def _find(tx: Transaction, caller: Caller, prefix: str) -> list[Session]:
@@ -124,11 +126,13 @@ def _is_itself(session: Session, caller: Caller) -> bool:
 
 def _release_other(
     tx: Transaction, caller: Caller, session_id: str, sd_id: str | None, end: bool, reason: str | None
-) -> ReleaseResult:
+) -> ReleaseResult | None:
     [found] = tx.send(Statement("lock_session", session_id=session_id, now=caller.now))
     session = found.session
     if session is None:
         raise NotHeld(f"session {session_id} was deleted")
+    if _is_itself(session, caller):
+        return None
     if sd_id is not None and (not session.holds or session.sd_id != sd_id):
         raise NotHeld(f"{session.session_id} does not hold {sd_id}")
     held = session.sd_id if session.holds else None

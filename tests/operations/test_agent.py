@@ -17,7 +17,7 @@ from claude_sessions_cli import process, queries
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import ProcessRecord, Witness
-from claude_sessions_cli.operations import agent, term
+from claude_sessions_cli.operations import agent, rows, term
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.check import check
 from claude_sessions_cli.operations.claim import claim
@@ -146,6 +146,24 @@ def test_moved_session_leaves_an_earlier_loss_behind(table: Table, sleeper: Slee
     assert check(table.database, _on(second, minutes=3)).session.sd_id == "SD-1"
     error = _caught(lambda: heartbeat(table.database, _on(first, minutes=4)))
     assert isinstance(error, NotHeld) and "was moved to another process" in error.message
+
+
+def test_release_of_session_that_has_moved_here_is_its_own(
+    table: Table, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sleeper().pid, sleeper().pid
+    claim(table.database, _on(first), "SD-1")
+    pick = rows.pick
+
+    def move_first(*args: Any) -> Any:
+        monkeypatch.undo()
+        claim(table.another(), _on(second, minutes=1), "SD-1", force_reason="resumed there")
+        return pick(*args)
+
+    monkeypatch.setattr(rows, "pick", move_first)
+    result = release_other(table.database, _on(second, minutes=2), "a", None, reason="mine")
+    assert (result.outcome, result.of_another) == ("released", False)
+    assert "tombstone" not in table.own("a")
 
 
 def test_unknown_process_compares_with_nothing(table: Table, sleeper: Sleeper) -> None:
