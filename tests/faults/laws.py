@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -29,6 +29,8 @@ RELEASES = {"release", "release_other"}
 GIVES_BACK = {*RELEASES, "release_term", *CLAIMS}
 # Operations that first put the caller's row in order: its process, its term, its loss.
 SETTLES = {"heartbeat", "park", "unpark", "enter"}
+# The ends of a run: they note a loss, and undo what the run left in the row even then.
+RUN_ENDS = {"leave", "release_term"}
 REGISTERS = {"heartbeat", *CLAIMS}
 
 # Every change of any program as two rows, before and after, in the order of the row locks.
@@ -84,6 +86,18 @@ def recorded_term(row: Row) -> dict[str, Any] | None:
 def process(row: Row) -> tuple[Any, Any, Any]:
     """Return what a row records of its process."""
     return row["pid"], row["tty"], own(row).get("process")
+
+
+def known(row: Row) -> dict[str, Any] | None:
+    """Return the process that a row records, if it belongs to its pid."""
+    record = own(row).get("process")
+    return record if isinstance(record, dict) and record.get("pid") == row["pid"] is not None else None
+
+
+def goes_on(was: Row, becomes: Row) -> bool:
+    """Whether a session ends because its process goes on under the next id."""
+    ends = was["status"] != "released" and becomes["status"] == "released"
+    return ends and str(own(becomes).get("release_reason")).startswith("continued as")
 
 
 def has_room(row: Row) -> bool:
@@ -221,7 +235,8 @@ class Ledger:
     rewritten: set[str] = field(default_factory=set)
     # Sessions whose term another program ended.
     orphaned: set[str] = field(default_factory=set)
-    counts: dict[str, int] = field(default_factory=dict)
+    # Sessions that lost a claim, and its item, until a claim or release told it.
+    losses: dict[str, str] = field(default_factory=dict)
 
     def row(self, session: str) -> Row | None:
         """Return a session's row."""
@@ -235,22 +250,38 @@ class Ledger:
         """Return the term that a row is in."""
         return next(term for term in reversed(self.terms) if not term.ended and term.is_that_of(row))
 
-    def record(self, changes: Iterable[Change]) -> None:
-        """Check and apply changes in their order."""
-        for change in changes:
-            if not change.operation.foreign:
-                self._check_tool(change)
-            self._note_disturbance(change)
-            if change.ends:
-                assert change.was
-                self.term_of(change.was).ended = True
-            if change.begins:
-                assert change.becomes
-                self._begin(change, change.becomes)
-            if change.becomes is None:
-                del self.rows[change.row["id"]]
-            else:
-                self.rows[change.row["id"]] = change.becomes
+    def record(self, change: Change) -> None:
+        """Check and apply a change."""
+        if not change.operation.foreign:
+            self._check_tool(change)
+        self._note_disturbance(change)
+        self._note_loss(change)
+        if change.ends:
+            assert change.was
+            self.term_of(change.was).ended = True
+        if change.begins:
+            assert change.becomes
+            self._begin(change, change.becomes)
+        if change.becomes is None:
+            del self.rows[change.row["id"]]
+        else:
+            self.rows[change.row["id"]] = change.becomes
+
+    def _note_loss(self, change: Change) -> None:
+        """Keep the sessions that lost the claim of their last term, until something tells them."""
+        was, becomes, session = change.was, change.becomes, change.row["session_id"]
+        by_itself = not change.operation.foreign and was is not None and self._is_own(change.operation, was)
+        by_itself = by_itself and not self._is_robbed(change)
+        lost = stone(becomes) if becomes else None
+        told = by_itself and was and (change.begins or (stone(was) and lost is None) or (lost or {}).get("told"))
+        if becomes is None or told or session in self.rewritten or (becomes["status"] == "released" and not lost):
+            self.losses.pop(session, None)
+        elif was and change.ends and not by_itself:
+            recorded = recorded_term(was) or {}
+            if (recorded.get("sd_id"), recorded.get("fence")) == (was["sd_id"], fence(was)):
+                self.losses[session] = was["sd_id"]
+        if becomes and holds(becomes) and becomes["sd_id"] == self.losses.get(session) and not lost:
+            del self.losses[session]
 
     def _note_disturbance(self, change: Change) -> None:
         was, becomes, session = change.was, change.becomes, change.row["session_id"]
@@ -280,10 +311,13 @@ class Ledger:
         for other in self.holders(row["sd_id"]):
             if other["id"] == row["id"]:
                 continue
-            writer = self.term_of(other).operation
-            # Another program locks nothing: a claim may miss its concurrent writes.
-            excused = writer.foreign and writer in change.operation.overlapped
+            excused = self._may_miss(change.operation, self.term_of(other))
             demand(excused, "a claim of an item that has a holder", change, other)
+
+    @staticmethod
+    def _may_miss(operation: Operation, term: Term) -> bool:
+        """Whether another program began a term during an operation: it locks nothing, so that a claim may miss it."""
+        return term.operation.foreign and term.operation in operation.overlapped
 
     def _check_fence(self, change: Change, row: Row) -> None:
         mine = fence(row)
@@ -293,7 +327,7 @@ class Ledger:
         for term in self.terms:
             if term.item != row["sd_id"] or term.fence is None:
                 continue
-            if term.operation.foreign and term.operation in change.operation.overlapped:
+            if self._may_miss(change.operation, term):
                 continue
             # Without history, fences are as monotonic as the clock, but for terms whose trace is still in the rows.
             if (
@@ -319,8 +353,13 @@ class Ledger:
         operation, was, becomes = change.operation, change.was, change.becomes
         if was is None:
             assert becomes
-            demand(operation.kind in REGISTERS, "registered by an operation that does not register", change)
-            demand(becomes["session_id"] == operation.session, "registered another session", change)
+            continues = operation.kind in SETTLES and operation.facts.get("ids")
+            allowed = operation.kind in REGISTERS or continues
+            demand(allowed, "registered by an operation that does not register", change)
+            name = becomes["session_id"]
+            # Another program may have deleted the row of the id that acts.
+            acts = any(own(row).get("continued_as") == name for row in self.rows.values())
+            demand(name == operation.session or acts, "registered another session", change)
             demand((becomes["sd_id"], becomes["status"]) == (None, "idle"), "not registered idle", change)
             demand(set(becomes["metadata"]) == {KEY}, "registered with others' metadata", change)
             return
@@ -328,10 +367,12 @@ class Ledger:
             self._check_prune(operation, was)
             return
         self._check_columns(change, was, becomes)
-        if not self._is_own(operation, was):
+        if not self._is_own(operation, was) or self._is_robbed(change):
             self._check_foreign_row(change, was, becomes)
         else:
             self._check_process(change, was, becomes)
+            if goes_on(was, becomes):
+                self._check_continued(change, was, becomes)
             if has_room(was):
                 self._check_own_tombstone(change, was, becomes)
         if has_room(was):
@@ -345,8 +386,24 @@ class Ledger:
         """Whether an operation acts as a row's session: one that is named only if it is of the caller's process."""
         if operation.kind == "release_other":
             mine = operation.facts.get("process")
-            return mine is not None and self.is_alive(row) is not None and own(row).get("process") == mine
-        return bool(row["session_id"] == operation.session)
+            return mine is not None and known(row) == mine
+        name = row["session_id"]
+        if name in operation.facts.get("ids", ()):
+            # Another program may have written over the process of the id that acts.
+            acts = name in self.rewritten or any(own(other).get("continued_as") == name for other in self.rows.values())
+            if known(row) == operation.facts["process"] or (known(row) is None and acts):
+                return True
+        return bool(name == operation.session)
+
+    @staticmethod
+    def _is_robbed(change: Change) -> bool:
+        """Whether a forced claim takes what a row has for another id of its process, or names itself there."""
+        was, lost = change.was, stone(change.row)
+        if was is None or not lost or lost["reason"] != FORCED or lost == stone(was):
+            return False
+        by_other = lost.get("by") in change.operation.facts.get("ids", ()) and lost["by"] != was["session_id"]
+        taken = change.ends and (lost["sd_id"], lost.get("fence")) == (was["sd_id"], fence(was))
+        return by_other and (taken or {**lost, "new_fence": None} == {**(stone(was) or {}), "new_fence": None})
 
     def _check_prune(self, operation: Operation, was: Row) -> None:
         demand(operation.kind == "reap" and operation.facts["prune"], "a row was deleted", operation, was)
@@ -379,10 +436,25 @@ class Ledger:
             ended = operation.kind == "release_term" and not holds(was)
             demand(ended or term.is_that_of(was), "a term that is over was written to", change, term)
 
+    def _check_continued(self, change: Change, was: Row, becomes: Row) -> None:
+        """Check the end of an id that its process goes on without; what it carries over is checked there."""
+        operation, name = change.operation, str(own(becomes).get("continued_as"))
+        acts = name == operation.session or any(own(row).get("continued_as") == name for row in self.rows.values())
+        allowed = operation.kind in {*SETTLES, *CLAIMS} and acts and name != was["session_id"]
+        demand(allowed, "continued by an operation that does not, or as another id", change)
+        ended = (becomes["status"], own(becomes).get("release_reason")) == ("released", f"continued as {name}")
+        demand(ended and stone(becomes) is None, "continued, but not ended", change)
+        runner = own(was).get("run")
+        demand(not runner or not self.is_alive({**was, "pid": None}), "continued under a command that runs", change)
+        operation.facts["carries"] = [*operation.facts.get("carries", []), was]
+        if was["session_id"] in self.disturbed:
+            self.disturbed.add(name)
+
     def _check_process(self, change: Change, was: Row, becomes: Row) -> None:
         """Check that a row keeps its process, unless that is gone, its session had ended, or a claim is forced."""
         operation, recorded = change.operation, own(was).get("process")
-        mine, force, alive = operation.facts.get("process"), operation.facts.get("force"), self.is_alive(was)
+        mine, force = operation.facts.get("process"), operation.facts.get("force")
+        alive = self.is_alive(was) if known(was) else None
         if was["status"] == "released":
             operation.facts["reopens"] = True
         reopens = operation.facts.get("reopens", False)
@@ -410,11 +482,17 @@ class Ledger:
             assert before
             restorable = (before["reason"], before.get("by"), before["sd_id"]) == (SILENT, None, becomes["sd_id"])
             restored = kind == "heartbeat" and change.begins and restorable
-            demand(restored or (tells and before.get("told") is True), "a loss was forgotten", change)
+            carried = goes_on(was, becomes)
+            told = tells and before.get("told") is True
+            # The process to which a session moves by force is told nothing: the loss is of the one before.
+            moved = change.operation.facts.get("force") and own(was).get("moved") != own(becomes).get("moved")
+            demand(restored or carried or told or moved, "a loss was forgotten", change)
+        elif after in [stone(row) for row in change.operation.facts.get("carries", [])]:
+            demand(before is None or before.get("told"), "a loss was forgotten for another", change)
         elif before is not None and after == {**before, "told": True}:
             demand(tells, "a loss was told by an operation that tells none", change)
         elif after["reason"] == CLEARED:
-            demand(tells or kind in SETTLES, "a loss was noted by an operation that notes none", change)
+            demand(tells or kind in {*SETTLES, *RUN_ENDS}, "a loss was noted by an operation that notes none", change)
             recorded = {"sd_id": after["sd_id"], "fence": after["fence"]}
             demand(recorded == recorded_term(was), "a loss of another term than the recorded one", change)
             key = (fence(was) or 0, was["session_id"])
@@ -457,19 +535,23 @@ class Ledger:
                 return
         demand("heartbeat_at" not in differ, "beat for another session", change)
         before, after = stone(was) or {}, stone(becomes) or {}
+        actors = (operation.session, *operation.facts.get("ids", ()))
         if operation.kind in {*SETTLES, *CLAIMS} and mine == {"tombstone"} and not change.ends:
-            successor = {"by": operation.session, "new_fence": after.get("new_fence")}
+            successor = {"by": after.get("by"), "new_fence": after.get("new_fence")}
             named = differ <= {"metadata", "updated_at"} and after == {**before, **successor}
-            unnamed = before.get("by") in (None, operation.session) and before.get("new_fence") is None
+            unnamed = (
+                before.get("by") in (None, after.get("by") in actors and after["by"])
+                and before.get("new_fence") is None
+            )
             demand(named and unnamed, "more than a successor was written", change)
             return
         ends = operation.kind in {"reap", "here", "release_other"} or (operation.kind in CLAIMS and change.ends)
         demand(ends, "another session's row changed", change)
         columns = {"sd_id", "track", "claimed_at", "status", "metadata", "updated_at"}
         demand(differ <= columns, "columns of another session's row changed", change)
-        known = {"tombstone", "parked_until", "release_reason", "term", "note"}
+        ours = {"tombstone", "parked_until", "release_reason", "term", "note", "run"}
         if isinstance(was["metadata"], dict) and isinstance(was["metadata"].get(KEY, {}), dict):
-            demand(mine <= known, "other things of another session's row changed", change)
+            demand(mine <= ours, "other things of another session's row changed", change)
             demand("note" not in own(becomes), "a note outlived its claim", change)
         if not change.ends and becomes["status"] != was["status"]:
             self._check_end_of_idle(operation, was, becomes)
@@ -490,7 +572,7 @@ class Ledger:
 
     def _check_end(self, change: Change, was: Row, becomes: Row) -> None:
         operation, lost = change.operation, stone(becomes)
-        if self._is_own(operation, was):
+        if self._is_own(operation, was) and not self._is_robbed(change):
             # Some leave a tombstone in their next statement: that is checked when the operation has ended.
             allowed = operation.kind in {*SETTLES, "reap", "here", *GIVES_BACK}
             demand(allowed, "its own operation lost a claim", change)
@@ -504,8 +586,9 @@ class Ledger:
         kinds, statuses = EVICTIONS.get(lost["reason"], (set(), set()))
         demand(operation.kind in kinds, "lost for a reason that this operation has not", change)
         demand(becomes["status"] in statuses, "lost with another status than its reason's", change)
-        by = operation.session if operation.kind in {*CLAIMS, "release_other"} else None
-        demand(lost.get("by") == by, "a tombstone names another successor", change)
+        named = operation.kind in {*CLAIMS, "release_other"}
+        by = (operation.session, *operation.facts.get("ids", ())) if named else (None,)
+        demand(lost.get("by") in by, "a tombstone names another successor", change)
         alive, now = self.is_alive(was), max(operation.times)
         if lost["reason"] in (SILENT, GONE, MAX_AGE):
             demand(alive is not True, "a session whose process lives lost its claim", change)
@@ -522,15 +605,19 @@ class Ledger:
 
     def _check_begin(self, change: Change, was: Row, becomes: Row) -> None:
         operation = change.operation
-        demand(was["session_id"] == operation.session, "claimed for another session", change)
+        demand(self._is_own(operation, was), "claimed for another session", change)
+        carries = operation.facts.get("carries", [])
         moved = own(was).get("release_reason") == "moved" and self.is_alive(was) is False
+        moved = moved or any(row["sd_id"] == becomes["sd_id"] for row in carries)
         allowed = operation.kind in REGISTERS or (moved and operation.kind in SETTLES)
         demand(allowed, "claimed by an operation that does not claim", change)
         demand(becomes["status"] == "active", "claimed with another status than active", change)
         lost = stone(becomes)
         told = lost is None or (operation.kind in CLAIMS and lost.get("told") is True)
-        demand(told or (moved and lost == stone(was)), "claimed with a tombstone left", change)
-        demand(own(becomes).get("parked_until") is None, "claimed with a park left", change)
+        carried = lost in [stone(row) for row in carries]
+        demand(told or carried or (moved and lost == stone(was)), "claimed with a tombstone left", change)
+        parks = [None, *(own(row).get("parked_until") for row in carries)]
+        demand(own(becomes).get("parked_until") in parks, "claimed with a park left", change)
         if operation.kind in SETTLES and was["sd_id"] is None and not moved:
             lost = stone(was) or {}
             restored = (lost.get("sd_id"), lost.get("reason"), lost.get("by")) == (becomes["sd_id"], SILENT, None)
@@ -539,7 +626,7 @@ class Ledger:
             demand((restored or renumbered) and operation.kind == "heartbeat", "a heartbeat claimed", change)
             if restored and was["session_id"] not in self.disturbed:
                 self._check_unsucceeded(change, lost["sd_id"], lost.get("fence"))
-        mine, unknown = operation.facts.get("process"), self.is_alive(was) is None
+        mine, unknown = operation.facts.get("process"), known(was) is None
         if mine and has_room(becomes) and (operation.facts.get("reopens") or not unknown):
             seen = (becomes["pid"], own(becomes).get("process"))
             demand(seen == (mine["pid"], mine), "not its process", change)
@@ -547,11 +634,12 @@ class Ledger:
     def _check_unsucceeded(self, change: Change, item: str, lost_fence: int | None) -> None:
         """Check that no other session has held an item since the term that is restored."""
         operation = change.operation
-        lost = [n for n, term in enumerate(self.terms) if (term.session, term.fence) == (operation.session, lost_fence)]
+        mine = (operation.session, *operation.facts.get("ids", ()))
+        lost = [n for n, term in enumerate(self.terms) if term.session in mine and term.fence == lost_fence]
         if not lost or lost_fence is None:
             return  # another program wrote no time of the claim
         for term in self.terms[lost[-1] + 1 :]:
-            if term.item != item or term.session == operation.session:
+            if term.item != item or term.session in mine or self._may_miss(term.operation, self.terms[lost[-1]]):
                 continue
             # Only the history knows the terms of other programs, by their fences.
             seen = self.has_history and term.operation not in operation.overlapped and (term.fence or 0) > lost_fence
@@ -562,13 +650,20 @@ class Ledger:
         demand(operation.deadlocks == 0, "a deadlock", operation, *operation.statements)
         if operation.foreign or operation.crashed:
             return
-        # The session of a term that was lost ends all the same.
-        if operation.error is not None and operation.kind != "release_term":
+        if operation.error is not None and operation.kind not in RUN_ENDS:
             others = [change for change in changes if not self._settles(change)]
+            if any(change.begins and self._settles(change) for change in changes):
+                # A claim that moved or went on names itself in the tombstones of earlier losers.
+                others = [change for change in others if change.ends or stone(change.row) is None]
             demand(not others, "an operation that failed changed something", operation, operation.error, *others)
         for change in changes:
             if operation.kind in {*SETTLES, "reap", "here"} and change.ends and change.was:
-                self._check_tombstone(operation, change.was)
+                was = change.was
+                again = [other.becomes for other in changes if other.begins and other.row["id"] == was["id"]]
+                if not any(row and row["sd_id"] == was["sd_id"] and fence(row) != fence(was) for row in again):
+                    self._check_tombstone(operation, was)
+        for was in operation.facts.get("carries", []):
+            self._check_carried(operation, was, changes)
         self._check_told(operation)
         taken = [
             change.becomes
@@ -579,7 +674,7 @@ class Ledger:
             self._check_successor(operation, row)
         if operation.kind in CLAIMS and operation.error is None:
             result = operation.result.session.session
-            mine = [change.becomes for change in changes if change.row["session_id"] == operation.session]
+            mine = [change.becomes for change in changes if change.row["session_id"] == result.session_id]
             last = mine[-1] if mine else None
             demand(last, "a claim that wrote nothing", operation)
             assert last
@@ -591,13 +686,28 @@ class Ledger:
             self._check_claim(operation, changes, bool(taken))
 
     @staticmethod
-    def _settles(change: Change) -> bool:
+    def _check_carried(operation: Operation, was: Row, changes: list[Change]) -> None:
+        """Check that a process's next id got what the one before had."""
+        names = {own(other.becomes).get("continued_as") for other in changes if other.was is was and other.becomes}
+        mine = [change.becomes for change in changes if change.row["session_id"] in names]
+        items = [(row["sd_id"], fence(row) or 0) for row in mine if row and holds(row)]
+        stones = [stone(row) for row in mine if row]
+        if holds(was):
+            taken = any(item == was["sd_id"] and after > (fence(was) or 0) for item, after in items)
+            noted = any(lost and lost["sd_id"] == was["sd_id"] for lost in stones)
+            demand(taken or noted, "a claim was not carried over", operation, was)
+        elif stone(was):
+            demand(stone(was) in stones, "a loss was not carried over", operation, was)
+
+    def _settles(self, change: Change) -> bool:
         """Whether a change only puts the caller's row in order, whatever the operation's answer is."""
-        was, becomes, kind = change.was, change.becomes, change.operation.kind
-        if was is None or becomes is None or was["session_id"] != change.operation.session:
+        was, becomes, kind, facts = change.was, change.becomes, change.operation.kind, change.operation.facts
+        if becomes is None or not self._is_own(change.operation, was or becomes):
             return False
-        if kind == "renew_term":  # of a term that another session's later one has overtaken
-            return was["heartbeat_at"] != becomes["heartbeat_at"] and change.same_term
+        if was is None or facts.get("carries"):
+            return facts.get("ids") is not None
+        if {**was, "heartbeat_at": None} == {**becomes, "heartbeat_at": None}:
+            return kind in ("heartbeat", "renew_term")  # before the loss showed
         lost = stone(becomes)
         if lost != stone(was):
             return lost is not None and (lost.get("told") is True or lost["reason"] == CLEARED)
@@ -606,6 +716,8 @@ class Ledger:
     def _check_told(self, operation: Operation) -> None:
         """Check that a claim or release has reported the caller's loss, even if it was refused."""
         row = self.row(operation.session or "")
+        if operation.facts.get("ids"):
+            return  # it may act for another id
         refused = operation.error is None or type(operation.error).__name__ in ("HeldByAnother", "UsageError")
         if not operation.alone or row is None or not refused or row["session_id"] in self.disturbed:
             return
@@ -619,8 +731,14 @@ class Ledger:
     def _check_claim(self, operation: Operation, changes: list[Change], began: bool) -> None:
         """Check that a claim reports whether it is new, and that its fence exceeds those that it evicted."""
         outcome, now_fence = operation.result.outcome, operation.result.session.session.fence
-        ended = {change.row["session_id"]: change.was for change in changes if change.ends and change.was}
-        mine = ended.pop(operation.session or "", None)
+        ended = {
+            change.row["session_id"]: change.was
+            for change in changes
+            if change.ends and change.was and (stone(change.row) or {}).get("reason") != CLEARED
+        }
+        mine = ended.pop(operation.result.session.session.session_id, None)
+        for row in operation.facts.get("carries", []):
+            ended.pop(row["session_id"], None)
         demand(began or outcome not in ("claimed", "switched"), "a claim that did not begin", operation, outcome)
         if outcome == "already_yours":
             over = mine is not None and self._is_overtaken(mine)
@@ -640,11 +758,15 @@ class Ledger:
         row = self.rows.get(was["id"])
         if row is not None and holds(row) and row["sd_id"] == was["sd_id"]:
             return  # it goes on under a new fence
+        if any(other["id"] == was["id"] for other in operation.facts.get("carries", [])):
+            return  # or another id
         if row is None or not isinstance(was["metadata"], (dict, type(None))) or row["session_id"] in self.disturbed:
             return
-        lost = stone(row) or {}
-        matches = (lost.get("sd_id"), lost.get("fence")) == (was["sd_id"], fence(was))
-        later = {other for other in operation.overlapped if other.session == row["session_id"]}
+        lost, began = stone(row) or {}, recorded_term(was) or {}
+        fences = [fence(was), began.get("fence") if lost.get("reason") == CLEARED else fence(was)]
+        matches = lost.get("sd_id") == was["sd_id"] and lost.get("fence") in fences
+        names = {row["session_id"], *operation.facts.get("ids", ())}
+        later = {other for other in operation.overlapped if other.session in names}
         demand(matches or later, "a claim was lost without a tombstone", operation, was, row)
 
     def _check_successor(self, operation: Operation, taken: Row) -> None:
@@ -657,7 +779,12 @@ class Ledger:
                 or lost["sd_id"] != taken["sd_id"]
             ):
                 continue
-            restorable = lost["reason"] == SILENT and lost.get("by") is None and row["status"] != "released"
+            # A told loss beside a claim is never restored: it goes when the claim does.
+            is_over = row["status"] == "released" or (lost.get("told") is True and holds(row))
+            restorable = lost["reason"] == SILENT and lost.get("by") is None and not is_over
+            its_terms = [t for t in self.terms if (t.session, t.fence) == (row["session_id"], lost.get("fence"))]
+            if its_terms and self._may_miss(operation, its_terms[-1]):
+                continue
             demand(not restorable, "a claim that does not name itself in the tombstones of the item", operation, row)
 
     def check_state(self) -> None:

@@ -6,7 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 
 from claude_sessions_cli import process, queries
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, PermissionDenied, UsageError
+from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session
 from claude_sessions_cli.operations import term as term_module
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.check import check
@@ -41,13 +42,20 @@ ITEMS = ["SD-A", "SD-B", "SD-C"]
 # How long each session may be silent; the first three are processes of this host.
 PATIENCE = {"alpha": 900.0, "beta": 300.0, "gamma": 900.0, "delta": 900.0, "omega": 300.0}
 ANCHORED = ("alpha", "beta", "gamma")
+# The ids that one process of an agent has, one after another.
+AGENT, ROTATING = "agent", ("id-1", "id-2", "id-3")
 STRANGERS = ["stranger-1", "stranger-2"]
 REFUSALS = (HeldByAnother, NotHeld, UsageError)
 STATUSES = ["active", "idle", "stale", "released", None]
 AT_ONCE = 3
+# The operations whose answer proves something, and the answers of a heartbeat that do.
+PROOFS = {"claim", "claim_any", "heartbeat", "check", "renew_term", "park", "unpark", "enter"}
+RENEWALS = {"renewed", "registered", "restored", "moved", "continued"}
 
 who = st.sampled_from(list(PATIENCE))
-anyone = st.sampled_from([*PATIENCE, *STRANGERS])
+anyone = st.sampled_from([*PATIENCE, *ROTATING, *STRANGERS])
+# Whose claims other programs change.
+victim = st.sampled_from([*PATIENCE, *ROTATING])
 # One item is wanted more than the others.
 item = st.sampled_from([ITEMS[0], ITEMS[0], *ITEMS])
 # The statement before which an operation stops; usually it does not.
@@ -55,6 +63,10 @@ hold = st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
 index = st.integers(0, 15)
 flag = st.booleans()
 seldom = st.sampled_from([False, False, False, True])
+seat = st.sampled_from([0, 0, 0, 1])
+verb = st.sampled_from(
+    ["claim", "claim", "force", "heartbeat", "heartbeat", "register", "park", "check", "release", "end", "enter"]
+)
 
 
 @dataclass
@@ -64,6 +76,52 @@ class Anchor:
     child: subprocess.Popen[bytes]
     process: process.Process
     alive: bool = True
+
+
+@dataclass
+class Moment:
+    """The table at a time, the processes that were gone, and the sessions with a loss that nothing has told."""
+
+    rows: dict[str, Row]
+    gone: frozenset[tuple[int, str]]
+    losses: frozenset[str]
+
+    def contradiction(self, said: Session, operation: Operation, missed: set[tuple[str, str]]) -> str | None:
+        """Return why the answer that a session lives, or holds its item, is wrong."""
+        row, mine = self.rows.get(said.session_id), operation.facts.get("process")
+        if row is None or row["status"] == "released":
+            return "the session has ended"
+        names = [laws.own(other).get("continued_as") for other in self.rows.values()]
+        if getattr(operation.result, "outcome", None) == "continued" and said.session_id not in names:
+            return "no other session was continued"
+        recorded = laws.known(row)
+        if mine and recorded and recorded != mine and (recorded["pid"], recorded["start"]) not in self.gone:
+            return "the session is another live process"
+        if (row["sd_id"], laws.fence(row)) != (said.sd_id, said.fence):
+            return f"the session holds {row['sd_id']} under {laws.fence(row)}"
+        key = (laws.fence(row) or 0, said.session_id)
+        later = [
+            name
+            for name, other in self.rows.items()
+            if laws.holds(other) and other["sd_id"] == said.sd_id and laws.fence(other)
+            if (laws.fence(other) or 0, name) > key and (name, other["sd_id"]) not in missed
+        ]
+        # A row of an older version does not say which term it began: only a claim and a check look further.
+        older = laws.recorded_term(row) is None and operation.kind in ("heartbeat", "park", "unpark", "enter")
+        if said.sd_id and later and not older:
+            return f"{later[0]} holds {said.sd_id} under a later fence"
+        if operation.kind == "heartbeat" and (laws.unsettled(row) or said.session_id in self.losses):
+            return "the session lost its claim, and nothing has told it"
+        return None
+
+
+def report(tried: Counter[str], wrong: Counter[str]) -> str:
+    """Return the moves as a table: how often each was tried, and its answer wrong."""
+    lines = [f"{'move':40}{'tried':>8}{'wrong':>8}"]
+    for move, count in sorted(tried.items()):
+        lines.append(f"{move:40}{count:8}{wrong[move]:8}")
+    lines.append(f"{'all':40}{tried.total():8}{wrong.total():8}")
+    return "\n".join(lines)
 
 
 def make_database(create: Callable[[str], str], name: str, files: list[str]) -> str:
@@ -96,6 +154,10 @@ class LeaseMachine(RuleBasedStateMachine):
     """The table, and all that act on it."""
 
     tally: ClassVar[Counter[str]] = Counter()
+    # How often each move was tried, and its answer wrong.
+    tried: ClassVar[Counter[str]] = Counter()
+    wrong: ClassVar[Counter[str]] = Counter()
+    move: str | None = None
 
     def __init__(self, dsn: str, has_history: bool) -> None:
         super().__init__()
@@ -107,45 +169,61 @@ class LeaseMachine(RuleBasedStateMachine):
         self.observer.execute("TRUNCATE public.claude_sessions, public.journal")
         if has_history:
             self.observer.execute("TRUNCATE public.claude_session_events")
-        self.anchors: dict[str, Anchor] = {}
+        self.anchors: dict[tuple[str, int], Anchor] = {}
+        self.runners: dict[str, tuple[Caller, Anchor]] = {}
         self.children: list[Anchor] = []
         self.ledger = Ledger(has_history, self.is_alive)
         self.oracle = Oracle(self.ledger, self.clock)
         self.changes: dict[Operation, list[Change]] = {}
         # False once a check failed: its consequences are not checked.
         self.sound = True
+        # Which of its ids the agent has now, in each seat.
+        self.current = [0, 0]
 
     # Actors.
 
     def is_alive(self, row: Row) -> bool | None:
-        """Whether the process that a row records lives; None if the record is incomplete."""
-        record = laws.own(row).get("process")
-        if not isinstance(record, dict) or row["pid"] is None or record.get("pid") != row["pid"]:
+        """Whether the process that a row records lives, or runs a command; None if no record is complete."""
+        runner = self.find(laws.own(row).get("run"))
+        if runner and runner.alive:
+            return True
+        anchor = self.find(laws.known(row))
+        return anchor.alive if anchor else None
+
+    def find(self, record: object) -> Anchor | None:
+        """Return the process of a record."""
+        if not isinstance(record, dict):
             return None
-        for anchor in self.children:
-            if (anchor.process.pid, anchor.process.start) == (record.get("pid"), record.get("start")):
-                return anchor.alive
-        return None
+        key = (record.get("pid"), record.get("start"))
+        return next((child for child in self.children if (child.process.pid, child.process.start) == key), None)
 
-    def anchor(self, session: str) -> Anchor:
-        """Return a session's process, which it starts when it is first asked for."""
-        if session not in self.anchors:
-            child = subprocess.Popen(["sleep", "600"])
-            self.anchors[session] = Anchor(child, process.read(child.pid))
-            self.children.append(self.anchors[session])
-        return self.anchors[session]
+    def spawn(self) -> Anchor:
+        """Start a process."""
+        child = subprocess.Popen(["sleep", "600"])
+        self.children.append(Anchor(child, process.read(child.pid)))
+        return self.children[-1]
 
-    def caller(self, session: str, sees: bool = True) -> Caller:
-        """Return a session; `sees` is whether the command sees the process that the session is."""
-        anchor = self.anchor(session).process if sees and session in ANCHORED else None
-        return make_caller(
+    def anchor(self, place: str, seat: int = 0) -> Anchor:
+        """Return the process of a session, or of the rotating ids, which it starts when it is first asked for."""
+        if (place, seat) not in self.anchors:
+            self.anchors[place, seat] = self.spawn()
+        return self.anchors[place, seat]
+
+    def caller(self, session: str, sees: bool = True, seat: int = 0) -> Caller:
+        """Return a session; `sees` is whether the command sees the process that the session is, or that in `seat`."""
+        rotates = session in ROTATING
+        place = AGENT if rotates else session
+        anchor = self.anchor(place, seat).process if sees and place in (*ANCHORED, AGENT) else None
+        made = make_caller(
             session,
             anchor=anchor,
             now=START,
-            stale_after=PATIENCE[session],
-            cwd=f"/tmp/{session}",
-            tty=f"/dev/{session}",
+            stale_after=PATIENCE.get(session, 900.0),
+            cwd=f"/tmp/{place}",
+            tty=f"/dev/{place}/{seat}",
         )
+        id_from = "claude_code" if rotates else "environment"
+        return replace(made, identity=replace(made.identity, id_from=id_from))
 
     # How an operation runs.
 
@@ -159,15 +237,22 @@ class LeaseMachine(RuleBasedStateMachine):
         **facts: Any,
     ) -> Operation:
         """Start an operation of the tool, and check its changes and its answer so far."""
-        facts = {"stale_after": caller.settings.stale_after, "process": caller.identity.process_record, **facts}
-        return self._start(Operation(kind, caller.identity.session_id, work, hold, facts), expected)
+        name, mine = caller.session_id, caller.identity.process_record
+        facts = {"stale_after": caller.settings.stale_after, "process": mine, **facts}
+        if name in ROTATING and mine:
+            facts["ids"] = ROTATING
+        return self._start(Operation(kind, name, work, hold, facts, move=self.move or kind), expected)
 
     def write(self, kind: str, hold: int, statement: str, **parameters: Any) -> Operation:
         """Write as another program does."""
         # Few other programs keep a transaction open: it stops before COMMIT if at all.
         hold = 2 if hold > 5 else 0
         return self._start(
-            Operation(kind, None, lambda line: line.write(statement, **parameters), hold, parameters, foreign=True),
+            Operation(
+                *(kind, None, lambda line: line.write(statement, **parameters), hold, parameters),
+                foreign=True,
+                move=f"another program: {kind}",
+            ),
             None,
         )
 
@@ -176,9 +261,23 @@ class LeaseMachine(RuleBasedStateMachine):
             self.stage.resume(self.stage.stopped()[0])
             self.account()
         operation.facts["expected"] = expected() if expected else None
+        operation.moments.append(self.moment())
+        self.tried[operation.move] += 1
         self.stage.start(operation)
         self.account()
         return operation
+
+    def moment(self) -> Moment:
+        """Return what there is now."""
+        gone = frozenset((child.process.pid, child.process.start) for child in self.children if not child.alive)
+        rows = {row["session_id"]: row for row in self.ledger.rows.values()}
+        return Moment(rows, gone, frozenset(self.ledger.losses))
+
+    def remember(self) -> None:
+        """Keep what there is now for all operations that run, or have just ended."""
+        now = self.moment()
+        for operation, _ in (*self.stage.under_way, *self.stage.ended):
+            operation.moments.append(now)
 
     def account(self) -> None:
         """Read and check the changes since the last call."""
@@ -197,7 +296,9 @@ class LeaseMachine(RuleBasedStateMachine):
         ]
         for change in changes:
             self.changes.setdefault(change.operation, []).append(change)
-        self.ledger.record(changes)
+        for change in changes:
+            self.ledger.record(change)
+            self.remember()
         for operation in self.stage.collect():
             self.check_ended(operation)
         self.check_table()
@@ -218,8 +319,29 @@ class LeaseMachine(RuleBasedStateMachine):
             if not (deleted and isinstance(operation.error, PermissionDenied)):
                 raise operation.error
         self.ledger.check_ended(operation, changes)
+        if not operation.foreign and not operation.crashed and operation.error is None:
+            self.check_truth(operation)
         if operation.alone and not operation.crashed and expected is not None:
+            self.wrong[operation.move] += answer != expected
             demand(answer == expected, "not the answer that was to be expected", operation, answer, expected)
+
+    def check_truth(self, operation: Operation) -> None:
+        """Check that a good answer was true at some time while the operation ran."""
+        answer = self.answer(operation)
+        if operation.kind not in PROOFS or (operation.kind == "heartbeat" and answer not in RENEWALS):
+            return
+        said = getattr(operation.result, "session", operation.result)
+        said = said.session if isinstance(said, JudgedSession) else said
+        # Another program locks nothing: a claim may miss its concurrent writes.
+        missed = {
+            (t.session, t.item)
+            for t in self.ledger.terms
+            if t.operation.foreign and t.operation in operation.overlapped
+        }
+        problems = [moment.contradiction(said, operation, missed) for moment in operation.moments]
+        is_wrong = all(problems)
+        self.wrong[operation.move] += is_wrong
+        demand(not is_wrong, f"a wrong answer, {answer}: {problems[-1]}", operation, said)
 
     @staticmethod
     def answer(operation: Operation) -> Any:
@@ -251,7 +373,10 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(session=who, sd_id=item, switch=seldom, force=seldom, sees=flag, hold=hold)
     def claim(self, session: str, sd_id: str, switch: bool, force: bool, sees: bool, hold: int) -> None:
-        caller, reason = self.caller(session, sees), "it is urgent" if force else None
+        self.claim_as(self.caller(session, sees), sd_id, switch, force, hold)
+
+    def claim_as(self, caller: Caller, sd_id: str, switch: bool, force: bool, hold: int) -> None:
+        reason = "it is urgent" if force else None
         self.operate(
             "claim",
             caller,
@@ -273,7 +398,9 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(session=who, register=flag, sees=flag, hold=hold)
     def heartbeat(self, session: str, register: bool, sees: bool, hold: int) -> None:
-        caller = self.caller(session, sees)
+        self.heartbeat_as(self.caller(session, sees), register, hold)
+
+    def heartbeat_as(self, caller: Caller, register: bool, hold: int) -> None:
         self.operate(
             "heartbeat",
             caller,
@@ -289,7 +416,9 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(session=who, sd_id=st.sampled_from([None, None, *ITEMS]), end=seldom, hold=hold)
     def release(self, session: str, sd_id: str | None, end: bool, hold: int) -> None:
-        caller = self.caller(session)
+        self.release_as(self.caller(session), sd_id, end, hold)
+
+    def release_as(self, caller: Caller, sd_id: str | None, end: bool, hold: int) -> None:
         self.operate(
             "release",
             caller,
@@ -319,7 +448,9 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(session=who, seconds=st.sampled_from([300.0, 2700.0]), hold=hold)
     def park(self, session: str, seconds: float, hold: int) -> None:
-        caller = self.caller(session)
+        self.park_as(self.caller(session), seconds, hold)
+
+    def park_as(self, caller: Caller, seconds: float, hold: int) -> None:
         self.operate(
             "park",
             caller,
@@ -337,7 +468,9 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(session=who, hold=hold)
     def check(self, session: str, hold: int) -> None:
-        caller = self.caller(session)
+        self.check_as(self.caller(session), hold)
+
+    def check_as(self, caller: Caller, hold: int) -> None:
         self.operate(
             "check",
             caller,
@@ -346,17 +479,127 @@ class LeaseMachine(RuleBasedStateMachine):
             lambda: self.oracle.check(caller, None, None),
         )
 
+    def enter_as(self, caller: Caller, sd_id: str, hold: int) -> None:
+        if caller.session_id in self.runners:
+            self.end_run(caller.session_id, killed=True, hold=0)
+        runner = self.spawn()
+        self.runners[caller.session_id] = caller, runner
+        record, host = runner.process, caller.identity.host
+        entered = ProcessRecord(record.pid, record.start, host.boot_id, host.pid_ns)
+        self.operate(
+            "enter",
+            caller,
+            hold,
+            lambda line: term_module.enter(line.database, caller, entered, sd_id),
+            lambda: self.oracle.enter(caller, sd_id),
+        )
+
+    def act(self, move: str, caller: Caller, verb: str, sd_id: str, hold: int) -> None:
+        """Let a caller act in one of all ways."""
+        self.move = f"{move}: {verb}"
+        if verb in ("claim", "force"):
+            self.claim_as(caller, sd_id, verb == "force", verb == "force", hold)
+        elif verb in ("heartbeat", "register"):
+            self.heartbeat_as(caller, verb == "register", hold)
+        elif verb in ("release", "end"):
+            self.release_as(caller, None, verb == "end", hold)
+        elif verb == "park":
+            self.park_as(caller, 300.0, hold)
+        elif verb == "check":
+            self.check_as(caller, hold)
+        else:
+            self.enter_as(caller, sd_id, hold)
+        self.move = None
+
+    # One id in two processes, and one process with many ids.
+
+    @rule(session=st.sampled_from(ANCHORED), verb=verb, sd_id=item, hold=hold)
+    def twin(self, session: str, verb: str, sd_id: str, hold: int) -> None:
+        self.act("twin", self.caller(session, seat=1), verb, sd_id, hold)
+
+    @rule(session=st.sampled_from(ANCHORED), sd_id=item, verb=verb, later=verb, dies=flag, hold=hold)
+    def claim_then_twin(self, session: str, sd_id: str, verb: str, later: str, dies: bool, hold: int) -> None:
+        self.act("first process", self.caller(session), "claim", sd_id, 0)
+        if dies:
+            self.kill(session, seat=0, leaves_a_zombie=False)
+        self.act("twin", self.caller(session, seat=1), verb, sd_id, hold)
+        if not dies:
+            self.act("first process", self.caller(session), later, sd_id, 0)
+
+    def rotating(self, seat: int, late: bool = False) -> Caller:
+        """Return the agent under its current id, or the one before."""
+        return self.caller(ROTATING[(self.current[seat] - late) % len(ROTATING)], seat=seat)
+
+    @rule(verb=verb, sd_id=item, seat=seat, hold=hold)
+    def agent(self, verb: str, sd_id: str, seat: int, hold: int) -> None:
+        self.act("agent", self.rotating(seat), verb, sd_id, hold)
+
+    @rule(verb=verb, sd_id=item, seat=seat, hold=hold)
+    def late(self, verb: str, sd_id: str, seat: int, hold: int) -> None:
+        self.act("agent, late", self.rotating(seat, late=True), verb, sd_id, hold)
+
+    @rule(seat=seat)
+    def rotate(self, seat: int) -> None:
+        self.tried["rotate"] += 1
+        self.current[seat] += 1
+
+    @rule(sd_id=item, runs=flag, verb=verb, late=verb, hold=hold, steps=st.integers(0, 3))
+    def claim_then_rotate(self, sd_id: str, runs: bool, verb: str, late: str, hold: int, steps: int) -> None:
+        self.act("agent", self.rotating(0), "claim", sd_id, 0)
+        if runs:
+            self.act("agent", self.rotating(0), "enter", sd_id, 0)
+        self.rotate(0)
+        self.act("agent, rotated", self.rotating(0), verb, sd_id, hold)
+        self.act("agent, late", self.rotating(0, late=True), late, sd_id, 0)
+        self.go_on(0, steps)
+
+    @rule(session=victim, sd_id=item, sees=flag, hold=hold)
+    def enter(self, session: str, sd_id: str, sees: bool, hold: int) -> None:
+        self.enter_as(self.caller(session, sees), sd_id, hold)
+
+    @rule(session=victim, killed=flag, hold=hold)
+    def end_run(self, session: str, killed: bool, hold: int) -> None:
+        if session not in self.runners:
+            return
+        caller, runner = self.runners.pop(session)
+        if not killed:
+            self.leave(caller, runner, hold)
+        self.end_process(runner, leaves_a_zombie=False)
+
+    def leave(self, caller: Caller, runner: Anchor, hold: int) -> None:
+        """End a run in order, under the term that its session has."""
+        row, host = self.ledger.row(caller.session_id), caller.identity.host
+        item, fence = (row["sd_id"], laws.fence(row)) if row else (None, None)
+        if item is None or fence is None:
+            return
+        entered = ProcessRecord(runner.process.pid, runner.process.start, host.boot_id, host.pid_ns)
+        self.operate(
+            "leave",
+            caller,
+            hold,
+            lambda line: term_module.leave(line.database, caller, entered, item, fence),
+            lambda: self.oracle.release_term(caller, item, fence),
+        )
+
     def term(self, number: int) -> Term | None:
         """Return one of the terms there were, the latest for 0."""
-        terms = [term for term in self.ledger.terms if term.fence is not None and term.session in PATIENCE]
+        known = (*PATIENCE, *ROTATING)
+        terms = [term for term in self.ledger.terms if term.fence is not None and term.session in known]
         return terms[-1 - number % len(terms)] if terms else None
+
+    def caller_of(self, term: Term) -> Caller:
+        """Return the session of a term, as the process that began it if that lives."""
+        began = term.operation.facts.get("process")
+        callers = [self.caller(term.session, seat=seat) for seat in (0, 1)]
+        found = [caller for caller in callers if caller.identity.process_record == began]
+        return found[0] if found else self.caller(term.session, sees=False)
 
     @rule(number=index, hold=hold)
     def check_fence(self, number: int, hold: int) -> None:
         term = self.term(number)
         if term is None:
             return
-        caller, was_over = self.caller(term.session), term.ended
+        caller, was_over = self.caller_of(term), term.ended
         done = self.operate(
             "check",
             caller,
@@ -374,7 +617,7 @@ class LeaseMachine(RuleBasedStateMachine):
         term = self.term(number)
         if term is None or term.fence is None:
             return
-        caller, fence = self.caller(term.session), term.fence
+        caller, fence = self.caller_of(term), term.fence
         self.operate(
             "renew_term",
             caller,
@@ -389,7 +632,7 @@ class LeaseMachine(RuleBasedStateMachine):
         term = self.term(number)
         if term is None or term.fence is None:
             return
-        caller, fence = self.caller(term.session), term.fence
+        caller, fence = self.caller_of(term), term.fence
         self.operate(
             "release_term",
             caller,
@@ -434,19 +677,24 @@ class LeaseMachine(RuleBasedStateMachine):
         self.surprise()
         self.clock.move(-seconds)
 
-    @rule(session=st.sampled_from(ANCHORED), leaves_a_zombie=seldom)
-    def kill(self, session: str, leaves_a_zombie: bool) -> None:
-        anchor = self.anchors.pop(session, None)
-        if anchor is None:
-            return
+    @rule(session=st.sampled_from([*ANCHORED, AGENT]), seat=seat, leaves_a_zombie=seldom)
+    def kill(self, session: str, seat: int, leaves_a_zombie: bool) -> None:
+        anchor = self.anchors.pop((session, seat), None)
+        if anchor is not None:
+            self.end_process(anchor, leaves_a_zombie)
+
+    def end_process(self, anchor: Anchor, leaves_a_zombie: bool) -> None:
+        """Kill a process."""
         self.surprise()
+        self.remember()
         anchor.alive = False
         anchor.child.kill()
-        if not leaves_a_zombie:
+        if leaves_a_zombie:
+            while not process.read(anchor.child.pid).zombie:
+                pass
+        else:
             anchor.child.wait()
-            return
-        while not process.read(anchor.child.pid).zombie:
-            pass
+        self.remember()
 
     @rule(number=index, steps=st.integers(0, 4))
     def go_on(self, number: int, steps: int) -> None:
@@ -540,15 +788,57 @@ class LeaseMachine(RuleBasedStateMachine):
             sd_id=sd_id,
         )
 
-    @rule(session=anyone, in_part=flag, hold=hold)
-    def clear(self, session: str, in_part: bool, hold: int) -> None:
-        rest = "" if in_part else ", claimed_at = NULL, track = NULL, status = 'idle'"
+    @rule(session=anyone, in_part=seldom, status=st.sampled_from(["idle", "stale"]), hold=hold)
+    def clear(self, session: str, in_part: bool, status: str, hold: int) -> None:
+        rest = "" if in_part else f", claimed_at = NULL, track = NULL, status = '{status}'"
         self.write(
             "clear",
             hold,
             f"UPDATE public.claude_sessions SET sd_id = NULL{rest} WHERE session_id = %(session)s",
             session=session,
         )
+
+    @rule(session=victim, age=st.sampled_from([0, 0, 1000, -3600]), hold=hold)
+    def restamp(self, session: str, age: int, hold: int) -> None:
+        self.write(
+            "re-stamp",
+            hold,
+            "UPDATE public.claude_sessions SET claimed_at = %(now)s - make_interval(secs => %(age)s),"
+            " heartbeat_at = %(now)s WHERE session_id = %(session)s AND sd_id IS NOT NULL",
+            session=session,
+            # Without history nothing remembers a fence from the future.
+            age=max(age, 0) if not self.has_history else age,
+        )
+
+    @rule(number=index, session=anyone, age=st.sampled_from([0, 0, 1000]), hold=hold)
+    def double_claim(self, number: int, session: str, age: int, hold: int) -> None:
+        held = sorted({row["sd_id"] for row in self.ledger.rows.values() if laws.holds(row)})
+        if self.has_history or not held:
+            return
+        self.write(
+            "double claim",
+            hold,
+            "INSERT INTO public.claude_sessions AS s (session_id, sd_id, status, claimed_at, heartbeat_at)"
+            " VALUES (%(session)s, %(sd_id)s, 'active', %(now)s - make_interval(secs => %(age)s), %(now)s)"
+            " ON CONFLICT (session_id) DO UPDATE SET sd_id = excluded.sd_id, status = excluded.status,"
+            " claimed_at = excluded.claimed_at, heartbeat_at = excluded.heartbeat_at WHERE s.sd_id IS NULL",
+            session=session,
+            sd_id=held[number % len(held)],
+            age=age,
+        )
+
+    @rule(session=victim, sd_id=item, what=st.sampled_from(["clear", "restamp", "double_claim"]), verb=verb, hold=hold)
+    def claim_then_disturb(self, session: str, sd_id: str, what: str, verb: str, hold: int) -> None:
+        """Claim, and act again after another program changed the claim, or while it does."""
+        caller = self.rotating(0) if session in ROTATING else self.caller(session)
+        self.act("first process", caller, "claim", sd_id, 0)
+        if what == "clear":
+            self.clear(caller.session_id, in_part=False, status="stale" if hold % 2 else "idle", hold=0)
+        elif what == "restamp":
+            self.restamp(caller.session_id, age=0, hold=0)
+        else:
+            self.double_claim(0, STRANGERS[0], age=0, hold=0)
+        self.act("disturbed", caller, verb, sd_id, hold)
 
     # Invariants.
 

@@ -71,16 +71,76 @@ class Table:
         row, process = self.mine, self._process()
         if row is None or row["status"] == "released" or process is None:
             return False
-        alive, recorded = self._ledger.is_alive(row), laws.own(row).get("process")
-        if recorded == process or alive is None:
+        if laws.known(row) is None or laws.own(row).get("process") == process:
             return False
-        return True if alive else None
+        return True if self._ledger.is_alive(row) else None
 
     def is_of_caller(self, row: Row) -> bool:
         """Whether a row is of the caller's process."""
         process = self._process()
-        alive = self._ledger.is_alive(row)
-        return process is not None and alive is not None and laws.own(row).get("process") == process
+        return process is not None and laws.known(row) == process
+
+    def require_current(self, *, writes: bool = True, registers: bool = False) -> None:
+        """Go on as another id of the caller's process, or take over what an earlier one has.
+
+        `registers` is whether the command has registered its own id before.
+        """
+        row, process, identity = self.mine, self._process(), self._caller.identity
+        own = laws.own(row) if row and row["status"] == "released" else {}
+        if own.get("continued_as") and own.get("process") == process:
+            self._caller = self._caller.as_session(own["continued_as"])
+            raise Again
+        if process is None or identity.id_from != "claude_code" or (row and laws.holds(row)):
+            return
+        earlier = [
+            other
+            for other in self._rows.values()
+            if other is not row and other["status"] != "released" and other["tty"] == identity.tty
+            if laws.known(other) == process and laws.own(other).get("id_from") == "claude_code"
+            if laws.holds(other) or laws.unsettled(other) or self.lost_term(other, alone=True)
+        ]
+        if not earlier:
+            return
+        before = max(earlier, key=lambda other: (laws.holds(other), laws.last_sign(other)))
+        acting = self._caller.as_session(before["session_id"])
+        # A command that began before the claim under the other id takes nothing back.
+        seen = row["updated_at"] if row else self._clock.read() if registers else None
+        is_late = seen and before["claimed_at"] and seen < before["claimed_at"]
+        runs = laws.own(before).get("run") and self._ledger.is_alive({**before, "pid": None})
+        if not writes or is_late or runs:
+            self._caller = acting
+            raise Again
+        if row and not self.is_bound_elsewhere():
+            self.require_term(row, alone=True)
+        self.require_term(before, alone=True)
+        self._continue(before, acting)
+
+    def _continue(self, before: Row, acting: Caller) -> None:
+        name = self._caller.session_id
+        if name not in self._rows:
+            own = {"process": self._process(), "id_from": "claude_code"}
+            times = dict.fromkeys(("heartbeat_at", "created_at", "updated_at"), self._clock.read())
+            empty = dict.fromkeys(("sd_id", "track", "claimed_at"))
+            row = {"session_id": name, "status": "idle", "tty": before["tty"], "pid": before["pid"], **times, **empty}
+            self._rows[name] = {**row, "metadata": {laws.KEY: own}}
+        if self.is_bound_elsewhere():
+            self._caller = acting
+            raise Again
+        mine = self._rows[name]
+        if laws.holds(before) and len(self.others(before["sd_id"])) > 1:
+            self._caller = acting
+            raise Again
+        carried = laws.stone(before) or laws.stone(mine)
+        own = laws.own(mine)
+        own.pop("tombstone", None)
+        if carried:
+            own["tombstone"] = carried
+        mine["status"] = "idle"
+        if laws.holds(before):
+            mine |= {"sd_id": before["sd_id"], "claimed_at": self._clock.read(), "status": "active"}
+            own["term"] = {"sd_id": mine["sd_id"], "fence": laws.fence(mine)}
+        before |= {"sd_id": None, "claimed_at": None, "status": "released"}
+        raise Again("continued")
 
     def require_own(self) -> None:
         """Refuse a second process of the caller's id."""
@@ -109,9 +169,8 @@ class Table:
             row["status"] = "idle"
         raise Again("moved")
 
-    def lost_term(self, *, alone: bool = False) -> Row | None:
-        """Return the recorded term of the caller if it is lost, though no operation ended it."""
-        row = self.mine
+    def lost_term(self, row: Row | None, *, alone: bool = False) -> Row | None:
+        """Return the recorded term of a row if it is lost, though no operation ended it."""
         recorded = laws.recorded_term(row) if row else None
         if row is None or recorded is None or row["status"] == "released":
             return None
@@ -124,15 +183,12 @@ class Table:
     def later(self, row: Row) -> bool:
         """Whether another session holds a row's item under a later fence."""
         key = (row["claimed_at"] or EARLIEST, row["session_id"])
-        return any(
-            (other["claimed_at"], other["session_id"]) > key
-            for other in self.others(row["sd_id"])
-            if other["claimed_at"]
-        )
+        holders = [other for other in self._rows.values() if laws.holds(other) and other["sd_id"] == row["sd_id"]]
+        return any((at, other["session_id"]) > key for other in holders if (at := other["claimed_at"]))
 
-    def require_term(self, *, alone: bool = False) -> None:
-        """Note the loss of a term that another program ended."""
-        row, lost = self.mine, self.lost_term(alone=alone)
+    def require_term(self, row: Row | None, *, alone: bool = False) -> None:
+        """Note the loss of a term that another program ended; `alone` does not look for rivals."""
+        lost = self.lost_term(row, alone=alone)
         if row is None or lost is None:
             return
         held = [other["session_id"] for other in self.others(lost["sd_id"])]
@@ -168,11 +224,13 @@ class Oracle:
 
         def work() -> str:
             # Of another process: True if that lives, None if it is gone.
+            table.require_current(registers=True)
             elsewhere = table.is_bound_elsewhere()
             if not force:
                 table.require_own()
-            table.require_term()
             mine, others = table.mine, table.others(sd_id)
+            # It looks for rivals of this item only.
+            table.require_term(mine, alone=mine is None or mine["sd_id"] != sd_id)
             held = mine["sd_id"] if mine and laws.holds(mine) else None
             live = [row for row in others if not table.has_lapsed(row)]
             if held not in (None, sd_id) and not switch:
@@ -192,11 +250,12 @@ class Oracle:
         table = self._table(caller)
 
         def work() -> str:
+            table.require_current()
             mine = table.mine
             if mine is None:
                 return "registered" if register else "NotHeld"
             table.require_here()
-            table.require_term()
+            table.require_term(mine)
             lost, is_lost = laws.stone(mine), laws.unsettled(mine)
             if mine["status"] == "released":
                 return "NotHeld" if not register else "lost" if lost else "registered"
@@ -220,9 +279,10 @@ class Oracle:
         table = self._table(caller)
 
         def work() -> str:
+            table.require_current(writes=False)
             table.require_own()
-            table.require_term(alone=sd_id is None)
             mine = table.mine
+            table.require_term(mine, alone=mine is None or mine["sd_id"] != sd_id)
             lost = laws.stone(mine) if mine else None
             held = mine["sd_id"] if mine and laws.holds(mine) else None
             fits, fits_lost = held is not None and sd_id in (None, held), lost and sd_id in (None, lost["sd_id"])
@@ -278,15 +338,21 @@ class Oracle:
 
     def check(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
         """Return the answer of a check."""
-        return self._prove(caller, sd_id, fence)
+        table = self._table(caller)
+
+        def work() -> str:
+            table.require_current(writes=False)
+            return self._prove(table, sd_id, fence)
+
+        return table.settle(work)
 
     def renew_term(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
         """Return the answer of a term's renewal."""
-        return self._prove(caller, sd_id, fence)
+        return self._prove(self._table(caller), sd_id, fence)
 
-    def _prove(self, caller: Caller, sd_id: str | None, fence: int | None) -> str:
-        table = self._table(caller)
-        mine, lost = table.mine, table.lost_term()
+    @staticmethod
+    def _prove(table: Table, sd_id: str | None, fence: int | None) -> str:
+        mine, lost = table.mine, table.lost_term(table.mine)
         if mine is None or table.is_bound_elsewhere() or (lost and sd_id in (None, lost["sd_id"])):
             return "NotHeld"
         told = laws.stone(mine)
@@ -301,7 +367,9 @@ class Oracle:
         mine = table.mine
         if mine and laws.holds(mine) and (mine["sd_id"], laws.fence(mine)) == (sd_id, fence):
             return "done"
-        lost = laws.stone(mine) if mine else None
+        term = {"sd_id": sd_id, "fence": fence}
+        lost = table.lost_term(mine) if mine and laws.recorded_term(mine) == term else None
+        lost = lost or (laws.stone(mine) if mine else None)
         later = any((laws.fence(row) or 0) > fence for row in table.others(sd_id))
         return "NotHeld" if mine is None or later or (lost and lost["sd_id"] == sd_id) else "done"
 
@@ -310,9 +378,28 @@ class Oracle:
         table = self._table(caller)
 
         def work() -> str:
+            table.require_current()
             table.require_here()
             mine = table.mine
+            table.require_term(mine)
             fit = mine and laws.holds(mine) and not laws.unsettled(mine) and mine["status"] != "stale"
             return "done" if fit else "NotHeld"
+
+        return table.settle(work)
+
+    def enter(self, caller: Caller, sd_id: str) -> str:
+        """Return the answer of a command that begins to run under a claim."""
+        table = self._table(caller)
+
+        def work() -> str:
+            table.require_here()
+            mine = table.mine
+            table.require_term(mine)
+            if not mine or not laws.holds(mine) or laws.unsettled(mine) or mine["status"] == "stale":
+                return "NotHeld"
+            if mine["sd_id"] != sd_id:
+                return "NotHeld"
+            runs = laws.own(mine).get("run") and self._ledger.is_alive({**mine, "pid": None})
+            return "HeldByAnother" if runs else "done"
 
         return table.settle(work)

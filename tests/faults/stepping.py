@@ -55,6 +55,7 @@ class Operation:
     hold: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     foreign: bool = False
+    move: str = ""
     state: str = "running"
     result: Any = None
     error: Exception | None = None
@@ -63,6 +64,8 @@ class Operation:
     times: list[datetime] = field(default_factory=list)
     overlapped: set[Operation] = field(default_factory=set)
     statements: list[str] = field(default_factory=list)
+    # What there was at each time from its begin to its end.
+    moments: list[Any] = field(default_factory=list)
 
     def __str__(self) -> str:
         who = "another program" if self.foreign else self.session

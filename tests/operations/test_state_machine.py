@@ -29,14 +29,15 @@ def stage(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[str,
 
 def operate(stage: tuple[str, bool], how: settings, number: int) -> None:
     """Run the machine, and print the counts of its events."""
-    machine.LeaseMachine.tally.clear()
-    make = seed(number)(functools.partial(machine.LeaseMachine, *stage))
-    run_state_machine_as_test(make, settings=how)  # type: ignore[arg-type]
-    print(
-        f"\nseed {number}:",
-        *(f"{what} {count}" for what, count in sorted(machine.LeaseMachine.tally.items())),
-        sep="\n  ",
-    )
+    lease = machine.LeaseMachine
+    for counts in (lease.tally, lease.tried, lease.wrong):
+        counts.clear()
+    make = seed(number)(functools.partial(lease, *stage))
+    try:
+        run_state_machine_as_test(make, settings=how)  # type: ignore[arg-type]
+    finally:
+        print(f"\nseed {number}:", *(f"{what} {count}" for what, count in sorted(lease.tally.items())), sep="\n  ")
+        print(machine.report(lease.tried, lease.wrong))
 
 
 @pytest.fixture(autouse=True)
