@@ -81,6 +81,7 @@ def claim(
                 force_reason=reason,
                 force_fence=fence,
                 note=note,
+                several=len(sd) > 1 or deadline is not None,
             )
 
         result = invocation.claim_or_wait(database, caller, sd, deadline, claim_one, output)

@@ -28,8 +28,8 @@ from claude_sessions_cli.operations.tombstones import held_by, own_loss, tell, t
 class ClaimResult:
     """The outcome: `claimed`, `already_yours`, `took_over`, `forced`, `switched`, `moved` or `continued`.
 
-    `lost_before` is an earlier loss, which the first claim or release after it marks and the second removes. `source`
-    is the session of the same process whose claim this one continues.
+    `lost_before` is an earlier loss, which the first claim or release after it marks and the next removes. `source` is
+    the session of the same process whose claim this one continues.
     """
 
     outcome: str
@@ -49,8 +49,12 @@ def claim(
     force_reason: str | None = None,
     force_fence: int | None = None,
     note: str | None = None,
+    several: bool = False,
 ) -> ClaimResult:
     """Register the caller and give it the work item; `note` says what for.
+
+    `several` says that the command may claim more than once, and report the last time only: it marks an earlier loss,
+    and leaves its removal to the next command.
 
     Raises HeldByAnother if the item has a live holder and `force_reason` is None, if its term is not `force_fence`, or
     if the caller's session is open in another process, UsageError if the caller holds another item and `switch` is
@@ -59,7 +63,9 @@ def claim(
     check_work_item(sd_id)
 
     def attempt(acting: Caller) -> ClaimResult:
-        return database.write(acting.actor, _claim, acting, sd_id, track, switch, force_reason, force_fence, note)
+        return database.write(
+            acting.actor, _claim, acting, sd_id, track, switch, force_reason, force_fence, note, several
+        )
 
     try:
         settled = agent.settled(database, caller, attempt)
@@ -79,6 +85,7 @@ def _claim(
     force_reason: str | None,
     force_fence: int | None,
     note: str | None,
+    several: bool,
 ) -> ClaimResult:
     _, _, found, *same = tx.send(
         Statement("lock_work_item", sd_id=sd_id),
@@ -96,14 +103,15 @@ def _claim(
     holders = [caller.judge(other) for other in others if other.holds and other.sd_id == sd_id]
     live = [holder for holder in holders if not holder.lapsed]
     holds_other = mine.holds and mine.sd_id != sd_id
+    told: dict[str, Any] = {"tombstone": tell(lost)} if lost and not (several and lost.told) else {}
     # Before the holder is judged: a caller that waits for this item must not wait in vain.
     if holds_other and not switch:
-        raise _told(tx, caller, lost, _holds_another(mine, sd_id, lost))
+        raise _refused(tx, caller, mine, told, _holds_another(mine, sd_id, lost))
     current = _current_fence(mine, holders, sd_id)
     if force_fence not in (None, current):
-        raise _told(tx, caller, lost, _other_fence(sd_id, force_fence, current))
+        raise _refused(tx, caller, mine, told, _other_fence(sd_id, force_fence, current, lost))
     if live and force_reason is None:
-        raise _told(tx, caller, lost, held_by(live[0], lost))
+        raise _refused(tx, caller, mine, told, held_by(live[0], lost))
     if track is None and lost and (lost.sd_id, lost.reason) == (sd_id, CLEARED):
         track = lost.track
     # Force, or the item that this id holds, kept the caller from going on as its earlier id before.
@@ -114,7 +122,7 @@ def _claim(
     evictions = [agent.end_earlier(caller, earlier)] if earlier else []
     evictions += [_evict(caller, holder, force_reason) for holder in holders]
     moves = standing in (Standing.MOVABLE, Standing.TWIN)
-    own: dict[str, Any] = {**({"tombstone": tell(lost)} if lost else {}), **({"note": note} if note else {})}
+    own: dict[str, Any] = {**told, **({"note": note} if note else {})}
     if standing is Standing.TWIN and force_reason and mine.process:
         own["moved"] = Moved(mine.process, mine.fence, mine.server_now, force_reason).as_metadata()
         # An earlier loss is of the process before, which learns of the move instead.
@@ -134,10 +142,12 @@ def _claim(
     return ClaimResult(outcome, caller.judge(taken), holders[0] if holders else None, lost, source)
 
 
-def _told(tx: Transaction, caller: Caller, lost: Tombstone | None, error: SessionsError) -> SessionsError:
-    """Return the error of a refused claim, after the loss that it reports was marked."""
-    if lost and not lost.told:
-        tx.commit(rows.merge(caller, tombstone=tell(lost)))
+def _refused(
+    tx: Transaction, caller: Caller, mine: Session, told: dict[str, Any], error: SessionsError
+) -> SessionsError:
+    """Return the error of a refused claim, after the loss that it reports was marked or removed."""
+    if told:
+        tx.commit(rows.merge(caller, **told, **({} if mine.holds else {"term": None})))
     return error
 
 
@@ -154,9 +164,9 @@ def _current_fence(mine: Session, holders: list[JudgedSession], sd_id: str) -> i
     return max((fence for fence in fences if fence is not None), default=None)
 
 
-def _other_fence(sd_id: str, fence: int | None, current: int | None) -> HeldByAnother:
+def _other_fence(sd_id: str, fence: int | None, current: int | None, lost: Tombstone | None) -> HeldByAnother:
     now = f"{sd_id} is held under fence {current} now" if current else f"{sd_id} is free now"
-    return HeldByAnother(f"{now}, not under {fence}", f"look: claude-sessions list {sd_id}")
+    return HeldByAnother(f"{now}, not under {fence}{own_loss(lost)}", f"look: claude-sessions list {sd_id}")
 
 
 def _evict(caller: Caller, holder: JudgedSession, force_reason: str | None) -> Statement:

@@ -93,7 +93,7 @@ def begin(
     runner = _record(itself, own.identity.host)
 
     def claim_one(item: str) -> ClaimResult:
-        return claim(database, caller, item, track=track)
+        return claim(database, caller, item, track=track, several=True)
 
     if not shared:
         acquire(caller, claim_one)
@@ -166,7 +166,7 @@ def _holds(database: Database, own: Caller, sd_id: str, named: bool) -> bool:
         if check(database, own, sd_id).session.fence is not None:
             return True
     # A claim corrects what other programs did to this one.
-    claim(database, own, sd_id)
+    claim(database, own, sd_id, several=True)
     return True
 
 

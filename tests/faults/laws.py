@@ -483,7 +483,9 @@ class Ledger:
             restorable = (before["reason"], before.get("by"), before["sd_id"]) == (SILENT, None, becomes["sd_id"])
             restored = kind == "heartbeat" and change.begins and restorable
             carried = goes_on(was, becomes)
-            told = tells and before.get("told") is True
+            # One that makes several attempts marks it only, and none marks and removes it.
+            told = kind in {"claim", *RELEASES} and before.get("told") is True
+            told = told and not change.operation.facts.get("marks")
             # The process to which a session moves by force is told nothing: the loss is of the one before.
             moved = change.operation.facts.get("force") and own(was).get("moved") != own(becomes).get("moved")
             demand(restored or carried or told or moved, "a loss was forgotten", change)
@@ -491,6 +493,7 @@ class Ledger:
             demand(before is None or before.get("told"), "a loss was forgotten for another", change)
         elif before is not None and after == {**before, "told": True}:
             demand(tells, "a loss was told by an operation that tells none", change)
+            change.operation.facts["marks"] = True
         elif after["reason"] == CLEARED:
             demand(tells or kind in {*SETTLES, *RUN_ENDS}, "a loss was noted by an operation that notes none", change)
             recorded = {"sd_id": after["sd_id"], "fence": after["fence"]}
@@ -708,9 +711,11 @@ class Ledger:
             return facts.get("ids") is not None
         if {**was, "heartbeat_at": None} == {**becomes, "heartbeat_at": None}:
             return kind in ("heartbeat", "renew_term")  # before the loss showed
-        lost = stone(becomes)
-        if lost != stone(was):
-            return lost is not None and (lost.get("told") is True or lost["reason"] == CLEARED)
+        before, lost = stone(was), stone(becomes)
+        if lost != before:
+            removed = before is not None and lost is None and before.get("told") is True
+            tells = before is not None and kind in CLAIMS and (removed or lost == {**before, "told": True})
+            return tells or (lost is not None and lost["reason"] == CLEARED)
         return kind in SETTLES and (process(was) != process(becomes) or own(becomes).get("release_reason") == "moved")
 
     def _check_told(self, operation: Operation) -> None:

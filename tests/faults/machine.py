@@ -392,7 +392,9 @@ class LeaseMachine(RuleBasedStateMachine):
         caller = self.caller(session)
 
         def work(line: Line) -> object:
-            return claim_any(line.database, caller, sd_ids, lambda sd_id: claim(line.database, caller, sd_id))
+            return claim_any(
+                line.database, caller, sd_ids, lambda sd_id: claim(line.database, caller, sd_id, several=True)
+            )
 
         self.operate("claim_any", caller, hold, work, items=sd_ids, force=False)
 

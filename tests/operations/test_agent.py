@@ -561,27 +561,41 @@ def test_row_of_older_version_has_no_term_to_lose(table: Table) -> None:
     assert heartbeat(table.database, make_caller("a", now=at(1))).outcome == "renewed"
 
 
-@pytest.mark.parametrize("how", ["refused claim", "claim", "release"])
+@pytest.mark.parametrize("how", ["refused claim", "refused force", "claim", "release"])
 def test_loss_is_told_twice_by_claim_or_release(table: Table, how: str) -> None:
     claim(table.database, make_caller("a", now=NOON), "SD-1")
     claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
     for minute in (2, 3):
         caller = make_caller("a", now=at(minute))
-        if how == "refused claim":
+        if how.startswith("refused"):
+            force: dict[str, Any] = {"force_reason": "mine", "force_fence": 7} if how == "refused force" else {}
             with pytest.raises(HeldByAnother, match="this session lost SD-1 to b"):
-                claim(table.database, caller, "SD-1")
-            if minute == 2:
-                assert table.own("a")["tombstone"]["told"] is True
+                claim(table.database, caller, "SD-1", **force)
         elif how == "claim":
             assert claim(table.database, caller, "SD-2").lost_before
         else:
             assert release(table.database, caller).tombstone
         if minute == 2:
+            assert table.own("a")["tombstone"]["told"] is True
             loss = heartbeat(table.database, make_caller("a", now=at(2.5))).outcome
             assert loss == ("renewed" if how == "claim" else "lost")
-    if how == "claim":
-        assert "tombstone" not in table.own("a")
-    assert release(table.database, make_caller("a", now=at(4))).tombstone is None or how == "refused claim"
+    assert "tombstone" not in table.own("a")
+    assert release(table.database, make_caller("a", now=at(4))).tombstone is None
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_several_attempts_of_a_claim_remove_no_loss(table: Table, held: bool) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    claim(table.database, make_caller("b", now=at(1)), "SD-1", force_reason="urgent")
+    for minute in (2, 3, 4):
+        with pytest.raises(HeldByAnother, match="this session lost SD-1 to b"):
+            claim(table.database, make_caller("a", now=at(minute)), "SD-1", several=True)
+    if not held:
+        release(table.database, make_caller("b", now=at(5)))
+        assert claim(table.database, make_caller("a", now=at(6)), "SD-1", several=True).lost_before
+    assert table.own("a")["tombstone"]["told"] is True
+    # The answer of a command that waits can be lost too.
+    assert release(table.database, make_caller("a", now=at(7))).tombstone
 
 
 # Both at once, and in between.
