@@ -85,6 +85,7 @@ def run(
     """
     from claude_sessions_cli import as_json, render, supervisor
     from claude_sessions_cli.operations import run as operation
+    from claude_sessions_cli.operations.tombstones import describe
 
     gc.enable()  # the program disables it, because most commands are short
     options.check_track(track)
@@ -98,10 +99,14 @@ def run(
     with invocation.open_database(settings, output, deadline) as database:
 
         def acquire(caller: Caller, claim_one: Callable[[str], ClaimResult]) -> ClaimResult:
-            return invocation.claim_or_wait(database, caller, [sd], deadline, claim_one, output)
+            result = invocation.claim_or_wait(database, caller, [sd], deadline, claim_one, output)
+            if result.lost_before:
+                output.loss(f"before this, the session {describe(result.lost_before)}")
+            return result
 
+        named, waits = session is not None, deadline is not None
         try:
-            lease = operation.begin(database, own, itself, sd, named=session is not None, track=track, acquire=acquire)
+            lease = operation.begin(database, own, itself, sd, named=named, track=track, acquire=acquire, waits=waits)
         except HeldByAnother as error:
             # A refusal that the caller calls success, as cron does, is no news.
             if not (quiet and conflict_exit_code == 0):

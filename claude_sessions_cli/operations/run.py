@@ -81,19 +81,27 @@ class RunResult:
 
 
 def begin(
-    database: Database, own: Caller, itself: Process, sd_id: str, *, named: bool, track: str | None, acquire: Acquire
+    database: Database,
+    own: Caller,
+    itself: Process,
+    sd_id: str,
+    *,
+    named: bool,
+    track: str | None,
+    acquire: Acquire,
+    waits: bool = False,
 ) -> Lease:
     """Claim the item for a command, unless the caller's session holds it, and record the wrapper in the row.
 
     `itself` is the wrapper's process; `named` says that the caller's id was named for this run. `acquire` calls the
-    claim that it is given, and may wait. Raises HeldByAnother if the item has another holder, or a command runs under
-    it already, NotHeld if the session lost it in between.
+    claim that it is given, several times if it `waits`. Raises HeldByAnother if the item has another holder, or a
+    command runs under it already, NotHeld if the session lost it in between.
     """
     caller, shared = find_holder(database, own, itself, sd_id, named=named)
     runner = _record(itself, own.identity.host)
 
     def claim_one(item: str) -> ClaimResult:
-        return claim(database, caller, item, track=track, several=True)
+        return claim(database, caller, item, track=track, several=waits)
 
     if not shared:
         acquire(caller, claim_one)

@@ -34,6 +34,7 @@ from claude_sessions_cli import process
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.reap import reap
+from claude_sessions_cli.operations.release import release_other
 from claude_sessions_cli.times import fence_of
 from commands.answers import Inside
 
@@ -224,9 +225,14 @@ def test_run_inside_run(bench: Bench, inner: str, code: int) -> None:
 
 
 def test_named_run_can_be_repeated(bench: Bench) -> None:
+    claim(bench.table.database, make_caller("nightly"), "SD-2")
+    release_other(bench.table.database, make_caller("b"), "nightly", None, end=True, reason="stuck")
     for _ in range(2):
-        assert bench.call("SD-1", "--session", "nightly", "--", "true").returncode == 0
+        done = bench.call("SD-1", "--session", "nightly", "--", "true")
+        assert done.returncode == 0
+        assert "before this, the session lost SD-2" in done.stderr and "released by b (stuck)" in done.stderr
         assert bench.assert_ended(reason="completed")["session_id"] == "nightly"
+    assert "tombstone" not in bench.table.own("nightly")
 
 
 @only_linux
