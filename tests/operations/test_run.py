@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother, UsageError
+from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import ProcessRecord
 from claude_sessions_cli.operations import run, term
@@ -27,6 +29,22 @@ def _on(pid: int, name: str, minutes: float = 0, id_from: str = "claude_code") -
 def _record(pid: int) -> ProcessRecord:
     host, found = this_host(), process.read(pid)
     return ProcessRecord(pid, found.start, host.boot_id, host.pid_ns, host.machine_id or None)
+
+
+@pytest.fixture(autouse=True)
+def guardians(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Dismiss the guardians that a test leaves."""
+    started: list[Guardian] = []
+
+    def start(grace: float) -> Guardian:
+        started.append(Guardian(grace))
+        return started[-1]
+
+    monkeypatch.setattr(run, "Guardian", start)
+    yield
+    for guardian in started:
+        if guardian._child.returncode is None:
+            guardian.dismiss()
 
 
 def _begin(table: Table, own: Caller, wrapper: int, sd_id: str, *, named: bool = False) -> run.Lease:
@@ -82,6 +100,10 @@ def test_named_run_after_a_killed_one_ends_with_its_own_wrapper(table: Table, sl
     killed = _begin(table, _on(shell, "nightly", 0, "option"), first.pid, "SD-1", named=True)
     first.kill()
     first.wait()
+    # Its guardian ends the command first.
+    with pytest.raises(HeldByAnother):
+        _begin(table, _on(shell, "nightly", 1, "option"), second, "SD-1", named=True)
+    killed.guardian.dismiss()
     lease = _begin(table, _on(shell, "nightly", 1, "option"), second, "SD-1", named=True)
     assert (lease.caller.session_id, lease.shared, lease.fence > killed.fence) == ("nightly", False, True)
     assert table.row("nightly")["pid"] == second
