@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,10 +195,15 @@ def test_guardian_ends_the_jobs_of_a_shell(tmp_path: Path, shell: str) -> None:
     watcher = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     until(lambda: state(watcher.pid) == "S", "it waits for its pipe")
     script.unlink()
-    watcher.communicate(b"%d\n" % leader.pid, timeout=30)
-    assert watcher.returncode == 0
-    assert not is_alive(pid)
-    leader.wait()
+    try:
+        watcher.communicate(b"%d\n" % leader.pid, timeout=30)
+        assert watcher.returncode == 0
+        assert not is_alive(pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        leader.kill()
+        leader.wait()
 
 
 @pytest.mark.faults
