@@ -146,7 +146,8 @@ def _begin_term(
     own = {"stale_after": caller.settings.stale_after, "parked_until": None, "release_reason": None, **own}
     columns = caller.columns(caller.standing(mine), **own)
     fences = [row.fence for row in (mine, *others) if row.sd_id == sd_id]
-    fences += [row.tombstone.fence for row in (mine, *others) if row.tombstone and row.tombstone.sd_id == sd_id]
+    tombstones = [row.tombstone for row in (mine, *others) if row.tombstone and row.tombstone.sd_id == sd_id]
+    fences += [fence for lost in tombstones for fence in (lost.fence, lost.new_fence)]
     # If other programs gave the item a second holder, the later of the two fences counts.
     is_latest = mine.fence is not None and mine.fence == _latest(fences)
     if mine.holds and mine.sd_id == sd_id and is_latest and not moves:

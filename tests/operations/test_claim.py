@@ -212,6 +212,14 @@ def test_claim_outbids_second_holder_of_other_program(seed_dsn: str, status: str
         assert fence > (fence_of(at(1)) or 0) > first.session.session.fence
 
 
+def test_fence_exceeds_successors_when_clock_steps_back(table: Table) -> None:
+    claim(table.database, make_caller("a", now=at(60)), "SD-1")
+    forced = claim(table.database, make_caller("b", now=at(60)), "SD-1", force_reason="urgent")
+    release(table.database, make_caller("b", now=at(60)))
+    again = claim(table.database, make_caller("a", now=NOON), "SD-1")
+    assert (again.session.session.fence or 0) > (forced.session.session.fence or 0)
+
+
 def test_foreign_claim_without_time_gets_fence_from_claim(table: Table) -> None:
     claim(table.database, make_caller("b", now=at(60)), "SD-1")
     release(table.database, make_caller("b", now=at(61)))
