@@ -9,9 +9,10 @@ import psycopg
 from claude_sessions_cli.adapters import SEE_WHAT_DIFFERS
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable
 
-# What our own statements raise, by a cast that fails: require_access, require_history and written_row.
+# What our own statements raise, by a cast that fails: require_access, require_history, take_claim and written_row.
 HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
 NO_HISTORY = "claude_sessions: no history"
+NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 # As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
 OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
@@ -71,6 +72,12 @@ def _own_refusal(text: str) -> SessionsError:
     if NO_HISTORY in text:
         return SchemaMismatch(
             "this table has no history, or this role may not read it", "add it: claude-sessions schema apply"
+        )
+    if spent := NO_FENCE.search(text):
+        return SchemaMismatch(
+            f"no fence is left for this work item: a term that another program recorded has {spent[1]}",
+            "see it: claude-sessions history SD; the table's owner deletes it from claude_session_events, or from the"
+            " tombstones that name it",
         )
     return trigger_refused()
 

@@ -61,6 +61,11 @@ DECLARE
     same_term boolean;
     lost boolean;
 BEGIN
+    -- Hung on another table, it would record what its owner likes.
+    IF TG_RELID <> 'public.claude_sessions'::regclass::oid THEN
+        RAISE EXCEPTION 'claude_sessions_record() records the table public.claude_sessions alone'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
     same_term := held AND holds
         AND was.sd_id = becomes.sd_id AND was.claimed_at IS NOT DISTINCT FROM becomes.claimed_at;
 
@@ -124,8 +129,34 @@ AS $function$
     );
 $function$;
 
-REVOKE ALL ON FUNCTION public.claude_sessions_append(text, public.claude_sessions, text, text, text)
-FROM PUBLIC, anon, authenticated;
+DO $$
+DECLARE
+    granted record;
+BEGIN
+    -- Whoever may execute these writes history as the owner. A trigger fires without that right. Default privileges, as
+    -- those of hosted databases, give it to roles that this file does not know.
+    FOR granted IN
+        SELECT
+            pg_proc.oid::regprocedure::text AS function,
+            CASE WHEN acl.grantee = '0'::oid THEN 'PUBLIC'::text
+                ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(acl.grantee)::text)
+            END AS grantee
+        FROM pg_catalog.pg_proc
+        CROSS JOIN LATERAL pg_catalog.aclexplode(
+            coalesce(pg_proc.proacl, pg_catalog.acldefault('f'::"char", pg_proc.proowner))
+        ) AS acl
+        WHERE pg_proc.oid IN (
+                'public.claude_sessions_record()'::regprocedure::oid,
+                'public.claude_sessions_append(text, public.claude_sessions, text, text, text)'::regprocedure::oid
+            )
+            AND acl.grantee <> pg_proc.proowner
+    LOOP
+        EXECUTE pg_catalog.format(
+            'REVOKE ALL ON FUNCTION %s FROM %s'::text, VARIADIC ARRAY[granted.function, granted.grantee]
+        );
+    END LOOP;
+END
+$$;
 
 DO $$
 BEGIN

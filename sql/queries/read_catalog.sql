@@ -49,11 +49,20 @@ FROM relations
 JOIN pg_catalog.pg_trigger ON tgrelid = relations.oid
 WHERE NOT tgisinternal
 UNION ALL
--- A function is compared by the hash of its text.
+-- A function is compared by the hash of its text, and by who may execute it besides its owner if it writes history.
 SELECT 'function', proname,
     pg_catalog.concat_ws(' ', pg_catalog.pg_get_function_identity_arguments(oid),
         CASE WHEN prosecdef THEN 'SECURITY DEFINER' END,
-        pg_catalog.array_to_string(proconfig, ' '), pg_catalog.md5(prosrc))
+        pg_catalog.array_to_string(proconfig, ' '), pg_catalog.md5(prosrc),
+        CASE WHEN proname <> 'claude_sessions_reap_by_silence' THEN (
+            SELECT 'EXECUTE TO '::text || pg_catalog.string_agg(
+                CASE WHEN grantee = '0'::oid THEN 'PUBLIC'::text
+                    ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)::text)
+                END, ', '::text ORDER BY grantee
+            )
+            FROM pg_catalog.aclexplode(coalesce(proacl, pg_catalog.acldefault('f'::"char", proowner)))
+            WHERE grantee <> proowner
+        ) END)
 FROM pg_catalog.pg_proc
 WHERE oid IN (
     pg_catalog.to_regproc('public.claude_sessions_record')::oid,
