@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import sys
 from contextlib import redirect_stderr, suppress
 from importlib import import_module
@@ -17,6 +16,7 @@ from typer.main import get_command
 
 from claude_sessions_cli import __version__, completion, options
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
+from claude_sessions_cli.text import mask_passwords
 
 # As the help groups them.
 SECTIONS = {
@@ -30,7 +30,6 @@ COMMANDS = (*(name for names in SECTIONS.values() for name in names), *HIDDEN)
 GROUPS = ("install", "schema", "db")
 # A one-line help must fit 80 columns uncut.
 HELP_LIMIT = 60
-PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
 # typer does not name this class, and before 0.26 it was click's.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
@@ -140,9 +139,7 @@ def run(argv: list[str]) -> int:
             if type(error).__name__ == "NoArgsIsHelpError":
                 sys.stdout.write(f"{error}\n")
                 return UsageError.exit_code
-            # The message quotes a misplaced DSN, with its password.
-            message = PASSWORD.sub(r"\1***", error.format_message())  # type: ignore[attr-defined]
-            raise UsageError(message) from None
+            raise UsageError(error.format_message()) from None  # type: ignore[attr-defined]
         except (BrokenPipeError, SystemExit):  # typer exits on a broken pipe itself
             # The reader has closed the pipe, and the command is done; Python must not complain at exit.
             _silence(sys.stdout)
@@ -182,7 +179,7 @@ def _fail(argv: list[str], error: Exception) -> int:
     named = [word for word in words if not word.startswith("-")]
     command = next((word for word in named if word in COMMANDS), "")
     if command in GROUPS:
-        command = " ".join(named[named.index(command) :][:2])
+        command = mask_passwords(" ".join(named[named.index(command) :][:2]))
     # If this cannot be printed either, the exit code remains.
     with suppress(CannotWrite):
         Output(command, json="--json" in words).failure(error)

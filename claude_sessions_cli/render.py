@@ -22,7 +22,7 @@ from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.table import Table, fit
-from claude_sessions_cli.text import align, clean, clean_lines, cut
+from claude_sessions_cli.text import align, clean, clean_lines, cut, mask_passwords
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -119,6 +119,8 @@ class Output:
 
     def failure(self, error: SessionsError) -> None:
         """Print an error: one line on stderr, or the JSON envelope on stdout."""
+        # It may quote a DSN that stands in a wrong place.
+        error.message, error.hint = mask_passwords(error.message), error.hint and mask_passwords(error.hint)
         if self.json and not isinstance(error, CannotWrite):
             _write(sys.stdout, self._envelope(error.data, error))
         else:

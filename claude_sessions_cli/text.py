@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+
+_PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
 
 
 def clean(text: str) -> str:
@@ -18,6 +21,15 @@ def clean(text: str) -> str:
 def clean_lines(text: str) -> str:
     """Return lines without control characters."""
     return "".join(clean(line) + "\n" for line in text.splitlines())
+
+
+def mask_passwords(text: str) -> str:
+    """Return text without the passwords of the DSNs in it.
+
+    >>> mask_passwords("no such command 'postgresql://me:secret@host/db'")
+    "no such command 'postgresql://me:***@host/db'"
+    """
+    return _PASSWORD.sub(r"\1***", text)
 
 
 def cut(line: str, columns: int) -> str:

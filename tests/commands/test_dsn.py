@@ -13,7 +13,7 @@ from pathlib import Path
 import conftest
 import psycopg
 import pytest
-from conftest import Cli
+from conftest import Cli, Table
 from poll import until, until_waiting
 
 from commands.answers import Env, Inside, apply_schema, execute, failed, failed_json
@@ -55,6 +55,29 @@ def test_malformed_dsn_never_prints_password(inside: Inside, tmp_path: Path, dsn
         assert "cannot be read" in done.stdout + done.stderr
         assert SECRET not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("given", [f"postgresql://user:{SECRET}@host/x", f"host=x password={SECRET}"])
+def test_dsn_as_another_value_never_prints_password(inside: Inside, full_table: Table, given: str) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    lines = [
+        *(["claim", "SD-1", option, given] for option in ("--session", "--track", "--wait", "--fence", "--note")),
+        *(["claim", "SD-1", option, given] for option in ("--pid", "--tty", "--stale-after")),
+        *(["list", option, given] for option in ("--status", "--track", "--limit", "--interval")),
+        *([command, given] for command in ("claim", "release", "check", "park", "install", "shell-init", "db", "help")),
+        *(["release", "--session", given], ["whoami", "--session", given], ["schema", "apply", "--grant", given]),
+        *(["reap", option, given] for option in ("--max-age", "--prune")),
+        *(
+            ["run", given, "--", "true"],
+            ["run", "SD-1", "--timeout", given, "--", "true"],
+            ["run", "SD-1", "--", given],
+        ),
+    ]
+    for line in lines:
+        for options in ([], ["--json"]):
+            done = inside(*line[:1], *options, *line[1:], env=env)
+            if done.returncode:
+                assert SECRET not in done.stdout + done.stderr, line
 
 
 @pytest.mark.parametrize(
