@@ -242,7 +242,7 @@ def session_of(environ: Mapping[str, str], anchor: Process) -> str | None:
 
 def _read(path: Path) -> State | None:
     try:
-        return State.parse(path.read_text("ascii"))
+        return State.parse(files.read(path).decode("ascii"))
     except (OSError, ValueError):
         return None
 

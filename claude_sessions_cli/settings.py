@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claude_sessions_cli import files
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import STALE_AFTER_LIMIT_S
 
@@ -86,6 +88,7 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     path = config_path(environ)
     try:
         text = path.read_bytes().decode()
+        stranger = files.stranger_of(path)
     except (FileNotFoundError, NotADirectoryError):
         if environ.get("CLAUDE_SESSIONS_CONFIG"):
             raise UsageError(f"CLAUDE_SESSIONS_CONFIG names a file that does not exist: {path}") from None
@@ -93,6 +96,11 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"cannot read {path}: {reason}") from None
+    if stranger:
+        raise UsageError(
+            f"{path} is not read: {stranger} may write it or its directory",
+            f"chown {os.geteuid()} and chmod go-w them, or name another file: CLAUDE_SESSIONS_CONFIG",
+        )
     if sys.version_info >= (3, 11):
         import tomllib
     else:

@@ -149,6 +149,14 @@ def test_malformed_prompt_file_is_ignored(place: Path) -> None:
         assert prompt.read(os.environ, anchor()) is None, content
 
 
+def test_pipe_in_place_of_the_file_is_ignored(place: Path) -> None:
+    path = prompt.file_of(os.environ, anchor())
+    assert path is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    assert prompt.read(os.environ, anchor()) is None
+
+
 def test_impossible_state_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")

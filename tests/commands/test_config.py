@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,55 @@ def test_unreadable_config_file_is_refused(inside: Inside, dsn: str) -> None:
             if root:
                 os.seteuid(0)
         failed(done, 2, "cannot read .*config.toml: Permission denied")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Return a directory below a sticky one, which every account can reach."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize(
+    ("owner", "mode", "directory", "writer"),
+    [
+        ((65534, 0), 0o600, ((0, 0), 0o755), "account nobody"),
+        ((0, 0), 0o666, ((0, 0), 0o755), "every account"),
+        ((0, 0), 0o602, ((0, 0), 0o755), "every account"),
+        ((0, 12), 0o664, ((0, 0), 0o755), "group 12"),
+        ((0, 0), 0o644, ((65534, 0), 0o755), "account nobody"),
+        ((0, 0), 0o644, ((0, 0), 0o777), "every account"),
+        # umask 002, a sticky directory, a package's file.
+        ((0, 0), 0o664, ((0, 0), 0o775), None),
+        ((0, 0), 0o644, ((0, 0), 0o1777), None),
+        ((0, 0), 0o444, ((0, 0), 0o555), None),
+    ],
+)
+def test_config_file_that_others_may_write_is_refused(
+    inside: Inside,
+    dsn: str,
+    place: Path,
+    owner: tuple[int, int],
+    mode: int,
+    directory: tuple[tuple[int, int], int],
+    writer: str | None,
+) -> None:
+    config = place / "config.toml"
+    config.write_text("stale_after = '1h'")
+    for path, ids, bits in ((config, owner, mode), (place, *directory)):
+        os.chown(path, *ids)
+        path.chmod(bits)
+    # Through a link, as in Nix' profiles.
+    with tempfile.TemporaryDirectory() as profile:
+        link = Path(profile) / "config.toml"
+        link.symlink_to(config)
+        for path in (config, link):
+            done = inside("list", env={"CLAUDE_SESSIONS_CONFIG": str(path), "CLAUDE_SESSIONS_DSN": dsn})
+            if writer:
+                failed(done, 2, f"config.toml is not read: {writer} may write it")
+            else:
+                assert done.returncode == 0, done.stderr
+        if writer == "account nobody":
+            env = {"CLAUDE_SESSIONS_CONFIG": str(config), "CLAUDE_SESSIONS_DSN": dsn, "SUDO_UID": "65534"}
+            assert inside("list", env=env).returncode == 0
