@@ -32,7 +32,14 @@ NOT_SET = "not set"
 NOT_GIVEN = "not given"
 DERIVED = "derived from the anchor"
 # What `id_from` calls the rules.
-ID_FROM = {"--session": "option", OWN_ID: "environment", AGENT_ID: "claude_code", DERIVED: "derived"}
+HOOK_INPUT = "hook input"
+ID_FROM = {
+    "--session": "option",
+    OWN_ID: "environment",
+    HOOK_INPUT: "hook",
+    AGENT_ID: "claude_code",
+    DERIVED: "derived",
+}
 EXPORTED = "exported"
 T = TypeVar("T")
 
@@ -51,8 +58,8 @@ class Rule:
 class Identity:
     """The session of this command. `anchor` is None if the session's process is not visible from here.
 
-    `id_from` is the rule that gave the id: `option`, `exported`, `environment`, `claude_code` or `derived`. `agent` is
-    the live process that CLAUDE_PID names, if there is no anchor.
+    `id_from` is the rule that gave the id: `option`, `exported`, `environment`, `hook`, `claude_code` or `derived`.
+    `agent` is the live process that CLAUDE_PID names, if there is no anchor.
     """
 
     session_id: str | None
@@ -101,7 +108,7 @@ class Identity:
         part = {
             "process": self.process_record,
             # An exported id belongs to the session that exported it, whose row says where it came from.
-            "id_from": None if self.id_from == "exported" else self.id_from,
+            "id_from": None if self.id_from == EXPORTED else self.id_from,
             "cwd": self.cwd,
             "branch": self.branch,
             "host_os": platform.system().lower(),
@@ -118,11 +125,13 @@ def detect(
     tty: str | None = None,
     anchor: Process | None = None,
     lineage: list[Process] | None = None,
+    hook_input: str | None = None,
 ) -> Identity:
     """Find out which session this command belongs to.
 
     `session`, `pid` and `tty` come from the command line; `anchor` is the process `pid`, if it may have ended already;
-    `lineage` are this process and its ancestors, nearest first. Raises UsageError if a given value is wrong. If no rule
+    `lineage` are this process and its ancestors, nearest first; `hook_input` is the session that an agent names to its
+    hook. Raises UsageError if a given value is wrong. If no rule
     finds a session, the identity has no `session_id`.
     """
     if tty is not None and not TTY.fullmatch(tty):
@@ -132,7 +141,8 @@ def detect(
 
     anchors = _anchor_rules(context, given)
     anchor = next((rule.found for rule in anchors if rule.found), None)
-    ids = _session_id_rules(context, session, derive_session_id(anchor, context.host) if anchor else None)
+    derived = derive_session_id(anchor, context.host) if anchor else None
+    ids = _session_id_rules(context, session, hook_input, derived)
     winner = next((rule for rule in ids if rule.found is not None), None)
     session_id = check_session_id(winner.found, winner.name) if winner and winner.found is not None else None
     exported = winner is not None and winner.name == OWN_ID and context.variable(ANCHOR) is not None
@@ -266,12 +276,17 @@ def _anchor_rules(context: _Context, given: Process | None) -> list[_Candidate[P
     return [*rules, *visible]
 
 
-def _session_id_rules(context: _Context, given: str | None, derived: str | None) -> list[_Candidate[str]]:
+def _session_id_rules(
+    context: _Context, given: str | None, hook_input: str | None, derived: str | None
+) -> list[_Candidate[str]]:
     rules = [_Candidate("--session", given, NOT_GIVEN)]
 
     own = context.variable(OWN_ID)
     refused = own is not None and not context.exported.counts
     rules.append(_Candidate(OWN_ID, None if refused else own, context.exported.why if refused else NOT_SET))
+
+    if hook_input is not None:
+        rules.append(_Candidate(HOOK_INPUT, hook_input, NOT_GIVEN))
 
     agents = context.variable(AGENT_ID)
     below_agent = context.named_agent is not None or context.nearest_agent is not None
