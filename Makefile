@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HOOKS := claude_sessions_cli/shell/hook
-SHELL_FILES := .ci/run docs/demo.sh $(HOOKS).bash claude_sessions_cli/guardian.sh
+SHELL_FILES := .ci/run docs/demo.sh $(HOOKS).bash claude_sessions_cli/guardian.sh \
+	$(wildcard claude_sessions_cli/claude_code/*.sh)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-faults check format predicates bench picture clean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
@@ -11,6 +11,7 @@ from claude_sessions_cli.text import align, clean
 from claude_sessions_cli.times import format_age
 
 if TYPE_CHECKING:
+    from claude_sessions_cli.claude_code.settings_file import Merged
     from claude_sessions_cli.embedded.server import Status
     from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.operations.claim import ClaimResult
@@ -232,6 +233,28 @@ def timer_text(result: TimerResult) -> str:
     if result.outcome == "already_installed":
         verb = "is already in"
     return "\n".join(f"{verb} {write.to}{':' if write.text else ''}\n{write.text}" for write in result.writes)
+
+
+def merged_text(result: Merged, entries: Mapping[str, str]) -> str:
+    """Return the outcome for an agent's settings file, or the plan of a dry run."""
+    if not result.dry_run:
+        words = {"installed": "installed in", "already_installed": "already installed in", "removed": "removed from"}
+        backup = f" (before: {result.backup})" if result.backup else ""
+        return f"{result.agent}: {words.get(result.outcome, 'not installed in')} {result.file}{backup}\n"
+    verbs = {"installed": "would write to", "already_installed": "is already in", "removed": "would be removed from"}
+    lines = [f"{verbs.get(result.outcome, 'is not in')} {result.file}"]
+    lines += [f"  {name}: {command}" for name, command in entries.items()]
+    return "\n".join(lines) + "\n"
+
+
+def plugin_text(directory: str) -> str:
+    """Return how to add the plugin to Claude Code."""
+    return (
+        "In Claude Code, or with `claude` before each line instead of the slash:\n"
+        f"  /plugin marketplace add {directory}\n"
+        "  /plugin install claude-sessions@claude-sessions\n"
+        "The plugin has no status line and no guard: claude-sessions install claude has both, and needs no plugin.\n"
+    )
 
 
 def applied_text(applied: Sequence[AppliedFile]) -> str:

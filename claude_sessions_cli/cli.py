@@ -22,7 +22,7 @@ from claude_sessions_cli.text import mask_passwords
 SECTIONS = {
     "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
     "For scripts": ("run", "check", "heartbeat", "reap"),
-    "Terminals and timers": ("shell-init", "prompt", "install"),
+    "Terminals, agents, timers": ("shell-init", "prompt", "install", "hook", "statusline"),
     "Set-up": ("schema", "db"),
 }
 HIDDEN = ("upkeep",)

@@ -12,12 +12,17 @@ from pathlib import Path
 LOG_LIMIT = 1 << 20
 
 
-def write(path: Path, text: bytes, mode: int = 0o600) -> None:
-    """Replace a file atomically, or leave it as it is. Raises OSError."""
+def write(path: Path, text: bytes, mode: int = 0o600, *, exact: bool = False) -> None:
+    """Replace a file atomically, or leave it as it is. Raises OSError.
+
+    The umask does not change an `exact` mode.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with os.fdopen(number, "wb") as file:
+            if exact:
+                os.fchmod(number, mode)
             file.write(text)
         beside.replace(path)
     except OSError:

@@ -30,6 +30,7 @@ TYPES: dict[str, Any] = {
     "boolean": bool,
     "object": dict,
     "null": type(None),
+    "array of string": list,
 }
 SHARED = re.compile(r"^Shared options: .*$", re.MULTILINE)
 Table = list[list[str]]
@@ -234,6 +235,8 @@ def test_json_has_the_fields_of_the_reference(
     assert call("schema apply", on=fresh_database())["data"]["files"][0]["created"]
     assert call("schema check", on=seed_dsn)["data"]["differences"]
     call("install systemd", "--dry-run", on=None)
+    call("install claude", "--dry-run", on=None)
+    call("install claude", "--plugin", on=None)
     call("db status", on=None)
     call("db stop", on=None)
     call("db dsn", on=None)

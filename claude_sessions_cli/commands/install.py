@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from claude_sessions_cli import options
-from claude_sessions_cli.errors import SessionsError
+from claude_sessions_cli.errors import SessionsError, UsageError
 from claude_sessions_cli.timers.install import KINDS, Kind
 
-app = options.new_app(help="Install a timer that renews and reaps.")
+app = options.new_app(help="Install hooks for an agent, or a timer.")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written; write nothing.")]
 Remove = Annotated[bool, typer.Option("--remove", help="Remove it.")]
@@ -44,6 +44,50 @@ def _add_timer(name: str, kind: Kind) -> None:
         if result.note:
             output.note(result.note)
         output.result(asdict(result), lambda: as_text.timer_text(result))
+
+
+@app.command(short_help="Claude Code: hooks and a status line.")
+def claude(
+    user: Annotated[bool, typer.Option("--user", help="In this user's settings [default].")] = False,
+    project: Annotated[bool, typer.Option("--project", help="In .claude/settings.json of this directory.")] = False,
+    local: Annotated[bool, typer.Option("--local", help="In .claude/settings.local.json of this directory.")] = False,
+    guard: Annotated[bool, typer.Option("--guard", help="Deny edits and commands while a claim is lost.")] = False,
+    no_statusline: Annotated[bool, typer.Option("--no-statusline", help="Leave the status line alone.")] = False,
+    plugin: Annotated[bool, typer.Option("--plugin", help="Print how to add the plugin instead.")] = False,
+    dry_run: DryRun = False,
+    remove: Remove = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Claude Code: its sessions register, renew and end by themselves, and know what they hold.
+
+    Adds hooks and a status line to Claude Code's settings, and leaves everything else in them as it is.
+    """
+    from claude_sessions_cli import as_text, process, render
+    from claude_sessions_cli.claude_code import settings_file
+
+    output = render.Output("install claude", json, quiet)
+    chosen = [scope for scope, given in zip(settings_file.SCOPES, (user, project, local), strict=True) if given]
+    if len(chosen) > 1:
+        raise UsageError("--user, --project and --local exclude each other")
+    if plugin:
+        directory = str(settings_file.plugin_directory())
+        output.result({"plugin": directory}, lambda: as_text.plugin_text(directory))
+        return
+    path = settings_file.path_of(chosen[0] if chosen else "user", os.environ)
+    choice = settings_file.Choice(
+        process.this_program(sys.argv[0]), settings_file.known_events(os.environ), guard, not no_statusline
+    )
+    try:
+        if remove:
+            result = settings_file.remove(path, dry_run=dry_run)
+        else:
+            result = settings_file.install(path, choice, dry_run=dry_run)
+    except OSError as error:
+        raise SessionsError(f"cannot write {error.filename}: {error.strerror}") from None
+    if result.note:
+        output.note(result.note)
+    output.result(asdict(result), lambda: as_text.merged_text(result, {} if remove else settings_file.describe(choice)))
 
 
 for name, kind in KINDS.items():

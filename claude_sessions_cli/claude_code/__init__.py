@@ -1,0 +1,1 @@
+"""Claude Code: its hooks, its status line, its settings file and a plugin."""

@@ -1,0 +1,350 @@
+"""The command `hook`, which hook.sh runs if something is due."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from claude_sessions_cli import options, settings
+from claude_sessions_cli.errors import SessionsError, UsageError
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.claude_code.events import Input
+    from claude_sessions_cli.claude_code.stamp import Stamp
+    from claude_sessions_cli.database import Database
+    from claude_sessions_cli.model import Session
+    from claude_sessions_cli.operations.caller import Caller
+
+# The client waits for a hook, and nothing for one in the background.
+FOREGROUND_S, BACKGROUND_S = 1.9, 20.0
+
+app = options.new_app()
+
+
+@app.command()
+def hook(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The event, as Claude Code calls it.")],
+    background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
+    changed: Annotated[bool, typer.Option("--changed", hidden=True, help="The item has changed.")] = False,
+    plugin: Annotated[bool, typer.Option("--plugin", hidden=True)] = False,
+) -> None:
+    """Act on an event of Claude Code.
+
+    For the hooks of `install claude`. Reads the client's JSON from stdin. Always exits 0; problems are in the log.
+    """
+    if background:
+        _detach()
+    timer = _give_up_after(event, BACKGROUND_S if background else FOREGROUND_S)
+    try:
+        _run(event, plugin, changed, answers=not background)
+    except Exception as error:
+        _log_error(event, error)
+    finally:
+        timer.cancel()
+
+
+def _detach() -> None:
+    """Leave the process group of the client, which may end it together with a turn."""
+    with suppress(OSError):
+        os.setsid()
+
+
+def _give_up_after(event: str, seconds: float) -> threading.Timer:
+    def give_up() -> None:
+        _log(event, f"no answer within {seconds:g} s")
+        os._exit(0)
+
+    # A thread: a name that is looked up in vain keeps signals waiting, and no rollback may wait for the same server.
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
+    from claude_sessions_cli.claude_code import events
+
+    if event == events.STATUS_LINE:
+        _beat(event, None, changed)
+    elif event not in (events.START, events.END, events.GUARD, *events.BEATS):
+        _log("?", "no such event")
+    elif answers and not _is_read():
+        _log(event, "stdout is closed")
+    else:
+        try:
+            given = events.read_input(event)
+        except events.BadInput as error:
+            _log(event, str(error))
+            return
+        if event == events.START:
+            _start(given, plugin)
+        elif event == events.END:
+            _end(given)
+        elif event == events.GUARD:
+            _guard(given)
+        elif not _tell(event, given):
+            _beat(event, given)
+
+
+def _start(given: Input, plugin: bool) -> None:
+    from claude_sessions_cli import invocation
+    from claude_sessions_cli.claude_code import events, settings_file, stamp
+    from claude_sessions_cli.errors import HeldByAnother
+    from claude_sessions_cli.operations.start import start
+
+    # Otherwise the model would be told twice.
+    if plugin and settings_file.is_installed(os.environ):
+        return
+    caller, path = _caller(given), _stamp_path()
+    with _database(caller) as database:
+        found = start(database, caller)
+        if found.refusal:
+            invocation.show_loss(caller, database, found.refusal)
+        if found.acting:
+            invocation.update_prompt(caller, found.acting.session, database)
+    kept = stamp.Stamp(told=[events.key_of(found.standings.lost)] if found.standings.lost else [])
+    if isinstance(found.refusal, HeldByAnother):
+        kept.standing, kept.told = stamp.TWIN, [stamp.TWIN, *kept.told]
+    elif found.standings.lost and not found.standings.lost.told:
+        kept.standing = stamp.LOST
+    _answer(events.started(found, given.session_id, caller.identity.codebase))
+    with stamp.run_lock(path):
+        stamp.beside(path, "loss").unlink(missing_ok=True)
+        _keep(path, kept, caller, found.acting.session if found.acting else None)
+    stamp.sweep(path)
+
+
+def _beat(event: str, given: Input | None, changed: bool = False) -> None:
+    from claude_sessions_cli.claude_code import stamp
+
+    path = _stamp_path()
+    with stamp.run_lock(path) as locked:
+        known = stamp.read(path)
+        if not locked:
+            return
+        if (known.is_fresh(stamp.now()) and not changed) or known.standing == stamp.ENDED:
+            stamp.beside(path, "lock").unlink(missing_ok=True)
+            return
+        try:
+            _renew(path, known, given)
+        except Exception as error:
+            # Not at once again: the next try is as far away as the next heartbeat.
+            _keep(path, known, None)
+            _log_error(event, error)
+
+
+def _renew(path: Path, known: Stamp, given: Input | None) -> None:
+    from claude_sessions_cli import invocation
+    from claude_sessions_cli.claude_code import events, stamp
+    from claude_sessions_cli.errors import HeldByAnother, NotHeld
+    from claude_sessions_cli.operations.heartbeat import heartbeat
+
+    caller = _caller(given)
+    session, standing, key, text = None, stamp.OK, None, ""
+    with _database(caller) as database:
+        before, looked_at = invocation.prompt_version(caller, database), invocation.shown_database(caller)
+        witness = invocation.seen_claim(caller, database)
+
+        def is_current() -> bool:
+            # A command that ran in the meantime has shown newer facts.
+            return invocation.prompt_version(caller, database) == before
+
+        def is_shown() -> bool:
+            return invocation.shown_database(caller) == looked_at
+
+        try:
+            result = heartbeat(database, caller, register=True, witness=witness)
+            session, lost = result.session.session, result.tombstone
+            if is_current():
+                invocation.update_prompt(caller, session, database, shown=is_shown())
+            if result.outcome == "lost" and lost and not lost.told:
+                standing, key, text = stamp.LOST, events.key_of(lost), events.loss_text(lost)
+        except (HeldByAnother, NotHeld) as error:
+            if is_current():
+                invocation.show_loss(caller, database, error, shown=is_shown())
+            standing, key, text = stamp.TWIN, stamp.TWIN, events.refusal_text(error)
+    known.standing = standing
+    if key is None:
+        stamp.beside(path, "loss").unlink(missing_ok=True)
+    elif key not in known.told:
+        from claude_sessions_cli import files
+
+        files.write(stamp.beside(path, "loss"), f"{text}\n".encode())
+        known.told.append(key)
+    _keep(path, known, caller, session)
+
+
+def _tell(event: str, given: Input) -> bool:
+    """Tell the model of a loss, once; return whether there was one. A sub-agent is not the one to tell."""
+    from claude_sessions_cli.claude_code import events, stamp
+
+    pending = stamp.beside(_stamp_path(), "loss")
+    if event not in events.TOLD_AT or not pending.exists():
+        return False
+    if given.agent_id is None:
+        # Of several hooks at one instant, one can rename it.
+        taken = pending.with_name(f"{pending.name}.{os.getpid()}")
+        with suppress(FileNotFoundError):
+            pending.rename(taken)
+            try:
+                _answer(events.context(event, taken.read_text(encoding="utf-8").rstrip("\n")))
+            except OSError:
+                taken.rename(pending)
+                raise
+            taken.unlink()
+    return True
+
+
+def _guard(given: Input) -> None:
+    from claude_sessions_cli import process
+    from claude_sessions_cli.claude_code import events, stamp
+    from claude_sessions_cli.operations.whoami import whoami
+
+    if events.passes(given, process.this_program(sys.argv[0])[:1]):
+        return
+    caller, path = _caller(given), _stamp_path()
+    with _database(caller) as database:
+        found = whoami(database, caller)
+    standing, reason = events.standing_of(found)
+    if standing:
+        _answer(events.denial(reason))
+        return
+    with stamp.run_lock(path) as locked:
+        if locked:
+            known = stamp.read(path)
+            known.standing = stamp.OK
+            stamp.beside(path, "loss").unlink(missing_ok=True)
+            stamp.write(path, known)
+
+
+def _end(given: Input) -> None:
+    from claude_sessions_cli import identity, invocation
+    from claude_sessions_cli.claude_code import events, stamp
+    from claude_sessions_cli.operations.end import end
+
+    if given.reason in events.GOES_ON:
+        return
+    path = _stamp_path()
+    with stamp.run_lock(path, wait=True):
+        known = stamp.read(path)
+        # A heartbeat that comes later must not open the session again.
+        known.standing = stamp.ENDED
+        stamp.write(path, known)
+        stamp.beside(path, "loss").unlink(missing_ok=True)
+        caller = _caller(given, known.start)
+        # A `run` around the client ends its session itself.
+        if caller.identity.id_from == identity.EXPORTED or caller.identity.anchor is None:
+            return
+        with _database(caller) as database:
+            ended = end(database, caller)
+            if ended:
+                invocation.clear_prompt(caller, database)
+
+
+def _caller(given: Input | None, start: str = "-") -> Caller:
+    """Return the session that a hook acts as. The hook may have lost its ancestors: the client's process names them.
+
+    `start` is that of the client's process, which may have ended.
+    """
+    from claude_sessions_cli import identity, process
+    from claude_sessions_cli.operations.caller import Caller
+
+    pid = int(os.environ.get("CLAUDE_PID") or 0)
+    own = process.lineage(os.getpid())
+    above = process.lineage(pid) if pid and all(found.pid != pid for found in own) else []
+    gone = process.Process(pid, 0, None, start, zombie=False, name="") if not above and start != "-" else None
+    is_below = any(found.pid == pid for found in own)
+    who = identity.detect(
+        os.environ,
+        hook_input=given.session_id if given else None,
+        lineage=[*own[:1], *above] if above else own,
+        anchor=None if is_below else gone,
+    )
+    identity.require(who)
+    return Caller(who, settings.load(os.environ))
+
+
+def _stamp_path() -> Path:
+    from claude_sessions_cli.claude_code import stamp
+
+    return stamp.path_of(os.environ, int(os.environ.get("CLAUDE_PID") or os.getppid()))
+
+
+def _keep(path: Path, known: Stamp, caller: Caller | None, session: Session | None = None) -> None:
+    """Write the stamp after a heartbeat, or after the attempt at one."""
+    from claude_sessions_cli.claude_code import stamp
+
+    every = settings.parse_duration(settings.DEFAULT_HEARTBEAT_EVERY)
+    if caller:
+        every = caller.settings.heartbeat_every
+        known.start = caller.identity.anchor.start if caller.identity.anchor else known.start
+        known.show(session)
+    known.at = stamp.now()
+    known.due = known.at + max(1, int(every))
+    stamp.write(path, known)
+
+
+@contextmanager
+def _database(caller: Caller) -> Iterator[Database]:
+    """Connect to the database; unlike other commands, a hook starts no server."""
+    from claude_sessions_cli import database
+    from claude_sessions_cli.errors import Unreachable
+
+    dsn = caller.settings.dsn
+    if dsn is None:
+        from claude_sessions_cli.embedded import server
+
+        if not server.status().running:
+            raise Unreachable("no database is configured, and the private server is not running")
+        dsn = server.dsn()
+    with database.connect(dsn, caller.settings.dsn_source) as connection:
+        yield connection
+
+
+def _is_read() -> bool:
+    """Whether somebody may read the answer; for a closed stdout the program has opened /dev/null."""
+    with suppress(OSError):
+        return os.fstat(1).st_rdev != Path(os.devnull).stat().st_rdev
+    return False
+
+
+def _answer(text: str) -> None:
+    """Print the one object that the client reads. Raises OSError if nobody can."""
+    os.write(1, f"{text}\n".encode())
+
+
+def _log_error(event: str, error: Exception) -> None:
+    if isinstance(error, UsageError):
+        # The rest quotes a value of the environment.
+        text = error.message.partition(": ")[0]
+    elif isinstance(error, SessionsError):
+        text = error.message
+    elif isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = f"unforeseen: {type(error).__name__}"
+    _log(event, text)
+
+
+def _log(event: str, text: str) -> None:
+    """Add a line to the log; never of the input, whose texts are private, nor of the environment."""
+    from claude_sessions_cli import files
+    from claude_sessions_cli.text import clean
+
+    with suppress(OSError):
+        path = settings.state_directory(os.environ).absolute() / "hook.log"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.rotate(path)
+        at = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        log = os.open(path, flags, 0o600)
+        with os.fdopen(log, "a", encoding="utf-8", errors="replace") as file:
+            file.write(f"{at} {event} {clean(text)[:300]}\n")

@@ -1,0 +1,88 @@
+"""Start: put the row of an agent's conversation in order, and return what its model should know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
+from claude_sessions_cli.liveness import may_run
+from claude_sessions_cli.model import JudgedSession, Session
+from claude_sessions_cli.operations import agent
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.operations.list import Filters, list_sessions
+from claude_sessions_cli.operations.whoami import Standings, whoami
+
+# Of the holders in a codebase, as many are read.
+NEIGHBOURS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The session after its start, and the holders of other items in its codebase.
+
+    `acting` is the session that the caller acts as, None if it was refused for the reason `refusal`.
+    """
+
+    standings: Standings
+    acting: JudgedSession | None
+    neighbours: list[JudgedSession]
+    refusal: SessionsError | None = None
+
+
+def start(database: Database, caller: Caller) -> Started:
+    """Register the caller's conversation; it goes on with the claim of an earlier one of the same process.
+
+    A conversation that continued under another id is opened again. Earlier ids that hold nothing end.
+    """
+    database.write(caller.actor, _reopen, caller)
+    acting = refusal = None
+    try:
+        acting = heartbeat(database, caller, register=True).session
+        database.write(caller.actor, _end_earlier_ids, caller)
+    except (HeldByAnother, NotHeld) as error:
+        refusal = error
+    return Started(whoami(database, caller), acting, _neighbours(database, caller), refusal)
+
+
+def _reopen(tx: Transaction, caller: Caller) -> None:
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    session = found.session
+    if session and session.continued_as and _is_same_process(caller, session):
+        tx.commit(Statement("revive_session", **caller.columns()))
+
+
+def _end_earlier_ids(tx: Transaction, caller: Caller) -> None:
+    names = [session.session_id for rows in tx.send(*agent.look(caller)) for session in rows.sessions]
+    if names:
+        [locked] = tx.send(Statement("lock_sessions", session_ids=names, now=caller.now))
+        ended = [agent.end_earlier(caller, session) for session in locked.sessions if _is_over(caller, session)]
+        tx.commit(*ended)
+
+
+def _is_over(caller: Caller, session: Session) -> bool:
+    """Whether an earlier id of the caller's process has nothing that would go on: no claim, no loss, no command."""
+    if session.status == "released" or session.id_from not in agent.ROTATING or not _is_same_process(caller, session):
+        return False
+    has_loss = session.unsettled_loss or agent.lost_term(session, ()) is not None
+    return not (session.holds or has_loss or may_run(session, caller.identity.host))
+
+
+def _is_same_process(caller: Caller, session: Session) -> bool:
+    return session.recorded_process is not None and session.recorded_process.is_same(caller.process)
+
+
+def _neighbours(database: Database, caller: Caller) -> list[JudgedSession]:
+    codebase = caller.identity.codebase
+    if codebase is None:
+        return []
+    found = list_sessions(database, caller, Filters(codebase=codebase, limit=NEIGHBOURS)).sessions
+    return [
+        seen
+        for seen in found
+        if seen.session.holds
+        and not seen.lapsed
+        and seen.session.session_id != caller.session_id
+        and not (seen.session.process and seen.session.process.is_same(caller.process))
+    ]

@@ -1,0 +1,1 @@
+"""Tests of the hooks, the status line, the settings and the plugin of Claude Code."""
