@@ -30,6 +30,7 @@ LATER_EVENTS = ("PostToolUseFailure", "CwdChanged")
 GUARD = "PreToolUse"
 # How often a file is read again that another program is writing.
 ATTEMPTS = 5
+MISSING: Any = object()
 MEND = "mend it, or move it away; nothing was changed"
 _OURS = re.compile(
     r"(?:trap 'exit 0' EXIT; )?set -- .*/claude_sessions_cli/claude_code/(?:hook|statusline)\.sh", re.DOTALL
@@ -130,7 +131,7 @@ def _merged(
         outcome = "installed" if before != after else "already_installed"
     else:
         outcome = "removed" if before != after else "not_installed"
-    has_line = _is_own_line(after.get("statusLine"))
+    has_line = _is_own(after.get("statusLine"))
     note = None
     if choice and choice.status_line and not has_line:
         note = "its statusLine is not a command, and stays as it is"
@@ -225,10 +226,6 @@ def _is_own(hook: object) -> bool:
     return isinstance(command, str) and _OURS.match(command) is not None
 
 
-def _is_own_line(line: object) -> bool:
-    return _is_own(line)
-
-
 def _installed_events(settings: Mapping[str, Any]) -> list[str]:
     hooks = settings.get("hooks")
     if not isinstance(hooks, dict):
@@ -237,38 +234,46 @@ def _installed_events(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _merge_status_line(merged: dict[str, Any], choice: Choice | None) -> None:
-    line = merged.get("statusLine")
-    if isinstance(line, dict) and _is_own_line(line):
+    line = merged.get("statusLine", MISSING)
+    if isinstance(line, dict) and _is_own(line):
         line = _without_ours(line)
-        if line is None:
-            del merged["statusLine"]
-        else:
-            merged["statusLine"] = line
-    if choice is None or not choice.status_line:
-        return
-    if line is None:
-        own = {"type": "command", "command": status_command("", "", choice.words), "refreshInterval": REFRESH_S}
-        merged["statusLine"] = own
-    elif isinstance(line, dict) and line.get("type") == "command" and isinstance(line.get("command"), str):
-        interval = line.get("refreshInterval")
-        often = isinstance(interval, (int, float)) and not isinstance(interval, bool) and 0 < interval <= REFRESH_S
-        command = status_command(line["command"], "" if interval is None else json.dumps(interval), choice.words)
-        merged["statusLine"] = {**line, "command": command, "refreshInterval": interval if often else REFRESH_S}
+    if choice and choice.status_line:
+        line = _with_ours(line, choice.words)
+    if line is MISSING:
+        merged.pop("statusLine", None)
+    else:
+        merged["statusLine"] = line
 
 
-def _without_ours(line: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the user's own status line, which ours carries; None without one."""
+def _with_ours(line: Any, words: Sequence[str]) -> Any:
+    """Return our status line, which carries the user's own; one that is not a command stays as it is."""
+    if line is MISSING or line is None:
+        kept = "" if line is MISSING else json.dumps(None)
+        return {"type": "command", "command": status_command("", kept, words), "refreshInterval": REFRESH_S}
+    command = line.get("command") if isinstance(line, dict) and line.get("type") == "command" else None
+    if not isinstance(command, str) or not command:
+        return line
+    interval = line.get("refreshInterval", MISSING)
+    often = isinstance(interval, (int, float)) and not isinstance(interval, bool) and 0 < interval <= REFRESH_S
+    kept = "" if interval is MISSING else json.dumps(interval)
+    chained = status_command(command, kept, words)
+    return {**line, "command": chained, "refreshInterval": interval if often else REFRESH_S}
+
+
+def _without_ours(line: dict[str, Any]) -> Any:
+    """Return the user's own status line, which ours carries."""
     try:
-        _, _, command, interval, *_ = shlex.split(line["command"])
+        _, _, command, kept, *_ = shlex.split(line["command"])
+        interval = json.loads(kept) if kept else MISSING
     except ValueError:
-        return None
+        return MISSING
     if not command:
-        return None
+        return interval
     mine = {**line, "command": command}
-    if not interval:
+    if interval is MISSING:
         mine.pop("refreshInterval", None)
     else:
-        mine["refreshInterval"] = json.loads(interval)
+        mine["refreshInterval"] = interval
     return mine
 
 
@@ -284,7 +289,9 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes | None]:
     except OSError as error:
         raise NotSettingsError(f"cannot read {path}: {error.strerror}") from None
     try:
-        settings = json.loads(raw, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float)
+        settings = json.loads(
+            raw.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float
+        )
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) and str(error).isprintable() else "it is too deep"
         raise NotSettingsError(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The client waits for a hook, and nothing for one in the background.
 FOREGROUND_S, BACKGROUND_S = 1.9, 20.0
+LEAST_S = 0.5
 
 app = options.new_app()
 
@@ -42,7 +43,7 @@ def hook(
     """
     if background:
         _detach()
-    timer = _give_up_after(event, BACKGROUND_S if background else FOREGROUND_S)
+    timer = _give_up_after(event, BACKGROUND_S if background else max(LEAST_S, FOREGROUND_S - _age()))
     try:
         _run(event, plugin, changed, answers=not background)
     except Exception as error:
@@ -57,9 +58,22 @@ def _detach() -> None:
         os.setsid()
 
 
+def _age() -> float:
+    """Return how long this process runs: on a busy machine its start takes a part of the time."""
+    from claude_sessions_cli import process, times
+
+    try:
+        start = process.read(os.getpid()).start
+    except (ProcessLookupError, PermissionError):
+        return 0.0
+    # Clock ticks since the boot, if /proc has them.
+    ticks = os.sysconf("SC_CLK_TCK")
+    return max(0.0, times.uptime() - int(start) / ticks) if start.isdecimal() else 0.0
+
+
 def _give_up_after(event: str, seconds: float) -> threading.Timer:
     def give_up() -> None:
-        _log(event, f"no answer within {seconds:g} s")
+        _log(event, f"no answer within {seconds:.1f} s")
         os._exit(0)
 
     # A thread: a name that is looked up in vain keeps signals waiting, and no rollback may wait for the same server.
