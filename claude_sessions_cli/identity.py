@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -27,21 +27,44 @@ OWN_ID = "CLAUDE_SESSIONS_SESSION_ID"
 AGENT_ID = "CLAUDE_CODE_SESSION_ID"
 AGENT_PID = "CLAUDE_PID"
 ANCHOR = "CLAUDE_SESSIONS_ANCHOR"
-ID_VARIABLES = (OWN_ID, AGENT_ID)
 NOT_SET = "not set"
 NOT_GIVEN = "not given"
 DERIVED = "derived from the anchor"
 # What `id_from` calls the rules.
 HOOK_INPUT = "hook input"
+EXPORTED = "exported"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent that tells its commands its own id, in a variable, and perhaps its process, in another.
+
+    Its process is that one, if it is above the command, else the nearest of its `programs`. The id counts below its
+    process, or without a terminal.
+    """
+
+    name: str
+    id_variable: str
+    programs: tuple[str, ...]
+    pid_variable: str | None = None
+
+
+# Beside Claude Code, whose process has more names. A new agent is a line here.
+OTHER_AGENTS = (
+    Agent("codex", "CODEX_THREAD_ID", ("codex",)),
+    Agent("opencode", "OPENCODE_RUN_ID", ("opencode",), "OPENCODE_PID"),
+    Agent("pi", "PI_SESSION_ID", ("pi",)),
+)
+ID_VARIABLES = (OWN_ID, AGENT_ID, *(agent.id_variable for agent in OTHER_AGENTS))
 ID_FROM = {
     "--session": "option",
     OWN_ID: "environment",
     HOOK_INPUT: "hook",
     AGENT_ID: "claude_code",
+    **{agent.id_variable: agent.name for agent in OTHER_AGENTS},
     DERIVED: "derived",
 }
-EXPORTED = "exported"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +81,8 @@ class Rule:
 class Identity:
     """The session of this command. `anchor` is None if the session's process is not visible from here.
 
-    `id_from` is the rule that gave the id: `option`, `exported`, `environment`, `hook`, `claude_code` or `derived`.
-    `agent` is the live process that CLAUDE_PID names, if there is no anchor.
+    `id_from` is the rule that gave the id: `option`, `exported`, `environment`, `hook`, an agent's name, such as
+    `claude_code`, or `derived`. `agent` is the live process that CLAUDE_PID names, if there is no anchor.
     """
 
     session_id: str | None
@@ -171,7 +194,8 @@ def require(identity: Identity) -> str:
     if identity.session_id is not None:
         return identity.session_id
     why = {rule.rule: rule.why for rule in identity.rules}
-    refused = [f"{name} {why[f'session: {name}']}" for name in ID_VARIABLES if why[f"session: {name}"] != NOT_SET]
+    given = {name: why.get(f"session: {name}", NOT_SET) for name in ID_VARIABLES}
+    refused = [f"{name} {reason}" for name, reason in given.items() if reason != NOT_SET]
     ids = ", ".join(refused) or "no id is given"
     raise NoIdentity(
         f"no session: {ids}, {why['anchor: claude process']}, and {why['anchor: terminal']}",
@@ -217,24 +241,44 @@ class _Context:
     window: list[Process]
     named_agent: Process | None
     nearest_agent: Process | None
+    # Those whose variable is set, with their process: before Claude Code if that is nearer than its own, or after.
+    before: Sequence[tuple[Agent, Process | None]]
+    after: Sequence[tuple[Agent, Process | None]]
     exported: _Exported
 
     @classmethod
     def look(cls, environ: Mapping[str, str], lineage: list[Process]) -> _Context:
         host, parents = this_host(), lineage[1:]
+        named = next((parent for parent in parents if str(parent.pid) == environ.get(AGENT_PID)), None)
+        nearest = next((parent for parent in parents if parent.is_claude), None)
+        others = [
+            (agent, _process_of(agent, environ, parents)) for agent in OTHER_AGENTS if environ.get(agent.id_variable)
+        ]
+        own = named or nearest
+        claude = parents.index(own) if own else len(parents)
+        before = [(agent, found) for agent, found in others if found and parents.index(found) < claude]
         return cls(
             environ,
             host,
             lineage[0].tty if lineage else None,
             parents,
             _window(lineage),
-            next((parent for parent in parents if str(parent.pid) == environ.get(AGENT_PID)), None),
-            next((parent for parent in parents if parent.is_claude), None),
+            named,
+            nearest,
+            before,
+            [other for other in others if other not in before],
             _exported(environ, host, parents),
         )
 
     def variable(self, name: str) -> str | None:
         return self.environ.get(name) or None
+
+
+def _process_of(agent: Agent, environ: Mapping[str, str], parents: list[Process]) -> Process | None:
+    """Return the process of an agent above a command."""
+    pid = environ.get(agent.pid_variable) if agent.pid_variable else None
+    named = next((parent for parent in parents if str(parent.pid) == pid), None)
+    return named or next((parent for parent in parents if parent.runs(agent.programs)), None)
 
 
 def _window(lineage: list[Process]) -> list[Process]:
@@ -265,8 +309,10 @@ def _anchor_rules(context: _Context, given: Process | None) -> list[_Candidate[P
     why = f"no interactive shell runs in {context.terminal}" if context.terminal else "it has no terminal"
     other = "names a process that is not above this command" if context.variable(AGENT_PID) else NOT_SET
     visible = [
+        *_other_anchors(context.before),
         _Candidate(AGENT_PID, context.named_agent, other),
         _Candidate("claude process", context.nearest_agent, "no claude process is above this command"),
+        *_other_anchors(context.after),
         _hooked_shell(context),
         _Candidate("terminal", shells[-1] if shells else None, why),
     ]
@@ -274,6 +320,13 @@ def _anchor_rules(context: _Context, given: Process | None) -> list[_Candidate[P
         # The session's process cannot be seen from here; another one must not stand in for it.
         visible = [_Candidate(rule.name, None, f"does not count: {ANCHOR} {exported.why}") for rule in visible]
     return [*rules, *visible]
+
+
+def _other_anchors(agents: Sequence[tuple[Agent, Process | None]]) -> list[_Candidate[Process]]:
+    return [
+        _Candidate(f"{agent.name} process", found, f"no {agent.name} process is above this command")
+        for agent, found in agents
+    ]
 
 
 def _session_id_rules(
@@ -288,14 +341,19 @@ def _session_id_rules(
     if hook_input is not None:
         rules.append(_Candidate(HOOK_INPUT, hook_input, NOT_GIVEN))
 
-    agents = context.variable(AGENT_ID)
-    below_agent = context.named_agent is not None or context.nearest_agent is not None
-    refused = agents is not None and context.terminal is not None and not below_agent
-    why = f"does not count in {context.terminal}, which is not below a claude process"
-    rules.append(_Candidate(AGENT_ID, None if refused else agents, why if refused else NOT_SET))
-
+    rules += [_agent_id(context, agent.id_variable, agent.name, found) for agent, found in context.before]
+    rules.append(_agent_id(context, AGENT_ID, "claude", context.named_agent or context.nearest_agent))
+    rules += [_agent_id(context, agent.id_variable, agent.name, found) for agent, found in context.after]
     rules.append(_Candidate(DERIVED, derived, "there is no anchor"))
     return rules
+
+
+def _agent_id(context: _Context, variable: str, name: str, found: Process | None) -> _Candidate[str]:
+    given = context.variable(variable)
+    if given is not None and context.terminal is not None and found is None:
+        why = f"does not count in {context.terminal}, which is not below a {name} process"
+        return _Candidate(variable, None, why)
+    return _Candidate(variable, given, NOT_SET)
 
 
 def _exported(environ: Mapping[str, str], host: Host, parents: list[Process]) -> _Exported:

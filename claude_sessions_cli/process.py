@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -102,6 +102,15 @@ class Process:
             return False
         script = next((word for word in self.argv[1:] if not word.startswith("-")), "")
         return script.endswith("/claude") or "/@anthropic-ai/claude-" in script
+
+    def runs(self, names: Collection[str]) -> bool:
+        """Whether this is one of these programs: by its name or, if node runs it, its script."""
+        if not {self.name, self.program}.isdisjoint(names):
+            return True
+        if self.program not in _JAVASCRIPT:
+            return False
+        script = next((word for word in self.argv[1:] if not word.startswith("-")), "")
+        return _base(script).removesuffix(".js").removesuffix(".mjs") in names
 
     @property
     def is_interactive_shell(self) -> bool:

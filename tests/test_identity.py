@@ -179,6 +179,52 @@ def test_row_names_the_rule_that_gave_the_id(options: dict[str, str], environ: d
     assert found.own_metadata().get("id_from") == (None if expected == "exported" else expected)
 
 
+CODEX = Process(6, 5, None, "6", False, "codex", ("/opt/codex/codex", "exec"))
+NODE_CODEX = Process(5, 4, None, "5", False, "node", ("node", "/usr/bin/codex"))
+OPENCODE = Process(4, 3, None, "4", False, "bun", ("/usr/bin/opencode",))
+SHELL = Process(3, 2, "/dev/pts/3", "3", False, "bash", ("bash",))
+
+
+@pytest.mark.parametrize(
+    ("environ", "lineage", "expected"),
+    [
+        ({"CODEX_THREAD_ID": "t"}, [CODEX, NODE_CODEX], ("t", "codex", CODEX)),
+        ({"CODEX_THREAD_ID": "t"}, [NODE_CODEX], ("t", "codex", NODE_CODEX)),
+        ({"CODEX_THREAD_ID": "t"}, [], ("t", "codex", None)),
+        ({"OPENCODE_RUN_ID": "r"}, [OPENCODE], ("r", "opencode", OPENCODE)),
+        ({"OPENCODE_RUN_ID": "r", "OPENCODE_PID": "3"}, [OPENCODE, SHELL], ("r", "opencode", SHELL)),
+        ({"PI_SESSION_ID": "p"}, [Process(7, 6, None, "7", False, "pi")], ("p", "pi", 7)),
+        # The nearer of two, whichever variable is inherited.
+        ({"CODEX_THREAD_ID": "t", "CLAUDE_CODE_SESSION_ID": "c"}, [CODEX, AGENT], ("t", "codex", CODEX)),
+        ({"CODEX_THREAD_ID": "t", "CLAUDE_CODE_SESSION_ID": "c"}, [AGENT, CODEX], ("c", "claude_code", AGENT)),
+        ({"CODEX_THREAD_ID": "t", "CLAUDE_CODE_SESSION_ID": "c"}, [], ("c", "claude_code", None)),
+        ({"CODEX_THREAD_ID": "t", "CLAUDE_SESSIONS_SESSION_ID": "a"}, [CODEX], ("a", "environment", CODEX)),
+    ],
+)
+def test_other_agents_name_their_session(environ: dict[str, str], lineage: list[Process], expected: Any) -> None:
+    found = identity.detect(environ, lineage=chain(*lineage))
+    anchor = expected[2].pid if isinstance(expected[2], Process) else expected[2]
+    assert (found.session_id, found.id_from, found.pid) == (*expected[:2], anchor)
+
+
+def test_id_of_another_agent_needs_its_process_in_a_terminal() -> None:
+    itself = Process(9, 3, "/dev/pts/3", "9", False, "python")
+    found = identity.detect({"CODEX_THREAD_ID": "t"}, lineage=[itself, SHELL])
+    assert (found.id_from, found.anchor) == ("derived", SHELL)
+    why = {rule.rule: rule.why for rule in found.rules}
+    assert why["session: CODEX_THREAD_ID"] == "does not count in /dev/pts/3, which is not below a codex process"
+    found = identity.detect({"CODEX_THREAD_ID": "t"}, lineage=[itself, CODEX, SHELL])
+    assert (found.session_id, found.anchor) == ("t", CODEX)
+
+
+def test_input_of_a_hook_comes_before_the_agents_variable() -> None:
+    environ = {"CLAUDE_CODE_SESSION_ID": "c"}
+    found = identity.detect(environ, lineage=chain(AGENT), hook_input="h")
+    assert (found.session_id, found.id_from, found.anchor) == ("h", "hook", AGENT)
+    assert identity.detect({**environ, "CLAUDE_SESSIONS_SESSION_ID": "a"}, hook_input="h").session_id == "a"
+    assert "session: hook input" not in {rule.rule for rule in identity.detect(environ, lineage=chain(AGENT)).rules}
+
+
 def test_missing_id_has_no_rule() -> None:
     assert identity.detect({}, lineage=chain()).id_from is None
 
