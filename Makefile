@@ -6,9 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HOOKS := claude_sessions_cli/shell/hook
 SHELL_FILES := .ci/run docs/demo.sh $(HOOKS).bash claude_sessions_cli/guardian.sh \
 	$(wildcard claude_sessions_cli/claude_code/*.sh)
+# The client that the tests drive; docs/claude-code.md names it.
+CLAUDE_CODE := 2.1.332
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check format predicates bench picture clean
+.PHONY: help demo test test-faults test-claude check format predicates bench picture clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,10 +19,13 @@ demo: $(VENV)/embedded ## Two sessions, a refused claim, a release and a reap, o
 	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
 
 test: $(VENV)/dev ## Run the tests (minutes); needs nothing but Python
-	$(BIN)/python -m pytest -m 'not faults' -n auto $(ARGS)
+	$(BIN)/python -m pytest -m 'not faults and not claude' -n auto $(ARGS)
 
 test-faults: $(VENV)/dev ## Run the long races and faults
-	$(BIN)/python -m pytest -m faults $(ARGS)
+	$(BIN)/python -m pytest -m 'faults and not claude' $(ARGS)
+
+test-claude: $(VENV)/dev $(VENV)/claude-code ## Run the tests with a real Claude Code client (400 MB; needs npm)
+	$(BIN)/python -m pytest -m claude $(ARGS)
 
 check: $(VENV)/dev ## Lint, types and formatting
 	$(BIN)/ruff check .
@@ -61,3 +66,9 @@ $(VENV)/embedded: pyproject.toml | $(BIN)/python
 $(VENV)/dev: pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[dev]'
 	@touch $@ $(VENV)/embedded
+
+# Not every npm runs the install script of a package.
+$(VENV)/claude-code: | $(BIN)/python
+	npm install --silent --no-audit --no-fund --prefix $@ @anthropic-ai/claude-code@$(CLAUDE_CODE)
+	cd $@/node_modules/@anthropic-ai/claude-code && node install.cjs
+	$@/node_modules/.bin/claude --version

@@ -252,7 +252,7 @@ def plugin_text(directory: str) -> str:
     return (
         "In Claude Code, or with `claude` before each line instead of the slash:\n"
         f"  /plugin marketplace add {directory}\n"
-        "  /plugin install claude-sessions@claude-sessions\n"
+        "  /plugin install work-claims@work-claims\n"
         "The plugin has no status line and no guard: claude-sessions install claude has both, and needs no plugin.\n"
     )
 

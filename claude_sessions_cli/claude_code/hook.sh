@@ -12,7 +12,9 @@ exec 2>/dev/null
 
 cs_event=${1-}
 shift
-[ $# -gt 0 ] || set -- claude-sessions
+cs_plugin=
+# The plugin does not know where the program is.
+[ $# -gt 0 ] || { set -- claude-sessions && cs_plugin=1; }
 
 # The name of the stamp: the agent's process and its conversation. Other characters could leave the directory.
 cs_pid=${CLAUDE_PID:-$PPID} cs_id=${CLAUDE_CODE_SESSION_ID:--}
@@ -67,7 +69,7 @@ cs_in_background() {
 # Beyond this point the program may run. It finds the agent by this, also after the agent has ended.
 export CLAUDE_PID="$cs_pid"
 case $cs_event in
-    SessionStart) "$@" hook SessionStart ;;
+    SessionStart) "$@" hook SessionStart ${cs_plugin:+--plugin} ;;
     SessionEnd) cs_in_background "$@" hook SessionEnd --background ;;
     PreToolUse)
         case $cs_flag in lost | twin) "$@" hook PreToolUse ;; esac
