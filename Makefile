@@ -48,6 +48,7 @@ bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within o
 	$(BIN)/python tests/bench/run.py
 	$(BIN)/python tests/bench/distance.py
 	$(BIN)/python tests/bench/prompt.py
+	$(BIN)/python tests/bench/hook.py
 
 picture: $(VENV)/embedded ## Redraw the picture of `list` in the README from a real run
 	$(BIN)/python docs/picture.py
