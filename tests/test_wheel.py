@@ -1,8 +1,9 @@
-"""An installed wheel carries its SQL with it; a checkout reads it beside the package."""
+"""An installed wheel carries its SQL, scripts and plugin; a checkout reads the SQL beside the package."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +17,16 @@ def test_checkout_reads_sql_beside_the_package() -> None:
     assert queries.directory() == CHECKOUT / "sql"
 
 
-def test_wheel_carries_every_sql_file(tmp_path: Path) -> None:
+def test_wheel_carries_sql_scripts_and_the_plugin(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     # Nothing is fetched: the build backend is installed already.
     pip += ["--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(tmp_path), str(CHECKOUT)], check=True, timeout=120)
     installed = tmp_path / "claude_sessions_cli" / "sql"
     assert _files(installed) == _files(CHECKOUT / "sql")
+    scripts = {name for name in _files(CHECKOUT / "claude_sessions_cli") if not re.search(r"\.pyc?$", name)}
+    assert {"claude_code/hook.sh", "claude_code/plugin/.claude-plugin/plugin.json"} <= scripts
+    assert scripts <= _files(tmp_path / "claude_sessions_cli")
     # First on the path: the installed package, not the checkout that this environment may have.
     program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from claude_sessions_cli.cli import main; main()"
     done = subprocess.run(
