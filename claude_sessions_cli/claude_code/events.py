@@ -25,6 +25,8 @@ from claude_sessions_cli.times import format_age, utc
 START, END, GUARD = "SessionStart", "SessionEnd", "PreToolUse"
 TOLD_AT = ("UserPromptSubmit", "PostToolUse")
 BEATS = (*TOLD_AT, "PostToolUseFailure", "Stop", "SubagentStop", "CwdChanged")
+# A question waits for its user.
+QUESTION = "Notification"
 STATUS_LINE = "statusLine"
 GUARDED = ("Edit", "Write", "NotebookEdit", "Bash")
 # The process goes on under another id.
@@ -78,7 +80,7 @@ def parse_input(raw: bytes, event: str) -> Input:
         found = json.loads(raw)
     except (ValueError, RecursionError):
         cut = CUT_INPUT.match(raw)
-        if cut is None or event not in BEATS:
+        if cut is None or event not in (*BEATS, QUESTION):
             raise BadInput("stdin is not JSON") from None
         found = {"session_id": cut[1].decode(errors="replace"), "hook_event_name": event}
     if not isinstance(found, dict):

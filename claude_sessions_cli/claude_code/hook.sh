@@ -74,7 +74,10 @@ case $cs_event in
     PreToolUse)
         case $cs_flag in lost | twin) "$@" hook PreToolUse ;; esac
         ;;
+    # A question waits for its user: the program beats until something else runs here.
+    Notification) cs_in_background "$@" hook Notification --background ;;
     UserPromptSubmit | PostToolUse | PostToolUseFailure | Stop | SubagentStop | CwdChanged)
+        [ ! -f "$cs_stamp.keep" ] || rm -f "$cs_stamp.keep"
         if [ -f "$cs_stamp.loss" ]; then
             case $cs_event in UserPromptSubmit | PostToolUse) "$@" hook "$cs_event" ;; esac
         fi
@@ -82,6 +85,7 @@ case $cs_event in
         ;;
     # From statusline.sh, which notices that the session holds another item than the stamp knows.
     statusLine)
+        [ ! -f "$cs_stamp.keep" ] || rm -f "$cs_stamp.keep"
         if cs_is_due && cs_is_first; then
             cs_in_background "$@" hook statusLine --background
         elif [ -n "${cs_changed-}" ] && [ "$cs_now" -gt "$((cs_at + 5))" ] && cs_is_first; then

@@ -25,7 +25,7 @@ TIMEOUT_S = 5
 REFRESH_S = 30
 TOOLS = "Edit|Write|NotebookEdit|Bash"
 # Every client with hooks knows these; an unknown event opens a dialog at each of its starts.
-EVENTS = ("SessionStart", "UserPromptSubmit", "PostToolUse", "Stop", "SubagentStop", "SessionEnd")
+EVENTS = ("SessionStart", "UserPromptSubmit", "PostToolUse", "Stop", "SubagentStop", "Notification", "SessionEnd")
 LATER_EVENTS = ("PostToolUseFailure", "CwdChanged")
 GUARD = "PreToolUse"
 # How often a file is read again that another program is writing.

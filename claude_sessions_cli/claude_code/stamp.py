@@ -7,7 +7,8 @@ A file in the state directory, named for the agent's process and its conversatio
     told 1767225600000000        what the model has been told: the fences of lost terms, and `twin`
 
 The times are those of a clock that nobody sets, or else of this host's. Beside it lie, for a while, a `.lock` of the
-hook that is about to run, a `.run` that the running program locks, and a `.loss` with the text for the model.
+hook that is about to run, a `.run` that the running program locks, a `.loss` with the text for the model, and a `.keep`
+while a shell beats because a question waits for its user.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def write(path: Path, stamp: Stamp) -> None:
 
 
 def beside(path: Path, what: str) -> Path:
-    """Return one of the files beside a stamp: `lock`, `run` or `loss`."""
+    """Return one of the files beside a stamp: `lock`, `run`, `loss` or `keep`."""
     return path.with_name(f"{path.name}.{what}")
 
 

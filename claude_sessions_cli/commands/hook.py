@@ -88,7 +88,7 @@ def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
 
     if event == events.STATUS_LINE:
         _beat(event, None, changed)
-    elif event not in (events.START, events.END, events.GUARD, *events.BEATS):
+    elif event not in (events.START, events.END, events.GUARD, events.QUESTION, *events.BEATS):
         _log("?", "no such event")
     elif answers and not _is_read():
         _log(event, "stdout is closed")
@@ -104,6 +104,9 @@ def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
             _end(given)
         elif event == events.GUARD:
             _guard(given)
+        elif event == events.QUESTION:
+            _beat(event, given)
+            _keep_beating()
         elif not _tell(event, given):
             _beat(event, given)
 
@@ -194,6 +197,29 @@ def _renew(path: Path, known: Stamp, given: Input | None) -> None:
         files.write(stamp.beside(path, "loss"), f"{text}\n".encode())
         known.told.append(key)
     _keep(path, known, caller, session)
+
+
+def _keep_beating() -> None:
+    """Become a shell that beats until the question is answered: hours of a resident Python would cost more."""
+    from claude_sessions_cli import process
+    from claude_sessions_cli.claude_code import settings_file, stamp
+
+    path, pid = _stamp_path(), int(os.environ.get("CLAUDE_PID") or 0)
+    keep, start = stamp.beside(path, "keep"), stamp.read(path).start
+    if not start.isdecimal() or _is_kept(keep):
+        return
+    keep.write_text(f"{os.getpid()}\n")
+    every = str(max(1, int(settings.load(os.environ).heartbeat_every)))
+    script = [str(settings_file.HERE / "keep.sh"), str(pid), start, str(path), every]
+    os.execv("/bin/sh", ["/bin/sh", *script, *process.this_program(sys.argv[0])])
+
+
+def _is_kept(keep: Path) -> bool:
+    """Whether a shell beats already."""
+    with suppress(OSError, ValueError):
+        os.kill(int(keep.read_text()), 0)
+        return True
+    return False
 
 
 def _tell(event: str, given: Input) -> bool:

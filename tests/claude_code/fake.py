@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -99,6 +100,8 @@ class Client:
     """
 
     is_patient = True
+    # Hooks of a plugin, beside those of the settings.
+    plugin: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self, directory: Path, dsn: str, session: str | None = None, prefix: Sequence[str] = (), **variables: str
@@ -139,7 +142,8 @@ class Client:
     ) -> list[Answered]:
         """Run the hooks of an event `times` times at once, and return all answers."""
         settings = json.loads((self.directory / ".claude/settings.json").read_text())
-        found = [hook for group in settings["hooks"].get(event, []) for hook in group["hooks"]]
+        groups = [*settings["hooks"].get(event, []), *self.plugin.get(event, [])]
+        found = [hook for group in groups for hook in group["hooks"]]
         given = {"session_id": self.session, "cwd": str(self.directory), "hook_event_name": event, **fields}
         call = {
             "hooks": found,

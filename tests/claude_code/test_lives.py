@@ -9,12 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Table, make_caller
 from poll import until
 from run_bench import PROGRAM, only_linux
 
 from claude_code.conftest import Start
 from claude_code.fake import holder, install, status
+from claude_sessions_cli import process
 from claude_sessions_cli.claude_code import stamp
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.reap import reap
@@ -156,6 +158,37 @@ def test_killed_client_is_reaped(full_table: Table, client: Start) -> None:
     agent.end()
     reap(full_table.database, make_caller("reaper"))
     assert (holder(full_table), status(full_table, agent.session)) == (None, "released")
+
+
+@pytest.mark.faults
+def test_question_that_waits_keeps_beating(full_table: Table, processes: Start) -> None:
+    agent = processes(CLAUDE_SESSIONS_HEARTBEAT_EVERY="1")
+    agent.start()
+    agent.hook("Notification", notification_type="permission_prompt")
+    keep = agent.stamp_path.with_name(f"{agent.stamp_path.name}.keep")
+    until(keep.exists, "the shell that beats")
+    shell = int(keep.read_text())
+    before = full_table.row(agent.session)["heartbeat_at"]
+    until(lambda: full_table.row(agent.session)["heartbeat_at"] > before + timedelta(seconds=3), "heartbeats")
+    # A second question needs no second shell; an answer ends it.
+    agent.hook("Notification", notification_type="permission_prompt")
+    time.sleep(3)
+    assert int(keep.read_text()) == shell
+    agent.hook("Stop")
+    until(lambda: _is_gone(shell), "the end of the shell")
+    agent.hook("Notification", notification_type="permission_prompt")
+    until(keep.exists, "the shell that beats")
+    shell = int(keep.read_text())
+    agent.end()
+    until(lambda: _is_gone(shell), "the end of the shell with its agent")
+    until(lambda: not keep.exists(), "no file is left")
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return process.read(pid).zombie
+    except ProcessLookupError:
+        return True
 
 
 def test_late_end_leaves_a_moved_session(full_table: Table, client: Start) -> None:
