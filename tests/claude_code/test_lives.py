@@ -112,6 +112,51 @@ def test_guard_denies_until_the_loss_is_acknowledged(full_table: Table, client: 
     assert agent.stamp.standing == "ok"
 
 
+def test_loss_told_at_the_start_is_not_told_again(full_table: Table, client: Start) -> None:
+    agent = client()
+    agent.start()
+    agent.bash("claude-sessions claim SD-1")
+    _rob(full_table)
+    assert "lost SD-1 to rival" in agent.start("compact").context
+    assert agent.stamp.standing == "lost"
+    agent.beat()
+    assert agent.hook("PostToolUse").out == ""
+    # Of the next loss the model knows nothing.
+    agent.bash("claude-sessions claim SD-2")
+    _rob(full_table, "SD-2", "another")
+    agent.beat()
+    assert "lost SD-2" in agent.hook("PostToolUse").context
+
+
+def test_late_heartbeat_does_not_open_an_ended_session(full_table: Table, client: Start) -> None:
+    agent = client()
+    agent.start()
+    agent.hook("SessionEnd", reason="other")
+    until(lambda: status(full_table, agent.session) == "released", "the end of the session")
+    agent.make_due()
+    agent.hook("Stop")
+    time.sleep(0.1)
+    assert (status(full_table, agent.session), agent.stamp.at) == ("released", 0)
+    assert "It holds no work item." in agent.start("resume").context
+    assert status(full_table, agent.session) == "idle"
+
+
+def test_background_is_outside_the_hooks_process_group(processes: Start, tmp_path: Path) -> None:
+    agent, program = processes(), tmp_path / "program"
+    program.write_text(
+        f"#!/bin/sh\nread -r _ _ _ _ group session _ </proc/$$/stat\necho $$ $group $session >{tmp_path}/ids\n"
+    )
+    program.chmod(0o755)
+    install(tmp_path, words=[str(program)])
+    for event in ("Stop", "SessionEnd"):
+        agent.hook(event)
+        pid, group, session = until(
+            lambda: (tmp_path / "ids").exists() and (tmp_path / "ids").read_text().split(), event
+        )
+        assert pid == group == session
+        (tmp_path / "ids").unlink()
+
+
 def test_twin_is_told_and_changes_nothing(full_table: Table, client: Start) -> None:
     first = client()
     first.start()
