@@ -36,34 +36,46 @@ def start(database: Database, caller: Caller) -> Started:
 
     A conversation that continued under another id is opened again. Earlier ids that hold nothing end.
     """
-    database.write(caller.actor, _reopen, caller)
+    found = database.read(_look, caller)
+    if any(_goes_on_elsewhere(caller, session) for session in found):
+        database.write(caller.actor, _reopen, caller)
     acting = refusal = None
     try:
         acting = heartbeat(database, caller, register=True).session
-        database.write(caller.actor, _end_earlier_ids, caller)
     except (HeldByAnother, NotHeld) as error:
         refusal = error
+    if acting and any(_is_over(caller, session) for session in found):
+        database.write(caller.actor, _end_earlier_ids, caller)
     return Started(whoami(database, caller), acting, _neighbours(database, caller), refusal)
+
+
+def _look(tx: Transaction, caller: Caller) -> list[Session]:
+    answers = tx.commit(Statement("read_session", **caller.key), *agent.look(caller))
+    return [session for rows in answers for session in rows.sessions]
+
+
+def _goes_on_elsewhere(caller: Caller, session: Session) -> bool:
+    mine = session.session_id == caller.session_id
+    return mine and session.continued_as is not None and _is_same_process(caller, session)
 
 
 def _reopen(tx: Transaction, caller: Caller) -> None:
     [found] = tx.send(Statement("lock_session", **caller.key))
-    session = found.session
-    if session and session.continued_as and _is_same_process(caller, session):
+    if found.session and _goes_on_elsewhere(caller, found.session):
         tx.commit(Statement("revive_session", **caller.columns()))
 
 
 def _end_earlier_ids(tx: Transaction, caller: Caller) -> None:
     names = [session.session_id for rows in tx.send(*agent.look(caller)) for session in rows.sessions]
-    if names:
-        [locked] = tx.send(Statement("lock_sessions", session_ids=names, now=caller.now))
-        ended = [agent.end_earlier(caller, session) for session in locked.sessions if _is_over(caller, session)]
-        tx.commit(*ended)
+    [locked] = tx.send(Statement("lock_sessions", session_ids=names, now=caller.now))
+    tx.commit(*(agent.end_earlier(caller, session) for session in locked.sessions if _is_over(caller, session)))
 
 
 def _is_over(caller: Caller, session: Session) -> bool:
     """Whether an earlier id of the caller's process has nothing that would go on: no claim, no loss, no command."""
-    if session.status == "released" or session.id_from not in agent.ROTATING or not _is_same_process(caller, session):
+    if session.session_id == caller.session_id or session.status == "released":
+        return False
+    if session.id_from not in agent.ROTATING or not _is_same_process(caller, session):
         return False
     has_loss = session.unsettled_loss or agent.lost_term(session, ()) is not None
     return not (session.holds or has_loss or may_run(session, caller.identity.host))

@@ -192,6 +192,12 @@ def test_log_is_rotated_and_private(client: Start) -> None:
     assert log.with_name("hook.log.1").stat().st_size > 1 << 20
 
 
+def test_log_names_a_wrong_variable_and_not_its_value(client: Start) -> None:
+    agent = client(CLAUDE_SESSIONS_SESSION_ID="a secret", CLAUDE_SESSIONS_STALE_AFTER="secret")
+    assert agent.start().out == ""
+    assert "CLAUDE_SESSIONS_SESSION_ID is not a session id" in agent.log and "secret" not in agent.log
+
+
 def test_state_directory_that_cannot_be_written_costs_nothing(full_table: Table, client: Start) -> None:
     agent = client(CLAUDE_SESSIONS_STATE_DIR="/proc/nowhere")
     assert "It holds no work item." in agent.start().context
