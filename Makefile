@@ -24,7 +24,7 @@ test: $(VENV)/dev ## Run the tests (minutes); needs nothing but Python
 test-faults: $(VENV)/dev ## Run the long races and faults
 	$(BIN)/python -m pytest -m 'faults and not claude' $(ARGS)
 
-test-claude: $(VENV)/dev $(VENV)/claude-code ## Run the tests with a real Claude Code client (400 MB; needs npm)
+test-claude: $(VENV)/dev $(VENV)/claude-code/$(CLAUDE_CODE) ## Run the tests with a real Claude Code client (400 MB; needs npm)
 	$(BIN)/python -m pytest -m claude $(ARGS)
 
 check: $(VENV)/dev ## Lint, types and formatting
@@ -69,7 +69,8 @@ $(VENV)/dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/embedded
 
 # Not every npm runs the install script of a package.
-$(VENV)/claude-code: | $(BIN)/python
-	npm install --silent --no-audit --no-fund --prefix $@ @anthropic-ai/claude-code@$(CLAUDE_CODE)
-	cd $@/node_modules/@anthropic-ai/claude-code && node install.cjs
-	$@/node_modules/.bin/claude --version
+$(VENV)/claude-code/$(CLAUDE_CODE): | $(BIN)/python
+	npm install --silent --no-audit --no-fund --prefix $(@D) @anthropic-ai/claude-code@$(CLAUDE_CODE)
+	cd $(@D)/node_modules/@anthropic-ai/claude-code && node install.cjs
+	$(@D)/node_modules/.bin/claude --version
+	@touch $@
