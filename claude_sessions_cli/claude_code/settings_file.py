@@ -72,11 +72,15 @@ class NotSettingsError(SessionsError):
 
 
 def path_of(scope: str, environ: Mapping[str, str]) -> Path:
-    """Return the settings file of the user, of the project in the working directory, or of this user in it."""
+    """Return the settings file of the user, of the project, or of this user in it.
+
+    The project is the working directory, unless a client that runs a hook says otherwise.
+    """
     if scope == "user":
         home = environ.get("CLAUDE_CONFIG_DIR")
         return (Path(home) if home else Path(environ.get("HOME") or "~").expanduser() / ".claude") / "settings.json"
-    return Path.cwd() / ".claude" / ("settings.json" if scope == "project" else "settings.local.json")
+    project = Path(environ.get("CLAUDE_PROJECT_DIR") or Path.cwd())
+    return project / ".claude" / ("settings.json" if scope == "project" else "settings.local.json")
 
 
 def is_installed(environ: Mapping[str, str]) -> bool:

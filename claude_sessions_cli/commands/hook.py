@@ -248,7 +248,9 @@ def _guard(given: Input) -> None:
     from claude_sessions_cli.claude_code import events, stamp
     from claude_sessions_cli.operations.whoami import whoami
 
-    if events.passes(given, process.this_program(sys.argv[0])[:1]):
+    words = process.this_program(sys.argv[0])
+    # Several words are those of an interpreter, which could run anything.
+    if events.passes(given, words if len(words) == 1 else []):
         return
     caller, path = _caller(given), _stamp_path()
     with _database(caller) as database:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from poll import until
 from run_bench import PROGRAM, only_linux
 
 from claude_code.conftest import Start
-from claude_code.fake import holder, install, status
+from claude_code.fake import Answered, holder, install, status
 from claude_sessions_cli import process
 from claude_sessions_cli.claude_code import stamp
 from claude_sessions_cli.operations.claim import claim
@@ -105,8 +106,14 @@ def test_guard_denies_until_the_loss_is_acknowledged(full_table: Table, client: 
     agent.beat()
     denied = agent.hook("PreToolUse", **edit).output
     assert denied["permissionDecision"] == "deny" and "claude-sessions release" in denied["permissionDecisionReason"]
-    call: dict[str, Any] = {"tool_name": "Bash", "tool_input": {"command": "claude-sessions release"}}
-    assert agent.hook("PreToolUse", **call).out == ""
+
+    def call(command: str) -> Answered:
+        return agent.hook("PreToolUse", tool_name="Bash", tool_input={"command": command})
+
+    assert call("claude-sessions release").out == ""
+    # Sub-agents share the claim; and the program may run as a module of an interpreter.
+    assert agent.hook("PreToolUse", agent_id="helper", **edit).out
+    assert call(f"{sys.executable} -c 'import os'").out and call("claude-sessions release; ls").out
     assert agent.bash("claude-sessions release")[0] == 4
     assert agent.hook("PreToolUse", **edit).out == ""
     assert agent.stamp.standing == "ok"

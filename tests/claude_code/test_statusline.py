@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Sleeper
+from conftest import Cli, Sleeper
 from poll import until
 from requirements import needs_proc
 
@@ -133,6 +133,14 @@ def test_heartbeat_is_sent_behind_it_if_due(show: Show, agent: process.Process, 
     show()
     until(lambda: called.read_text().count("\n") == 2, "a heartbeat for the track and the note")
     assert called.read_text().endswith("hook statusLine --background --changed\n")
+
+
+def test_command_prints_the_same(show: Show, agent: process.Process, cli: Cli) -> None:
+    _keep(agent, item="SD-1", track="A")
+    assert cli("statusline").stdout == ""
+    _hold(agent)
+    done = cli("statusline")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("SD-1 (A) ")
 
 
 def test_stamp_is_read_back_as_written() -> None:
