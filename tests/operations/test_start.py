@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 from conftest import Sleeper, Table, make_caller
+from wire import Wire
 
-from claude_sessions_cli import process
+from claude_sessions_cli import database, process
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.claim import claim
@@ -43,3 +44,16 @@ def test_start_of_a_twin_changes_nothing(table: Table, sleeper: Sleeper) -> None
     found = start(table.database, _agent(sleeper))
     assert found.acting is None and found.standings.is_twin and isinstance(found.refusal, HeldByAnother)
     assert table.row("a") == before
+
+
+def test_start_asks_in_four_messages(full_table: Table, sleeper: Sleeper) -> None:
+    caller = _agent(sleeper)
+    claim(full_table.database, caller, "SD-1")
+    wire = Wire(full_table.dsn)
+    try:
+        with database.connect(wire.dsn, "the test") as connection:
+            wire.reset()
+            start(connection, caller)
+            assert len(wire.messages) == 4, [str(message) for message in wire.messages]
+    finally:
+        wire.close()
