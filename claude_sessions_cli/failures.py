@@ -14,7 +14,7 @@ HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
 NO_HISTORY = "claude_sessions: no history"
 NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 # As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
-OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
+OF_THE_SERVER = ("08", "0A", "25", "40", "53", "57", "58", "55P03")
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
 FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
 

@@ -95,7 +95,7 @@ def test_full_server_is_waited_for(dsn: str, cli: Cli, tmp_path: Path) -> None:
     with psycopg.connect(guest):
         env = {"CLAUDE_SESSIONS_DSN": guest, "CLAUDE_SESSIONS_SESSION_ID": "a"}
         failed(cli("claim", "SD-1", env=env), 6, "too many connections")
-        failed(cli("claim", "SD-1", "--wait", "1s", env=env), 6, "too many connections")
+        failed(cli("claim", "SD-1", "--wait", "0.1s", env=env), 6, "too many connections")
         waiter = _start(tmp_path, guest, "claim", "SD-1", "--wait", "60s")
         assert waiter.stderr
         assert "too many connections" in (line := waiter.stderr.readline()), line
