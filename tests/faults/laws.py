@@ -339,10 +339,10 @@ class Ledger:
             demand(mine > term.fence, "a fence repeats or falls", change, term)
 
     def _traced(self, term: Term, row: Row, operation: Operation) -> bool:
-        """Whether a tombstone still records an earlier term: in the taker's row, or in a loser's without successor."""
+        """Whether a tombstone still names an earlier term: in the taker's row, or in a loser's without successor."""
         for other in self.rows.values():
             lost = stone(other)
-            if not lost or (lost["sd_id"], lost.get("fence")) != (term.item, term.fence):
+            if not lost or lost["sd_id"] != term.item or term.fence not in (lost.get("fence"), lost.get("new_fence")):
                 continue
             named_now = other["status"] in ("idle", "stale") and other["updated_at"] in operation.times
             if named_now or other["id"] == row["id"]:
@@ -432,8 +432,9 @@ class Ledger:
             demand(allowed is None or differ <= allowed, "more than a heartbeat was written", change)
         if operation.kind in ("renew_term", "release_term"):
             term = operation.facts["term"]
-            # The session of a lost term ends with it, and its row may still name an item.
-            ended = operation.kind == "release_term" and not holds(was)
+            # The session of a lost term ends with it, and its row may still name an item; or its loss is noted.
+            noted = (stone(becomes) or {}).get("reason") == CLEARED and stone(becomes) != stone(was)
+            ended = operation.kind == "release_term" and (not holds(was) or noted)
             demand(ended or term.is_that_of(was), "a term that is over was written to", change, term)
 
     def _check_continued(self, change: Change, was: Row, becomes: Row) -> None:

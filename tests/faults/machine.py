@@ -483,7 +483,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def enter_as(self, caller: Caller, sd_id: str, hold: int) -> None:
         if caller.session_id in self.runners:
-            self.end_run(caller.session_id, killed=True, hold=0)
+            self.end_run_of(caller.session_id, killed=True, hold=0)
         runner = self.spawn()
         self.runners[caller.session_id] = caller, runner
         record, host = runner.process, caller.identity.host
@@ -559,10 +559,13 @@ class LeaseMachine(RuleBasedStateMachine):
     def enter(self, session: str, sd_id: str, sees: bool, hold: int) -> None:
         self.enter_as(self.caller(session, sees), sd_id, hold)
 
-    @rule(session=victim, killed=flag, hold=hold)
-    def end_run(self, session: str, killed: bool, hold: int) -> None:
-        if session not in self.runners:
-            return
+    @rule(number=index, killed=flag, hold=hold)
+    def end_run(self, number: int, killed: bool, hold: int) -> None:
+        if self.runners:
+            self.end_run_of(list(self.runners)[number % len(self.runners)], killed, hold)
+
+    def end_run_of(self, session: str, killed: bool, hold: int) -> None:
+        """End the run of a session, in order or with a kill."""
         caller, runner = self.runners.pop(session)
         if not killed:
             self.leave(caller, runner, hold)

@@ -102,6 +102,9 @@ class Table:
         if not earlier:
             return
         before = max(earlier, key=lambda other: (laws.holds(other), laws.last_sign(other)))
+        lost = laws.stone(row) if row and self.is_bound_elsewhere() is not True else None
+        if lost and lost.get("told") is not True and not laws.holds(before):
+            return
         acting = self._caller.as_session(before["session_id"])
         # A command that began before the claim under the other id takes nothing back.
         seen = row["updated_at"] if row else self._clock.read() if registers else None
@@ -130,12 +133,13 @@ class Table:
         if laws.holds(before) and len(self.others(before["sd_id"])) > 1:
             self._caller = acting
             raise Again
-        carried = laws.stone(before) or laws.stone(mine)
+        untold = laws.stone(mine) if (laws.stone(mine) or {}).get("told") is not True else None
+        carried = untold or laws.stone(before) or laws.stone(mine)
         own = laws.own(mine)
         own.pop("tombstone", None)
         if carried:
             own["tombstone"] = carried
-        mine["status"] = "idle"
+        mine |= {"status": "idle", "updated_at": self._clock.read()}
         if laws.holds(before):
             mine |= {"sd_id": before["sd_id"], "claimed_at": self._clock.read(), "status": "active"}
             own["term"] = {"sd_id": mine["sd_id"], "fence": laws.fence(mine)}
@@ -156,7 +160,7 @@ class Table:
         if row is None or self.is_bound_elsewhere() is not None:
             return
         assert process
-        row["pid"], row["tty"] = process["pid"], self._caller.identity.tty
+        row |= {"pid": process["pid"], "tty": self._caller.identity.tty, "updated_at": self._clock.read()}
         laws.own(row)["process"] = process
         rivals = self.others(row["sd_id"])
         if laws.holds(row) and not rivals:
@@ -197,6 +201,7 @@ class Table:
 
     def _lose(self, row: Row, item: str, fence: int | None, reason: str, by: str | None) -> None:
         own = laws.own(row)
+        row["updated_at"] = self._clock.read()
         own.pop("term", None)
         own["tombstone"] = {"sd_id": item, "fence": fence, "reason": reason, "by": by}
         if row["sd_id"] == item:
