@@ -139,6 +139,8 @@ def require_current(caller: Caller, mine: Session | None, found: Sequence[Rows],
     earlier = None if mine and mine.holds else earlier_session(caller, found)
     if earlier is None or (mine and caller.standing(mine) is Standing.TWIN):
         return  # nothing goes over to an id that is open in another process
+    if mine and _keeps_its_loss(mine, earlier):
+        return
     # A command that began under this id, before the claim under the other, must not take it back.
     is_late = mine is not None and mine.updated_at and earlier.claimed_at and mine.updated_at < earlier.claimed_at
     if not writes or is_late or may_run(earlier, caller.identity.host):
@@ -161,6 +163,11 @@ def _is_earlier(caller: Caller, session: Session) -> bool:
     same = session.process is not None and session.process.is_same(caller.process)
     is_other = same and session.id_from in ROTATING and session.status != "released"
     return is_other and (session.holds or session.unsettled_loss or lost_term(session, ()) is not None)
+
+
+def _keeps_its_loss(mine: Session | None, earlier: Session) -> bool:
+    """Whether a session goes on as itself, because a mere loss of an earlier id would replace its own, untold one."""
+    return mine is not None and mine.tombstone is not None and not mine.tombstone.told and not earlier.holds
 
 
 def continue_session(database: Database, caller: Caller, earlier: Session) -> Caller | None:
@@ -190,10 +197,12 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
         return None
     if mine is None or may_run(earlier, caller.identity.host):
         return caller.as_session(earlier_id)
+    if _keeps_its_loss(mine, earlier):
+        return None
     # If other programs gave the item to a second session, the earlier id finds out which one holds it.
     if any(other.holds and other.sd_id == sd_id for other in others if other is not earlier):
         return caller.as_session(earlier_id)
-    lost = earlier.tombstone or mine.tombstone
+    lost = mine.tombstone if mine.tombstone and not mine.tombstone.told else earlier.tombstone or mine.tombstone
     kept: dict[str, Any] = {
         "tombstone": lost.as_metadata() if lost else None,
         "note": earlier.note,

@@ -834,6 +834,30 @@ def test_loss_of_the_next_id_survives_a_continuation(table: Table, sleeper: Slee
     assert table.row("id-b")["sd_id"] == "SD-1"
 
 
+@pytest.mark.parametrize("verb", ["claim", "check", "release"])
+def test_loss_of_earlier_id_does_not_replace_own_loss(table: Table, sleeper: Sleeper, verb: str) -> None:
+    pid = sleeper().pid
+    for minute, (name, item) in enumerate({"id-a": "SD-1", "id-b": "SD-2"}.items()):
+        claim(table.database, _on(pid, name, minute, "derived"), item)
+        claim(table.database, make_caller("b" + name, now=at(minute)), item, force_reason="urgent")
+    table.execute(
+        "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli,id_from}',"
+        " '\"claude_code\"') WHERE session_id IN ('id-a', 'id-b')"
+    )
+    caller = _on(pid, "id-b", 3, "claude_code")
+    if verb == "claim":
+        with pytest.raises(HeldByAnother, match="this session lost SD-2 to bid-b"):
+            claim(table.database, caller, "SD-2")
+    elif verb == "check":
+        with pytest.raises(NotHeld, match="this session lost SD-2 to bid-b"):
+            check(table.database, caller)
+    else:
+        told = release(table.database, caller).tombstone
+        assert told and told.sd_id == "SD-2"
+    assert heartbeat(table.database, _on(pid, "id-a", 4, "claude_code")).tombstone is not None
+    assert (table.own("id-a")["tombstone"]["sd_id"], "continued_as" in table.own("id-a")) == ("SD-1", False)
+
+
 def test_id_that_another_process_opened_again_is_its_own(table: Table, sleeper: Sleeper) -> None:
     pid, other = sleeper().pid, sleeper().pid
     claim(table.database, _on(pid, "id-a", 0, "claude_code"), "SD-1")
