@@ -16,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from claude_sessions_cli import database
 
 SETTINGS = settings(database=None, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck))
-SHORT = settings(SETTINGS, max_examples=10, stateful_step_count=40, derandomize=True)
+SHORT = settings(SETTINGS, max_examples=8, stateful_step_count=40, derandomize=True)
 LONG = settings(SETTINGS, max_examples=60, stateful_step_count=60)
 
 
