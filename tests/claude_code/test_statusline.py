@@ -43,8 +43,14 @@ def show(tmp_path: Path, agent: process.Process, monkeypatch: pytest.MonkeyPatch
 
     def run(command: str = "", text: str = "{}", **env: str) -> subprocess.CompletedProcess[str]:
         line = settings_file.status_command(command, "", [str(program)])
+        # The heartbeat behind it looks at the files that a test changes next.
         return subprocess.run(
-            ["/bin/sh", "-c", line], input=text, env={**os.environ, **env}, capture_output=True, text=True, timeout=10
+            ["/bin/sh", "-c", f"{line}; wait"],
+            input=text,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
 
     return run
