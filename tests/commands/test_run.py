@@ -241,9 +241,11 @@ def test_named_run_after_a_killed_one_has_higher_fence(bench: Bench) -> None:
     started = bench.start("SD-1", "--session", "nightly", "--", *words(WAIT, ready))
     child = read_pid(ready)
     first = bench.holder()["claimed_at"]
+    watcher = bench.table.own("nightly")["run"]["guardian"]["pid"]
     started.kill()
     started.wait()
-    until(lambda: not is_alive(child), "the command dies with its wrapper")
+    # The guardian looks once a second, and keeps the item until it has seen the command's end.
+    until(lambda: not is_alive(child) and not is_alive(watcher), "the command dies with its wrapper")
     fence = 'echo "$CLAUDE_SESSIONS_FENCE"'
     done = bench.call("SD-1", "--session", "nightly", "--", "sh", "-c", fence)
     assert int(done.stdout) > first.timestamp() * 1e6
