@@ -14,7 +14,7 @@ HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
 NO_HISTORY = "claude_sessions: no history"
 NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 # As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
-OF_THE_SERVER = ("08", "0A", "25", "40", "53", "57", "58", "55P03")
+OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
 FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
 
@@ -34,12 +34,12 @@ def translate(error: psycopg.Error) -> SessionsError:
         return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
     if state in ("42703", "42704", "42804", "42809", "42846", "42883", "42P10"):
         return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
-    if state in ("25006", "0A000"):  # a standby, to which a fail-over may bring the role of the primary
+    if state == "25006" or _is_standby(error):  # a fail-over may make it the primary
         return Unreachable(f"the server takes no writes: {text}", "name the primary in the DSN", passing=True)
     if state == "42501":
         return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
-    # A trigger may raise a code of its own; what does not say where it was raised is no answer of Postgres.
-    if state.startswith(("P0", "09")) or (state and not _is_known(state) and error.diag.context):
+    # A trigger may raise any code. Its error has a context; an unknown code without one does not come from Postgres.
+    if state.startswith(("P0", "09")) or (error.diag.context and (state == "0A000" or not _is_known(state))):
         return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint)
     if state in ("57014", "55P03", "25P03", "25P04"):
         return Unreachable(f"the database did not answer in time: {text}")
@@ -60,7 +60,14 @@ def may_concern_one_row(error: SessionsError) -> bool:
     cause = error.__cause__
     if not isinstance(cause, psycopg.Error) or not cause.sqlstate or cause.sqlstate.startswith(OF_THE_SERVER):
         return False
+    if _is_standby(cause):
+        return False
     return _is_known(cause.sqlstate) or bool(cause.diag.context)
+
+
+def _is_standby(error: psycopg.Error) -> bool:
+    """Whether a server in recovery refused a transaction that writes; a trigger that raises the same has a context."""
+    return error.sqlstate == "0A000" and not error.diag.context
 
 
 def _own_refusal(text: str) -> SessionsError:

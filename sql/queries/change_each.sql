@@ -22,7 +22,7 @@ BEGIN
                 ));
             END LOOP;
         EXCEPTION WHEN assert_failure OR OTHERS THEN
-            IF pg_catalog.left(SQLSTATE, 2) IN ('08', '0A', '25', '40', '53', '57', '58') OR SQLSTATE = '55P03' THEN
+            IF pg_catalog.left(SQLSTATE, 2) IN ('08', '25', '40', '53', '57', '58') OR SQLSTATE = '55P03' THEN
                 RAISE;
             END IF;
             outcomes := pg_catalog.array_append(outcomes, pg_catalog.jsonb_build_object(

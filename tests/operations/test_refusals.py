@@ -85,6 +85,7 @@ RULES: dict[str, tuple[Any, str]] = {
     "key": (_key, 'violates foreign key constraint "notes_session_id_sd_id_fkey"'),
     "raise": (_raising("RAISE 'closed on Sundays';"), "closed on Sundays"),
     "own code": (_raising("RAISE 'closed' USING ERRCODE = 'CS001';"), "closed"),
+    "not supported": (_raising("RAISE feature_not_supported USING MESSAGE = 'not here';"), "not here"),
     "failed assertion": (_raising("ASSERT false, 'never';"), "never"),
     "division": (_raising("NEW.pid := 1 / 0;"), "division by zero"),
     "denied": (_raising("RAISE insufficient_privilege USING MESSAGE = 'not yours';"), "not yours"),
