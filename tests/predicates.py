@@ -93,6 +93,7 @@ TESTS = {
     "require_access": ("database", "operations/history", *SECURITY),
     "require_history": ("operations/history",),
     "written_row": ("operations/foreign_triggers",),
+    "written_heartbeats": ("operations/refusals", "operations/predicates", "operations/heartbeat_here"),
     "complete_held_items": COMPLETION,
     "complete_past_items": COMPLETION,
     "complete_session_ids": COMPLETION,

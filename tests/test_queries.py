@@ -114,7 +114,7 @@ def _is_unqualified_table(tokens: list[str], i: int) -> bool:
         names_table = word in ("JOIN", "TABLE") or (word, before) == ("INTO", "INSERT")
     after = [word for word in tokens[i + 1 : i + 7] if word not in ("IF", "NOT", "EXISTS", "ONLY", "FUNCTION")]
     ctes = {tokens[j] for j in range(len(tokens)) if tokens[j + 1 : j + 4] == ["AS", "(", "SELECT"]}
-    ctes |= {"written"}  # of the fragment written_row
+    ctes |= {"locked", "written"}  # of the fragments that queries provide them to
     return names_table and after[0] not in ("(", "LATERAL", "ROWS", *SCHEMAS, *ctes)
 
 

@@ -55,6 +55,7 @@ def test_countdown_stays_on_one_line_and_escapes_names(bench: Bench) -> None:
     assert "\x1b]0" not in shown and "\x1b[31m" not in shown
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("key", "code"), [("\x03", "130"), ("\x1c", "131")])
 def test_key_ends_wait_and_leaves_nothing_behind(bench: Bench, key: str, code: str) -> None:
     claim(bench.table.database, make_caller("holder"), "SD-1")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Cli, Table
+from conftest import Cli, Table, dsn_of
 
 from commands.answers import Inside
 
@@ -44,10 +45,18 @@ STRANGE: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture(params=["whole schema", pytest.param("001 alone", marks=pytest.mark.faults)])
+def usual_table(request: pytest.FixtureRequest) -> Iterator[Table]:
+    """Return the table; on the seed alone with the long tests."""
+    made = Table(dsn_of(request))
+    with made.stack:
+        yield made
+
+
 @pytest.mark.parametrize("row", STRANGE, ids=lambda row: str(row)[:60])
-def test_foreign_row_breaks_no_command(table: Table, inside: Inside, row: dict[str, Any]) -> None:
-    table.insert("strange", **{"sd_id": "SD-1", "status": "active", **row})
-    env = {"CLAUDE_SESSIONS_DSN": table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+def test_foreign_row_breaks_no_command(usual_table: Table, inside: Inside, row: dict[str, Any]) -> None:
+    usual_table.insert("strange", **{"sd_id": "SD-1", "status": "active", **row})
+    env = {"CLAUDE_SESSIONS_DSN": usual_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
 
     def json_of(*argv: str, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
         done = inside(*argv, "--json", env=env)

@@ -59,15 +59,20 @@ def kill_and_take(bench: Bench, wrapper: int, *pids: int) -> None:
     os.kill(wrapper, signal.SIGKILL)
 
     def take() -> bool:
-        alive = [pid for pid in pids if is_alive(pid)]
         taken = try_claim(bench.table, make_caller("rival"))
-        assert not (taken and alive), "the item is free while its command works"
+        assert not (taken and any(map(is_alive, pids))), "the item is free while its command works"
         return taken
 
     until(take, "the item is free")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        shape if shape in ("a shell below a shell", "a nested run") else pytest.param(shape, marks=pytest.mark.faults)
+        for shape in SHAPES
+    ],
+)
 def test_killed_wrapper_keeps_item_until_command_is_dead(bench: Bench, shape: str) -> None:
     ready = bench.file()
     started = bench.start("SD-1", "--", "bash", *words(SHAPES[shape], ready)[1:], env=SHORT)
@@ -95,7 +100,7 @@ def test_killed_wrapper_ends_command_of_another_user(bench: Bench) -> None:
 
 
 @only_root
-def test_process_that_guardian_may_not_end_keeps_item_and_is_named(table: Table, sleeper: Sleeper) -> None:
+def test_process_of_another_user_keeps_item_and_is_named(table: Table, sleeper: Sleeper) -> None:
     host, member = this_host(), subprocess.Popen(["sleep", "600"], start_new_session=True)
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
@@ -125,7 +130,7 @@ def test_process_that_guardian_may_not_end_keeps_item_and_is_named(table: Table,
         assert try_claim(table, make_caller("b"))
 
 
-def test_shared_claim_allows_no_second_command_until_the_first_is_dead(bench: Bench) -> None:
+def test_killed_run_of_shared_claim_allows_no_second(bench: Bench) -> None:
     holder = {"CLAUDE_SESSIONS_SESSION_ID": "holder"}
     assert bench.start_any(*PROGRAM, "claim", "SD-1", env=holder).wait(30) == 0
     ready = bench.file()
@@ -134,11 +139,11 @@ def test_shared_claim_allows_no_second_command_until_the_first_is_dead(bench: Be
     os.kill(started.pid, signal.SIGKILL)
 
     def run_again() -> bool:
-        alive, before = is_alive(pid), bench.rows()
+        before = bench.rows()
         done = bench.call("SD-1", "--", "true", env={**holder, **SHORT})
         assert done.returncode == 0 or bench.rows() == before
         assert done.returncode in (0, 3)
-        assert done.returncode == 3 or not alive or not is_alive(pid)
+        assert done.returncode == 3 or not is_alive(pid)
         return done.returncode == 0
 
     until(run_again, "the command may run again")
@@ -162,7 +167,8 @@ def test_command_of_unknown_liveness_keeps_the_claim(bench: Bench) -> None:
     started.kill()
 
 
-def test_command_and_wrapper_continued_after_takeover_work_no_more(bench: Bench) -> None:
+@pytest.mark.faults
+def test_run_continued_after_takeover_does_no_work(bench: Bench) -> None:
     ready, ticks = bench.file(), bench.file()
     command = "echo $$ >{0}; while :; do echo >>{1}; sleep 0.02; done"
     env = {"CLAUDE_SESSIONS_STALE_AFTER": "3", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}

@@ -149,9 +149,9 @@ def test_no_work_under_rivals_claim(bench: Bench, tally: list[str], deed: str, v
                 run.started.terminate()
             run.started.wait(60)
         run.contest(rivals, 60)
-        left = until(lambda: not bench.processes() and (not guardian or not is_alive(guardian)), "all processes end")
+        until(lambda: not bench.processes() and (not guardian or not is_alive(guardian)), "all processes end")
         work = run.work_under_rival()
-        tally.append(f"{deed:15}{victim:10}{moment:18}{'yes' if run.taken_at else 'no':>7}{work:6}{0 if left else 1:6}")
+        tally.append(f"{deed:15}{victim:10}{moment:18}{'yes' if run.taken_at else 'no':>7}{work:6}{0:6}")
         assert run.taken_at, "nobody gets the item"
         if (deed, victim, moment) in REASONS:
             return
@@ -177,9 +177,8 @@ def test_full_disk_stops_no_run(bench: Bench, tally: list[str], tmp_path: Path) 
         started.kill()
 
         def take() -> bool:
-            alive = is_alive(pid)
             taken = try_claim(bench.table, make_caller("rival"))
-            assert not (taken and alive)
+            assert not (taken and is_alive(pid))
             return taken
 
         until(take, "the item is free")

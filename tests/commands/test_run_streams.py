@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from poll import until
@@ -81,7 +82,10 @@ def test_command_ignores_exactly_the_callers_ignored_signals(bench: Bench, shell
     assert len(wrapped.splitlines()) == 3
 
 
-FORWARDED = ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "WINCH"]
+FORWARDED: list[Any] = [
+    *("INT", "TERM"),
+    *(pytest.param(name, marks=pytest.mark.faults) for name in ("HUP", "QUIT", "USR1", "USR2", "WINCH")),
+]
 
 
 @pytest.mark.parametrize("name", FORWARDED)

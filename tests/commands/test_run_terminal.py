@@ -375,6 +375,7 @@ def test_pipeline_reader_gets_terminal_while_command_runs(bench: Bench, shell: s
 # The claim in a window
 
 
+@pytest.mark.faults
 @both_shells
 def test_item_held_by_terminal_stays_held(bench: Bench, shell: str) -> None:
     window = bench.window(shell)
@@ -420,6 +421,7 @@ def test_long_stopped_job_resumes_if_still_held(bench: Bench, shell: str) -> Non
     assert window.answers() == "130"
 
 
+@pytest.mark.faults
 @both_shells
 def test_stopped_job_that_lost_its_item_does_not_resume(bench: Bench, shell: str) -> None:
     window, ready, log = bench.window(shell, FAST), bench.file(), bench.file()

@@ -67,6 +67,7 @@ def test_wait_on_silent_server_ends_in_its_own_time(cli: Cli, proxy: Proxy) -> N
     assert 3 <= time.monotonic() - begin < connection.ANSWER_TIMEOUT_S
 
 
+@pytest.mark.faults
 def test_wait_ends_in_time_if_server_falls_silent_later(full_table: Table, cli: Cli) -> None:
     claim(full_table.database, make_caller("holder"), "SD-1")
     with Wire(full_table.dsn) as wire:

@@ -63,6 +63,7 @@ def test_malformed_port_is_refused(refused: Refused) -> None:
     refused("list", "--dsn", "host=127.0.0.1 port=x", code=6, message="port")
 
 
+@pytest.mark.faults
 def test_silent_server_is_given_up_in_time(cli: Cli, silent_port: int) -> None:
     def timed(dsn: str, **env: str) -> float:
         begin = time.monotonic()
