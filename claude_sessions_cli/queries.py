@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 # Fragments that several queries share; a query names one as {name}.
-FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata", "prunable", "written_row")
+FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata", "prunable", "written_row", "written_heartbeats")
 
 
 def directory() -> Path:

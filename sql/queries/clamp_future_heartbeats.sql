@@ -9,12 +9,4 @@ WITH locked AS (
     LIMIT %(row_limit)s::bigint
     FOR UPDATE SKIP LOCKED
 ),
-written AS (
-    UPDATE public.claude_sessions SET
-        heartbeat_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
-    WHERE id = ANY(ARRAY(SELECT row_id FROM locked))
-    RETURNING id
-)
-SELECT locked.row_id, written.id IS NOT NULL AS is_written
-FROM locked
-LEFT JOIN written ON written.id = locked.row_id;
+{written_heartbeats};

@@ -8,12 +8,4 @@ WITH locked AS (
     WHERE s.heartbeat_at > coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
     FOR UPDATE OF s SKIP LOCKED
 ),
-written AS (
-    UPDATE public.claude_sessions SET
-        heartbeat_at = coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
-    WHERE id = ANY(ARRAY(SELECT row_id FROM locked))
-    RETURNING id
-)
-SELECT locked.row_id, written.id IS NOT NULL AS is_written
-FROM locked
-LEFT JOIN written ON written.id = locked.row_id;
+{written_heartbeats};
