@@ -21,7 +21,8 @@ cs_pid=${CLAUDE_PID:-$PPID} cs_id=${CLAUDE_CODE_SESSION_ID:--}
 case $cs_pid in *[!0-9]*) exit 0 ;; esac
 case $cs_id in *[!A-Za-z0-9._:-]*) cs_id=- ;; esac
 
-# As the program's state directory. The clock is one that nobody sets, where there is one that costs no process.
+# The program's state directory. The clock is the time since the boot if /proc has it: nobody sets it, and reading it
+# starts no process.
 if [ -r /proc/uptime ]; then
     read -r cs_now _ </proc/uptime
     cs_now=${cs_now%.*}
