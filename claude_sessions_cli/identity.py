@@ -154,8 +154,7 @@ def detect(
 
     `session`, `pid` and `tty` come from the command line; `anchor` is the process `pid`, if it may have ended already;
     `lineage` are this process and its ancestors, nearest first; `hook_input` is the session that an agent names to its
-    hook. Raises UsageError if a given value is wrong. If no rule
-    finds a session, the identity has no `session_id`.
+    hook. Raises UsageError if a given value is wrong. If no rule finds a session, the identity has no `session_id`.
     """
     if tty is not None and not TTY.fullmatch(tty):
         raise UsageError(f"--tty is not a terminal: {shorten(tty)}", "a terminal is named like /dev/pts/3")

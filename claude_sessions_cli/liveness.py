@@ -78,7 +78,7 @@ def may_run(session: Session, host: Host) -> bool:
 
 
 def group_left(session: Session, host: Host) -> int | None:
-    """Return the process group that the guardian of a killed runner is ending; None if there is none, or not here."""
+    """Return the process group that a guardian is ending here; None if its runner lives, or ran elsewhere."""
     if session.guardian is None or liveness_of(session.guardian, host.hostname, host) is not Liveness.ALIVE:
         return None
     try:

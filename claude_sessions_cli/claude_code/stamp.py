@@ -92,7 +92,7 @@ def path_of(environ: Mapping[str, str], pid: int) -> Path:
 
 
 def read(path: Path) -> Stamp:
-    """Return the stamp in a file; an empty one if there is none."""
+    """Return the stamp in a file; an empty one if the file is missing."""
     try:
         return Stamp.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

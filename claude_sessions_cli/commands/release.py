@@ -48,7 +48,7 @@ def release(
     Exit 0 if nothing is held, 4 if the session holds another item, or another session holds this one. Exit 4 if the
     session has lost its claim and holds nothing: until it was told twice, by a claim or a release.
     """
-    invocation.give_up_after(within)
+    invocation.limit_background_call(within)
     settings = invocation.load_settings(dsn)
     if end and pid is not None and session is None:
         caller = invocation.find_ending(settings, pid, tty)

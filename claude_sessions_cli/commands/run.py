@@ -110,7 +110,7 @@ def run(
         except HeldByAnother as error:
             # A refusal that the caller calls success, as cron does, is no news.
             if not (quiet and conflict_exit_code == 0):
-                output.failure(_with_own_hint(error, sd))
+                output.failure(error)
             raise typer.Exit(conflict_exit_code) from None
     invocation.update_prompt(lease.caller, lease.held.session, database)
 
@@ -138,13 +138,6 @@ def run(
         raise typer.Exit(EXIT_NOT_HELD)
     supervisor.follow(result.finished)
     raise typer.Exit(result.finished.code)
-
-
-def _with_own_hint(error: HeldByAnother, sd: str) -> HeldByAnother:
-    """Return a refusal with a hint that names no option which only `claim` has."""
-    if error.hint and "add --force" in error.hint:
-        error.hint = error.hint.replace("add --force", f"claude-sessions claim {sd} --force")
-    return error
 
 
 def _check_command(program: str, output: Output) -> None:

@@ -165,9 +165,9 @@ def _is_earlier(caller: Caller, session: Session) -> bool:
     return is_other and (session.holds or session.unsettled_loss or lost_term(session, ()) is not None)
 
 
-def _keeps_its_loss(mine: Session | None, earlier: Session) -> bool:
+def _keeps_its_loss(mine: Session, earlier: Session) -> bool:
     """Whether a session goes on as itself, because a mere loss of an earlier id would replace its own, untold one."""
-    return mine is not None and mine.tombstone is not None and not mine.tombstone.told and not earlier.holds
+    return mine.tombstone is not None and not mine.tombstone.told and not earlier.holds
 
 
 def continue_session(database: Database, caller: Caller, earlier: Session) -> Caller | None:

@@ -58,7 +58,7 @@ class Caller:
         return ProcessRecord(**record) if record else None
 
     def as_session(self, session_id: str) -> Caller:
-        """Return this caller under another session id of its process, whose row says where that came from."""
+        """Return this caller under another session id of its process. The row of that id keeps its own `id_from`."""
         return replace(self, identity=replace(self.identity, session_id=session_id, id_from=None))
 
     def standing(self, session: Session) -> Standing:

@@ -85,7 +85,7 @@ def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnoth
         f"{session.sd_id} is held by {session.session_id}{place_of(session)}{since},"
         f" last heartbeat {format_age(session.heartbeat_age_s)} ago{note}{left}{own_loss(lost)}",
         f"{end}wait for it: add --wait 10m; look: claude-sessions list {session.sd_id};"
-        " take it: add --force --reason WHY",
+        f" take it: claude-sessions claim {session.sd_id} --force --reason WHY",
         holder,
     )
 
