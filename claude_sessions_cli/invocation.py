@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session, Witness
     from claude_sessions_cli.operations.caller import Caller
     from claude_sessions_cli.operations.claim import ClaimResult
+    from claude_sessions_cli.operations.heartbeat import HeartbeatResult
     from claude_sessions_cli.render import Output
 
 
@@ -64,16 +65,34 @@ def load_settings(dsn: str | None, stale_after: float | None = None) -> Settings
     return settings.load(os.environ, dsn=dsn, stale_after=stale_after)
 
 
-def give_up_after(seconds: float | None) -> None:
-    """Exit after `seconds`, so that a background call does not outlive a server that hangs.
+def give_up_after(
+    seconds: float, code: int = EXIT_UNREACHABLE, last_words: Callable[[], None] = lambda: None
+) -> threading.Timer:
+    """Exit with `code` after `seconds`, so that a background call does not outlive a server that hangs.
 
-    Also close the descriptors of its shell: a lock may end with the shell, and a reader may wait for the end of a pipe.
+    Returns the timer, which can be cancelled.
+    """
+
+    def give_up() -> None:
+        last_words()
+        # At once, as if killed: a rollback would wait for the same server.
+        os._exit(code)
+
+    # A thread and no signal: one waits while the name of a host is looked up.
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def limit_background_call(seconds: float | None) -> None:
+    """Give up after `seconds` if a shell's hook calls, and close the descriptors of its shell.
+
+    A lock may end with the shell, and a reader may wait for the end of a pipe.
     """
     if seconds is not None:
         _close_inherited()
-        # At once, as if killed: a rollback would wait for the same server.
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_UNREACHABLE))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        give_up_after(seconds)
 
 
 def _close_inherited() -> None:
@@ -119,6 +138,43 @@ def clear_prompt(caller: Caller, database: Database) -> None:
     anchor = _terminal_of(caller)
     if anchor is not None:
         prompt.remove(os.environ, anchor, database.name)
+
+
+def beat(
+    caller: Caller,
+    database: Database,
+    looked_at: str | None,
+    *,
+    register: bool,
+    if_older_than: float | None = None,
+    in_background: bool = True,
+    shown: bool = True,
+) -> HeartbeatResult:
+    """Send a heartbeat, and show what it found in the prompt of the caller's terminal.
+
+    `looked_at` is the database that the prompt showed before the connection. Raises the errors of `heartbeat`.
+    """
+    from claude_sessions_cli.operations.heartbeat import heartbeat
+
+    before, witness = prompt_version(caller, database), seen_claim(caller, database)
+
+    def is_current() -> bool:
+        # A command that ran during a heartbeat in the background has shown newer facts.
+        return not in_background or prompt_version(caller, database) == before
+
+    def is_shown() -> bool:
+        # Meanwhile the shell may have turned to another database.
+        return shown and (not in_background or shown_database(caller) == looked_at)
+
+    try:
+        result = heartbeat(database, caller, register=register, if_older_than=if_older_than, witness=witness)
+    except SessionsError as error:
+        if is_current():
+            show_loss(caller, database, error, shown=is_shown())
+        raise
+    if is_current():
+        update_prompt(caller, result.session.session, database, shown=is_shown())
+    return result
 
 
 @contextmanager

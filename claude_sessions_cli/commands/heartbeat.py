@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from claude_sessions_cli import invocation, options, prompt
-from claude_sessions_cli.errors import SessionsError, UsageError
+from claude_sessions_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from claude_sessions_cli.settings import Settings
@@ -49,10 +49,10 @@ def heartbeat(
     """Prove that this session is alive.
 
     Exit 4 if the session is not registered, or has lost its claim; the error names the successor, the time and the
-    reason. A session that lost its item
-    to silence alone gets it back, under a new fence, unless another one has taken it.
+    reason. A session that lost its item to silence alone gets it back, under a new fence, unless another one has taken
+    it.
     """
-    invocation.give_up_after(within)
+    invocation.limit_background_call(within)
     settings = invocation.load_settings(dsn, stale_after)
     if here:
         if register or any(option is not None for option in (if_older_than, session, pid, tty)):
@@ -62,33 +62,20 @@ def heartbeat(
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)
 
     from claude_sessions_cli import as_json, as_text, render
-    from claude_sessions_cli.operations import heartbeat as operation
     from claude_sessions_cli.operations.tombstones import claim_lost
 
     output = render.Output("heartbeat", json, quiet)
     looked_at = invocation.shown_database(caller)
     with invocation.open_database(settings, output) as database:
-        before = invocation.prompt_version(caller, database)
-        witness = invocation.seen_claim(caller, database)
-
-        def is_current() -> bool:
-            # A command that ran during a heartbeat in the background has shown newer facts.
-            return within is None or invocation.prompt_version(caller, database) == before
-
-        def is_shown() -> bool:
-            # Meanwhile the shell may have turned to another database.
-            return not elsewhere and (within is None or invocation.shown_database(caller) == looked_at)
-
-        try:
-            result = operation.heartbeat(
-                database, caller, register=register, if_older_than=if_older_than, witness=witness
-            )
-        except SessionsError as error:
-            if is_current():
-                invocation.show_loss(caller, database, error, shown=is_shown())
-            raise
-    if is_current():
-        invocation.update_prompt(caller, result.session.session, database, shown=is_shown())
+        result = invocation.beat(
+            caller,
+            database,
+            looked_at,
+            register=register,
+            if_older_than=if_older_than,
+            in_background=within is not None,
+            shown=not elsewhere,
+        )
     if result.outcome == "registered":
         prompt.sweep(os.environ)
     if result.outcome == "lost" and result.tombstone:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import options, settings
+from claude_sessions_cli import invocation, options, settings
 from claude_sessions_cli.errors import SessionsError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +42,8 @@ def hook(
     """
     if background:
         _detach()
-    timer = _give_up_after(event, BACKGROUND_S if background else max(LEAST_S, FOREGROUND_S - _age()))
+    seconds = BACKGROUND_S if background else max(LEAST_S, FOREGROUND_S - _age())
+    timer = invocation.give_up_after(seconds, 0, lambda: _log(event, f"no answer within {seconds:.1f} s"))
     try:
         _run(event, plugin, changed, answers=not background)
     except Exception as error:
@@ -69,18 +69,6 @@ def _age() -> float:
     # Clock ticks since the boot, if /proc has them.
     ticks = os.sysconf("SC_CLK_TCK")
     return max(0.0, times.uptime() - int(start) / ticks) if start.isdecimal() else 0.0
-
-
-def _give_up_after(event: str, seconds: float) -> threading.Timer:
-    def give_up() -> None:
-        _log(event, f"no answer within {seconds:.1f} s")
-        os._exit(0)
-
-    # A thread: a name that is looked up in vain keeps signals waiting, and no rollback may wait for the same server.
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    return timer
 
 
 def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
@@ -112,7 +100,6 @@ def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
 
 
 def _start(given: Input, plugin: bool) -> None:
-    from claude_sessions_cli import invocation
     from claude_sessions_cli.claude_code import events, settings_file, stamp
     from claude_sessions_cli.errors import HeldByAnother
     from claude_sessions_cli.operations.start import start
@@ -159,35 +146,20 @@ def _beat(event: str, given: Input | None, changed: bool = False) -> None:
 
 
 def _renew(path: Path, known: Stamp, given: Input | None) -> None:
-    from claude_sessions_cli import invocation
     from claude_sessions_cli.claude_code import events, stamp
     from claude_sessions_cli.errors import HeldByAnother, NotHeld
-    from claude_sessions_cli.operations.heartbeat import heartbeat
 
     caller = _caller(given)
     session, standing, key, text = None, stamp.OK, None, ""
-    with _database(caller) as database:
-        before, looked_at = invocation.prompt_version(caller, database), invocation.shown_database(caller)
-        witness = invocation.seen_claim(caller, database)
-
-        def is_current() -> bool:
-            # A command that ran in the meantime has shown newer facts.
-            return invocation.prompt_version(caller, database) == before
-
-        def is_shown() -> bool:
-            return invocation.shown_database(caller) == looked_at
-
-        try:
-            result = heartbeat(database, caller, register=True, witness=witness)
-            session, lost = result.session.session, result.tombstone
-            if is_current():
-                invocation.update_prompt(caller, session, database, shown=is_shown())
-            if result.outcome == "lost" and lost and not lost.told:
-                standing, key, text = stamp.LOST, events.key_of(lost), events.loss_text(lost)
-        except (HeldByAnother, NotHeld) as error:
-            if is_current():
-                invocation.show_loss(caller, database, error, shown=is_shown())
-            standing, key, text = stamp.TWIN, stamp.TWIN, events.refusal_text(error)
+    looked_at = invocation.shown_database(caller)
+    try:
+        with _database(caller) as database:
+            result = invocation.beat(caller, database, looked_at, register=True)
+        session, lost = result.session.session, result.tombstone
+        if result.outcome == "lost" and lost and not lost.told:
+            standing, key, text = stamp.LOST, events.key_of(lost), events.loss_text(lost)
+    except (HeldByAnother, NotHeld) as error:
+        standing, key, text = stamp.TWIN, stamp.TWIN, events.refusal_text(error)
     known.standing = standing
     if key is None:
         stamp.beside(path, "loss").unlink(missing_ok=True)
@@ -268,7 +240,7 @@ def _guard(given: Input) -> None:
 
 
 def _end(given: Input) -> None:
-    from claude_sessions_cli import identity, invocation
+    from claude_sessions_cli import identity
     from claude_sessions_cli.claude_code import events, stamp
     from claude_sessions_cli.operations.end import end
 
