@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli.database import Database, Statement, Transaction
@@ -92,7 +92,9 @@ def change_rows(write: Write, caller: Caller, change: Change) -> Changed:
     except SessionsError as error:
         if not may_concern_one_row(error):
             raise
-    return write(caller.actor, _change_each, caller, change)
+    # Each row stays locked until COMMIT, so they too are locked in the order of id.
+    in_order = replace(change, rows=sorted(change.rows, key=lambda row: row["id"]))
+    return write(caller.actor, _change_each, caller, in_order)
 
 
 def _change_all(tx: Transaction, change: Change) -> Changed:

@@ -1,5 +1,6 @@
 -- Release the sessions that reap has judged, or mark them stale, by compare-and-swap on the row's version: it covers
--- the heartbeat and every other fact of the verdict. Skips locked rows, which the next reap judges.
+-- the heartbeat and every other fact of the verdict. Skips locked rows, which the next reap judges. In the order of id;
+-- see renew_heartbeats.
 -- Parameters: verdicts (jsonb: objects of id, row_version, status (the new one), own), now. Returns: row_id and
 -- is_written of each row that was as judged (false if a trigger dropped the change), and the session.
 WITH judged AS (
@@ -7,6 +8,7 @@ WITH judged AS (
     FROM pg_catalog.jsonb_to_recordset(%(verdicts)s::jsonb)
         AS verdict (id uuid, row_version text, status text, own jsonb)
     INNER JOIN public.claude_sessions AS session ON session.id = verdict.id AND session.xmin::text = verdict.row_version
+    ORDER BY session.id
     FOR UPDATE OF session SKIP LOCKED
 ),
 written AS (

@@ -1,5 +1,6 @@
 -- Prove life for many sessions whose process was seen alive: compare-and-set on that process, writing heartbeat_at
--- alone. Skips locked rows: each is being written, or will be renewed next time.
+-- alone. Skips locked rows: each is being written, or will be renewed next time. In the order of id: Postgres waits all
+-- the same for a row of which a new version is written and locked while it looks.
 -- Parameters: seen (jsonb: objects of id, pid, start); boot_id, pid_ns (text); now. Returns: row_id and is_written of
 -- each row that still has its process (false if a trigger dropped the change).
 WITH locked AS (
@@ -10,6 +11,7 @@ WITH locked AS (
         AND s.metadata -> 'claude_sessions_cli'::text -> 'process'::text ->> 'start'::text = seen.start
         AND s.metadata -> 'claude_sessions_cli'::text -> 'process'::text ->> 'boot_id'::text = %(boot_id)s::text
         AND s.metadata -> 'claude_sessions_cli'::text -> 'process'::text ->> 'pid_ns'::text = %(pid_ns)s::text
+    ORDER BY s.id
     FOR UPDATE OF s SKIP LOCKED
 ),
 {written_heartbeats};

@@ -168,7 +168,8 @@ def test_clock_is_the_servers_and_limit_15_minutes_by_default(reaping: Table) ->
 
 def test_refused_rows_are_warnings_and_do_not_count(reaping: Table) -> None:
     for number in range(5):
-        reaping.insert(f"{'bad' if number < 3 else 'good'}-{number}", status="idle", heartbeat_at=NOON)
+        row_id = f"00000000-0000-0000-0000-{number:012}"
+        reaping.insert(f"{'bad' if number < 3 else 'good'}-{number}", id=row_id, status="idle", heartbeat_at=NOON)
     reaping.insert("bad-future", status="idle", heartbeat_at=at(99))
     reaping.execute("ALTER TABLE public.claude_sessions ADD CONSTRAINT good CHECK (session_id !~ 'bad') NOT VALID")
     try:

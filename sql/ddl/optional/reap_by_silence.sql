@@ -36,7 +36,7 @@ BEGIN
 
     -- Heartbeats in the future came from wrong clocks. They are set to now, so that they can age.
     FOR one IN
-        SELECT s.* FROM public.claude_sessions AS s WHERE s.heartbeat_at > clock FOR UPDATE SKIP LOCKED
+        SELECT s.* FROM public.claude_sessions AS s WHERE s.heartbeat_at > clock ORDER BY s.id FOR UPDATE SKIP LOCKED
     LOOP
         BEGIN
             UPDATE public.claude_sessions AS s SET heartbeat_at = clock WHERE s.id = one.id;
@@ -54,6 +54,7 @@ BEGIN
         WHERE (s.status IN ('active', 'idle', 'stale') OR s.status IS NULL)
             AND coalesce(s.heartbeat_at, s.claimed_at, s.created_at, pg_catalog.to_timestamp(0))
                 < clock - pg_catalog.make_interval(secs => least(given_s, 86400::numeric)::float8)
+        ORDER BY s.id
         FOR UPDATE SKIP LOCKED
     LOOP
         EXIT WHEN done >= row_limit;
