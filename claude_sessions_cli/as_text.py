@@ -1,4 +1,4 @@
-"""Results as the lines that people read. Text from the database is stripped of control characters."""
+"""Results as the lines that people read. The printer cleans each line: a value in it never begins another one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
 from claude_sessions_cli.operations.tombstones import describe, place_of
-from claude_sessions_cli.text import align, clean
+from claude_sessions_cli.text import align
 from claude_sessions_cli.times import format_age
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ LIMITS = {
 }
 
 
-def claim_text(result: ClaimResult) -> str:
+def claim_text(result: ClaimResult) -> list[str]:
     """Return the line of `claim`."""
     session = result.session.session
     words = {
@@ -53,10 +53,10 @@ def claim_text(result: ClaimResult) -> str:
     if result.evicted:
         evicted = result.evicted.session
         line += f" from {evicted.session_id} (last heartbeat {format_age(evicted.heartbeat_age_s)} ago)"
-    return f"{line}, fence {session.fence}\n"
+    return [f"{line}, fence {session.fence}"]
 
 
-def heartbeat_text(result: HeartbeatResult) -> str:
+def heartbeat_text(result: HeartbeatResult) -> list[str]:
     """Return the line of `heartbeat`."""
     session = result.session.session
     holding = f", holding {session.sd_id}" if session.sd_id else ""
@@ -64,47 +64,47 @@ def heartbeat_text(result: HeartbeatResult) -> str:
         holding = f", holding {session.sd_id} under the new fence {session.fence}"
     if result.outcome == "restored":
         holding = f", {session.sd_id} is yours again, fence {session.fence}"
-    return f"{result.outcome} {session.session_id}{holding}\n"
+    return [f"{result.outcome} {session.session_id}{holding}"]
 
 
-def here_text(result: HereResult) -> str:
+def here_text(result: HereResult) -> list[str]:
     """Return how many sessions live, and a line for each that does not."""
-    renewed = f"renewed {result.renewed} session{'' if result.renewed == 1 else 's'}\n"
-    return renewed + here_released_text(result)
+    renewed = f"renewed {result.renewed} session{'' if result.renewed == 1 else 's'}"
+    return [renewed, *here_released_text(result)]
 
 
-def here_released_text(result: HereResult) -> str:
+def here_released_text(result: HereResult) -> list[str]:
     """Return a line for each session that `heartbeat --here` has released."""
-    return "".join(f"{_verdict_head(verdict, 'released')}\n" for verdict in result.released)
+    return [_verdict_head(verdict, "released") for verdict in result.released]
 
 
 def refused_lines(refused: Iterable[Refusal]) -> list[str]:
     """Return a line for each row that the table refuses to change: session, item, and what the table says."""
     return [
-        clean(f"refused {seen.session_id}{f' {seen.sd_id}' if seen.sd_id else ''}: {refusal.reason}")
+        f"refused {seen.session_id}{f' {seen.sd_id}' if seen.sd_id else ''}: {refusal.reason}"
         for refusal in refused
         for seen in [refusal.session.session]
     ]
 
 
-def release_text(result: ReleaseResult) -> str:
+def release_text(result: ReleaseResult) -> list[str]:
     """Return the line of `release`."""
     if result.outcome == "nothing_held":
-        return "nothing held\n"
+        return ["nothing held"]
     released = f"released {result.sd_id}" if result.sd_id else ""
     if result.of_another and result.session:
         released += f" of {result.session.session.session_id}"
     ended = f"ended {result.session.session.session_id}" if result.outcome == "ended" and result.session else ""
-    return ", ".join(part for part in (released, ended) if part) + "\n"
+    return [", ".join(part for part in (released, ended) if part)]
 
 
-def reap_text(result: ReapResult, explain: bool) -> str:
+def reap_text(result: ReapResult, explain: bool) -> list[str]:
     """Return a line for each row that changed, or would; with `explain` the kept ones too."""
     would = "would be " if result.dry_run else ""
     lines = [_verdict_line(verdict, f"{would}{verdict.to}") for verdict in result.changed]
     if explain:
         lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
-    return "".join(line + "\n" for line in [*lines, *_prune_lines(result)])
+    return [*lines, *_prune_lines(result)]
 
 
 def _prune_lines(result: ReapResult) -> list[str]:
@@ -161,7 +161,7 @@ def _verdict_line(verdict: ReapVerdict, word: str) -> str:
 
 def _verdict_head(verdict: ReapVerdict, word: str) -> str:
     held = f" {verdict.evidence['sd_id']}" if verdict.evidence.get("sd_id") else ""
-    return clean(f"{word} {verdict.session.session.session_id}{held}: {verdict.reason}")
+    return f"{word} {verdict.session.session.session_id}{held}: {verdict.reason}"
 
 
 def whoami_text(
@@ -170,7 +170,7 @@ def whoami_text(
     found: Standings | None = None,
     source: str | None = None,
     problem: str | None = None,
-) -> str:
+) -> list[str]:
     """Return the lines of `whoami`: the session, and what the database says of it, or why it was not asked."""
     anchor = f"{identity.anchor.program} (pid {identity.anchor.pid})" if identity.anchor else None
     facts = {
@@ -183,14 +183,10 @@ def whoami_text(
         **_standing_facts(found, source, problem),
     }
     if not explain:
-        return align([(f"{name}:", clean(value) if value else "-") for name, value in facts.items()])
+        return align([(f"{name}:", value or "-") for name, value in facts.items()])
     rows = [("USED", "RULE", "VALUE")]
-    rows += [("yes" if r.used else "-", r.rule, clean(r.value) if r.value else f"({r.why})") for r in identity.rules]
-    rows += [
-        ("yes", name, clean(value) if value else "-")
-        for name, value in facts.items()
-        if name not in ("session", "anchor")
-    ]
+    rows += [("yes" if r.used else "-", r.rule, r.value or f"({r.why})") for r in identity.rules]
+    rows += [("yes", name, value or "-") for name, value in facts.items() if name not in ("session", "anchor")]
     return align(rows)
 
 
@@ -212,52 +208,52 @@ def _standing_facts(found: Standings | None, source: str | None, problem: str | 
     return {**facts, "database": source}
 
 
-def history_text(found: History) -> str:
+def history_text(found: History) -> list[str]:
     """Return the terms of a work item or a session, and a session's events, as aligned lines."""
-    tables = []
-    if found.terms:
-        tables.append(table.rows(table.TERMS, found.terms))
-    if found.events:
-        tables.append(table.rows(table.EVENTS, found.events))
-    return "\n".join(map(align, tables))
+    terms = align(table.rows(table.TERMS, found.terms)) if found.terms else []
+    events = align(table.rows(table.EVENTS, found.events)) if found.events else []
+    return [*terms, *([""] if terms and events else []), *events]
 
 
-def timer_text(result: TimerResult) -> str:
+def timer_text(result: TimerResult) -> list[str]:
     """Return the outcome for a timer, or the plan of a dry run."""
     if not result.dry_run:
         idle = "" if result.runs else ", but nothing runs it yet"
-        return f"{result.timer}: {result.outcome.replace('_', ' ')}{idle}\n"
+        return [f"{result.timer}: {result.outcome.replace('_', ' ')}{idle}"]
     if result.outcome == "not_installed":
-        return f"{result.timer}: not installed\n"
+        return [f"{result.timer}: not installed"]
     verb = "would remove claude-sessions' part from" if result.outcome == "removed" else "would write to"
     if result.outcome == "already_installed":
         verb = "is already in"
-    return "\n".join(f"{verb} {write.to}{':' if write.text else ''}\n{write.text}" for write in result.writes)
+    return [
+        line
+        for write in result.writes
+        for line in (f"{verb} {write.to}{':' if write.text else ''}", *write.text.splitlines())
+    ]
 
 
-def merged_text(result: Merged, entries: Mapping[str, str]) -> str:
+def merged_text(result: Merged, entries: Mapping[str, str]) -> list[str]:
     """Return the outcome for an agent's settings file, or the plan of a dry run."""
     if not result.dry_run:
         words = {"installed": "installed in", "already_installed": "already installed in", "removed": "removed from"}
         backup = f" (before: {result.backup})" if result.backup else ""
-        return f"{result.agent}: {words.get(result.outcome, 'not installed in')} {result.file}{backup}\n"
+        return [f"{result.agent}: {words.get(result.outcome, 'not installed in')} {result.file}{backup}"]
     verbs = {"installed": "would write to", "already_installed": "is already in", "removed": "would be removed from"}
     lines = [f"{verbs.get(result.outcome, 'is not in')} {result.file}"]
-    lines += [f"  {name}: {command}" for name, command in entries.items()]
-    return "\n".join(lines) + "\n"
+    return [*lines, *(f"  {name}: {command}" for name, command in entries.items())]
 
 
-def plugin_text(directory: str) -> str:
+def plugin_text(directory: str) -> list[str]:
     """Return how to add the plugin to Claude Code."""
-    return (
-        "In Claude Code, or with `claude` before each line instead of the slash:\n"
-        f"  /plugin marketplace add {directory}\n"
-        "  /plugin install work-claims@work-claims\n"
-        "The plugin has no status line and no guard: claude-sessions install claude has both, and needs no plugin.\n"
-    )
+    return [
+        "In Claude Code, or with `claude` before each line instead of the slash:",
+        f"  /plugin marketplace add {directory}",
+        "  /plugin install work-claims@work-claims",
+        "The plugin has no status line and no guard: claude-sessions install claude has both, and needs no plugin.",
+    ]
 
 
-def applied_text(applied: Sequence[AppliedFile]) -> str:
+def applied_text(applied: Sequence[AppliedFile]) -> list[str]:
     """Return what `schema apply` did, a line for each object it made."""
     lines = []
     for file in applied:
@@ -265,7 +261,7 @@ def applied_text(applied: Sequence[AppliedFile]) -> str:
         objects = f"created {number} object{'' if number == 1 else 's'}"
         lines.append(f"{file.file}: {objects if file.created else 'already in force'}")
         lines += [f"  {made.kind} {made.name}" for made in file.created]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def inspection_lines(inspection: Inspection) -> list[str]:
@@ -281,7 +277,7 @@ def inspection_lines(inspection: Inspection) -> list[str]:
     return lines
 
 
-def server_text(status: Status) -> str:
+def server_text(status: Status) -> list[str]:
     """Return the lines of `db status`."""
     facts = {
         "running": f"yes, pid {status.pid}" if status.running else "no",

@@ -82,9 +82,15 @@ app = typer.Typer(
 )
 
 
+def _show(text: str) -> None:
+    from claude_sessions_cli.render import Output
+
+    Output("").result({}, text.splitlines)
+
+
 def _print_version(value: bool) -> None:
     if value:
-        sys.stdout.write(f"claude-sessions {__version__}\n")
+        _show(f"claude-sessions {__version__}")
         raise typer.Exit
 
 
@@ -137,7 +143,7 @@ def run(argv: list[str]) -> int:
             return code if isinstance(code, int) else 0
         except _UsageError as error:
             if type(error).__name__ == "NoArgsIsHelpError":
-                sys.stdout.write(f"{error}\n")
+                _show(str(error))
                 return UsageError.exit_code
             raise UsageError(error.format_message()) from None  # type: ignore[attr-defined]
         except (BrokenPipeError, SystemExit):  # typer exits on a broken pipe itself
@@ -170,7 +176,7 @@ def _fail(argv: list[str], error: Exception) -> int:
         error = CannotWrite(f"cannot write the answer: {error.strerror}")
     if not isinstance(error, SessionsError):
         if os.environ.get("CLAUDE_SESSIONS_DEBUG"):
-            raise error
+            Output("").traceback(error)
         error = SessionsError(
             f"unforeseen: {type(error).__name__}: {error}",
             "show the traceback: set CLAUDE_SESSIONS_DEBUG=1 and run it again",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from claude_sessions_cli.text import mask_passwords
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,18 +28,18 @@ EXIT_INTERRUPTED = 130
 class SessionsError(Exception):
     """An unforeseen failure, and the base of every error that the tool raises on purpose.
 
-    `message` is the error in one line, `hint` the next step; neither holds a password. `data` is what a failed command
-    prints with `--json`.
+    `message` is the error in one line, `hint` the next step. They may quote what stands in a wrong place, so the
+    passwords of DSNs in them are masked. `data` is what a failed command prints with `--json`.
     """
 
     code: ClassVar[str] = "failure"
     exit_code: ClassVar[int] = EXIT_FAILURE
 
     def __init__(self, message: str, hint: str | None = None, data: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = mask_passwords(message)
+        self.hint = hint and mask_passwords(hint)
         self.data = data
+        super().__init__(self.message)
 
 
 class UsageError(SessionsError):

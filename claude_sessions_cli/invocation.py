@@ -326,4 +326,4 @@ def act_on_claim(
         held = operation(database, caller)
     update_prompt(caller, held.session, database)
     data, line = answer(held)
-    output.result({"session": as_json.session_data(held), **data}, lambda: line)
+    output.result({"session": as_json.session_data(held), **data}, lambda: [line])

@@ -1,7 +1,7 @@
 """Printing: tables on a terminal, plain lines in a pipe, JSON for programs.
 
-Results go to stdout, notes and errors to stderr. Text from the database is stripped of control characters and never
-read as markup.
+Results go to stdout, notes and errors to stderr. Nothing else writes to either: each line for people is made
+presentable here, whatever database, environment or command line it quotes, and no text is read as markup.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,7 +22,7 @@ from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.table import Table, fit
-from claude_sessions_cli.text import align, clean, clean_lines, cut, mask_passwords
+from claude_sessions_cli.text import align, cut, presentable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -55,23 +55,28 @@ class Output:
     json: bool = False
     quiet: bool = False
 
-    def result(self, data: dict[str, Any], text: Callable[[], str]) -> None:
+    def result(self, data: dict[str, Any], lines: Callable[[], list[str]]) -> None:
         """Print the result of a command that succeeded."""
         if self.quiet:
             return
-        _write(sys.stdout, self._envelope(data, None) if self.json else clean_lines(text()))
+        if self.json:
+            _write(sys.stdout, self._envelope(data, None))
+        else:
+            _print(sys.stdout, lines())
 
-    def result_unless_refused(self, data: dict[str, Any], text: Callable[[], str], refused: Sequence[str]) -> None:
+    def result_unless_refused(
+        self, data: dict[str, Any], lines: Callable[[], list[str]], refused: Sequence[str]
+    ) -> None:
         """Print a result; raise RowsRefused if the table refused rows, after what is done has been printed."""
         if not (refused and self.json):
-            self.result(data, text)
+            self.result(data, lines)
         if refused:
             raise RowsRefused(refused, data)
 
     def table(self, data: dict[str, Any], rows: Table, empty: str) -> None:
         """Print a table of sessions: fitted to a terminal, whole in a pipe; if it has no rows, note `empty`."""
         if self.json or self.quiet:
-            self.result(data, lambda: "")
+            self.result(data, list)
         elif len(rows) == 1:
             self.note(empty)
         elif sys.stdout.isatty():
@@ -85,8 +90,12 @@ class Output:
         if self.json or not sys.stdout.isatty():
             while True:
                 data, rows = look()
-                text = self._envelope(data, None) if self.json else clean_lines(align(rows) + "\n")
-                if not _write(sys.stdout, text):
+                is_read = (
+                    _write(sys.stdout, self._envelope(data, None))
+                    if self.json
+                    else _print(sys.stdout, [*align(rows), ""])
+                )
+                if not is_read:
                     return
                 time.sleep(seconds)
         from rich.live import Live
@@ -110,24 +119,27 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line for people on stderr; it is not the result."""
         if not self.quiet and not self.json:
-            _write(sys.stderr, clean_lines(f"{PROGRAM}: {text}\n"))
+            _print(sys.stderr, [f"{PROGRAM}: {text}"])
 
     def loss(self, text: str) -> None:
         """Print a loss of this session on stderr, which --quiet does not silence; --json has it in its data."""
         if not self.json:
-            _write(sys.stderr, clean(f"{PROGRAM}: {text}") + "\n")
+            _print(sys.stderr, [f"{PROGRAM}: {text}"])
 
     def failure(self, error: SessionsError) -> None:
         """Print an error: one line on stderr, or the JSON envelope on stdout."""
-        # It may quote a DSN that stands in a wrong place.
-        error.message, error.hint = mask_passwords(error.message), error.hint and mask_passwords(error.hint)
         if self.json and not isinstance(error, CannotWrite):
             _write(sys.stdout, self._envelope(error.data, error))
         else:
             hint = f" ({error.hint})" if error.hint else ""
             *lines, last = error.lines if isinstance(error, RowsRefused) else [error.message]
-            for line in [*lines, f"{last}{hint}"]:
-                _write(sys.stderr, clean(f"{PROGRAM}: {line}") + "\n")
+            _print(sys.stderr, [f"{PROGRAM}: {line}" for line in [*lines, f"{last}{hint}"]])
+
+    def traceback(self, error: Exception) -> None:
+        """Print the traceback of an unforeseen failure on stderr."""
+        import traceback
+
+        _print(sys.stderr, "".join(traceback.format_exception(error)).splitlines())
 
     def _envelope(self, data: dict[str, Any] | None, error: SessionsError | None) -> str:
         envelope: dict[str, Any] = {
@@ -146,6 +158,21 @@ class Output:
                 "holder": session_data(holder),
             }
         return json.dumps(envelope, default=json_value) + "\n"
+
+
+def verbatim(text: str) -> None:
+    """Print a script for a shell on stdout."""
+    _write(sys.stdout, text)
+
+
+def answer(text: str) -> None:
+    """Print the one object that another program reads from stdout. Raises OSError if nobody reads it."""
+    os.write(1, f"{text}\n".encode())
+
+
+def _print(stream: TextIO, lines: Iterable[str]) -> bool:
+    """Print lines for people: each stays one line, and nothing in it is obeyed by a terminal."""
+    return _write(stream, "".join(f"{presentable(line)}\n" for line in lines))
 
 
 def _write(stream: TextIO, text: str) -> bool:
@@ -167,7 +194,7 @@ def _count_down(left: float, refusal: HeldByAnother | None) -> None:
     by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item" if refusal else "the database"
     minutes, seconds = divmod(math.ceil(left), 60)
     time_left = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
-    line = f"{time_left} left: waiting for {clean(by)} (Ctrl-C to give up)"
+    line = presentable(f"{time_left} left: waiting for {by} (Ctrl-C to give up)")
     # A second line of the terminal would not be cleared.
     sys.stderr.write(CLEAR_LINE + cut(line, _columns() - 1))
     sys.stderr.flush()
@@ -190,7 +217,7 @@ def rich_table(rows: Table) -> RichTable:
     for head in heads:
         made.add_column(head, no_wrap=True)
     for label, *cells in lines:
-        made.add_row(Text(label, style=LABEL_STYLES[Label(label)]), *map(Text, cells))
+        made.add_row(Text(label, style=LABEL_STYLES[Label(label)]), *(Text(presentable(cell)) for cell in cells))
     return made
 
 
@@ -206,7 +233,7 @@ def _print_rich(rows: Table) -> None:
 
 def report(text: str, seconds: float) -> None:
     """Print a line on stderr within some seconds: a slow reader must not delay this process."""
-    line = os.fsencode(f"{PROGRAM}: {clean(text)}\n")
+    line = f"{PROGRAM}: {presentable(text)}\n".encode(errors="backslashreplace")
 
     def write() -> None:
         with suppress(OSError):

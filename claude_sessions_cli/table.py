@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from claude_sessions_cli.model import JudgedSession
-from claude_sessions_cli.text import clean, width_of
+from claude_sessions_cli.text import presentable, width_of
 from claude_sessions_cli.times import format_age, utc
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ EVENTS: tuple[Column[SessionEvent], ...] = (
 
 
 def rows(columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
-    """Return a table: the heads, and a row for each item. Text from the database is stripped of control characters."""
+    """Return a table: the heads, and a row for each item, with the cells as they will be printed."""
     heads = tuple(column.head for column in columns)
     return [heads, *(tuple(_shown(column.cell(item)) for column in columns) for item in items)]
 
@@ -125,7 +125,7 @@ def _shorten_to(ids: Sequence[str], length: int) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    return clean(str(value)) if value not in (None, "") else EMPTY
+    return presentable(str(value)) if value not in (None, "") else EMPTY
 
 
 def _with_note(reason: str | None, note: str | None) -> str:

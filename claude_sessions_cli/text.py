@@ -6,21 +6,25 @@ import os
 import re
 from collections.abc import Sequence
 
-_PASSWORD = re.compile(r"(://[^\s/:@]*:|password\s*=\s*)('[^']*'|\S+(?=@)|\S+)", re.IGNORECASE)
+# What stands before a secret in a DSN, as it is written or percent-encoded; in a URL, a port is no secret.
+_COLON = "(?::|%3A)"
+_IN_URL = rf"{_COLON}(?:/|%2F){{2}}(?:(?!{_COLON})[^\s/\[])*{_COLON}(?!\d{{1,5}}(?:[/?][^\s@]*)?(?:[\s'\"),;.]|$))"
+_KEYWORD = r"(?:password|passwd|client_secret|scram_(?:client|server)_key)\s*(?:=|%3D)\s*"
+# A quoted value may itself be quoted in an error, with backslashes; an unquoted one may escape blanks.
+_VALUE = r"(?:\\*'(?:\\+.|[^'\\])*'?|\\*\"(?:\\+.|[^\"\\])*\"?|(?:\\+.|[^\s\\])+)"
+_PASSWORD = rf"(?is)({_IN_URL})(?!\*\*\*)(?:.*(?=@)|[^\s'\"]+)|({_KEYWORD})(?!\*\*\*){_VALUE}"
 
 
 def clean(text: str) -> str:
-    """Return text as one line without control characters.
+    """Return text as one line: blanks and line ends as spaces, without what a terminal obeys or does not show.
 
-    >>> clean("a\\x1b[31mb\\nc")
-    'a[31mb c'
+    >>> clean("a\\x1b[31mb\\nc\\u2028d\\u202ee")
+    'a[31mb c de'
     """
-    return "".join(character for character in text.replace("\n", " ") if character.isprintable())
-
-
-def clean_lines(text: str) -> str:
-    """Return lines without control characters."""
-    return "".join(clean(line) + "\n" for line in text.splitlines())
+    if text.isprintable():
+        return text
+    kept = (" " if character.isspace() else character for character in text)
+    return "".join(character for character in kept if character.isprintable())
 
 
 def mask_passwords(text: str) -> str:
@@ -28,8 +32,16 @@ def mask_passwords(text: str) -> str:
 
     >>> mask_passwords("no such command 'postgresql://me:secret@host/db'")
     "no such command 'postgresql://me:***@host/db'"
+    >>> mask_passwords("host=h password='my secret' dbname=d")
+    'host=h password=*** dbname=d'
     """
-    return _PASSWORD.sub(r"\1***", text)
+    # Few texts need the pattern, which takes longer to compile than a command may take to print.
+    return re.sub(_PASSWORD, r"\1\2***", text) if "://" in text or "=" in text or "%3" in text else text
+
+
+def presentable(text: str) -> str:
+    """Return text as a line for a terminal or a log: clean, and without passwords."""
+    return mask_passwords(clean(text))
 
 
 def cut(line: str, columns: int) -> str:
@@ -64,10 +76,11 @@ def width_of(text: str) -> int:
     return sum(map(width, text))
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines whose columns are aligned."""
-    widths = [max(width_of(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "".join("  ".join(map(_pad, row, widths)).rstrip() + "\n" for row in rows)
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines whose columns are aligned as they will be printed."""
+    cells = [[presentable(cell) for cell in row] for row in rows]
+    widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(_pad, row, widths)).rstrip() for row in cells]
 
 
 def _pad(cell: str, width: int) -> str:

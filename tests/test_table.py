@@ -31,7 +31,7 @@ def table(*rows: dict[str, str]) -> Table:
 
 
 def widest(fitted: Table) -> int:
-    return max(map(width_of, align(fitted).splitlines()))
+    return max(map(width_of, align(fitted)))
 
 
 @pytest.mark.parametrize("session", [DERIVED, UUID, "nightly-builder-on-a-host-with-a-long-name"])

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from claude_sessions_cli.claude_code.stamp import LOST, TWIN
 from claude_sessions_cli.errors import HeldByAnother, SessionsError, UsageError
@@ -18,7 +17,7 @@ from claude_sessions_cli.names import check_session_id
 from claude_sessions_cli.operations.start import Started
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.operations.whoami import Standings
-from claude_sessions_cli.text import clean
+from claude_sessions_cli.text import presentable
 from claude_sessions_cli.times import format_age, utc
 
 # In the order of a conversation; GUARDED are the tools of PreToolUse.
@@ -125,11 +124,11 @@ def started(found: Started, session_id: str, codebase: str | None) -> str:
         " run SD -- COMMAND (hold it for a command), list."
     )
     for number in range(len(found.neighbours), -1, -1):
-        text = "\n".join([*first, *_neighbour_lines(found.neighbours, number, codebase), usage])
-        answer = answer_with("SessionStart", text, **title)
+        lines = [*first, *_neighbour_lines(found.neighbours, number, codebase), usage]
+        answer = answer_with("SessionStart", lines, **title)
         if len(answer.encode()) <= ANSWER_LIMIT:
             return answer
-    return answer_with("SessionStart", f"{first[0][: ANSWER_LIMIT // 4]}\n{usage}")
+    return answer_with("SessionStart", [first[0][: ANSWER_LIMIT // 4], usage])
 
 
 def _holding(found: Started) -> Session | None:
@@ -177,7 +176,7 @@ def _neighbour(session: Session) -> str:
 
 
 def _short(text: str | None, limit: int = TEXT_LIMIT) -> str:
-    cleaned = clean(text or "-")
+    cleaned = presentable(text or "-")
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 
@@ -206,21 +205,16 @@ def refusal_text(error: SessionsError) -> str:
 
 def context(event: str, text: str) -> str:
     """Return the answer that adds a text to what the model sees."""
-    return answer_with(event, clean(text))
+    return answer_with(event, [text])
 
 
-def answer_with(event: str, text: str, **more: Any) -> str:
-    """Return one JSON object with a text for the model."""
-    return _answer({"hookEventName": event, "additionalContext": text, **more})
+def answer_with(event: str, lines: Sequence[str], **more: str) -> str:
+    """Return one JSON object with lines for the model."""
+    return _answer(hookEventName=event, additionalContext="\n".join(map(presentable, lines)), **more)
 
 
-def _answer(output: dict[str, Any]) -> str:
-    text = json.dumps({"hookSpecificOutput": output}, ensure_ascii=False, separators=(",", ":"))
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps({"hookSpecificOutput": output}, separators=(",", ":"))
-    return text
+def _answer(**output: str) -> str:
+    return json.dumps({"hookSpecificOutput": output}, ensure_ascii=False, separators=(",", ":"))
 
 
 # -- the guard --------------------------------------------------------------------------------------------------------
@@ -245,9 +239,7 @@ def standing_of(found: Standings) -> tuple[str | None, str]:
 
 def denial(reason: str) -> str:
     """Return the answer that keeps the client from a tool call."""
-    return _answer(
-        {"hookEventName": GUARD, "permissionDecision": "deny", "permissionDecisionReason": reason},
-    )
+    return _answer(hookEventName=GUARD, permissionDecision="deny", permissionDecisionReason=presentable(reason))
 
 
 def passes(call: Input, programs: Iterable[str]) -> bool:

@@ -26,7 +26,7 @@ from claude_sessions_cli.model import Session
 from claude_sessions_cli.names import SESSION_ID
 from claude_sessions_cli.prompt import harmless
 from claude_sessions_cli.settings import state_directory
-from claude_sessions_cli.text import clean
+from claude_sessions_cli.text import presentable
 
 UPTIME = Path("/proc/uptime")
 # What the session is: in order, with an unreported loss, open in another process, or over.
@@ -69,7 +69,7 @@ class Stamp:
         held = session if session and session.holds and session.sd_id else None
         self.item = harmless(held.sd_id) if held and held.sd_id else "-"
         self.track = held.track or "-" if held else "-"
-        self.note = clean(held.note or "")[:NOTE_LIMIT] if held else ""
+        self.note = presentable(held.note or "")[:NOTE_LIMIT] if held else ""
 
     def is_fresh(self, now: int) -> bool:
         """Whether no heartbeat is due."""

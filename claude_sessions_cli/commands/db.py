@@ -27,7 +27,9 @@ def stop(json: options.Json = False, quiet: options.Quiet = False) -> None:
     The next command that needs it starts it again.
     """
     stopped = server.stop()
-    render.Output("db stop", json, quiet).result({"stopped": stopped}, lambda: "stopped" if stopped else "not running")
+    render.Output("db stop", json, quiet).result(
+        {"stopped": stopped}, lambda: ["stopped" if stopped else "not running"]
+    )
 
 
 @app.command()
@@ -41,7 +43,7 @@ def status(json: options.Json = False, quiet: options.Quiet = False) -> None:
 def dsn(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Print the server's DSN, for psql."""
     found = server.dsn()
-    render.Output("db dsn", json, quiet).result({"dsn": found}, lambda: found)
+    render.Output("db dsn", json, quiet).result({"dsn": found}, lambda: [found])
 
 
 def _embedded() -> Settings:

@@ -6,13 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, options, settings
+from claude_sessions_cli import invocation, log, options, render, settings
 from claude_sessions_cli.errors import SessionsError, UsageError
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def _start(given: Input, plugin: bool) -> None:
         kept.standing, kept.told = stamp.TWIN, [stamp.TWIN, *kept.told]
     elif found.standings.lost and not found.standings.lost.told:
         kept.standing = stamp.LOST
-    _answer(events.started(found, given.session_id, caller.identity.codebase))
+    render.answer(events.started(found, given.session_id, caller.identity.codebase))
     with stamp.run_lock(path):
         stamp.beside(path, "loss").unlink(missing_ok=True)
         _keep(path, kept, caller, found.acting.session if found.acting else None)
@@ -207,7 +206,7 @@ def _tell(event: str, given: Input) -> bool:
         with suppress(FileNotFoundError):
             pending.rename(taken)
             try:
-                _answer(events.context(event, taken.read_text(encoding="utf-8").rstrip("\n")))
+                render.answer(events.context(event, taken.read_text(encoding="utf-8").rstrip("\n")))
             except OSError:
                 taken.rename(pending)
                 raise
@@ -229,7 +228,7 @@ def _guard(given: Input) -> None:
         found = whoami(database, caller)
     standing, reason = events.standing_of(found)
     if standing:
-        _answer(events.denial(reason))
+        render.answer(events.denial(reason))
         return
     with stamp.run_lock(path) as locked:
         if locked:
@@ -330,11 +329,6 @@ def _is_read() -> bool:
     return False
 
 
-def _answer(text: str) -> None:
-    """Print the one object that the client reads. Raises OSError if nobody can."""
-    os.write(1, f"{text}\n".encode())
-
-
 def _log_error(event: str, error: Exception) -> None:
     if isinstance(error, UsageError):
         # The rest quotes a value of the environment.
@@ -350,15 +344,5 @@ def _log_error(event: str, error: Exception) -> None:
 
 def _log(event: str, text: str) -> None:
     """Add a line to the log; never of the input, whose texts are private, nor of the environment."""
-    from claude_sessions_cli import files
-    from claude_sessions_cli.text import clean
-
     with suppress(OSError):
-        path = settings.state_directory(os.environ).absolute() / "hook.log"
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.rotate(path)
-        at = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        log = os.open(path, flags, 0o600)
-        with os.fdopen(log, "a", encoding="utf-8", errors="replace") as file:
-            file.write(f"{at} {event} {clean(text)[:300]}\n")
+        log.append(settings.state_directory(os.environ).absolute() / "hook.log", f"{event} {text}")

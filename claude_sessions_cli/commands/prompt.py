@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import Annotated
 
@@ -35,4 +34,6 @@ def prompt(
     found = prompt_file.read(os.environ, anchor) if anchor else None
     segment = found.segment(time.time()) if found else ""
     if segment:
-        sys.stdout.write(f"{segment}\n")
+        from claude_sessions_cli.render import Output
+
+        Output("prompt").result({}, lambda: [segment])

@@ -133,7 +133,7 @@ def run(
         timeout=timeout,
         stdout=STDERR if json else None,
     )
-    output.result(as_json.run_data(result, lease), str)
+    output.result(as_json.run_data(result, lease), list)
     if result.lost:
         raise typer.Exit(EXIT_NOT_HELD)
     supervisor.follow(result.finished)

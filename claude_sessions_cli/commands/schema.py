@@ -54,13 +54,13 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
     wrong = sum(difference.difference != "extra" for difference in found.differences)
     if wrong:
         if not json:
-            output.result(data, lambda: "\n".join(lines))
+            output.result(data, lambda: lines)
         raise SchemaMismatch(
             f"the table is not as shipped: {wrong} missing or changed",
             "create missing objects: claude-sessions schema apply (it leaves changed ones alone)",
             data,
         )
-    output.result(data, lambda: "\n".join([*lines, "the table is as shipped"]))
+    output.result(data, lambda: [*lines, "the table is as shipped"])
 
 
 @app.command("print")
@@ -69,4 +69,4 @@ def print_() -> None:
     from claude_sessions_cli.operations import schema
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in schema.ddl_files())
-    render.Output("schema print").result({}, lambda: text)
+    render.Output("schema print").result({}, text.splitlines)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options, process
+from claude_sessions_cli import options, process, render
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.shell import hooks
 from claude_sessions_cli.shell.hooks import SHELLS
@@ -27,4 +27,4 @@ def shell_init(
     """
     if shell not in SHELLS:
         raise UsageError(f"unknown shell: {shell[:40]!r}", f"the shells are {', '.join(SHELLS)}")
-    sys.stdout.write(hooks.render(shell, process.this_program(sys.argv[0]), hooks.heartbeat_seconds()))
+    render.verbatim(hooks.render(shell, process.this_program(sys.argv[0]), hooks.heartbeat_seconds()))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,7 @@ import typer
 
 from claude_sessions_cli import invocation, options, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, RowsRefused, SessionsError, Unreachable
-from claude_sessions_cli.text import clean, clean_lines
+from claude_sessions_cli.log import write as write_log
 
 if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
@@ -52,7 +50,7 @@ def _run(directory: Path) -> None:
     def give_up(*_: object) -> None:
         # At once, as if killed: a rollback would wait for the same server.
         upkeep_log.record_run(directory, message)
-        os.write(2, f"{_now()} {message}\n".encode())
+        write_log(2, message)
         os._exit(EXIT_UNREACHABLE)
 
     message = f"the database has not answered for {TIMEOUT_S} seconds"
@@ -66,7 +64,7 @@ def _run(directory: Path) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
     for failure in failures:
         for line in failure.lines if isinstance(failure, RowsRefused) else [failure.message]:
-            sys.stderr.write(f"{_now()} {clean(line)}\n")
+            write_log(2, line)
     upkeep_log.record_run(directory, failures[0].message if failures else None)
     if failures:
         raise typer.Exit(failures[0].exit_code)
@@ -86,22 +84,21 @@ def _renew_and_reap() -> list[SessionsError]:
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:
         for step in (_renew, _reap):
             try:
-                text, refused = step(database, caller)
+                lines, refused = step(database, caller)
             except Unreachable:
                 raise
             except SessionsError as error:
                 # The other step may work.
                 failures.append(error)
                 continue
-            for line in clean_lines(text).splitlines():
-                sys.stdout.write(f"{_now()} {line}\n")
-            sys.stdout.flush()
+            for line in lines:
+                write_log(1, line)
             if refused:
                 failures.append(RowsRefused(refused, {}))
     return failures
 
 
-def _renew(database: Database, caller: Caller) -> tuple[str, list[str]]:
+def _renew(database: Database, caller: Caller) -> tuple[list[str], list[str]]:
     from claude_sessions_cli import as_text
     from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
 
@@ -109,14 +106,10 @@ def _renew(database: Database, caller: Caller) -> tuple[str, list[str]]:
     return as_text.here_released_text(result), as_text.refused_lines(result.refused)
 
 
-def _reap(database: Database, caller: Caller) -> tuple[str, list[str]]:
+def _reap(database: Database, caller: Caller) -> tuple[list[str], list[str]]:
     from claude_sessions_cli import as_text
     from claude_sessions_cli.operations.reap import reap
 
     result = reap(database, caller)
     invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
     return as_text.reap_text(result, explain=False), as_text.refused_lines(result.refused)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from claude_sessions_cli import files
+from claude_sessions_cli import files, log
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,10 @@ def run_lock(directory: Path) -> Iterator[bool]:
 def redirect_output(directory: Path) -> None:
     """Send stdout and stderr to the log, tracebacks included; leave them as they are if it cannot be opened."""
     with suppress(OSError):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        log = os.open(log_path(directory), flags, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+        number = os.open(log_path(directory), log.OPENING, 0o600)
+        os.dup2(number, 1)
+        os.dup2(number, 2)
+        os.close(number)
 
 
 def record_run(directory: Path, error: str | None) -> None:
