@@ -12,7 +12,7 @@ _IN_URL = rf"{_COLON}(?:/|%2F){{2}}(?:(?!{_COLON})[^\s/\[])*{_COLON}(?!\d{{1,5}}
 _KEYWORD = r"(?:password|passwd|client_secret|scram_(?:client|server)_key)\s*(?:=|%3D)\s*"
 # A quoted value may itself be quoted in an error, with backslashes; an unquoted one may escape blanks.
 _VALUE = r"(?:\\*'(?:\\+.|[^'\\])*'?|\\*\"(?:\\+.|[^\"\\])*\"?|(?:\\+.|[^\s\\])+)"
-_PASSWORD = rf"(?is)({_IN_URL})(?!\*\*\*)(?:.*(?=@)|[^\s'\"]+)|({_KEYWORD})(?!\*\*\*){_VALUE}"
+_PASSWORD = rf"(?is)({_IN_URL})(?!\*\*\*)(?:.*(?=@)|[^'\"]+)|({_KEYWORD})(?!\*\*\*){_VALUE}"
 
 
 def clean(text: str) -> str:

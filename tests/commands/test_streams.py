@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import claude_sessions_cli
 from commands.answers import execute, failed, rows
 
 
@@ -73,3 +76,40 @@ def test_exit_code_survives_closed_pipe(dsn: str, tmp_path: Path) -> None:
     for argv in ("claim SD-1", "claim SD-1 --json"):
         _shell(f"{{ TOOL {argv}; echo $? >code; }} 2>&1 | head -c 0", env, tmp_path)
         assert (tmp_path / "code").read_text() == "3\n"
+
+
+PACKAGE = Path(claude_sessions_cli.__file__).parent
+STREAM = re.compile(r"sys\.(__)?std(out|err)(__)?")
+# Calls that write, wherever they stand.
+WRITERS = ("print", "os.write", "os.writev", "typer.echo", "typer.secho", "typer.style", "syslog.syslog")
+
+
+def _writes(path: Path) -> list[str]:
+    """Return the places of a module that write to the streams of the process, or give one away."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    harmless = {
+        id(node.value) for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("flush", "isatty", "fileno", "reconfigure")
+    }  # fmt: skip
+    found = []
+    for node in ast.walk(tree):
+        words = ast.unparse(node) if isinstance(node, (ast.Attribute, ast.Import, ast.ImportFrom)) else ""
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in WRITERS:
+            found.append(f"{ast.unparse(node.func)}({ast.unparse(node.args[0])})")
+        elif id(node) not in harmless and (
+            STREAM.fullmatch(words) or re.match("(import|from) (logging|syslog|sys .*std)", words)
+        ):
+            found.append(words)
+    return found
+
+
+def test_only_the_printer_and_the_log_write_to_streams() -> None:
+    found = {path.relative_to(PACKAGE).as_posix(): {*_writes(path)} for path in PACKAGE.rglob("*.py")}
+    assert {name: places for name, places in found.items() if places} == {
+        "render.py": {"sys.stdout", "sys.stderr", "os.write(1)", "os.write(2)"},
+        "log.py": {"os.write(number)"},
+        # A pipe to the process that ends a command.
+        "guardian.py": {"os.write(self._writer)"},
+        # It silences the stream whose reader has gone.
+        "cli.py": {"sys.stdout"},
+    }
