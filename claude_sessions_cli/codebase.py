@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from claude_sessions_cli import files
 from claude_sessions_cli.text import valid_utf8
 
 
@@ -20,7 +21,7 @@ def describe_directory(directory: Path) -> tuple[str, str | None]:
             if dot_git.is_dir() and os.path.lexists(dot_git / "HEAD"):
                 return _name(parent), _branch(dot_git)
             if dot_git.is_file():
-                git_dir = parent / os.fsdecode(dot_git.read_bytes()).removeprefix("gitdir:").strip()
+                git_dir = parent / os.fsdecode(files.read(dot_git)).removeprefix("gitdir:").strip()
                 return _worktree_owner(git_dir) or _name(parent), _branch(git_dir)
         except (OSError, RuntimeError, ValueError):
             break
@@ -32,14 +33,14 @@ def _worktree_owner(git_dir: Path) -> str | None:
     common = git_dir / "commondir"
     if not common.exists():
         return None
-    owner = (git_dir / os.fsdecode(common.read_bytes()).strip()).resolve()
+    owner = (git_dir / os.fsdecode(files.read(common)).strip()).resolve()
     # A bare repository is often hidden inside the directory that holds its worktrees.
     return _name(owner.parent) if owner.name.startswith(".") else valid_utf8(owner.name.removesuffix(".git"))
 
 
 def _branch(git_dir: Path) -> str | None:
     head = git_dir / "HEAD"
-    text = valid_utf8(os.fsdecode(head.read_bytes()).strip()) if head.exists() else ""
+    text = valid_utf8(os.fsdecode(files.read(head)).strip()) if head.exists() else ""
     branch = text.removeprefix("ref: refs/heads/")
     # Git writes the branch .invalid if it keeps its references elsewhere.
     return None if branch in (text, ".invalid") else branch

@@ -9,7 +9,7 @@ from pathlib import Path
 from claude_sessions_cli import files
 from claude_sessions_cli.text import presentable
 
-OPENING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+FLAGS = os.O_WRONLY | os.O_APPEND
 LINE_LIMIT = 300
 
 
@@ -23,7 +23,7 @@ def append(path: Path, text: str) -> None:
     """Add a line, cut to LINE_LIMIT, to a log of limited size. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.rotate(path)
-    number = os.open(path, OPENING, 0o600)
+    number = files.open_own(path, FLAGS)
     try:
         write(number, presentable(text)[:LINE_LIMIT])
     finally:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from claude_sessions_cli import files
+from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import ProcessRecord, Session, Witness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import state_directory
@@ -119,9 +120,13 @@ def harmless(text: str) -> str:
 
 def directory(environ: Mapping[str, str]) -> Path | None:
     """Return the directory of the prompt files; None if this user has no place for them."""
-    root = state_directory(environ)
+    try:
+        place = state_directory(environ, "terminals")
+    except UsageError:
+        # A stranger may write it: no command fails for its prompt.
+        return None
     # A relative path would differ between commands; and without a home, `~` is not expanded.
-    return root / "terminals" if root.is_absolute() else None
+    return place if place.is_absolute() else None
 
 
 def file_of(environ: Mapping[str, str], anchor: Process | ProcessRecord, database: str | None = None) -> Path | None:
@@ -221,9 +226,7 @@ def _make_private(place: Path) -> None:
     # Under sudo, HOME may belong to another user, who could no longer write there.
     if os.geteuid() == 0 and above.stat().st_uid != 0:
         raise PermissionError(above)
-    for parent in reversed(missing):
-        with suppress(FileExistsError):
-            parent.mkdir(mode=0o700)
+    files.make_directory(place)
 
 
 def read(environ: Mapping[str, str], anchor: Process, database: str | None = None) -> State | None:

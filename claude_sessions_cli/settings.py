@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,20 +75,32 @@ def config_path(environ: Mapping[str, str]) -> Path:
     return Path(platformdirs.user_config_dir("claude-sessions", appauthor=False)) / "config.toml"
 
 
-def state_directory(environ: Mapping[str, str]) -> Path:
-    """Return the directory of this machine's state, `CLAUDE_SESSIONS_STATE_DIR` or the platform's."""
-    explicit = environ.get("CLAUDE_SESSIONS_STATE_DIR")
-    if explicit:
-        return Path(explicit)
+def state_directory(environ: Mapping[str, str], below: str = "") -> Path:
+    """Return the directory of this machine's state, `CLAUDE_SESSIONS_STATE_DIR` or the platform's, or one `below` it.
+
+    Raises UsageError if a stranger may write it.
+    """
+    root = Path(environ.get("CLAUDE_SESSIONS_STATE_DIR") or _platform_state())
+    for directory in dict.fromkeys((root, root / below)):
+        with suppress(OSError):  # a missing one will be created, and a closed one reported when it is used
+            if stranger := files.stranger_of(directory):
+                raise UsageError(
+                    f"{directory} is not used: {stranger} may write it",
+                    f"chown {os.geteuid()} and chmod go-w it, or name another directory: CLAUDE_SESSIONS_STATE_DIR",
+                )
+    return root / below
+
+
+def _platform_state() -> str:
     import platformdirs
 
-    return Path(platformdirs.user_state_dir("claude-sessions", appauthor=False))
+    return platformdirs.user_state_dir("claude-sessions", appauthor=False)
 
 
 def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     path = config_path(environ)
     try:
-        text = path.read_bytes().decode()
+        text = files.read(path).decode()
         stranger = files.stranger_of(path)
     except (FileNotFoundError, NotADirectoryError):
         if environ.get("CLAUDE_SESSIONS_CONFIG"):

@@ -192,7 +192,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """Return a directory on a file system of three pages."""
     mount = tmp_path / "small"
     mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12k,nr_inodes=20", "none", str(mount)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=12k,nr_inodes=20,mode=700", "none", str(mount)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     yield mount

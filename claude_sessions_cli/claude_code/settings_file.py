@@ -287,7 +287,7 @@ def _without_ours(line: dict[str, Any]) -> Any:
 def _read(path: Path) -> tuple[dict[str, Any], bytes | None]:
     """Return the settings in a file and its bytes, None without a file. Raises NotSettingsError."""
     try:
-        raw = path.read_bytes()
+        raw = files.read(path)
     except FileNotFoundError:
         return {}, None
     except OSError as error:
@@ -344,14 +344,14 @@ def _replace(path: Path, raw: bytes | None, settings: dict[str, Any]) -> bool:
         mode = 0o600
         target.parent.mkdir(parents=True, exist_ok=True)
     if raw is not None:
-        files.write(_backup_of(target), raw, mode, exact=True)
+        files.write(_backup_of(target), raw, mode)
     try:
-        now = target.read_bytes()
+        now = files.read(target)
     except FileNotFoundError:
         now = None
     if now != raw:
         return False
-    files.write(target, data, mode, exact=True)
+    files.write(target, data, mode)
     return True
 
 

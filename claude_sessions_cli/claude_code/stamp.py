@@ -85,16 +85,16 @@ def now() -> int:
 
 
 def path_of(environ: Mapping[str, str], pid: int) -> Path:
-    """Return the stamp of the conversation of the process `pid`."""
+    """Return the stamp of the conversation of the process `pid`. Raises UsageError for a stranger's directory."""
     name = environ.get("CLAUDE_CODE_SESSION_ID") or "-"
     name = name if SESSION_ID.fullmatch(name) else "-"
-    return state_directory(environ).absolute() / "agents" / f"{pid}.{name}"
+    return state_directory(environ, "agents").absolute() / f"{pid}.{name}"
 
 
 def read(path: Path) -> Stamp:
     """Return the stamp in a file; an empty one if the file is missing."""
     try:
-        return Stamp.parse(path.read_text(encoding="utf-8"))
+        return Stamp.parse(files.read(path).decode())
     except (OSError, ValueError):
         return Stamp()
 
@@ -113,8 +113,8 @@ def beside(path: Path, what: str) -> Path:
 @contextmanager
 def run_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Hold the lock of a run; yield False if another run holds it. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(beside(path, "run"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    files.make_directory(path.parent)
+    lock = files.open_own(beside(path, "run"), os.O_RDWR)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from claude_sessions_cli import invocation, options, settings
-from claude_sessions_cli.errors import EXIT_UNREACHABLE, RowsRefused, SessionsError, Unreachable
+from claude_sessions_cli.errors import EXIT_UNREACHABLE, RowsRefused, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.log import write as write_log
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def upkeep(
                     upkeep_log.redirect_output(directory)
                 _run(directory)
     except OSError as error:
-        raise SessionsError(f"cannot use {error.filename or directory}: {error.strerror}") from None
+        raise UsageError(f"cannot use {error.filename or directory}: {error.strerror}") from None
 
 
 def _run(directory: Path) -> None:
@@ -76,9 +76,11 @@ def _renew_and_reap() -> list[SessionsError]:
     from claude_sessions_cli.embedded import server
 
     found = invocation.load_settings(None)
-    # A timer does not start a private server that its user stopped; after a reboot the first command does.
-    if found.dsn is None and not server.status().running:
-        return []
+    if found.dsn is None:
+        state = server.status()
+        # A timer starts it after a reboot, but creates none, and leaves one alone that its user stopped.
+        if not state.running and (state.stopped or state.version is None):
+            return []
     caller = invocation.find_caller(found, required=False)
     failures = []
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:

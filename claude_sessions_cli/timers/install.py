@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Protocol
 
+from claude_sessions_cli import files
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.timers import cron, launchd, systemd
 from claude_sessions_cli.timers.job import Job, TimerResult
@@ -40,7 +41,7 @@ def install(kind: str, job: Job, environ: Mapping[str, str], *, dry_run: bool = 
     """Install a timer, or update it. Raises UsageError on a platform that has nothing to run it."""
     _require_platform(kind)
     if not dry_run:
-        job.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_directory(job.directory)
     return KINDS[kind].install(job, environ, dry_run=dry_run)
 
 

@@ -30,8 +30,8 @@ def log_path(directory: Path) -> Path:
 @contextmanager
 def run_lock(directory: Path) -> Iterator[bool]:
     """Hold the lock of a run; yield False if another run holds it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(directory / "upkeep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    files.make_directory(directory)
+    lock = files.open_own(directory / "upkeep.lock", os.O_RDWR)
     try:
         locked = True
         try:
@@ -46,7 +46,7 @@ def run_lock(directory: Path) -> Iterator[bool]:
 def redirect_output(directory: Path) -> None:
     """Send stdout and stderr to the log, tracebacks included; leave them as they are if it cannot be opened."""
     with suppress(OSError):
-        number = os.open(log_path(directory), log.OPENING, 0o600)
+        number = files.open_own(log_path(directory), log.FLAGS)
         os.dup2(number, 1)
         os.dup2(number, 2)
         os.close(number)
@@ -63,7 +63,7 @@ def record_run(directory: Path, error: str | None) -> None:
 def last_run(directory: Path) -> LastRun | None:
     """Return the last run of a timer; None if there was none."""
     try:
-        stamp = json.loads((directory / "upkeep.json").read_text())
+        stamp = json.loads(files.read(directory / "upkeep.json"))
         return LastRun(datetime.fromisoformat(stamp["at"]), stamp["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
