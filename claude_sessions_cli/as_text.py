@@ -13,6 +13,7 @@ from claude_sessions_cli.times import format_age
 if TYPE_CHECKING:
     from claude_sessions_cli.claude_code.settings_file import Merged
     from claude_sessions_cli.embedded.server import Status
+    from claude_sessions_cli.embedded.upgrade import Upgrade
     from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
@@ -277,13 +278,22 @@ def inspection_lines(inspection: Inspection) -> list[str]:
     return lines
 
 
-def server_text(status: Status) -> list[str]:
-    """Return the lines of `db status`."""
+def server_text(status: Status, *, in_use: bool, source: str | None, problem: str | None) -> list[str]:
+    """Return the lines of `db status`; `source` is the rule that chose a database here, `problem` why none did."""
+    other = problem or f"commands use the database of {source}"
     facts = {
-        "running": f"yes, pid {status.pid}" if status.running else "no",
+        "running": f"yes, pid {status.pid}" if status.running else "no, by db stop" if status.stopped else "no",
+        "in use": "yes: no other database is configured" if in_use else f"no: {other}",
         "version": status.version,
         "data": status.data_dir,
         "socket": status.socket_dir,
         "log": status.log,
     }
     return align([(f"{name}:", str(value or "-")) for name, value in facts.items()])
+
+
+def upgrade_text(done: Upgrade) -> list[str]:
+    """Return the line of `db upgrade`."""
+    if done.kept is None:
+        return [f"Postgres {done.after} is the newest one that is installed: nothing to upgrade"]
+    return [f"upgraded from Postgres {done.before} to {done.after}; the old cluster is kept in {done.kept}"]

@@ -16,6 +16,8 @@ from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from claude_sessions_cli.database import Database
     from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session, Witness
     from claude_sessions_cli.operations.caller import Caller
@@ -245,10 +247,12 @@ def deadline_after(seconds: float | None) -> float | None:
 
 
 @contextmanager
-def open_database(found: Settings, output: Output, deadline: float | None = None) -> Iterator[Database]:
-    """Connect to the database of the settings; start the embedded server and apply its schema if needed.
+def open_database(
+    found: Settings, output: Output, deadline: float | None = None, *, starts: bool = True
+) -> Iterator[Database]:
+    """Connect to the database of the settings; start the private server and apply its schema if needed.
 
-    With a `deadline`, wait that long for a server that is full or starting.
+    With a `deadline`, wait that long for a server that is full or starting. A hook `starts` no server.
     """
     # Late: importing psycopg is most of a command's time, and a usage error does not need it.
     from claude_sessions_cli import database
@@ -260,14 +264,25 @@ def open_database(found: Settings, output: Output, deadline: float | None = None
 
     from claude_sessions_cli.embedded import server
 
-    with database.connect(server.ensure(output.note), found.dsn_source, deadline, output.note) as connection:
-        marker = server.schema_marker()
-        if not marker.exists() or marker.read_text() != __version__:
-            from claude_sessions_cli.operations import schema
-
-            schema.apply(connection)
-            marker.write_text(__version__)
+    dsn = server.ensure(output.note) if starts else server.running_dsn()
+    with database.connect(dsn, found.dsn_source, deadline, output.note) as connection:
+        if starts:
+            _apply_schema(connection, server.schema_marker())
         yield connection
+
+
+def _apply_schema(connection: Database, marker: Path) -> None:
+    """Apply the schema to the private server, once for each version of the tool."""
+    from claude_sessions_cli import files
+
+    with suppress(OSError):
+        if files.read(marker) == __version__.encode():
+            return
+    from claude_sessions_cli.operations import schema
+
+    schema.apply(connection)
+    with suppress(OSError):  # on a full disk, the next command applies it again
+        files.write(marker, __version__.encode())
 
 
 def claim_or_wait(

@@ -21,7 +21,7 @@ def write(number: int, text: str) -> None:
 
 def append(path: Path, text: str) -> None:
     """Add a line, cut to LINE_LIMIT, to a log of limited size. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_directory(path.parent)
     files.rotate(path)
     number = files.open_own(path, FLAGS)
     try:

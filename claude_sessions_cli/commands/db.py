@@ -1,11 +1,13 @@
-"""The commands `db start`, `db stop`, `db status` and `db dsn`."""
+"""The commands `db start`, `db stop`, `db status`, `db dsn` and `db upgrade`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from claude_sessions_cli import as_text, invocation, options, render
 from claude_sessions_cli.embedded import server
+from claude_sessions_cli.errors import SessionsError
 from claude_sessions_cli.settings import Settings
 
 app = options.new_app("Manage the private Postgres server.")
@@ -15,16 +17,15 @@ app = options.new_app("Manage the private Postgres server.")
 def start(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Start the server if it is not running."""
     output = render.Output("db start", json, quiet)
-    with invocation.open_database(_embedded(), output):
-        status_ = server.status()
-    output.result(asdict(status_), lambda: as_text.server_text(status_))
+    _start(output)
+    _show_state(output)
 
 
 @app.command()
 def stop(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Stop the server.
 
-    The next command that needs it starts it again.
+    No timer and no hook starts it again; the next command that needs it does.
     """
     stopped = server.stop()
     render.Output("db stop", json, quiet).result(
@@ -35,17 +36,52 @@ def stop(json: options.Json = False, quiet: options.Quiet = False) -> None:
 @app.command()
 def status(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Show the state of the server, and its files."""
-    found = server.status()
-    render.Output("db status", json, quiet).result(asdict(found), lambda: as_text.server_text(found))
+    _show_state(render.Output("db status", json, quiet))
 
 
 @app.command()
 def dsn(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Print the server's DSN, for psql."""
-    found = server.dsn()
-    render.Output("db dsn", json, quiet).result({"dsn": found}, lambda: [found])
+    found, output = server.dsn(), render.Output("db dsn", json, quiet)
+    running = server.status().running
+    if not running:
+        output.note("the private server is not running (start it: claude-sessions db start)")
+    output.result({"dsn": found, "running": running}, lambda: [found])
 
 
-def _embedded() -> Settings:
-    found = invocation.load_settings(None)
-    return Settings(None, "the embedded server", found.stale_after, found.heartbeat_every)
+@app.command()
+def upgrade(json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Move the data to the newest Postgres.
+
+    The cluster of the older version is kept beside the new one.
+    """
+    from claude_sessions_cli.embedded import upgrade as operation
+
+    output = render.Output("db upgrade", json, quiet)
+    done = operation.upgrade(output.note)
+    _start(render.Output("db upgrade", quiet=True))
+    outcome = "upgraded" if done.kept else "already_newest"
+    output.result({"outcome": outcome, **asdict(done)}, lambda: as_text.upgrade_text(done))
+
+
+def _start(output: render.Output) -> None:
+    # Whatever is configured: these commands are about the private server.
+    found = invocation.load_settings("embedded")
+    private = Settings(None, "the embedded server", found.stale_after, found.heartbeat_every)
+    with invocation.open_database(private, output):
+        pass
+
+
+def _show_state(output: render.Output) -> None:
+    found = server.status()
+    use = _use()
+    output.result({**asdict(found), **use}, lambda: as_text.server_text(found, **use))
+
+
+def _use() -> dict[str, Any]:
+    """Return whether commands use the private server here, and the rule that says so, or why none does."""
+    try:
+        settings = invocation.load_settings(None)
+    except SessionsError as error:
+        return {"in_use": False, "source": None, "problem": error.message}
+    return {"in_use": settings.dsn is None, "source": settings.dsn_source, "problem": None}

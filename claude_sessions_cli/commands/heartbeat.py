@@ -66,7 +66,7 @@ def heartbeat(
 
     output = render.Output("heartbeat", json, quiet)
     looked_at = invocation.shown_database(caller)
-    with invocation.open_database(settings, output) as database:
+    with invocation.open_database(settings, output, starts=within is None) as database:
         result = invocation.beat(
             caller,
             database,

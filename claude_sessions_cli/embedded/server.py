@@ -12,11 +12,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from claude_sessions_cli import files
 from claude_sessions_cli.embedded import cluster
 from claude_sessions_cli.embedded.cluster import ELSEWHERE, SOCKET, Paths
 from claude_sessions_cli.errors import Unreachable
@@ -28,9 +29,10 @@ MAX_SOCKET_PATH = 100  # the kernel's limit is 108 bytes on Linux, 104 on macOS
 
 @dataclass(frozen=True)
 class Status:
-    """The state of the server and its files."""
+    """The state of the server and its files; `stopped` says that `db stop` was its last command."""
 
     running: bool
+    stopped: bool
     pid: int | None
     data_dir: Path
     socket_dir: Path
@@ -40,34 +42,44 @@ class Status:
 
 def ensure(announce: Callable[[str], None]) -> str:
     """Return the DSN of the running server; start it, and create it, if needed. Raises Unreachable."""
-    paths = _locate()
-    try:
-        _check_owner(paths)
+    with trusted() as paths:
         if not _is_ready(paths):
             _start(paths, announce)
-    except OSError as error:
-        raise Unreachable(f"cannot use {error.filename or paths.home}: {error.strerror or error}", ELSEWHERE) from error
     return paths.dsn
 
 
+def running_dsn() -> str:
+    """Return the DSN of the running server, for callers that must not start it. Raises Unreachable."""
+    if not status().running:
+        raise Unreachable(
+            "no database is configured, and the private server is not running", "start it: claude-sessions db start"
+        )
+    return dsn()
+
+
 def stop() -> bool:
-    """Shut the server down and wait for its last process; return False if it was not running."""
-    paths = _locate()
-    try:
-        _check_owner(paths)
-        return paths.lock.exists() and _stop(paths)
-    except OSError as error:
-        raise Unreachable(f"cannot stop the server in {paths.home}: {error.strerror or error}") from error
+    """Shut the server down, wait for its last process, and leave a mark; return False if it was not running."""
+    with trusted() as paths:
+        if not paths.lock.exists():
+            return False
+        files.write(paths.stopped, b"")  # first: no timer starts it again meanwhile
+        try:
+            with stopped(paths) as (_, was_running):
+                return was_running
+        except Unreachable:
+            paths.stopped.unlink()
+            raise
 
 
 def status() -> Status:
     """Return the state of the server, without touching it."""
-    paths = _locate()
-    pid = _listener(paths) if _is_ready(paths) else None
-    version = None
-    with suppress(OSError):
-        version = (paths.cluster / "PG_VERSION").read_text().strip()
-    return Status(pid is not None, pid or None, paths.home, paths.socket_dir, paths.log, version)
+    with trusted() as paths:
+        pid = _listener(paths) if _is_ready(paths) else None
+        version = None
+        with suppress(OSError):
+            version = cluster.version_of(paths.cluster)
+        is_stopped = pid is None and paths.stopped.exists()
+        return Status(pid is not None, is_stopped, pid or None, paths.home, paths.socket_dir, paths.log, version)
 
 
 def dsn() -> str:
@@ -82,36 +94,52 @@ def schema_marker() -> Path:
 
 def _locate() -> Paths:
     if configured := os.environ.get("CLAUDE_SESSIONS_DATA_DIR"):
-        home = Path(configured).expanduser().absolute()
+        try:
+            home = Path(configured).expanduser().absolute()
+        except (OSError, RuntimeError) as error:  # the working directory is gone, or `~name` names nobody
+            raise Unreachable(
+                f"CLAUDE_SESSIONS_DATA_DIR is not a path here: {error}", "write an absolute one"
+            ) from None
     elif os.geteuid() == 0:
         home = Path("/var/lib/claude-sessions")  # another account must reach it, and /root is closed
     else:
         import platformdirs
 
         home = Path(platformdirs.user_data_dir("claude-sessions"))
+    if not home.is_absolute():
+        raise Unreachable("this account has no home directory for the private server", ELSEWHERE)
     cluster = home / "postgres"
     socket_dir = cluster
     # libpq ends a host name at a comma.
     if len(os.fsencode(cluster / SOCKET)) > MAX_SOCKET_PATH or "," in str(cluster):
         digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
         socket_dir = Path(f"/tmp/claude-sessions-{os.geteuid()}-{digest}") / "socket"
-    lock, log, marker = (home / name for name in ("postgres.lock", "postgres.log", "schema-applied"))
-    return Paths(home, cluster, lock, log, marker, socket_dir)
+    lock, log, marker, mark = (home / name for name in ("postgres.lock", "postgres.log", "schema-applied", "stopped"))
+    return Paths(home, cluster, lock, log, marker, mark, socket_dir)
 
 
-def _check_owner(paths: Paths) -> None:
-    """Refuse a server of another user, which would not admit this one."""
-    me = os.geteuid()
-    for path in (paths.lock, paths.cluster) if me else (paths.lock,):
-        with suppress(FileNotFoundError):
-            if (owner := path.stat().st_uid) != me:
-                raise Unreachable(f"{path} belongs to another user (uid {owner})", ELSEWHERE)
+@contextmanager
+def trusted() -> Iterator[Paths]:
+    """Yield the places of the files. Raises Unreachable for a stranger's, and for any error of the file system."""
+    paths = _locate()
+    try:
+        # As root, the cluster is that of the server's account, in a directory that this account cannot write.
+        for path in (paths.home, *([paths.cluster] if os.geteuid() else []), paths.lock):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if stranger := files.stranger_of(path):
+                    raise Unreachable(
+                        f"{path} is not used: {stranger} may write it",
+                        f"chown {os.geteuid()} and chmod go-w it, or {ELSEWHERE}",
+                    )
+        yield paths
+    except OSError as error:
+        raise Unreachable(f"cannot use {error.filename or paths.home}: {error.strerror or error}", ELSEWHERE) from error
 
 
 def _is_ready(paths: Paths) -> bool:
     with suppress(OSError, IndexError):
-        state = (paths.cluster / "postmaster.pid").read_text().split("\n")[7].strip()
-        return state == "ready" and _listener(paths) is not None
+        state = files.read(paths.cluster / "postmaster.pid").split(b"\n")[7].strip()
+        return state == b"ready" and _listener(paths) is not None
     return False
 
 
@@ -161,12 +189,13 @@ def _start(paths: Paths, announce: Callable[[str], None]) -> None:
         cluster.write_access_rules(paths.home)
         server, begin = cluster.launch(paths, install, account, lock)
         _await_ready(paths, server, begin)
+        paths.stopped.unlink(missing_ok=True)
     finally:
         os.close(lock)
 
 
 def _try_lock(paths: Paths) -> int | None:
-    lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = files.open_own(paths.lock, os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -200,7 +229,7 @@ def _await_ready(paths: Paths, server: subprocess.Popen[bytes], log_begin: int) 
     try:
         while not _is_ready(paths):
             if server.poll() is not None:
-                said = cluster.last_complaint(paths.log.read_bytes()[log_begin:])
+                said = cluster.last_complaint(files.read(paths.log)[log_begin:])
                 raise Unreachable(f"the embedded server did not start: {said}", f"see {paths.log}")
             if time.monotonic() > deadline:
                 raise Unreachable("the embedded server is still starting", f"try again later, or see {paths.log}")
@@ -210,8 +239,9 @@ def _await_ready(paths: Paths, server: subprocess.Popen[bytes], log_begin: int) 
             server.returncode = 0  # it outlives this process, which must neither wait for it nor warn about it
 
 
-def _stop(paths: Paths) -> bool:
-    """Request a fast shutdown, and take the lock to know when the last process has ended."""
+@contextmanager
+def stopped(paths: Paths) -> Iterator[tuple[int, bool]]:
+    """Request a fast shutdown, and yield the lock, which the last process has left, and whether there was a server."""
     deadline = time.monotonic() + STOP_SECONDS
     asked = False
     while (lock := _try_lock(paths)) is None:
@@ -223,5 +253,7 @@ def _stop(paths: Paths) -> bool:
         if time.monotonic() > deadline:
             raise Unreachable(f"{paths.lock} is still held", f"another host may run the server; see {paths.log}")
         time.sleep(0.01)
-    os.close(lock)
-    return asked
+    try:
+        yield lock, asked
+    finally:
+        os.close(lock)
