@@ -48,6 +48,12 @@ def test_repository_gives_codebase_and_branch(repository: Path) -> None:
     assert describe(deep) == ("project", None)
 
 
+def test_pipe_as_head_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "trap" / ".git").mkdir(parents=True)
+    os.mkfifo(tmp_path / "trap" / ".git" / "HEAD")
+    assert describe(tmp_path / "trap") == ("trap", None)
+
+
 @needs_git
 def test_linked_worktree_has_main_worktrees_codebase(repository: Path, tmp_path: Path) -> None:
     git(repository, "worktree", "add", "../elsewhere", "-b", "side")

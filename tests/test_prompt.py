@@ -157,6 +157,19 @@ def test_pipe_in_place_of_the_file_is_ignored(place: Path) -> None:
     assert prompt.read(os.environ, anchor()) is None
 
 
+@pytest.mark.parametrize("below", ["", "terminals"])
+def test_state_directory_of_strangers_is_ignored(place: Path, below: str) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    (place.parent / below).chmod(0o777)
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    assert prompt.directory(os.environ) is None
+    assert prompt.read(os.environ, anchor()) is None
+    prompt.write(os.environ, anchor(), LOST)
+    prompt.remove(os.environ, anchor(), DATABASE)
+    correct()
+    assert {path: path.read_bytes() for path in place.iterdir()} == before
+
+
 def test_impossible_state_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")

@@ -45,6 +45,7 @@ cs_is_due() {
 # left behind by a program that is gone, it counts for half a minute.
 cs_is_first() {
     cs_lock=$cs_stamp.lock
+    [ ! -p "$cs_lock" ] || rm -f "$cs_lock"
     set -C
     if ! printf '%s\n' "$cs_now" >"$cs_lock"; then
         cs_then=-

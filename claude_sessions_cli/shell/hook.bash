@@ -105,7 +105,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             # Without a start in its name, the file may belong to an earlier process with this pid.
             if [[ -z $__cs_own ]]; then
                 for __cs_name in "$__claude_sessions_state" "$__claude_sessions_state".*; do
-                    [[ ! -s $__cs_name ]] || { : >|"$__cs_name"; } 2>/dev/null || :
+                    [[ ! -s $__cs_name || -L $__cs_name ]] || { : >|"$__cs_name"; } 2>/dev/null || :
                 done
             fi
         fi
@@ -149,7 +149,8 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         [[ $__cs_line != 'held '* ]] || __cs_held=$((__cs_held - 1))
         __cs_line=${__cs_line:-none 0 - - - - -$__cs_key}
         ((__cs_held <= 0)) || __cs_line+=" +$__cs_held"
-        { builtin printf '%s\n' "$__cs_line" >|"$__claude_sessions_state"; } 2>/dev/null || :
+        [[ -L $__claude_sessions_state || -p $__claude_sessions_state ]] ||
+            { builtin printf '%s\n' "$__cs_line" >|"$__claude_sessions_state"; } 2>/dev/null || :
         __claude_sessions_here=("$__cs_values") __claude_sessions_at=$__cs_key __claude_sessions_last=0
         __claude_sessions_parse
     }

@@ -98,7 +98,7 @@ if status is-interactive
             # Without a start in its name, the file may belong to an earlier process with this pid.
             if test -z "$own"
                 for file in $__claude_sessions_state $__claude_sessions_state.*
-                    test -s $file -a -w $file; and echo -n >$file
+                    test -s $file -a -w $file -a ! -L $file; and echo -n >$file
                 end
             end
         end
@@ -137,7 +137,8 @@ if status is-interactive
         test -n "$line"; or set line "none 0 - - - - -$key"
         test $held -gt 0; and set line "$line +$held"
         # fish would report a file that it cannot write.
-        test -w $__claude_sessions_state -o -w $__claude_sessions_states -a ! -e $__claude_sessions_state
+        test ! -L $__claude_sessions_state -a ! -p $__claude_sessions_state
+        and test -w $__claude_sessions_state -o -w $__claude_sessions_states -a ! -e $__claude_sessions_state
         and echo $line >$__claude_sessions_state
         set -g __claude_sessions_at $key
         set -g __claude_sessions_next 0

@@ -73,7 +73,7 @@ if [[ -o interactive ]]; then
             if [[ -z $own ]]; then
                 setopt local_options null_glob
                 for name in $__claude_sessions_state $__claude_sessions_state.*; do
-                    [[ ! -s $name ]] || { : >|$name; } 2>/dev/null || :
+                    [[ ! -s $name || -L $name ]] || { : >|$name; } 2>/dev/null || :
                 done
             fi
         fi
@@ -105,7 +105,8 @@ if [[ -o interactive ]]; then
         [[ $line != 'held '* ]] || held+=-1
         line=${line:-none 0 - - - - -$key}
         (( held <= 0 )) || line+=" +$held"
-        { builtin print -r -- $line >|$__claude_sessions_state; } 2>/dev/null || :
+        [[ -L $__claude_sessions_state || -p $__claude_sessions_state ]] ||
+            { builtin print -r -- $line >|$__claude_sessions_state; } 2>/dev/null || :
         typeset -g __claude_sessions_at=$key __claude_sessions_last=0
         __claude_sessions_parse
     }

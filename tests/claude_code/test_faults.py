@@ -21,6 +21,7 @@ from run_bench import PROGRAM, Proxy, only_linux
 
 from claude_code.conftest import Start
 from claude_code.fake import Client
+from claude_sessions_cli.claude_code import stamp
 from claude_sessions_cli.claude_code.events import INPUT_LIMIT
 from claude_sessions_cli.claude_code.settings_file import hook_command
 from claude_sessions_cli.operations.claim import claim
@@ -204,3 +205,39 @@ def test_state_directory_that_cannot_be_written_costs_nothing(full_table: Table,
     for event in EVENTS[1:]:
         assert agent.hook(event, **EDIT).out == ""
     assert len(_rows(full_table)) == 1
+
+
+@pytest.mark.parametrize("name", ["", "lock", "run", "loss", "keep"])
+def test_pipe_in_place_of_a_file_never_hangs(full_table: Table, client: Start, name: str) -> None:
+    agent = client()
+    agent.start()
+    path = stamp.beside(agent.stamp_path, name) if name else agent.stamp_path
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    for event in ("UserPromptSubmit", "PostToolUse"):
+        assert agent.hook(event, **EDIT).out == ""
+    assert agent.status_line() == ""
+
+
+def test_state_directory_of_strangers_is_neither_read_nor_written(
+    full_table: Table, client: Start, tmp_path: Path
+) -> None:
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    agent = client(CLAUDE_SESSIONS_STATE_DIR=str(place))
+    for event in EVENTS:
+        agent.hook(event, **EDIT)
+    assert [found for found in place.rglob("*") if found.is_file() and not found.name.endswith(".lock")] == []
+
+
+@pytest.mark.faults
+def test_pipe_in_place_of_the_keep_file_is_replaced(full_table: Table, processes: Start) -> None:
+    agent = processes()
+    agent.start()
+    agent.beat()
+    keep = stamp.beside(agent.stamp_path, "keep")
+    os.mkfifo(keep)
+    agent.hook("Notification", notification_type="permission_prompt")
+    until(keep.is_file, "the shell that beats")
+    keep.unlink()

@@ -243,6 +243,10 @@ def test_command_installs_and_removes(cli: Cli, tmp_path: Path) -> None:
     broken = cli("install", "claude", env=env)
     assert broken.returncode == 2 and broken.stderr.count("\n") == 1 and "is not JSON" in broken.stderr
     assert path.read_text() == "{"
+    path.unlink()
+    os.mkfifo(path)
+    pipe = cli("install", "claude", env=env)
+    assert pipe.returncode == 2 and "not a regular file" in pipe.stderr
 
 
 def test_installed_commands_are_shell_that_succeeds(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 
 from commands.answers import Env, Inside, Refused, failed
 
@@ -142,3 +145,13 @@ def test_config_file_that_others_may_write_is_refused(
         if writer == "account nobody":
             env = {"CLAUDE_SESSIONS_CONFIG": str(config), "CLAUDE_SESSIONS_DSN": dsn, "SUDO_UID": "65534"}
             assert inside("list", env=env).returncode == 0
+
+
+def test_pipe_as_config_file_never_hangs(cli: Cli, dsn: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.toml")
+    env = {"CLAUDE_SESSIONS_CONFIG": str(tmp_path / "config.toml"), "CLAUDE_SESSIONS_DSN": dsn}
+    failed(cli("list", env=env), 2, r"cannot read .*config\.toml: not a regular file")
+    # The shell's own pipe is read.
+    script = 'CLAUDE_SESSIONS_CONFIG=<(echo \'stale_after = "x"\') exec "$0" -m claude_sessions_cli list'
+    done = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "stale_after in /dev/fd/" in done.stderr) == (2, True), done.stderr

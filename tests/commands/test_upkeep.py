@@ -109,12 +109,29 @@ def test_upkeep_prints_failure_with_time_and_records_it(cli: Cli, state: Path) -
     assert run is not None and run.error is not None and "cannot connect" in run.error
 
 
-def test_upkeep_never_starts_the_private_server(cli: Cli, state: Path, tmp_path: Path) -> None:
+def test_upkeep_never_creates_the_private_server(cli: Cli, state: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     done = cli("upkeep", env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DATA_DIR": str(data)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not data.exists()
     assert upkeep_log.last_run(state) is not None
+
+
+@pytest.mark.parametrize("planted", ["open directory", "pipe", "link"])
+def test_upkeep_refuses_what_strangers_may_have_put_there(cli: Cli, state: Path, planted: str) -> None:
+    state.mkdir(mode=0o700)
+    lock, precious = state / "upkeep.lock", state / "precious"
+    precious.touch()
+    if planted == "open directory":
+        state.chmod(0o777)
+    elif planted == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(precious)
+    done = _upkeep(cli, state, f"host={state}/missing")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert str(state) in done.stderr
+    assert not (state / "upkeep.json").exists()
 
 
 def test_upkeep_exits_if_another_run_is_active(cli: Cli, state: Path) -> None:

@@ -236,3 +236,22 @@ def test_hooks_compare_each_variable_that_names_a_database(states: Path) -> None
         text = hooks.render(shell, ["true"], 60)
         for variable in ("CLAUDE_SESSIONS_DSN", "CLAUDE_SESSIONS_CONFIG", *settings.LIBPQ_VARIABLES):
             assert len(re.findall(rf"\$\{{?{variable}\b", text)) == 2, (shell, variable)
+
+
+@each_shell_at_length
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_turn_to_a_database_writes_through_no_link_or_pipe(
+    window: Open, states: Path, tmp_path: Path, name: str, planted: str
+) -> None:
+    opened = window(name)
+    precious, state = tmp_path / "precious", state_of(states, opened)
+    precious.write_text("precious\n")
+    opened.do("true")
+    state.unlink(missing_ok=True)
+    if planted == "link":
+        state.symlink_to(precious)
+    else:
+        os.mkfifo(state)
+    set_variables(opened, CLAUDE_SESSIONS_DSN="host=elsewhere")
+    opened.do("true")
+    assert precious.read_text() == "precious\n"
