@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -31,9 +33,23 @@ def require_zones(columns: Sequence[psycopg.Column]) -> None:
 
 
 def accept_any_text(connection: psycopg.Connection[Any]) -> None:
-    """Make a connection to a SQL_ASCII database read text that is not UTF-8."""
+    """Make a connection to a SQL_ASCII database read text that is not UTF-8, and find it again by what was read."""
     for name in ("text", "name", "varchar"):
         connection.adapters.register_loader(name, _AnyText)
+    for kind in (str, _OddText):
+        connection.adapters.register_dumper(kind, _AnyTextDumper)
+
+
+def fit(text: str, connection: psycopg.Connection[Any]) -> str:
+    """Return text with a question mark for each character that the database's encoding lacks."""
+    encoding = (connection.info.parameter_status("server_encoding") or "UTF8").upper()
+    if text.isascii() or encoding in ("UTF8", "SQL_ASCII"):
+        return text
+    try:
+        codec = codecs.lookup(re.sub("^WIN", "cp", encoding).replace("KOI8", "KOI8_")).name
+    except LookupError:  # EUC_TW
+        codec = "ascii"
+    return text.encode(codec, "replace").decode(codec)
 
 
 class _FarTime(datetime):
@@ -71,11 +87,33 @@ class _FarTimeDumper(Dumper):
         return obj.text
 
 
+class _OddText(str):
+    """Text whose bytes are not UTF-8: with replacement characters, and the original bytes."""
+
+    __slots__ = ("data",)
+    data: bytes
+
+
 class _AnyText(Loader):
-    """Load text of a SQL_ASCII database, which stores any bytes: bytes that are not UTF-8 are replaced."""
+    """Load text of a SQL_ASCII database, which stores any bytes."""
 
     def load(self, data: Any) -> str:
-        return bytes(data).decode("utf-8", "replace")
+        original = bytes(data)
+        try:
+            return original.decode()
+        except UnicodeDecodeError:
+            text = _OddText(original.decode(errors="replace"))
+            text.data = original
+            return text
+
+
+class _AnyTextDumper(Dumper):
+    """Write the original bytes, so that a row is found by its text again."""
+
+    def dump(self, obj: str) -> bytes:
+        if "\0" in obj:
+            raise psycopg.DataError("a text of Postgres holds no NUL")
+        return obj.data if isinstance(obj, _OddText) else obj.encode()
 
 
 def _load_json(data: str | bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ LAST_ANSWER_S = 1.0
 KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 # Seconds between two attempts to connect to a server that is full.
 RETRY_S = (0.5, 1.5)
+EXAMPLE = "postgresql://user@host/database"
+# Of a malformed DSN: as a shell's file, another driver or a person writes it.
+QUOTED = re.compile(r"\s*[\"'`].*[\"'`]\s*", re.DOTALL)
+ASSIGNED = re.compile(r"\s*(?:export\s+)?([A-Z][A-Z0-9_]{0,40})=")
+SCHEME = re.compile(r"\s*(jdbc:[a-z]{1,30}|[A-Za-z][A-Za-z0-9+.-]{0,30}(?=://))")
+UNKNOWN_PARAMETER = re.compile('invalid (?:URI query parameter|connection option):? "([A-Za-z_][A-Za-z0-9_]{0,40})"')
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -113,9 +120,7 @@ def open_once(dsn: str, source: str, deadline: float | None = None) -> Connectio
             connection = _open({**parameters, "client_encoding": "SQL_ASCII"})
             adapters.accept_any_text(connection)
     except psycopg.Error as error:
-        text = failures.first_line(error, parameters.get("password"))
-        passing = failures.FULL.search(text) is not None
-        raise Unreachable(f"cannot connect to the database from {source}: {text}", passing=passing) from None
+        raise failures.no_connection(error, source, parameters.get("password")) from None
     adapters.register(connection)
     return connection
 
@@ -127,14 +132,43 @@ def parse_dsn(dsn: str, source: str) -> dict[str, Any]:
         # libpq would read a text only as far as a NUL.
         if "\0" in dsn or ("://" in dsn and _is_misread(parameters)):
             raise psycopg.ProgrammingError
-    except (psycopg.Error, UnicodeError):
+    except (psycopg.Error, UnicodeError) as error:
         # libpq's own message would quote the text, password and all.
-        raise UsageError(
-            f"the DSN from {source} cannot be read",
-            "a DSN is like postgresql://user@host/database or host=... dbname=...; in the first form @ : / ? # in"
-            " a password are written %40 %3A %2F %3F %23",
-        ) from None
+        reason, hint = _misreading(dsn, str(error))
+        raise UsageError(f"the DSN from {source} cannot be read{reason}", hint) from None
     return parameters
+
+
+def _misreading(dsn: str, message: str) -> tuple[str, str]:
+    """Return why libpq does not read a DSN, and the remedy; of the DSN only words that cannot be of a password."""
+    if QUOTED.match(dsn):
+        return ": it is in quotes", "remove the quotes around it: a file or program that gave it did not"
+    if assigned := ASSIGNED.match(dsn):
+        return f": it begins with {assigned[1]}=", f"give the value of {assigned[1]} alone"
+    scheme = SCHEME.match(dsn)
+    if scheme and scheme[1] not in ("postgresql", "postgres"):
+        return f": libpq does not know the scheme {scheme[1]}:", f"write it like {EXAMPLE}"
+    unknown = UNKNOWN_PARAMETER.search(message)
+    if unknown and _is_outside_password(dsn, unknown[1]):
+        return f": libpq does not know the parameter {unknown[1]}", "remove it: it is one of another program"
+    return "", (
+        f"a DSN is like {EXAMPLE} or host=... dbname=...; in the first form @ : / ? # in a password are written"
+        " %40 %3A %2F %3F %23"
+    )
+
+
+def _is_outside_password(dsn: str, parameter: str) -> bool:
+    """Whether a word that libpq reads as a parameter's name cannot be the rest of a password."""
+    given = re.search(rf"(?<!\w){re.escape(parameter)}\s*=", dsn)
+    if given is None:
+        return False
+    before, after = dsn[: given.start()], dsn[given.end() :]
+    if "://" in dsn:
+        # A password with a question mark ends at a later @.
+        before, after = before.partition("?")[2], after + before.partition("?")[2]
+        if "@" in after:
+            return False
+    return "pass" not in before
 
 
 def place_of(opened: psycopg.Connection[Any], dsn: str) -> tuple[str, str, str]:

@@ -28,6 +28,8 @@ SCHEMA_ANSWER_TIMEOUT_S = 305.0
 ATTEMPTS = 8
 NOBODY = Actor()
 PARAMETER = re.compile(rb"%\((\w+)\)s")
+# Parameters that tell people where a session is. Nothing is found by them, so an encoding may cut them.
+DECORATIONS = frozenset({"hostname", "codebase", "tty", "own", "actor_host"})
 # A parameter that takes another value each time; see Transaction.for_each.
 EACH = object()
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
@@ -176,10 +178,14 @@ class Transaction:
 
     def _text(self, statement: Statement) -> bytes:
         text = queries.get(statement.query).rstrip(";").encode()
-        return PARAMETER.sub(lambda found: self._literal(statement.parameters[found[1].decode()]), text)
+        return PARAMETER.sub(lambda found: self._literal(name := found[1].decode(), statement.parameters[name]), text)
 
-    def _literal(self, value: object) -> bytes:
-        return b"$1" if value is EACH else sql.Literal(value).as_bytes(self._connection)
+    def _literal(self, name: str, value: object) -> bytes:
+        if value is EACH:
+            return b"$1"
+        if name in DECORATIONS and isinstance(value, str):
+            value = adapters.fit(value, self._connection)
+        return sql.Literal(value).as_bytes(self._connection)
 
 
 def _exchange(connection: Connection, statements: Sequence[bytes]) -> list[Rows]:

@@ -17,6 +17,18 @@ NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
 FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
+# PgBouncer's answer to BEGIN, without an SQLSTATE of its own.
+STATEMENT_MODE = "statement pooling"
+# How psycopg introduces an attempt: one of several hosts, or of several addresses of a host.
+ATTEMPT = re.compile(r"^- host: .*, port: .*, hostaddr: (?:None|'.*?'): ", re.MULTILINE)
+PREFIX = re.compile("connection (?:failed|is bad): ")
+# The lines of one attempt may be of several connections: with SSL, and without.
+CONNECTION = "connection to server "
+NOT_ADMITTED = "no pg_hba.conf entry"
+NO_IPV6_ROUTE = re.compile(
+    r'connection to server at .*?["(][0-9a-fA-F]*:[0-9a-fA-F:.]*[")], port .*'
+    "(?:Network is unreachable|No route to host|Cannot assign requested address|Address family not supported)"
+)
 
 
 class NoAnswerError(psycopg.OperationalError):
@@ -43,6 +55,11 @@ def translate(error: psycopg.Error) -> SessionsError:
         return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint)
     if state in ("57014", "55P03", "25P03", "25P04"):
         return Unreachable(f"the database did not answer in time: {text}")
+    if STATEMENT_MODE in text:
+        return Unreachable(
+            f"PgBouncer is in statement mode, which takes no transactions: {text}",
+            "set pool_mode = transaction in pgbouncer.ini, or name another port in the DSN",
+        )
     if state.startswith(("08", "57P", "53")) or not state:
         return Unreachable(f"the database went away: {text}", passing=state == "53300")
     if state.startswith("23") or state in ("22001", "22P05"):  # too long for the column, not in the encoding
@@ -105,11 +122,44 @@ def _is_known(state: str) -> bool:
     return True
 
 
-def first_line(error: psycopg.Error, password: object = None) -> str:
-    """Return the first line of an error's message that says something, without the password."""
-    text = error.diag.message_primary or str(error)
+def first_line(error: psycopg.Error) -> str:
+    """Return the first line of an error's message that says something."""
+    lines = _lines(error.diag.message_primary or str(error))
+    return lines[0] if lines else type(error).__name__
+
+
+def no_connection(error: psycopg.Error, source: str, password: object = None) -> Unreachable:
+    """Return the tool's error for a connection that could not be opened, without the password.
+
+    It names the first failure that a server answered, or else that of each host.
+    """
+    attempts = [_failure_of(text) for text in _attempts(str(error))]
+    answered = [line for line in attempts if "FATAL:" in line]
+    text = "; ".join(dict.fromkeys(answered or attempts))
+    if password:
+        text = text.replace(str(password), "***")
+    hint = None
+    if all(map(NO_IPV6_ROUTE.match, attempts)):
+        hint = "the host has no IPv4 address, and this machine no way to IPv6: name its provider's pooler in the DSN"
+    message = f"cannot connect to the database from {source}: {text}"
+    return Unreachable(message, hint, passing=FULL.search(text) is not None)
+
+
+def _attempts(text: str) -> list[str]:
+    """Return the message of each attempt to connect."""
+    return ATTEMPT.split(text)[1:] or [text]
+
+
+def _failure_of(attempt: str) -> str:
+    """Return the line that says why an attempt failed.
+
+    A wrong password is what matters if the next connection, without SSL, was not admitted at all.
+    """
+    lines = [PREFIX.sub("", line, count=1) for line in _lines(attempt)] or ["no reason given"]
+    failures = [line for line in lines if line.startswith(CONNECTION)] or lines
+    return next((line for line in failures if NOT_ADMITTED not in line), failures[0])
+
+
+def _lines(text: str) -> list[str]:
     # libpq indents its advice below the error.
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
-    # If libpq tried several hosts, the last line is the last host's answer.
-    line = (lines[0] if error.diag.message_primary else lines[-1]) if lines else type(error).__name__
-    return line.replace(str(password), "***") if password else line
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]

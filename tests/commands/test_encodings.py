@@ -45,17 +45,67 @@ def test_sql_ascii_database_works(fresh_database: Callable[..., str], cli: Cli, 
     assert cli("release", "SD-größe", env=env).returncode == 0
 
 
-def test_latin1_database_refuses_other_characters(fresh_database: Callable[..., str], cli: Cli, tmp_path: Path) -> None:
-    dsn = apply_schema(fresh_database("ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
-    env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
-    for name in ("größe", "日本"):
-        (tmp_path / name).mkdir()
-    assert cli("claim", "SD-größe", env=env, cwd=tmp_path / "größe").returncode == 0
+SQL_ASCII = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+
+
+def test_item_and_session_that_are_not_utf8_are_released(fresh_database: Callable[..., str], inside: Inside) -> None:
+    dsn = apply_schema(fresh_database(SQL_ASCII))
+    env = {"CLAUDE_SESSIONS_DSN": dsn}
+    shown = "SD-\ufffdt\ufffd"
+    item = b"SD-\xe9t\xe9"
+    with psycopg.connect(dsn, autocommit=True, client_encoding="SQL_ASCII") as connection:
+
+        def held_after(*argv: str, code: int = 0, session: bytes = b"a") -> object:
+            connection.execute("DELETE FROM claude_sessions")
+            connection.execute(
+                "INSERT INTO claude_sessions (session_id, sd_id, codebase, claimed_at, heartbeat_at, status) VALUES"
+                " (convert_from(%b, 'SQL_ASCII'), convert_from(%b, 'SQL_ASCII'), 'x', now(), now(), 'active')",
+                (session, item),
+            )
+            done = inside(*argv, env=env)
+            assert done.returncode == code, (argv, done.stderr)
+            return connection.execute("SELECT sd_id FROM claude_sessions ORDER BY created_at").fetchall()[0][0]
+
+        assert held_after("release", "--session", "a") is None
+        assert held_after("release", shown, "--session", "a") is None
+        assert held_after("release", "--session", "a\ufffdbcde", code=2) == item
+        assert held_after("release", "--session", "abcd", "--reason", "left", session=b"abcd\xe9") is None
+        assert held_after("release", shown, "--session", "abcd", "--reason", "left", session=b"abcd\xe9") is None
+        assert held_after("claim", "SD-1", "--switch", "--session", "a") == b"SD-1"
+        assert held_after("check", shown, "--session", "a") == item
+        # What is typed as it is shown is another item.
+        assert held_after("claim", shown, "--session", "b") == item
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "codebase"),
+    [
+        ("LATIN1", "d\xe9\u65e5", "d\xe9?"),
+        pytest.param("WIN1251", "\u0434\xe9\u65e5", "\u0434??", marks=pytest.mark.faults),
+        pytest.param("KOI8R", "\u0434\xe9\u65e5", "\u0434??", marks=pytest.mark.faults),
+        pytest.param("EUC_JP", "\u0434\xe9\u65e5\U0001f600", "\u0434\xe9\u65e5?", marks=pytest.mark.faults),
+        pytest.param("EUC_TW", "d\xe9\u65e5", "d??", marks=pytest.mark.faults),
+    ],
+)
+def test_encoding_of_database_refuses_no_codebase(
+    fresh_database: Callable[..., str], cli: Cli, tmp_path: Path, encoding: str, name: str, codebase: str
+) -> None:
+    dsn = apply_schema(fresh_database(f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
+    env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a", "USER": name}
+    (tmp_path / name).mkdir()
+    subprocess.run(["git", "init", "-q", "-b", name], cwd=tmp_path / name, check=True)
+    for argv in (("claim", "SD-1", "--note", name), ("heartbeat",), ("park", "5m"), ("claim", "SD-1")):
+        done = cli(*argv, env=env, cwd=tmp_path / name)
+        assert (done.returncode, done.stderr) == (0, ""), argv
+    [session] = json.loads(cli("list", "--json", env=env).stdout)["data"]["sessions"]
+    own = session["metadata"]["claude_sessions_cli"]
+    assert (session["codebase"], own["branch"], own["note"]) == (codebase, codebase, codebase)
+    assert own["cwd"].endswith(f"/{codebase}")
     before = rows(dsn)
-    done = cli("claim", "SD-größe", env=env, cwd=tmp_path / "日本")
-    failed(done, 7, 'the database refuses it: .* has no equivalent in encoding "LATIN1"')
+    done = cli("claim", f"SD-{name}", "--switch", env=env, cwd=tmp_path / name)
+    failed(done, 7, f'the database refuses it: .* has no equivalent in encoding "{encoding}"')
     assert rows(dsn) == before
-    assert re.search("YOURS +SD-größe .* größe ", cli("list", env=env).stdout)
+    assert cli("release", "--end", env=env, cwd=tmp_path / name).returncode == 0
 
 
 @pytest.mark.parametrize(
