@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from claude_sessions_cli import adapters, connection, queries
 from claude_sessions_cli.connection import Connection, Patience, Row
 from claude_sessions_cli.errors import HeldByAnother, SessionsError, Unreachable
-from claude_sessions_cli.failures import first_line, translate
+from claude_sessions_cli.failures import MISSING, first_line, table_elsewhere, translate
 from claude_sessions_cli.model import Actor, Session
 
 STATEMENT_TIMEOUT_MS = 10_000
@@ -334,9 +334,17 @@ class Database:
                     raise translate(error) from error
                 failure = ClaimConflict("another program claimed the work item at the same moment")
             except psycopg.Error as error:
-                raise translate(error) from error
+                raise self._missing_table(error) or translate(error) from error
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
+
+    def _missing_table(self, error: psycopg.Error) -> SessionsError | None:
+        """Return the error that says where the table is, if it is not where it belongs."""
+        if error.sqlstate not in MISSING:
+            return None
+        with _translated():
+            [[row]] = _exchange(self._connection, [queries.get("find_table").rstrip(";").encode()])
+        return table_elsewhere(**row)
 
 
 def _attempt(tx: Transaction, connection: Connection, work: Callable[[Transaction], T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import psycopg
 
@@ -15,6 +16,9 @@ NO_HISTORY = "claude_sessions: no history"
 NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 # As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
 OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
+# Of a table or a schema that does not exist.
+MISSING = ("42P01", "3F000")
+CREATE = "create it: claude-sessions schema apply"
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
 FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
 # PgBouncer's answer to BEGIN, without an SQLSTATE of its own.
@@ -42,8 +46,8 @@ def translate(error: psycopg.Error) -> SessionsError:
         return Unreachable(f"the database fell silent: {text}")
     if state == "22P02" and "claude_sessions: " in text:
         return _own_refusal(text)
-    if state in ("42P01", "3F000"):
-        return SchemaMismatch(f"the table is missing: {text}", "create it: claude-sessions schema apply")
+    if state in MISSING:
+        return SchemaMismatch(f"the table is missing: {text}", CREATE)
     if state in ("42703", "42704", "42804", "42809", "42846", "42883", "42P10"):
         return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
     if state == "25006" or _is_standby(error):  # a fail-over may make it the primary
@@ -67,6 +71,25 @@ def translate(error: psycopg.Error) -> SessionsError:
     if not _is_known(state):
         return Unreachable(f"the database gave an answer that Postgres does not give: {text} (SQLSTATE {state})")
     return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
+
+
+def table_elsewhere(has_public: bool, places: Sequence[str]) -> SchemaMismatch | None:
+    """Return the error of a table that is in none but other schemas, or has no schema; None if it is not created yet.
+
+    Another table in `public` would be empty, and every work item in it free.
+    """
+    first = "" if has_public else "CREATE SCHEMA public; "
+    if places:
+        moves = f"{first}ALTER TABLE {places[0]}.claude_sessions SET SCHEMA public"
+        return SchemaMismatch(
+            f"the table is not in the schema public, but in {', '.join(places)}",
+            f"move it there, if it is the one: {moves}; or name the right database in the DSN",
+        )
+    if not has_public:
+        return SchemaMismatch(
+            "the database has no schema public", f"as its owner: {first}then {CREATE.removeprefix('create it: ')}"
+        )
+    return None
 
 
 def may_concern_one_row(error: SessionsError) -> bool:

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from claude_sessions_cli import queries
-from commands.answers import EVERY_COMMAND, Refused, apply_schema, execute, json_rows
+from commands.answers import EVERY_COMMAND, Inside, Refused, apply_schema, execute, json_rows
 
 
-@pytest.mark.parametrize("prepare", [[], ["CREATE TABLE public.sessions (id int)"], ["DROP SCHEMA public"]])
+@pytest.mark.parametrize("prepare", [[], ["CREATE TABLE public.sessions (id int)"]])
 def test_missing_table_names_schema_apply(
     refused: Refused, fresh_database: Callable[..., str], prepare: list[str]
 ) -> None:
@@ -20,6 +20,34 @@ def test_missing_table_names_schema_apply(
     for argv in EVERY_COMMAND:
         message = r"\(create it: claude-sessions schema apply\)"
         refused(*argv, "--dsn", dsn, code=7, message=message, process=argv[0] == "claim")
+
+
+def test_missing_schema_public_is_named_with_remedy(
+    refused: Refused, inside: Inside, fresh_database: Callable[..., str]
+) -> None:
+    dsn = fresh_database()
+    execute(dsn, "DROP SCHEMA public")
+    for argv in (*EVERY_COMMAND, ("schema", "apply")):
+        message = r"no schema public \(as its owner: CREATE SCHEMA public; then claude-sessions schema apply\)"
+        refused(*argv, "--dsn", dsn, code=7, message=message)
+    execute(dsn, "CREATE SCHEMA public")
+    assert inside("schema", "apply", "--dsn", dsn).returncode == 0
+
+
+@pytest.mark.parametrize("has_public", [True, False])
+def test_table_in_another_schema_is_named_with_remedy(
+    refused: Refused, inside: Inside, fresh_database: Callable[..., str], has_public: bool
+) -> None:
+    dsn = apply_schema(fresh_database())
+    execute(dsn, 'CREATE SCHEMA "Their own"', 'ALTER TABLE public.claude_sessions SET SCHEMA "Their own"')
+    if not has_public:
+        execute(dsn, "DROP SCHEMA public CASCADE")
+    for argv in EVERY_COMMAND:
+        message = r'not in the schema public, but in "Their own" \(move it there, if it is the one: (.*); or name'
+        refused(*argv, "--dsn", dsn, code=7, message=message)
+    if has_public:
+        execute(dsn, 'ALTER TABLE "Their own".claude_sessions SET SCHEMA public')
+        assert inside("claim", "SD-1", "--session", "a", "--dsn", dsn).returncode == 0
 
 
 COLUMNS = [
