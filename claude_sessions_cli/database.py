@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from claude_sessions_cli import adapters, connection, queries
 from claude_sessions_cli.connection import Connection, Patience, Row
 from claude_sessions_cli.errors import HeldByAnother, SessionsError, Unreachable
-from claude_sessions_cli.failures import MISSING, first_line, table_elsewhere, translate
+from claude_sessions_cli.failures import MISSING, OUT_OF_STEP, STATEMENT_MODE, first_line, table_elsewhere, translate
 from claude_sessions_cli.model import Actor, Session
 
 STATEMENT_TIMEOUT_MS = 10_000
@@ -334,7 +334,7 @@ class Database:
                     raise translate(error) from error
                 failure = ClaimConflict("another program claimed the work item at the same moment")
             except psycopg.Error as error:
-                raise self._missing_table(error) or translate(error) from error
+                raise self._missing_table(error) or self._statement_mode(error) or translate(error) from error
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
 
@@ -345,6 +345,17 @@ class Database:
         with _translated():
             [[row]] = _exchange(self._connection, [queries.get("find_table").rstrip(";").encode()])
         return table_elsewhere(**row)
+
+    def _statement_mode(self, error: psycopg.Error) -> SessionsError | None:
+        """Return PgBouncer's own error if it broke off an answer: that of BEGIN alone arrives whole."""
+        if error.sqlstate or not OUT_OF_STEP.search(str(error)):
+            return None
+        with suppress(SessionsError), closing(self._reopen(self._patience.deadline)) as probe:
+            try:
+                _exchange(probe, [b"BEGIN"])
+            except psycopg.Error as refusal:
+                return translate(refusal) if STATEMENT_MODE in str(refusal) else None
+        return None
 
 
 def _attempt(tx: Transaction, connection: Connection, work: Callable[[Transaction], T]) -> T:

@@ -23,6 +23,10 @@ CREATE = "create it: claude-sessions schema apply"
 FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
 # PgBouncer's answer to BEGIN, without an SQLSTATE of its own.
 STATEMENT_MODE = "statement pooling"
+# What libpq says if that answer comes in the middle of another.
+OUT_OF_STEP = re.compile(
+    "lost synchronization|do not agree with length|without prior row description|unexpected (mess|resp)"
+)
 # How psycopg introduces an attempt: one of several hosts, or of several addresses of a host.
 ATTEMPT = re.compile(r"^- host: .*, port: .*, hostaddr: (?:None|'.*?'): ", re.MULTILINE)
 PREFIX = re.compile("connection (?:failed|is bad): ")

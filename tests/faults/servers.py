@@ -166,8 +166,8 @@ def _programs(home: Home) -> Path:
 
 
 @contextmanager
-def pgbouncer(server: PrivateServer) -> Iterator[Callable[[str], str]]:
-    """Start PgBouncer in transaction mode before a server; yield a function from a DSN to the one through PgBouncer."""
+def pgbouncer(server: PrivateServer, mode: str = "transaction") -> Iterator[Callable[[str], str]]:
+    """Start PgBouncer in a mode before a server; yield a function from a DSN to the one through PgBouncer."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -177,7 +177,7 @@ def pgbouncer(server: PrivateServer) -> Iterator[Callable[[str], str]]:
         f"[databases]\n* = host={home.path} port=5432\n[pgbouncer]\n"
         f"listen_addr =\nlisten_port = {PORT}\nunix_socket_dir = {home.path}\n"
         f"auth_type = trust\nauth_file = {home.path}/users\n"
-        f"pool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\nmax_client_conn = 1000\n"
+        f"pool_mode = {mode}\ndefault_pool_size = {POOL_SIZE}\nmax_client_conn = 1000\n"
     )
     for name in ("users", "ini"):
         (home.path / name).chmod(0o644)

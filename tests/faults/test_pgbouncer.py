@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from commands.answers import apply_schema, failed
 from conftest import Cli, make_caller
 from poll import until
 from psycopg.rows import dict_row
@@ -136,6 +137,18 @@ def test_commands_work_through_pgbouncer(dsns: tuple[str, str], watch: Watch, cl
     assert run(4, "heartbeat")["data"]["tombstone"]["by"] == "b"
     assert run(0, "release", who="b")["data"]["outcome"] == "released"
     assert run(0, "release", "--end", who="b")["data"]["outcome"] == "ended"
+
+
+def test_statement_mode_is_named_with_remedy(cli: Cli) -> None:
+    with servers.private_server() as server, servers.pgbouncer(server, "statement") as through:
+        dsn = through(apply_schema(server.create("bounced")))
+        env = {"CLAUDE_SESSIONS_SESSION_ID": "a", "CLAUDE_SESSIONS_DSN": dsn}
+        for argv in (("claim", "SD-1"), ("schema", "apply"), ("claim", "SD-1", "--wait", "5s")):
+            message = r"PgBouncer is in statement mode, .* \(set pool_mode = transaction in pgbouncer.ini"
+            failed(cli(*argv, env=env), 6, message)
+        # A transaction of one message passes.
+        assert cli("heartbeat", "--register", env=env).returncode == 0
+        failed(cli("release", "--end", env=env), 6, message)
 
 
 def test_every_waiter_gets_the_item(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
