@@ -33,9 +33,10 @@ PREFIX = re.compile("connection (?:failed|is bad): ")
 # The lines of one attempt may be of several connections: with SSL, and without.
 CONNECTION = "connection to server "
 NOT_ADMITTED = "no pg_hba.conf entry"
-NO_IPV6_ROUTE = re.compile(
-    r'connection to server at .*?["(][0-9a-fA-F]*:[0-9a-fA-F:.]*[")], port .*'
-    "(?:Network is unreachable|No route to host|Cannot assign requested address|Address family not supported)"
+# If the network says so late, psycopg has libpq take the connection for one that was closed.
+NO_IPV6 = re.compile(
+    r'connection to server at .*?["(][0-9a-fA-F]*:[0-9a-fA-F:.]*[")], port .* failed: (?:Network is unreachable'
+    "|No route to host|Cannot assign requested address|Address family not supported|server closed the connection)"
 )
 
 
@@ -166,8 +167,8 @@ def no_connection(error: psycopg.Error, source: str, password: object = None) ->
     if password:
         text = text.replace(str(password), "***")
     hint = None
-    if all(map(NO_IPV6_ROUTE.match, attempts)):
-        hint = "the host has no IPv4 address, and this machine no way to IPv6: name its provider's pooler in the DSN"
+    if all(map(NO_IPV6.match, attempts)):
+        hint = "it has IPv6 addresses only: if this machine has no IPv6, name the provider's pooler in the DSN"
     message = f"cannot connect to the database from {source}: {text}"
     return Unreachable(message, hint, passing=FULL.search(text) is not None)
 

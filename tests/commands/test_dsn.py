@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ import conftest
 import psycopg
 import pytest
 from conftest import Cli, Table
+from faults import servers
 from poll import until, until_waiting
 
 from commands.answers import Env, Inside, apply_schema, execute, failed, failed_json
@@ -55,6 +58,42 @@ def test_malformed_dsn_never_prints_password(inside: Inside, tmp_path: Path, dsn
         assert "cannot be read" in done.stdout + done.stderr
         assert SECRET not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dsn", "named"),
+    [
+        (f"postgresql://user:{SECRET}@host/database?pgbouncer=true", "the parameter pgbouncer"),
+        (f"postgresql://user:{SECRET}@host/database?sslmode=require&pgbouncer=true", "the parameter pgbouncer"),
+        (f"postgres://user:{SECRET}@host/database?schema=public", "the parameter schema"),
+        (f"postgres://user:{SECRET}@host:6543/postgres?sslmode=require&supa=base-pooler.x", "the parameter supa"),
+        (f"postgres://user:{SECRET}@host/database?connection_limit=1&pool_timeout=5", "the parameter connection_limit"),
+        (f"postgres://user:password@host/database?x=1#{SECRET}", "the parameter x"),
+        (f"host=host user=user passwort={SECRET}", "the parameter passwort"),
+        (f"postgresql+asyncpg://user:{SECRET}@host/database", r"the scheme postgresql\+asyncpg:"),
+        (f"postgres+psycopg2://user:{SECRET}@host/database", r"the scheme postgres\+psycopg2:"),
+        (f"POSTGRESQL://user:{SECRET}@host/database", "the scheme POSTGRESQL:"),
+        (f"mysql://user:{SECRET}@host/database", "the scheme mysql:"),
+        (f"jdbc:postgresql://host/database?user=user&password={SECRET}", "the scheme jdbc:postgresql:"),
+        ("jdbc:postgresql:database", "the scheme jdbc:postgresql:"),
+        (f"DATABASE_URL=postgresql://user:{SECRET}@host/database", "it begins with DATABASE_URL="),
+        (f"export DATABASE_URL='postgresql://user:{SECRET}@host/database'", "it begins with DATABASE_URL="),
+        (f'"postgresql://user:{SECRET}@host/database"', "it is in quotes"),
+        (f"'host=host password={SECRET}'", "it is in quotes"),
+        # A word that may be of a password is not named.
+        (f"postgresql://user:p?{SECRET}=1@host/database?schema=x", "%40"),
+        (f"postgresql://user:p@host/database?{SECRET}=1&a=b@c", "%40"),
+        (f"postgresql://host/database?password=a&{SECRET}=1", "%40"),
+        (f"host=host password=two {SECRET}=words", "%40"),
+        (f"user:{SECRET}@host/database", "%40"),
+        (f"user:{SECRET}://host/database", "%40"),
+    ],
+    ids=lambda value: value.replace(SECRET, "***") if "=" in value or ":" in value else "",
+)
+def test_malformed_dsn_names_what_libpq_does_not_know(inside: Inside, dsn: str, named: str) -> None:
+    line = failed(inside("list", "--dsn", dsn), 2, f"the DSN from --dsn cannot be read.*{named}")
+    assert SECRET not in line
+    assert ("%40" in line) == (named == "%40")
 
 
 @pytest.mark.parametrize("given", [f"postgresql://user:{SECRET}@host/x", f"host=x password={SECRET}"])
@@ -112,6 +151,8 @@ class Guarded:
 
     host: str
     user: str
+    port: int = 5432
+    certificate: Path | None = None
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +189,29 @@ def guarded() -> Iterator[Guarded]:
         yield Guarded(host, "pw_user")
 
 
+@pytest.fixture(scope="module")
+def tls() -> Iterator[Guarded]:
+    """Return a server that admits nobody without SSL."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed: no certificate for a server")
+    programs = servers.system_programs("no Postgres with SSL: the embedded one has none")
+    with servers.private_server(programs) as server, socket.create_server(("127.0.0.1", 0)) as free:
+        data, port = server.home.path / server.data, free.getsockname()[1]
+        execute(server.dsn, f"CREATE ROLE pw_user LOGIN PASSWORD '{SECRET}'")
+        server.stop_immediately()
+        key, certificate = str(data / "server.key"), data / "server.crt"
+        request = ["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=db.example.com", "-days", "2"]
+        server.home.run(openssl, *request, "-keyout", key, "-out", str(certificate))
+        (data / "pg_hba.conf").write_text("local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n")
+        free.close()
+        with (data / "postgresql.conf").open("a") as settings:
+            settings.write("ssl = on\n")
+        server.port = port
+        server.start(listen_addresses="127.0.0.1")
+        yield Guarded("127.0.0.1", "pw_user", port, certificate)
+
+
 def test_wrong_password_is_reported_but_not_printed(cli: Cli, guarded: Guarded) -> None:
     wrong = "wrong" + SECRET
     key_value = f"host={guarded.host} user={guarded.user} dbname=claude_sessions"
@@ -163,6 +227,22 @@ def test_wrong_password_is_reported_but_not_printed(cli: Cli, guarded: Guarded) 
         failed_json(done, 6, "password authentication failed")
         assert wrong not in done.stdout
     failed(cli("list", "--dsn", key_value), 6, "no password supplied")
+
+
+@pytest.mark.faults
+def test_first_failure_that_matters_is_reported(cli: Cli, tls: Guarded, tmp_path: Path) -> None:
+    # A client that may also try without SSL is not admitted there.
+    key_value = f"host={tls.host} port={tls.port} dbname=postgres"
+    env = {"HOME": str(tmp_path)}
+    line = failed(cli("list", "--dsn", f"{key_value} user={tls.user} password=wrong", env=env), 6, "password auth")
+    assert "pg_hba.conf" not in line
+    line = failed(cli("list", "--dsn", f"{key_value} user={tls.user} sslmode=disable", env=env), 6, "no pg_hba.conf")
+    assert "no encryption" in line
+    strict = f"{key_value} user={tls.user} sslmode=verify-full"
+    line = failed(cli("list", "--dsn", strict, env=env), 6, "root certificate file .* does not exist")
+    assert f"{tmp_path}/.postgresql/root.crt" in line
+    other = f"{strict} sslrootcert={tls.certificate}"
+    failed(cli("list", "--dsn", other, env=env), 6, "server certificate for .* does not match host name")
 
 
 def test_environment_of_libpq_is_honoured(cli: Cli, guarded: Guarded, tmp_path: Path) -> None:

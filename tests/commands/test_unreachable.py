@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -53,9 +54,20 @@ def test_host_without_address_is_unreachable(refused: Refused) -> None:
     refused("list", "--dsn", "host=no-such-host.invalid", code=6, message="cannot connect.*no-such-host.invalid")
 
 
-def test_last_of_several_hosts_is_reported(refused: Refused, missing: str, closed_port: int) -> None:
+def test_each_of_several_hosts_is_reported(refused: Refused, missing: str, closed_port: int) -> None:
     dsn = f"host={missing},127.0.0.1 port=5432,{closed_port}"
-    refused("list", "--dsn", dsn, code=6, message=str(closed_port))
+    message = f"from --dsn: connection to server on socket .{missing}/.* failed: [^;]*;"
+    message += f" connection to server at .127.0.0.1., port {closed_port} failed: Connection refused( |$)"
+    refused("list", "--dsn", dsn, code=6, message=message)
+
+
+@pytest.mark.faults
+def test_host_with_ipv6_alone_names_pooler(refused: Refused) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        # The kernel looks for a route.
+        if probe.connect_ex(("2001:db8::1", 5432)) not in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTUNREACH):
+            pytest.skip("this machine has a way to IPv6, or a proxy")
+    refused("list", "--dsn", "host=db.example.com hostaddr=2001:db8::1", code=6, message="name the provider's pooler")
 
 
 def test_malformed_port_is_refused(refused: Refused) -> None:

@@ -104,11 +104,11 @@ class PrivateServer:
             connection.execute(f"CREATE DATABASE {name}")
         return psycopg.conninfo.make_conninfo(self.dsn, dbname=name)
 
-    def start(self) -> None:
+    def start(self, listen_addresses: str = "") -> None:
         """Start the server and wait until it answers."""
         settings = {
             "port": self.port,
-            "listen_addresses": "",
+            "listen_addresses": listen_addresses,
             "unix_socket_directories": self.home.path,
             "max_connections": 100,
         }
@@ -134,10 +134,10 @@ class PrivateServer:
 
 
 @contextmanager
-def private_server() -> Iterator[PrivateServer]:
-    """Start a private server from the embedded programs or the system's newest."""
+def private_server(programs: Path | None = None) -> Iterator[PrivateServer]:
+    """Start a private server from the programs of a directory, else from the embedded ones or the system's newest."""
     with _home() as home:
-        server = PrivateServer(home, _programs(home))
+        server = PrivateServer(home, programs or _programs(home))
         home.run(str(server.programs / "initdb"), "-D", "data", "-U", NAME, "-A", "trust", "-E", "UTF8", "--locale=C")
         server.start()
         yield server
@@ -159,10 +159,15 @@ def _programs(home: Home) -> Path:
         install = cluster.find_install(home.path / "none")
         return cluster.within_reach(home.path, install, home.account) / "bin"
     except Unreachable:
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
-        if not found:
-            pytest.skip("no Postgres programs: neither the embedded extra nor /usr/lib/postgresql is installed")
-        return found[-1]
+        return system_programs("no Postgres programs: neither the embedded extra nor /usr/lib/postgresql is installed")
+
+
+def system_programs(reason: str) -> Path:
+    """Return the directory of the system's newest Postgres programs; skip the test without them."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    if not found:
+        pytest.skip(reason)
+    return found[-1]
 
 
 @contextmanager
