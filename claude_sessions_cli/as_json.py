@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.release import ReleaseResult
     from claude_sessions_cli.operations.run import Lease, RunResult
     from claude_sessions_cli.operations.whoami import Standings
+    from claude_sessions_cli.settings import Asked
 
 # Fields of Session that are not columns of the table.
 _NOT_COLUMNS = ("server_now", "row_version")
@@ -115,10 +116,8 @@ def _verdict_data(verdict: ReapVerdict) -> dict[str, Any]:
     }
 
 
-def whoami_data(
-    identity: Identity, found: Standings | None = None, source: str | None = None, problem: str | None = None
-) -> dict[str, Any]:
-    """Return the JSON of `whoami`: the session, and what the database from `source` says of it, or the `problem`."""
+def whoami_data(identity: Identity, found: Standings | None = None, asked: Asked | None = None) -> dict[str, Any]:
+    """Return the JSON of `whoami`: the session, and what the database that was `asked` says of it."""
     anchor = identity.anchor
     return {
         "session_id": identity.session_id,
@@ -135,7 +134,7 @@ def whoami_data(
         "lost": tombstone_data(found.lost) if found else None,
         "twin": found.is_twin if found else None,
         "others": [session_data(other) for other in found.others] if found else [],
-        "database": {"source": source, "error": problem},
+        "database": asdict(asked) if asked else {"name": None, "source": None, "error": None},
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
 from claude_sessions_cli.operations.tombstones import describe, place_of
+from claude_sessions_cli.settings import NO_RULE, Asked
 from claude_sessions_cli.text import align
 from claude_sessions_cli.times import format_age
 
@@ -169,8 +170,7 @@ def whoami_text(
     identity: Identity,
     explain: bool,
     found: Standings | None = None,
-    source: str | None = None,
-    problem: str | None = None,
+    asked: Asked | None = None,
 ) -> list[str]:
     """Return the lines of `whoami`: the session, and what the database says of it, or why it was not asked."""
     anchor = f"{identity.anchor.program} (pid {identity.anchor.pid})" if identity.anchor else None
@@ -181,7 +181,8 @@ def whoami_text(
         "hostname": identity.host.hostname,
         "codebase": identity.codebase,
         "branch": identity.branch,
-        **_standing_facts(found, source, problem),
+        **_standing_facts(found),
+        **_database_facts(asked),
     }
     if not explain:
         return align([(f"{name}:", value or "-") for name, value in facts.items()])
@@ -191,10 +192,18 @@ def whoami_text(
     return align(rows)
 
 
-def _standing_facts(found: Standings | None, source: str | None, problem: str | None) -> dict[str, str | None]:
+def _database_facts(asked: Asked | None) -> dict[str, str | None]:
+    """Return which database answered and which rule chose it, or why it did not."""
+    if asked is None:
+        return {}
+    rule = "chosen as none is configured" if asked.source == NO_RULE else f"from {asked.source}"
+    return {"database": f"not asked: {asked.error}" if asked.error else f"{asked.name}, {rule}"}
+
+
+def _standing_facts(found: Standings | None) -> dict[str, str | None]:
     """Return what the database says of a session, as names and words."""
     if found is None:
-        return {"database": f"not asked: {problem}"} if problem else {}
+        return {}
     session = found.session.session if found.session else None
     held = f"{session.sd_id} for {format_age(session.claim_age_s)}, fence {session.fence}" if session else ""
     facts: dict[str, str | None] = {"holds": held if session and session.holds else "nothing"}
@@ -206,7 +215,7 @@ def _standing_facts(found: Standings | None, source: str | None, problem: str | 
         facts["lost"] = describe(found.lost).removeprefix("lost ")
     for other in found.others:
         facts["also"] = f"{other.session.session_id} holds {other.session.sd_id}"
-    return {**facts, "database": source}
+    return facts
 
 
 def history_text(found: History) -> list[str]:

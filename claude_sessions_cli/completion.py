@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import typer
 
-from claude_sessions_cli import process, settings
+from claude_sessions_cli import fallback, process, settings
 from claude_sessions_cli.errors import UsageError
 
 VARIABLE = "_CLAUDE_SESSIONS_COMPLETE"
@@ -55,6 +55,7 @@ def _find(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tup
 
 def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tuple[str, ...]) -> list[str]:
     found = settings.load(environ, dsn=dsn)
+    fallback.refuse(environ, found)
 
     from claude_sessions_cli import database
     from claude_sessions_cli.embedded import server

@@ -226,6 +226,12 @@ class Database:
 
         return hashlib.sha256("\n".join(self._place).encode()).hexdigest()[:16]
 
+    @property
+    def description(self) -> str:
+        """What people call the database: its name, host and port."""
+        host, port, name = self._place
+        return f"{name} at {host or 'the default socket'}:{port}"
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from claude_sessions_cli import __version__, identity, prompt, settings
+from claude_sessions_cli import __version__, fallback, identity, prompt, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, HeldByAnother, NotHeld, SessionsError
 from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.process import Process
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
     from claude_sessions_cli.render import Output
+
+# Commands whose claim may have a rival in another database.
+CLAIMING = ("claim", "run")
 
 
 def find_caller(
@@ -254,20 +257,25 @@ def open_database(
 
     With a `deadline`, wait that long for a server that is full or starting. A hook `starts` no server.
     """
+    fallback.refuse(os.environ, found)
+
     # Late: importing psycopg is most of a command's time, and a usage error does not need it.
     from claude_sessions_cli import database
 
     if found.dsn is not None:
         with database.connect(found.dsn, found.dsn_source, deadline, output.note) as connection:
+            fallback.remember(os.environ, found)
             yield connection
         return
 
     from claude_sessions_cli.embedded import server
 
     dsn = server.ensure(output.note) if starts else server.running_dsn()
-    with database.connect(dsn, found.dsn_source, deadline, output.note) as connection:
+    with database.connect(dsn, "the private server", deadline, output.note) as connection:
         if starts:
             _apply_schema(connection, server.schema_marker())
+        if found.is_fallback and output.command in CLAIMING and not fallback.can_remember(os.environ):
+            output.note(f"no database is configured: this one is private, in {server.status().data_dir}")
         yield connection
 
 

@@ -18,6 +18,9 @@ from claude_sessions_cli.model import STALE_AFTER_LIMIT_S
 DEFAULT_STALE_AFTER = "15m"
 DEFAULT_HEARTBEAT_EVERY = "60s"
 KEYS = ("dsn", "stale_after", "heartbeat_every")
+# As a DSN: the private server. Without any rule it is the fallback.
+EMBEDDED = "embedded"
+NO_RULE = "no rule"
 # If one of these is set, libpq's environment names the database.
 LIBPQ_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d)?", re.ASCII)
@@ -33,6 +36,20 @@ class Settings:
     dsn_source: str
     stale_after: float
     heartbeat_every: float
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether no rule names a database."""
+        return self.dsn is None and self.dsn_source == NO_RULE
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The database of an answer: its name, the rule that chose it, and why it gave none."""
+
+    name: str | None
+    source: str | None
+    error: str | None
 
 
 def parse_duration(text: str) -> float:
@@ -146,6 +163,13 @@ def _duration(key: str, environ: Mapping[str, str], config: Mapping[str, Any], p
 def _find_dsn(
     environ: Mapping[str, str], config: Mapping[str, Any], path: Path, given: str | None
 ) -> tuple[str | None, str]:
+    found, source = _first_dsn(environ, config, path, given)
+    return None if found and found.strip() == EMBEDDED else found, source
+
+
+def _first_dsn(
+    environ: Mapping[str, str], config: Mapping[str, Any], path: Path, given: str | None
+) -> tuple[str | None, str]:
     if given is not None:
         if not given.strip():
             # Most likely an unset variable: the fallback would claim in another database.
@@ -158,7 +182,7 @@ def _find_dsn(
         return _configured_dsn(configured, environ, path), f"dsn in {path}"
     if any(environ.get(variable) for variable in LIBPQ_VARIABLES):
         return "", "libpq's environment"
-    return None, "the embedded server"
+    return None, NO_RULE
 
 
 def _configured_dsn(value: object, environ: Mapping[str, str], path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, log, options, render, settings
+from claude_sessions_cli import fallback, invocation, log, options, render, settings
 from claude_sessions_cli.errors import SessionsError, UsageError
 
 if TYPE_CHECKING:
@@ -314,11 +314,13 @@ def _database(caller: Caller) -> Iterator[Database]:
     from claude_sessions_cli import database
 
     dsn = caller.settings.dsn
+    fallback.refuse(os.environ, caller.settings)
     if dsn is None:
         from claude_sessions_cli.embedded import server
 
         dsn = server.running_dsn()
     with database.connect(dsn, caller.settings.dsn_source) as connection:
+        fallback.remember(os.environ, caller.settings)
         yield connection
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import as_json, as_text, identity, invocation, options, render
+from claude_sessions_cli import as_json, as_text, fallback, identity, invocation, options, render
 from claude_sessions_cli.errors import NoIdentity, SessionsError, Unreachable
+from claude_sessions_cli.settings import Asked
 
 if TYPE_CHECKING:
     from claude_sessions_cli.identity import Identity
@@ -41,29 +42,29 @@ def whoami(
         if explain and not json:
             output.result(error.data, lambda: as_text.whoami_text(who, explain))
         raise
-    found, asked, problem = _ask(who, dsn, output)
-    output.result(
-        as_json.whoami_data(who, found, asked, problem),
-        lambda: as_text.whoami_text(who, explain, found, asked, problem),
-    )
+    found, asked = _ask(who, dsn, output)
+    output.result(as_json.whoami_data(who, found, asked), lambda: as_text.whoami_text(who, explain, found, asked))
 
 
-def _ask(who: Identity, dsn: str | None, output: Output) -> tuple[Standings | None, str | None, str | None]:
-    """Return what the database says of the session, the rule that chose the database, and why it said nothing."""
-    source = None
+def _ask(who: Identity, dsn: str | None, output: Output) -> tuple[Standings | None, Asked]:
+    """Return what the database says of the session, and which database it is."""
+    name = source = None
     try:
         settings = invocation.load_settings(dsn)
         source = settings.dsn_source
+        fallback.refuse(os.environ, settings)
         if settings.dsn is None:
             from claude_sessions_cli.embedded import server
 
+            name = f"the private server in {server.status().data_dir}"
             if not server.status().running:
-                raise Unreachable("no database is configured, and the private server is not running")
+                raise Unreachable(f"{name} is not running")
 
         from claude_sessions_cli.operations.caller import Caller
         from claude_sessions_cli.operations.whoami import whoami as operation
 
         with invocation.open_database(settings, output) as database:
-            return operation(database, Caller(who, settings)), source, None
+            name = name or database.description
+            return operation(database, Caller(who, settings)), Asked(name, source, None)
     except SessionsError as error:
-        return None, source, error.message
+        return None, Asked(name, source, error.message)

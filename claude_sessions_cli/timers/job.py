@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_sessions_cli import process, settings
+from claude_sessions_cli import fallback, process, settings
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.timers import upkeep_log
 
@@ -76,7 +76,8 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
         alone = settings.load(variables)
     except UsageError as error:
         raise UsageError(f"{error.message}, when a timer runs", hint) from None
-    if alone.dsn != found.dsn:
+    fallback.refuse(environ, found)
+    if (alone.dsn, alone.is_fallback) != (found.dsn, found.is_fallback):
         raise UsageError(f"the database is named by {found.dsn_source}, which is not set when a timer runs", hint)
     if found.dsn is not None and (missing := _missing_variables(environ, found.dsn, found.dsn_source)):
         verb = "is" if len(missing) == 1 else "are"
