@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
     from claude_sessions_cli.render import Output
 
-# Commands whose claim may have a rival in another database.
-CLAIMING = ("claim", "run")
-
 
 def find_caller(
     found: Settings,
@@ -66,8 +63,10 @@ def find_ending(found: Settings, pid: int, tty: str | None) -> Caller:
 
 
 def load_settings(dsn: str | None, stale_after: float | None = None) -> Settings:
-    """Return the settings of this invocation."""
-    return settings.load(os.environ, dsn=dsn, stale_after=stale_after)
+    """Return the settings of this invocation. Raises Unreachable if the private server must not stand in."""
+    found = settings.load(os.environ, dsn=dsn, stale_after=stale_after)
+    fallback.refuse(os.environ, found)
+    return found
 
 
 def give_up_after(
@@ -257,8 +256,6 @@ def open_database(
 
     With a `deadline`, wait that long for a server that is full or starting. A hook `starts` no server.
     """
-    fallback.refuse(os.environ, found)
-
     # Late: importing psycopg is most of a command's time, and a usage error does not need it.
     from claude_sessions_cli import database
 
@@ -274,8 +271,6 @@ def open_database(
     with database.connect(dsn, "the private server", deadline, output.note) as connection:
         if starts:
             _apply_schema(connection, server.schema_marker())
-        if found.is_fallback and output.command in CLAIMING and not fallback.can_remember(os.environ):
-            output.note(f"no database is configured: this one is private, in {server.status().data_dir}")
         yield connection
 
 
@@ -302,6 +297,10 @@ def claim_or_wait(
     output: Output,
 ) -> ClaimResult:
     """Claim the first free one of the items; with a `deadline`, wait for one until then, with a count-down."""
+    if caller.settings.is_fallback and not fallback.can_remember(os.environ):
+        from claude_sessions_cli.embedded import server
+
+        output.note(f"no database is configured: this one is private, in {server.status().data_dir}")
     # A plain claim must not pay for what it does not use.
     if deadline is None and len(sd_ids) == 1:
         return _corrected(caller, claim_one(sd_ids[0]))

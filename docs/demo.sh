@@ -11,7 +11,7 @@ for name in $settings; do
     unset "$name"
 done
 : >"$directory/config.toml"
-export CLAUDE_SESSIONS_CONFIG="$directory/config.toml"
+export CLAUDE_SESSIONS_DSN=embedded CLAUDE_SESSIONS_CONFIG="$directory/config.toml"
 export CLAUDE_SESSIONS_DATA_DIR="$directory/data" CLAUDE_SESSIONS_STATE_DIR="$directory/state"
 
 # Two processes stand for two terminals.

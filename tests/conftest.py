@@ -32,7 +32,7 @@ from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
-FOREIGN = ("CLAUDE", "PG")
+FOREIGN = ("CLAUDE", "PG", "SUDO_", "DOAS_")
 CHECKOUT = Path(__file__).resolve().parents[1]
 # Skipped only for root: every other user can read their own checkout.
 needs_open_checkout = pytest.mark.skipif(

@@ -11,6 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from claude_sessions_cli import settings
+
 DEMO = Path(__file__).parents[1] / "docs" / "demo.sh"
 VARIABLES = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
 
@@ -30,6 +32,10 @@ def test_demo_leaves_configured_database_and_files_alone(dsn: str, tmp_path: Pat
         config = tmp_path / place / "claude-sessions" / "config.toml"
         config.parent.mkdir(parents=True)
         config.write_text(f"dsn = '''{dsn}'''\n")
+    # An account of another database, under sudo, sees the demo too.
+    remembered = settings.state_directory(os.environ) / "database-rule"
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    remembered.write_text("CLAUDE_SESSIONS_DSN\n")
     before = sorted(tmp_path.rglob("*"))
     parameters = psycopg.conninfo.conninfo_to_dict(dsn)
     libpq = {VARIABLES[name]: str(value) for name, value in parameters.items() if name in VARIABLES}
@@ -42,7 +48,12 @@ def test_demo_leaves_configured_database_and_files_alone(dsn: str, tmp_path: Pat
 
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary).chmod(0o755)  # as root, the server runs as another account
-        variables = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_STALE_AFTER": "1d", "TMPDIR": temporary}
+        variables = {
+            "CLAUDE_SESSIONS_DSN": dsn,
+            "CLAUDE_SESSIONS_STALE_AFTER": "1d",
+            "TMPDIR": temporary,
+            "SUDO_UID": "1",
+        }
         done = _run_demo(program, **variables, **libpq)
         assert done.returncode == 0, done.stdout
         assert list(Path(temporary).iterdir()) == []

@@ -8,7 +8,7 @@ from typing import Any
 from claude_sessions_cli import as_text, invocation, options, render
 from claude_sessions_cli.embedded import server
 from claude_sessions_cli.errors import SessionsError
-from claude_sessions_cli.settings import Settings
+from claude_sessions_cli.settings import EMBEDDED
 
 app = options.new_app("Manage the private Postgres server.")
 
@@ -66,9 +66,7 @@ def upgrade(json: options.Json = False, quiet: options.Quiet = False) -> None:
 
 def _start(output: render.Output) -> None:
     # Whatever is configured: these commands are about the private server.
-    found = invocation.load_settings("embedded")
-    private = Settings(None, "the embedded server", found.stale_after, found.heartbeat_every)
-    with invocation.open_database(private, output):
+    with invocation.open_database(invocation.load_settings(EMBEDDED), output):
         pass
 
 

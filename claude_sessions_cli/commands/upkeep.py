@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import fallback, invocation, options, settings
+from claude_sessions_cli import invocation, options, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, RowsRefused, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.log import write as write_log
 
@@ -76,7 +76,6 @@ def _renew_and_reap() -> list[SessionsError]:
     from claude_sessions_cli.embedded import server
 
     found = invocation.load_settings(None)
-    fallback.refuse(os.environ, found)
     if found.dsn is None:
         state = server.status()
         # A timer starts it after a reboot, but creates none, and leaves one alone that its user stopped.

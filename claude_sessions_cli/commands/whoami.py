@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import as_json, as_text, fallback, identity, invocation, options, render
+from claude_sessions_cli import as_json, as_text, identity, invocation, options, render
 from claude_sessions_cli.errors import NoIdentity, SessionsError, Unreachable
 from claude_sessions_cli.settings import Asked
 
@@ -52,7 +52,6 @@ def _ask(who: Identity, dsn: str | None, output: Output) -> tuple[Standings | No
     try:
         settings = invocation.load_settings(dsn)
         source = settings.dsn_source
-        fallback.refuse(os.environ, settings)
         if settings.dsn is None:
             from claude_sessions_cli.embedded import server
 

@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from conftest import Cli
 from poll import until
@@ -216,16 +217,17 @@ def test_util_linux_script_agrees_with_outer_terminal(terminal: Open) -> None:
     assert window.run().data == outer
 
 
-def _without_directory(answer: Answer) -> dict[str, object]:
-    return {name: value for name, value in answer.data.items() if name not in ("codebase", "rules")}
+def _without(answer: Answer, *left_out: str) -> dict[str, object]:
+    return {name: value for name, value in answer.data.items() if name not in left_out}
 
 
 @needs_sudo
 def test_sudo_agrees_with_outer_terminal(terminal: Open) -> None:
     window = terminal()
-    outer = window.run().data
-    assert window.run(f"sudo -n {WHOAMI}").data == outer
-    assert window.run(f"sudo -n sh -c '{WHOAMI}; true'").data == outer
+    outer = _without(window.run(), "database")
+    # Under sudo, a database must be named.
+    assert _without(window.run(f"sudo -n {WHOAMI}"), "database") == outer
+    assert _without(window.run(f"sudo -n sh -c '{WHOAMI}; true'"), "database") == outer
 
 
 @needs_sudo
@@ -244,7 +246,8 @@ def test_shell_under_sudo_agrees_with_outer_terminal(terminal: Open, command: st
     outer = window.run()
     assert window.enter(command) != window.pid
     assert window.run("id -u").out.strip() == "0"
-    assert _without_directory(window.run()) == _without_directory(outer)
+    left_out = ("codebase", "rules", "database")
+    assert _without(window.run(), *left_out) == _without(outer, *left_out)
 
 
 @needs_sudo
@@ -864,13 +867,22 @@ def test_whoami_shows_claim_and_loss(run: Run) -> None:
     assert re.search(r"lost: +SD-1 to b under fence .*urgent", run("whoami").stdout)
 
 
+def test_whoami_names_database_and_rule(run: Run, dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        info = connection.info
+        name = f"{info.dbname} at {info.host}:{info.port}"
+    assert f"database:  {name}, from CLAUDE_SESSIONS_DSN\n" in run("whoami").stdout
+    asked = data_of(run("whoami", "--json", "--dsn", dsn), "whoami")["database"]
+    assert asked == {"name": name, "source": "--dsn", "error": None}
+
+
 def test_whoami_without_database_names_the_reason(cli: Cli) -> None:
     done = cli("whoami", "--session", "a", "--dsn", "host=/nowhere-at-all dbname=x")
     assert done.returncode == 0
     assert "session:   a\n" in done.stdout
     assert "not asked: cannot connect to the database from --dsn" in done.stdout
     done = cli("whoami", "--session", "a")
-    assert "not asked: no database is configured, and the private server is not running" in done.stdout
+    assert "not asked: the private server in" in done.stdout
 
 
 def test_explain_shows_rules_values_and_the_winner(terminal: Open) -> None:
