@@ -264,19 +264,30 @@ def plugin_text(directory: str) -> list[str]:
 
 
 def applied_text(applied: Sequence[AppliedFile]) -> list[str]:
-    """Return what `schema apply` did, a line for each object it made."""
+    """Return what `schema apply` did, a line for each object it made or removed."""
     lines = []
     for file in applied:
-        number = len(file.created)
-        objects = f"created {number} object{'' if number == 1 else 's'}"
-        lines.append(f"{file.file}: {objects if file.created else 'already in force'}")
+        changes = [
+            _counted(verb, found) for verb, found in (("created", file.created), ("removed", file.removed)) if found
+        ]
+        lines.append(f"{file.file}: {', '.join(changes) or 'already in force'}")
         lines += [f"  {made.kind} {made.name}" for made in file.created]
+        lines += [f"  removed {made.kind} {made.name}" for made in file.removed]
     return lines
 
 
+def _counted(verb: str, found: Sequence[object]) -> str:
+    return f"{verb} {len(found)} object{'' if len(found) == 1 else 's'}"
+
+
 def inspection_lines(inspection: Inspection) -> list[str]:
-    """Return a line for each optional file in force, and for each difference of `schema check`."""
+    """Return a line for each optional file in force, each other role that may write, and each difference."""
     lines = [f"{optional.file} is in force" for optional in inspection.optional if optional.in_force]
+    lines += [
+        f"writer {writer.role}: {', '.join(writer.deeds)} on {writer.object}"
+        for writer in inspection.writers
+        if writer.is_expected
+    ]
     for found in inspection.differences:
         line = f"{found.difference} {found.kind} {found.name}"
         if found.difference == "missing":
@@ -285,6 +296,18 @@ def inspection_lines(inspection: Inspection) -> list[str]:
             line += f": {found.found}, expected {found.expected}"
         lines.append(line)
     return lines
+
+
+def shipped_line(inspection: Inspection) -> str:
+    """Return the last line of a `schema check` that found nothing wrong."""
+    writers = [writer.role for writer in inspection.writers if writer.object == "claude_sessions"]
+    if "anon" not in writers and "PUBLIC" not in writers:
+        return "the table is as shipped"
+    everybody = "everybody" if "PUBLIC" in writers else "anon, which is everybody without a login,"
+    return (
+        f"the table is as shipped, and {everybody} may write it (close it: claude-sessions schema apply"
+        " --optional least_privilege)"
+    )
 
 
 def server_text(status: Status, *, in_use: bool, source: str | None, problem: str | None) -> list[str]:

@@ -42,7 +42,7 @@ def apply_(
 def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Compare the table with the shipped DDL.
 
-    Exit 7 if an object is missing or changed.
+    Exit 7 if an object is missing or changed. Names the roles that may write.
     """
     from claude_sessions_cli.operations import schema
 
@@ -57,10 +57,10 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
             output.result(data, lambda: lines)
         raise SchemaMismatch(
             f"the table is not as shipped: {wrong} missing or changed",
-            "create missing objects: claude-sessions schema apply (it leaves changed ones alone)",
+            "create missing objects: claude-sessions schema apply (of changed ones it repairs functions and privileges)",
             data,
         )
-    output.result(data, lambda: [*lines, "the table is as shipped"])
+    output.result(data, lambda: [*lines, as_text.shipped_line(found)])
 
 
 @app.command("print")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from claude_sessions_cli import queries
@@ -12,6 +12,8 @@ from claude_sessions_cli.errors import SchemaMismatch, UsageError
 
 # Objects by kind and name, in the catalog's words.
 Catalog = dict[tuple[str, str], str]
+
+LEAST_PRIVILEGE = "least_privilege"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,11 @@ class CatalogObject:
 
 @dataclass(frozen=True, slots=True)
 class AppliedFile:
-    """The objects that one DDL file created or changed."""
+    """The objects that one DDL file created or changed, and those that it removed or replaced."""
 
     file: str
     created: list[CatalogObject]
+    removed: list[CatalogObject] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,25 @@ class OptionalFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Writer:
+    """A role that may change an object: its `deeds`, by grants and policies.
+
+    `is_expected` says whether the DDL files in force allow it. Superusers and the owner are no writers in this sense.
+    """
+
+    role: str
+    object: str
+    deeds: list[str]
+    is_expected: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
-    """The differences of the live table from the DDL files, and which optional files are in force."""
+    """The differences of the live table from the DDL files, which optional files are in force, and who may write."""
 
     differences: list[Difference]
     optional: list[OptionalFile]
+    writers: list[Writer]
 
 
 def ddl_files() -> list[Path]:
@@ -85,11 +102,13 @@ def apply(database: Database, *, grant: str | None = None, optional: Sequence[st
             raise UsageError(f"--optional: no such file: {name[:60]!r}", f"the optional files: {', '.join(known)}")
     if grant is not None:
         database.alter(_require_role, grant)
+        if grant in ("anon", "authenticated") and LEAST_PRIVILEGE in (*optional, *_in_force(database)):
+            raise UsageError(
+                f"--grant: {LEAST_PRIVILEGE}.sql keeps {grant} from writing", "grant a role of the workers' own"
+            )
     applied = [database.alter(_apply_file, path) for path in ddl_files()]
-    in_force = {found.file for found in _optional(_live(database)) if found.in_force}
-    applied += [
-        database.alter(_apply_file, path) for name, path in known.items() if name in optional or _name(path) in in_force
-    ]
+    wanted = {*optional, *_in_force(database)}
+    applied += [database.alter(_apply_file, path) for name, path in known.items() if name in wanted]
     if grant is not None:
         database.alter(_grant, grant)
     return applied
@@ -106,9 +125,15 @@ def _grant(tx: Transaction, role: str) -> None:
 
 
 def _apply_file(tx: Transaction, path: Path) -> AppliedFile:
-    before = set(_read_catalog(tx))
+    before = _read_catalog(tx)
     tx.script(path.read_text(encoding="utf-8"))
-    return AppliedFile(_name(path), [found for found in _read_catalog(tx) if found not in before])
+    after = _read_catalog(tx)
+    kept = {(found.kind, found.name) for found in after}
+    return AppliedFile(
+        _name(path),
+        [found for found in after if found not in before],
+        [found for found in before if (found.kind, found.name) not in kept],
+    )
 
 
 def check(database: Database) -> list[Difference]:
@@ -120,13 +145,13 @@ def check(database: Database) -> list[Difference]:
 
 
 def inspect(database: Database) -> Inspection:
-    """As `check`, and which optional files are in force."""
-    live = _live(database)
-    if not live:
+    """As `check`, and which optional files are in force, and who may write the tables."""
+    objects, writers = database.inspect(_read_schema)
+    if not objects:
         raise SchemaMismatch("the table public.claude_sessions is missing", "create it: claude-sessions schema apply")
+    live = _by_place(objects)
     optional = _optional(live)
-    idle = {found.file for found in optional if not found.in_force}
-    shipped = {place: made for place, made in expected_catalog().items() if made[0] not in idle}
+    shipped = expected_catalog({found.file for found in optional if found.in_force})
     differences = []
     for (kind, name), (file, definition) in shipped.items():
         found = live.get((kind, name))
@@ -136,23 +161,49 @@ def inspect(database: Database) -> Inspection:
     for (kind, name), definition in live.items():
         if (kind, name) not in shipped:
             differences.append(Difference("extra", kind, name, None, definition, None))
-    return Inspection(differences, optional)
+    differences += [_excess(writer) for writer in writers if not writer.is_expected]
+    return Inspection(differences, optional, writers)
 
 
-def _live(database: Database) -> Catalog:
-    return {(found.kind, found.name): found.definition for found in database.inspect(_read_catalog)}
+def _excess(writer: Writer) -> Difference:
+    file = f"optional/{LEAST_PRIVILEGE}.sql" if writer.object == "claude_sessions" else "003_history.sql"
+    name = f"{writer.role} on {writer.object}"
+    return Difference("changed", "privileges", name, "none of these", ", ".join(writer.deeds), file)
+
+
+def _by_place(objects: list[CatalogObject]) -> Catalog:
+    return {(found.kind, found.name): found.definition for found in objects}
+
+
+def _in_force(database: Database) -> list[str]:
+    """Return the names of the optional files in force."""
+    live = _by_place(database.inspect(_read_catalog))
+    return [Path(found.file).stem for found in _optional(live) if found.in_force]
 
 
 def _optional(live: Catalog) -> list[OptionalFile]:
-    there = {file for place, (file, _) in expected_catalog().items() if place in live}
+    there = {file for file, kind, name, definition in _shipped_rows() if definition and (kind, name) in live}
     return [OptionalFile(_name(path), _name(path) in there) for path in optional_files()]
 
 
-def expected_catalog() -> dict[tuple[str, str], tuple[str, str]]:
-    """Return the objects of the DDL files, the optional ones too: (kind, name) to (file, definition)."""
+def expected_catalog(in_force: Collection[str]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the objects of the DDL files, and of the optional ones `in_force`: (kind, name) to (file, definition)."""
+    expected = {}
+    for file, kind, name, definition in _shipped_rows():
+        if file in in_force or not file.startswith("optional/"):
+            expected[kind, name] = (file, definition)
+    # An optional file removes what it lists without a definition.
+    return {place: made for place, made in expected.items() if made[1]}
+
+
+def _shipped_rows() -> list[list[str]]:
     lines = (queries.directory() / "catalog.tsv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    return {(kind, name): (file, definition) for file, kind, name, definition in rows}
+    return [line.split("\t") for line in lines if line and not line.startswith("#")]
+
+
+def _read_schema(tx: Transaction) -> tuple[list[CatalogObject], list[Writer]]:
+    objects, writers = tx.send(Statement("read_catalog"), Statement("list_writers"))
+    return [CatalogObject(**row) for row in objects], [Writer(**row) for row in writers]
 
 
 def _read_catalog(tx: Transaction) -> list[CatalogObject]:

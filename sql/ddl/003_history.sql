@@ -125,7 +125,7 @@ AS $function$
         coalesce(actor, nullif(current_setting('claude_sessions.actor', true), '')),
         nullif(current_setting('claude_sessions.actor_host', true), ''),
         nullif(current_setting('application_name', true), ''),
-        session_user
+        coalesce(nullif(current_setting('role'), 'none'), session_user)
     );
 $function$;
 
@@ -153,6 +153,48 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format(
             'REVOKE ALL ON FUNCTION %s FROM %s'::text, VARIADIC ARRAY[granted.function, granted.grantee]
+        );
+    END LOOP;
+END
+$$;
+
+DO $$
+DECLARE
+    granted record;
+BEGIN
+    -- A writer of this table forges history, and one of its sequence stops every claim by numbers that repeat. Who reads
+    -- is the administrator's choice.
+    FOR granted IN
+        SELECT
+            acl.kind, acl.name, acl.grantee,
+            pg_catalog.string_agg(DISTINCT acl.privilege_type, ', '::text) AS privileges
+        FROM (
+            SELECT
+                CASE relation.relkind WHEN 'S' THEN 'SEQUENCE'::text ELSE 'TABLE'::text END AS kind,
+                relation.oid::regclass::text AS name,
+                CASE WHEN list.grantee = '0'::oid THEN 'PUBLIC'::text
+                    ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(list.grantee)::text)
+                END AS grantee,
+                list.privilege_type
+            FROM pg_catalog.pg_class AS relation
+            LEFT JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid
+            CROSS JOIN LATERAL (
+                SELECT * FROM pg_catalog.aclexplode(relation.relacl)
+                UNION ALL
+                SELECT * FROM pg_catalog.aclexplode(attribute.attacl)
+            ) AS list
+            WHERE list.grantee <> relation.relowner
+                AND list.privilege_type <> 'SELECT'
+                AND relation.oid IN (
+                    'public.claude_session_events'::regclass::oid,
+                    pg_catalog.pg_get_serial_sequence('public.claude_session_events', 'id')::regclass::oid
+                )
+        ) AS acl
+        GROUP BY acl.kind, acl.name, acl.grantee
+    LOOP
+        EXECUTE pg_catalog.format(
+            'REVOKE %s ON %s %s FROM %s CASCADE'::text,
+            VARIADIC ARRAY[granted.privileges, granted.kind, granted.name, granted.grantee]
         );
     END LOOP;
 END

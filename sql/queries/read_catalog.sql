@@ -37,7 +37,10 @@ CROSS JOIN LATERAL (VALUES ('enabled', relrowsecurity), ('forced', relforcerowse
 WHERE value OR (setting = 'enabled' AND prefix = '')
 UNION ALL
 SELECT 'policy', prefix || policyname::text,
-    pg_catalog.concat_ws(' ', permissive, cmd, 'TO', pg_catalog.array_to_string(roles, ', '),
+    pg_catalog.concat_ws(' ', permissive, cmd, 'TO',
+        CASE WHEN policyname = 'claude_sessions_work' AND NOT (
+            roles OPERATOR(pg_catalog.&&) '{public,anon,authenticated}'::name[]
+        ) THEN 'the roles granted' ELSE pg_catalog.array_to_string(roles, ', ') END,
         'USING ('::text || qual || ')'::text, 'WITH CHECK ('::text || with_check || ')'::text)
 FROM relations
 JOIN pg_catalog.pg_policies ON schemaname = 'public' AND tablename = relname
