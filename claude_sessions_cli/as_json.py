@@ -142,6 +142,7 @@ def history_data(found: History) -> dict[str, Any]:
     """Return the JSON of `history`."""
     return {
         "name": found.name,
+        "reader": found.reader,
         "terms": [{**asdict(term), "fence": fence_of(term.claimed_at)} for term in found.terms],
         "events": [asdict(event) for event in found.events],
     }

@@ -220,8 +220,8 @@ def _standing_facts(found: Standings | None) -> dict[str, str | None]:
 
 def history_text(found: History) -> list[str]:
     """Return the terms of a work item or a session, and a session's events, as aligned lines."""
-    terms = align(table.rows(table.TERMS, found.terms)) if found.terms else []
-    events = align(table.rows(table.EVENTS, found.events)) if found.events else []
+    terms = align(table.rows(table.terms(found.reader), found.terms)) if found.terms else []
+    events = align(table.rows(table.events(found.reader), found.events)) if found.events else []
     return [*terms, *([""] if terms and events else []), *events]
 
 

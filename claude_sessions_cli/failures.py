@@ -44,6 +44,10 @@ class NoAnswerError(psycopg.OperationalError):
     """The server, a pooler or the network fell silent after the connection."""
 
 
+class WaitedInVain(Unreachable):
+    """The server ended a statement that took too long: it waited for a lock, or worked."""
+
+
 def translate(error: psycopg.Error) -> SessionsError:
     """Return the tool's error for a database error, by its SQLSTATE."""
     state, text = error.sqlstate or "", first_line(error)
@@ -62,7 +66,9 @@ def translate(error: psycopg.Error) -> SessionsError:
     # A trigger may raise any code. Its error has a context; an unknown code without one does not come from Postgres.
     if state.startswith(("P0", "09")) or (error.diag.context and (state == "0A000" or not _is_known(state))):
         return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint)
-    if state in ("57014", "55P03", "25P03", "25P04"):
+    if state in ("57014", "55P03"):
+        return WaitedInVain(f"the database did not answer in time: {text}")
+    if state in ("25P03", "25P04"):
         return Unreachable(f"the database did not answer in time: {text}")
     if STATEMENT_MODE in text:
         return Unreachable(

@@ -49,23 +49,40 @@ LIST: tuple[Column[JudgedSession], ...] = (
 # The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
 DROPPED_FIRST = ("PID", "TTY", "NOTE", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
 
-TERMS: tuple[Column[Term], ...] = (
-    Column("SD", lambda term: term.sd_id),
-    Column("SESSION", lambda term: term.session_id),
-    Column("HOST", lambda term: term.hostname),
-    Column("NOTE", lambda term: term.purpose),
-    Column("FROM", lambda term: _to_second(term.began_at)),
-    Column("TO", lambda term: _to_second(term.ended_at) if term.ended_at else "now"),
-    Column("ENDED", lambda term: _with_note(term.reason, term.note) if term.ended_at else None),
-    Column("BY", lambda term: _term_actor(term) if term.ended_at else None),
-)
-EVENTS: tuple[Column[SessionEvent], ...] = (
-    Column("AT", lambda event: _to_second(event.at)),
-    Column("EVENT", lambda event: event.event),
-    Column("SD", lambda event: event.sd_id),
-    Column("REASON", lambda event: _with_note(event.reason, event.note) if event.reason else None),
-    Column("BY", lambda event: _event_actor(event)),
-)
+
+def terms(reader: str) -> tuple[Column[Term], ...]:
+    """Return the columns of terms. Writers name themselves, so their roles are added, except that of the reader."""
+    return (
+        Column("SD", lambda term: term.sd_id),
+        Column("SESSION", lambda term: _of_role(term.session_id, term.claimed_by_role, reader)),
+        Column("HOST", lambda term: term.hostname),
+        Column("NOTE", lambda term: term.purpose),
+        Column("FROM", lambda term: _to_second(term.began_at)),
+        Column("TO", lambda term: _to_second(term.ended_at) if term.ended_at else "now"),
+        Column("ENDED", lambda term: _with_note(term.reason, term.note) if term.ended_at else None),
+        Column(
+            "BY",
+            lambda term: (
+                _actor(term.ended_by, term.ended_from, term.actor_program, term.actor_role, reader)
+                if term.ended_at
+                else None
+            ),
+        ),
+    )
+
+
+def events(reader: str) -> tuple[Column[SessionEvent], ...]:
+    """Return the columns of events, with the roles as in `terms`."""
+    return (
+        Column("AT", lambda event: _to_second(event.at)),
+        Column("EVENT", lambda event: event.event),
+        Column("SD", lambda event: event.sd_id),
+        Column("REASON", lambda event: _with_note(event.reason, event.note) if event.reason else None),
+        Column(
+            "BY",
+            lambda event: _actor(event.actor_session, event.actor_host, event.actor_program, event.actor_role, reader),
+        ),
+    )
 
 
 def rows(columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
@@ -132,17 +149,15 @@ def _with_note(reason: str | None, note: str | None) -> str:
     return f"{reason} ({note})" if note else str(reason)
 
 
-def _term_actor(term: Term) -> str:
-    return _actor(term.ended_by, term.ended_from, term.actor_program, term.actor_role)
-
-
-def _event_actor(event: SessionEvent) -> str:
-    return _actor(event.actor_session, event.actor_host, event.actor_program, event.actor_role)
-
-
-def _actor(session: str | None, host: str | None, program: str | None, role: str | None) -> str:
-    name = session or " as ".join(part for part in (program, role) if part) or EMPTY
+def _actor(session: str | None, host: str | None, program: str | None, role: str | None, reader: str) -> str:
+    name = (
+        _of_role(session, role, reader) if session else " as ".join(part for part in (program, role) if part) or EMPTY
+    )
     return f"{name} on {host}" if host else name
+
+
+def _of_role(session: str, role: str | None, reader: str) -> str:
+    return f"{session} as {role}" if role not in (None, reader) else session
 
 
 def _to_second(moment: datetime) -> str:

@@ -57,7 +57,7 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
             output.result(data, lambda: lines)
         raise SchemaMismatch(
             f"the table is not as shipped: {wrong} missing or changed",
-            "create missing objects: claude-sessions schema apply (of changed ones it repairs functions and privileges)",
+            "claude-sessions schema apply creates missing objects, and repairs changed functions and privileges",
             data,
         )
     output.result(data, lambda: [*lines, as_text.shipped_line(found)])

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from claude_sessions_cli.database import ClaimConflict, Database, Statement, Transaction
-from claude_sessions_cli.errors import HeldByAnother, SessionsError, UsageError
+from claude_sessions_cli.errors import HeldByAnother, SessionsError, Unreachable, UsageError
+from claude_sessions_cli.failures import WaitedInVain
 from claude_sessions_cli.model import (
     CLEARED,
     FORCED,
@@ -58,7 +59,7 @@ def claim(
 
     Raises HeldByAnother if the item has a live holder and `force_reason` is None, if its term is not `force_fence`, or
     if the caller's session is open in another process, UsageError if the caller holds another item and `switch` is
-    False.
+    False, Unreachable if another connection keeps the item's advisory lock.
     """
     check_work_item(sd_id)
 
@@ -71,9 +72,24 @@ def claim(
         settled = agent.settled(database, caller, attempt)
     except ClaimConflict as error:
         raise HeldByAnother(f"{sd_id}: {error.message}") from None
+    except WaitedInVain as error:
+        raise database.read(_locked_by_another, sd_id) or error from None
     if settled.outcome and settled.result.outcome == "already_yours":
         return replace(settled.result, outcome=settled.outcome, source=settled.source)
     return settled.result
+
+
+def _locked_by_another(tx: Transaction, sd_id: str) -> Unreachable | None:
+    """Return the error of a claim that waited for the item's advisory lock, if somebody holds that."""
+    [found] = tx.commit(Statement("list_lock_holders", sd_id=sd_id))
+    if found.first is None:
+        return None
+    pid, role, program = (found.first[name] for name in ("pid", "role", "program"))
+    who = ", ".join(part for part in (f"role {role}" if role else "", f"program {program}" if program else "") if part)
+    return Unreachable(
+        f"{sd_id} is locked: another connection, pid {pid}{f' ({who})' if who else ''}, keeps its advisory lock",
+        f"end that connection, as its role or an administrator: SELECT pg_terminate_backend({pid})",
+    )
 
 
 def _claim(

@@ -25,6 +25,7 @@ class Term:
     codebase: str | None
     purpose: str | None
     began_at: datetime
+    claimed_by_role: str | None
     ended_at: datetime | None
     reason: str | None
     note: str | None
@@ -58,9 +59,10 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The terms of a work item or session, and a session's events; the latest first."""
+    """The terms of a work item or session, and a session's events, the latest first; and the role that reads them."""
 
     name: str
+    reader: str
     terms: list[Term]
     events: list[SessionEvent]
 
@@ -81,13 +83,13 @@ def read(database: Database, name: str, *, limit: int | None = None) -> History:
 
 def _read(tx: Transaction, name: str, limit: int | None) -> tuple[History, list[Session]]:
     """Return the history of what has exactly this name, and the sessions whose id begins with it."""
-    _, terms, events, sessions = tx.commit(
+    [[access], terms, events, sessions] = tx.commit(
         Statement("require_history"),
         Statement("list_terms", name=name, row_limit=limit),
         Statement("list_session_events", name=name, row_limit=limit),
         Statement("find_sessions", prefix=name, now=None),
     )
-    found = History(name, [Term(**row) for row in terms], [SessionEvent(**row) for row in events])
+    found = History(name, access["reader"], [Term(**row) for row in terms], [SessionEvent(**row) for row in events])
     return found, sessions.sessions
 
 

@@ -184,7 +184,7 @@ BEGIN
                 SELECT * FROM pg_catalog.aclexplode(attribute.attacl)
             ) AS list
             WHERE list.grantee <> relation.relowner
-                AND list.privilege_type <> 'SELECT'
+                AND (list.privilege_type <> 'SELECT' OR relation.relkind = 'S')
                 AND relation.oid IN (
                     'public.claude_session_events'::regclass::oid,
                     pg_catalog.pg_get_serial_sequence('public.claude_session_events', 'id')::regclass::oid

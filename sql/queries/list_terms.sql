@@ -3,7 +3,7 @@
 -- current term has no ended_at.
 SELECT
     term.sd_id, term.session_id, term.claimed_at, term.track, term.hostname, term.tty, term.pid, term.codebase,
-    term.note AS purpose, term.at AS began_at, finish.at AS ended_at, finish.reason, finish.note,
+    term.note AS purpose, term.at AS began_at, term.actor_role AS claimed_by_role, finish.at AS ended_at, finish.reason, finish.note,
     finish.actor_session AS ended_by, finish.actor_host AS ended_from, finish.actor_program, finish.actor_role
 FROM public.claude_session_events AS term
 LEFT JOIN LATERAL (

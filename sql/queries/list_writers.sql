@@ -2,7 +2,7 @@
 -- whoever has the rights of the owner are left out, and members of PUBLIC if that may do the same.
 -- Parameters: none. Returns: role, object, deeds (text[]), is_expected (whether the files in force allow it).
 WITH relations AS (
-    SELECT pg_class.oid, relname, relkind, relowner, relrowsecurity,
+    SELECT pg_class.oid, relname, relnamespace, relkind, relowner, relrowsecurity,
         pg_class.oid = pg_catalog.to_regclass('public.claude_sessions')::oid AS is_table
     FROM pg_catalog.pg_class
     WHERE pg_class.oid IN (
@@ -51,7 +51,7 @@ granted AS (
                 THEN pg_catalog.has_any_column_privilege(roles.oid, relations.oid, deed)
             ELSE deed <> 'USAGE' AND pg_catalog.has_table_privilege(roles.oid, relations.oid, deed)
         END
-        AND pg_catalog.has_schema_privilege(roles.oid, 'public'::regnamespace::oid, 'USAGE')
+        AND pg_catalog.has_schema_privilege(roles.oid, relnamespace, 'USAGE')
         AND CASE WHEN roles.oid = '0'::oid THEN true ELSE NOT pg_catalog.pg_has_role(roles.oid, relowner, 'USAGE') END
         AND (
             command IS NULL OR relkind = 'S' OR NOT relrowsecurity OR rolbypassrls
@@ -67,7 +67,9 @@ granted AS (
     SELECT roles.oid, roles.role, proname::text, 'EXECUTE', 1, true
     FROM pg_catalog.pg_proc
     CROSS JOIN roles
-    WHERE pg_proc.oid = pg_catalog.to_regproc('public.claude_sessions_reap_by_silence')::oid
+    WHERE pg_proc.oid = pg_catalog.to_regprocedure(
+            'public.claude_sessions_reap_by_silence(interval, bigint, timestamp with time zone)'
+        )::oid
         AND pg_catalog.has_function_privilege(roles.oid, pg_proc.oid, 'EXECUTE')
         AND CASE WHEN roles.oid = '0'::oid THEN true ELSE NOT pg_catalog.pg_has_role(roles.oid, proowner, 'USAGE') END
 )

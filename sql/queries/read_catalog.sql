@@ -68,8 +68,12 @@ SELECT 'function', proname,
         ) END)
 FROM pg_catalog.pg_proc
 WHERE oid IN (
-    pg_catalog.to_regproc('public.claude_sessions_record')::oid,
-    pg_catalog.to_regproc('public.claude_sessions_append')::oid,
-    pg_catalog.to_regproc('public.claude_sessions_reap_by_silence')::oid
+    pg_catalog.to_regprocedure('public.claude_sessions_record()')::oid,
+    pg_catalog.to_regprocedure(
+        'public.claude_sessions_append(text, public.claude_sessions, text, text, text)'
+    )::oid,
+    pg_catalog.to_regprocedure(
+        'public.claude_sessions_reap_by_silence(interval, bigint, timestamp with time zone)'
+    )::oid
 )
 ORDER BY kind, name;
