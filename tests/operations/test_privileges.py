@@ -209,7 +209,8 @@ def scene(
                 admin.execute(f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} GRANT ALL ON {what} TO anon, authenticated")
         with database.connect(psycopg.conninfo.make_conninfo(dsn, options=f"-c role={OWNER}"), "the test") as opened:
             schema.apply(opened, optional=["reap_by_silence"])
-            admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON claude_sessions TO cs_writer")
+            rights = "ALL" if kind.startswith("hosted") else "SELECT, INSERT, UPDATE, DELETE"
+            admin.execute(f"GRANT {rights} ON claude_sessions TO cs_writer".encode())
             admin.execute("GRANT authenticated TO cs_writer")
             if "least" in kind:
                 schema.apply(opened, optional=["least_privilege"])

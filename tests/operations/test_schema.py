@@ -240,7 +240,11 @@ def test_optional_file_is_applied_by_name_and_then_kept(shipped: str, cli: Cli) 
     env = {"CLAUDE_SESSIONS_DSN": shipped}
     assert "optional/" not in cli("schema", "apply", env=env).stdout
     before = json.loads(cli("schema", "check", "--json", env=env).stdout)["data"]
-    assert before == {"differences": [], "optional": [{"file": "optional/reap_by_silence.sql", "in_force": False}]}
+    assert before == {
+        "differences": [],
+        "optional": [{"file": f"optional/{name}.sql", "in_force": False} for name in OPTIONAL],
+        "writers": [],
+    }
     done = cli("schema", "apply", "--optional", "reap_by_silence", env=env)
     assert done.stdout.endswith(
         "optional/reap_by_silence.sql: created 1 object\n  function claude_sessions_reap_by_silence\n"
@@ -553,6 +557,10 @@ def test_check_finds_each_difference(shipped: str, change: Change, differences: 
             f"{TABLE} DROP COLUMN hostname; {TABLE} ADD COLUMN extra text",
             {"missing column hostname", "extra column extra"},
         ),
+        (
+            "GRANT INSERT ON claude_session_events TO anon",
+            {"changed privileges anon on claude_session_events: INSERT, expected none of these"},
+        ),
     ],
 )
 def test_check_command_prints_differences(shipped: str, cli: Cli, change: str, lines: set[str]) -> None:
@@ -606,18 +614,21 @@ def test_apply_keeps_policies_of_administrator(shipped: str) -> None:
     assert check(shipped) == set()
 
 
-def test_apply_without_changes_takes_no_lock(shipped: str) -> None:
+@pytest.mark.parametrize("optional", [[], OPTIONAL], ids=["shipped", "optional files"])
+def test_apply_without_changes_takes_no_lock(make_role: Callable[..., str], shipped: str, optional: list[str]) -> None:
+    role = make_role("cs_worker")
+    apply(shipped, role, optional)
     waiters = "SELECT count(*) FROM pg_locks WHERE relation = 'public.claude_sessions'::regclass AND NOT granted"
     with psycopg.connect(shipped) as writer, psycopg.connect(shipped) as vacuum, ThreadPoolExecutor(1) as pool:
         writer.execute("INSERT INTO claude_sessions (session_id) VALUES ('a')")
         vacuum.execute("LOCK TABLE claude_sessions IN SHARE UPDATE EXCLUSIVE MODE")
-        applying = pool.submit(apply, shipped)
+        applying = pool.submit(apply, shipped, role)
         while not applying.done():
             if run(shipped, waiters) != [(0,)]:
                 writer.rollback()
                 vacuum.rollback()
                 pytest.fail("schema apply waits for a lock on the table")
-        assert [file.created for file in applying.result()] == [[] for _ in schema.ddl_files()]
+        assert [file.created for file in applying.result()] == [[] for _ in [*schema.ddl_files(), *optional]]
 
 
 def test_apply_without_privilege_is_denied(
@@ -634,3 +645,177 @@ def test_apply_without_privilege_is_denied(
 def test_unknown_role_is_usage_error(fresh_database: Callable[..., str]) -> None:
     with pytest.raises(UsageError):
         apply(fresh_database(), "cs_nobody")
+
+
+# Who may write. The rights that each deed needs, and each role's, are in test_privileges.py.
+
+ALL = "INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
+
+
+def privileges(dsn: str) -> list[str]:
+    """Return the privileges that differ, and nothing else does."""
+    with database.connect(dsn, "the test") as connection:
+        found = schema.check(connection)
+    assert {one.kind for one in found} <= {"privileges"}
+    return [f"{one.name}: {one.found}" for one in found]
+
+
+@pytest.fixture
+def hosted(fresh_database: Callable[..., str]) -> str:
+    """Return the DSN of a database whose default privileges are those of hosted Postgres, under the whole schema."""
+    dsn = fresh_database()
+    for kind in ("TABLES", "SEQUENCES", "FUNCTIONS"):
+        run(dsn, f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON {kind} TO anon, authenticated")
+    apply(dsn)
+    return dsn
+
+
+def test_check_notes_that_anon_may_write(hosted: str, cli: Cli) -> None:
+    done = cli("schema", "check", env={"CLAUDE_SESSIONS_DSN": hosted})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"writer anon: {ALL} on claude_sessions",
+        f"writer authenticated: {ALL} on claude_sessions",
+        "the table is as shipped, and anon, which is everybody without a login, may write it"
+        " (close it: claude-sessions schema apply --optional least_privilege)",
+    ]
+    data = json.loads(cli("schema", "check", "--json", env={"CLAUDE_SESSIONS_DSN": hosted}).stdout)["data"]
+    writer = {"object": "claude_sessions", "deeds": ALL.split(", "), "is_expected": True}
+    assert data["writers"] == [{"role": role, **writer} for role in ("anon", "authenticated")]
+
+
+def test_least_privilege_closes_hosted_table(hosted: str, cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": hosted}
+    done = cli("schema", "apply", "--optional", "least_privilege", env=env)
+    assert done.stdout.endswith(
+        "optional/least_privilege.sql: created 3 objects, removed 2 objects\n"
+        "  policy claude_sessions_anon\n  policy claude_sessions_read\n  policy claude_sessions_work\n"
+        "  removed policy Allow all for anon\n  removed policy Allow all for authenticated\n"
+    )
+    lines = "optional/least_privilege.sql is in force\nthe table is as shipped\n"
+    assert cli("schema", "check", env=env).stdout == lines
+    granted = "SELECT DISTINCT table_name FROM information_schema.role_table_grants WHERE grantee = 'anon'"
+    assert run(hosted, granted) == []
+
+
+@pytest.mark.parametrize(
+    ("grant", "found"),
+    [
+        ("INSERT ON claude_session_events TO cs_role", "cs_role on claude_session_events: INSERT"),
+        ("UPDATE (note) ON claude_session_events TO cs_role", "cs_role on claude_session_events: UPDATE"),
+        ("TRUNCATE ON claude_session_events TO PUBLIC", "PUBLIC on claude_session_events: TRUNCATE"),
+        ("USAGE ON SEQUENCE claude_session_events_id_seq TO cs_role", "cs_role on claude_session_events_id_seq: USAGE"),
+    ],
+)
+def test_writer_of_history_is_difference_that_apply_repairs(
+    make_role: Callable[..., str], shipped: str, grant: str, found: str
+) -> None:
+    make_role("cs_role")
+    run(shipped, f"GRANT {grant}")
+    assert privileges(shipped) == [found]
+    apply(shipped)
+    assert check(shipped) == set()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "grant", "found"),
+    [
+        ("", "ALL ON claude_sessions TO cs_role", "TRUNCATE, REFERENCES, TRIGGER"),
+        ("BYPASSRLS", "UPDATE (sd_id) ON claude_sessions TO cs_role", "UPDATE"),
+        ("", "ALL ON claude_sessions TO PUBLIC", "TRUNCATE, REFERENCES, TRIGGER"),
+        ("", "TRIGGER ON claude_sessions TO cs_worker", "TRIGGER"),
+    ],
+    ids=["all by name", "exempt from policies", "everybody", "worker"],
+)
+def test_least_privilege_reports_extra_writer(
+    make_role: Callable[..., str], shipped: str, attribute: str, grant: str, found: str
+) -> None:
+    make_role("cs_role", f"NOLOGIN {attribute}")
+    apply(shipped, make_role("cs_worker"), ["least_privilege"])
+    assert privileges(shipped) == []
+    run(shipped, f"GRANT {grant}")
+    assert privileges(shipped) == [f"{grant.rpartition(' ')[2]} on claude_sessions: {found}"]
+    apply(shipped)
+    assert check(shipped) == set()
+
+
+def test_member_of_worker_is_no_extra_writer(make_role: Callable[..., str], shipped: str) -> None:
+    member, worker = make_role("cs_member"), make_role("cs_worker")
+    run(shipped, f"GRANT {worker} TO {member}")
+    apply(shipped, worker, ["least_privilege"])
+    with database.connect(shipped, "the test") as opened:
+        found = schema.inspect(opened)
+    assert [(writer.role, writer.is_expected) for writer in found.writers] == [(member, True), (worker, True)]
+    assert found.differences == []
+
+
+@pytest.mark.parametrize("order", ["grant first", "grant last", pytest.param("at once", marks=pytest.mark.faults)])
+def test_grant_and_least_privilege_agree_in_either_order(
+    make_role: Callable[..., str], shipped: str, cli: Cli, order: str
+) -> None:
+    role = make_role('cs "Röle"; --')
+    if order == "grant first":
+        apply(shipped, role)
+    apply(shipped, role if order == "at once" else None, ["least_privilege"])
+    if order == "grant last":
+        apply(shipped, role)
+    assert check(shipped) == set()
+    env = {"CLAUDE_SESSIONS_DSN": as_role(shipped, role), "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    for argv in [("claim", "SD-1"), ("history", "SD-1"), ("reap", "--prune", "1d"), ("release", "--end")]:
+        done = cli(*argv, env=env)
+        assert (done.returncode, done.stderr) == (0, ""), argv
+    may_more = run(shipped, "SELECT pg_has_role(%s, 'authenticated', 'MEMBER')", role)
+    assert may_more == [(order == "grant first",)]
+
+
+def test_authenticated_lists_and_auditor_reads_history_too(
+    make_role: Callable[..., str], shipped: str, cli: Cli
+) -> None:
+    auditor = make_role("cs_auditor")
+    apply(shipped, optional=["least_privilege"])
+    run(shipped, f"GRANT SELECT ON claude_sessions, claude_session_events TO {auditor}")
+    run(shipped, "INSERT INTO claude_sessions (session_id, sd_id, claimed_at) VALUES ('a', 'SD-1', now())")
+
+    def codes(role: str) -> list[int]:
+        env = {"CLAUDE_SESSIONS_DSN": as_role(shipped, role), "CLAUDE_SESSIONS_SESSION_ID": "b"}
+        return [cli(*argv, env=env).returncode for argv in (("list", "SD-1"), ("history", "SD-1"), ("claim", "SD-2"))]
+
+    assert codes("anon") == [8, 8, 8]
+    assert codes("authenticated") == [0, 7, 8]
+    assert codes(auditor) == [0, 0, 8]
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated"])
+@pytest.mark.parametrize("is_in_force", [True, False], ids=["in force", "asked for"])
+def test_least_privilege_refuses_grant_to_seed_role(
+    fresh_database: Callable[..., str], role: str, is_in_force: bool
+) -> None:
+    dsn = fresh_database()
+    optional = ["least_privilege"]
+    if is_in_force:
+        apply(dsn, optional=optional)
+        optional = []
+    before = run(dsn, "SELECT relname, relacl::text FROM pg_class WHERE relname LIKE 'claude%' ORDER BY 1")
+    with pytest.raises(UsageError, match=f"least_privilege.sql keeps {role} from writing"):
+        apply(dsn, role, optional)
+    assert run(dsn, "SELECT relname, relacl::text FROM pg_class WHERE relname LIKE 'claude%' ORDER BY 1") == before
+
+
+def test_least_privilege_refuses_grant_to_member_of_anon(make_role: Callable[..., str], shipped: str) -> None:
+    role = make_role("cs_odd")
+    run(shipped, f"GRANT anon TO {role}")
+    apply(shipped, optional=["least_privilege"])
+    with pytest.raises(PermissionDenied, match="cs_odd inherits from anon") as caught:
+        apply(shipped, role)
+    assert caught.value.hint == "run: REVOKE anon FROM cs_odd"
+    assert run(shipped, "SELECT has_table_privilege('cs_odd', 'claude_sessions', 'SELECT')") == [(False,)]
+
+
+def test_changed_policy_of_workers_is_difference(make_role: Callable[..., str], shipped: str) -> None:
+    apply(shipped, make_role("cs_worker"), ["least_privilege"])
+    run(shipped, "ALTER POLICY claude_sessions_work ON claude_sessions TO cs_worker, anon")
+    assert check(shipped) == {("changed", "policy", "claude_sessions_work")}
+    run(shipped, "DROP POLICY claude_sessions_work ON claude_sessions")
+    assert check(shipped) == {("missing", "policy", "claude_sessions_work")}
+    apply(shipped)
+    assert check(shipped) == set()
