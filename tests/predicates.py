@@ -152,7 +152,6 @@ TESTS = {
     "role_exists": ("operations/schema",),
     "001_claude_sessions": ("operations/schema",),
     "002_exclusive_claims": ("operations/schema",),
-    "least_privilege": ("operations/privileges", "operations/schema"),
     "003_history": (
         "operations/predicates",
         "operations/history",

@@ -234,6 +234,9 @@ def test_json_has_the_fields_of_the_reference(
     call("whoami", "--session", "alice", "--pid", str(sleeper().pid))
     assert call("schema apply", on=fresh_database())["data"]["files"][0]["created"]
     assert call("schema check", on=seed_dsn)["data"]["differences"]
+    run_as_another_program("GRANT TRIGGER ON public.claude_sessions TO anon")
+    assert call("schema check")["data"]["writers"]
+    run_as_another_program("REVOKE TRIGGER ON public.claude_sessions FROM anon")
     call("install systemd", "--dry-run", on=None)
     call("install claude", "--dry-run", on=None)
     call("install claude", "--plugin", on=None)

@@ -40,7 +40,8 @@ granted AS (
         ) AS is_expected
     FROM relations
     CROSS JOIN roles
-    CROSS JOIN (VALUES
+    CROSS JOIN LATERAL (
+        VALUES
         (1, 'INSERT', 'a'), (2, 'UPDATE', 'w'), (3, 'DELETE', 'd'),
         (4, 'TRUNCATE', NULL), (5, 'REFERENCES', NULL), (6, 'TRIGGER', NULL), (7, 'USAGE', NULL)
     ) AS deeds (place, deed, command)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from clock import NOON, at
 from conftest import Sleeper, Table, make_caller
 
-from claude_sessions_cli import process
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, UsageError
+from claude_sessions_cli import database, process
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable, UsageError
 from claude_sessions_cli.model import Liveness
+from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.release import release
@@ -296,3 +299,31 @@ def test_release_is_compare_and_set(table: Table) -> None:
         release(table.database, make_caller("b", now=at(1)), "SD-1")
     assert table.row("a") == before
     assert table.row("b")["sd_id"] == "SD-2"
+
+
+# Their hashes, by which they are locked, have different signs.
+@pytest.mark.parametrize("item", ["SD-1", "SD-4"])
+def test_refusal_names_holder_of_advisory_lock(
+    make_role: Callable[..., str], fresh_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, item: str
+) -> None:
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
+    guest, worker = make_role("cs_guest"), make_role("cs_worker")
+    dsn = fresh_database()
+    with database.connect(dsn, "the test") as opened:
+        schema.apply(opened, grant=worker)
+    as_worker = psycopg.conninfo.make_conninfo(dsn, options=f"-c role={worker}")
+    with psycopg.connect(dsn, autocommit=True) as holder, database.connect(as_worker, "the test") as opened:
+        opened_by = holder.info.user
+        holder.execute(f"SET SESSION AUTHORIZATION {guest}".encode())
+        # Neither is the item's: another number, and the same one in two halves.
+        holder.execute("SELECT pg_advisory_lock(hashtext('SD-3')), pg_advisory_lock(-1, hashtext(%s))", [item])
+        assert claim(opened, make_caller("a"), item).outcome == "claimed"
+        release(opened, make_caller("a"))
+        holder.execute("SELECT pg_advisory_lock(hashtext(%s))", [item])
+        pid = holder.info.backend_pid
+        with pytest.raises(Unreachable, match=f"{item} is locked: another connection, pid {pid} ") as refused:
+            claim(opened, make_caller("a"), item)
+        assert refused.value.exit_code == 6
+        assert f"SELECT pg_terminate_backend({pid})" in str(refused.value.hint)
+        # The role that logged in.
+        assert f"(role {opened_by}" in refused.value.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -10,8 +11,9 @@ import pytest
 from clock import NOON, at
 from conftest import Table, make_caller
 
-from claude_sessions_cli import database, queries
+from claude_sessions_cli import as_text, database, queries
 from claude_sessions_cli.errors import NotHeld, SchemaMismatch
+from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.history import read
@@ -196,8 +198,6 @@ def test_release_notifies_waiters_and_claim_does_not(full_table: Table) -> None:
 
 
 def test_writer_of_table_cannot_write_history(fresh_database: Callable[..., str]) -> None:
-    from claude_sessions_cli.operations import schema
-
     dsn = fresh_database()
     with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute("DROP ROLE IF EXISTS cs_writer")
@@ -220,3 +220,40 @@ def test_writer_of_table_cannot_write_history(fresh_database: Callable[..., str]
         finally:
             admin.execute("DROP OWNED BY cs_writer")
             admin.execute("DROP ROLE cs_writer")
+
+
+def test_history_names_other_role_beside_name_it_gave(
+    make_role: Callable[..., str], fresh_database: Callable[..., str]
+) -> None:
+    roles = [make_role("cs_alice"), make_role("cs_bob")]
+    dsn = fresh_database()
+    with database.connect(dsn, "the test") as opened:
+        for role in roles:
+            schema.apply(opened, grant=role)
+    mine, other = (psycopg.conninfo.make_conninfo(dsn, options=f"-c role={role}") for role in roles)
+    with database.connect(mine, "the test") as opened:
+        claim(opened, make_caller("alice"), "SD-1")
+    with psycopg.connect(dsn, autocommit=True) as forger:
+        # A login role of its own, which calls itself alice.
+        forger.execute("SET SESSION AUTHORIZATION cs_bob")
+        forger.execute("SET claude_sessions.actor = 'alice'")
+        forger.execute(CLEAR.replace("'a'", "'alice'"))
+    with database.connect(other, "the test") as opened:
+        claim(opened, make_caller("alice"), "SD-2")
+    with database.connect(mine, "the test") as opened:
+        found = read(opened, "alice")
+    assert found.reader == "cs_alice"
+    assert [(term.sd_id, term.claimed_by_role, term.actor_role) for term in found.terms] == [
+        ("SD-2", "cs_bob", None),
+        ("SD-1", "cs_alice", "cs_bob"),
+    ]
+    lines = [re.split(r"  +", line) for line in as_text.history_text(found).splitlines()]
+    assert [(line[1], line[-1]) for line in lines[1:3]] == [("alice as cs_bob", "-"), ("alice", "alice as cs_bob")]
+    events = [(line[1], line[-1]) for line in lines[5:]]
+    host = make_caller("a").identity.host.hostname
+    assert events == [
+        ("claimed", f"alice as cs_bob on {host}"),
+        ("unclaimed", "alice as cs_bob"),
+        ("claimed", f"alice on {host}"),
+        ("registered", f"alice on {host}"),
+    ]
