@@ -16,6 +16,8 @@ from psycopg.types.json import set_json_loads
 from claude_sessions_cli.errors import SchemaMismatch
 
 SEE_WHAT_DIFFERS = "see what differs: claude-sessions schema check"
+# Beginnings of names of encodings, which Python spells in another way.
+_CODECS = {"WIN": "cp", "KOI8": "koi8_"}
 ZONELESS = {psycopg.postgres.types[name].oid for name in ("timestamp", "date")}
 
 
@@ -50,6 +52,21 @@ def fit(text: str, connection: psycopg.Connection[Any]) -> str:
     except LookupError:  # EUC_TW
         codec = "ascii"
     return text.encode(codec, "replace").decode(codec)
+
+
+def is_storable(text: str, encoding: str | None) -> bool:
+    """Whether a database of this encoding, by its name in Postgres, can hold a text; SQL_ASCII holds any.
+
+    >>> is_storable("caf\\u00e9", "LATIN1"), is_storable("cafe\\u0301", "LATIN1")
+    (True, False)
+    """
+    if encoding in ("UTF8", "SQL_ASCII") or text.isascii():
+        return True
+    try:
+        text.encode(re.sub(r"^(WIN|KOI8)(?=\w)", lambda found: _CODECS[found[1]], encoding or ""))
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
 
 
 class _FarTime(datetime):

@@ -17,6 +17,7 @@ import typer
 
 from claude_sessions_cli import fallback, process, settings
 from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.names import forms, nfc
 
 VARIABLE = "_CLAUDE_SESSIONS_COMPLETE"
 # A longer limit, for a distant database.
@@ -46,11 +47,22 @@ def _find(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tup
         return []
     seconds = budget - RESERVE_S - _age()
     answer = _within(seconds, lambda: "\n".join(_query(environ, dsn, prefix, queries)).encode())
-    names = [name for name in answer.decode(errors="replace").split("\n") if _HARMLESS.fullmatch(name)]
+    found = (_as_typed(name, prefix) for name in answer.decode(errors="replace").split("\n"))
+    names = [name for name in found if _is_harmless(name)]
     if environ.get(VARIABLE, "").endswith("bash"):
         # bash splits words at a colon, and would insert the part before it twice.
         names = [name for name in names if ":" not in name]
     return sorted(set(names))[:ROW_LIMIT]
+
+
+def _as_typed(name: str, prefix: str) -> str:
+    """Return the form of a name that goes on from what was typed: a shell drops the others."""
+    return next((form for form in (name, *forms(name)) if form.startswith(prefix)), name)
+
+
+def _is_harmless(name: str) -> bool:
+    # Accents of their own are part of the letter before.
+    return _HARMLESS.fullmatch(nfc(name)) is not None
 
 
 def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tuple[str, ...]) -> list[str]:
@@ -62,9 +74,10 @@ def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tu
 
     if found.dsn is None and not server.status().running:
         return []
-    limits = {"prefix": prefix, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
 
     def read(tx: database.Transaction) -> list[str]:
+        prefixes = tx.forms(prefix)
+        limits = {"prefix": prefix, "prefixes": prefixes, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
         live = [query for query in queries if query != "complete_past_items"]
         found = tx.send(*(database.Statement(query, **limits) for query in live))
         # No statement may name the history where there is none.

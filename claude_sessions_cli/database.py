@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from claude_sessions_cli import adapters, connection, queries
+from claude_sessions_cli import adapters, connection, names, queries
 from claude_sessions_cli.connection import Connection, Patience, Row
 from claude_sessions_cli.errors import HeldByAnother, SessionsError, Unreachable
 from claude_sessions_cli.failures import MISSING, OUT_OF_STEP, STATEMENT_MODE, first_line, table_elsewhere, translate
@@ -121,6 +121,14 @@ class Transaction:
             access = answers[len(opening) - 1].first
             self.has_history = bool(access and access.get("has_history"))
         return answers[len(opening) :]
+
+    def forms(self, item: str | None) -> list[str] | None:
+        """Return the forms of an item that this database can hold, at least the one that is stored; None for None."""
+        if item is None:
+            return None
+        stored, *others = names.forms(item)
+        encoding = self._connection.info.parameter_status("server_encoding")
+        return [stored, *(form for form in others if adapters.is_storable(form, encoding))]
 
     def for_each(self, statement: Statement, parameter: str, items: Sequence[str]) -> list[Statement]:
         """Return the statements that run another one once for each value of a parameter; the last returns what it did.

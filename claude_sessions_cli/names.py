@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.text import shorten
@@ -14,8 +15,8 @@ NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 def check_work_item(value: str) -> str:
-    """Return a well-formed work item, or raise UsageError."""
-    if not _is_printable(value) or value != value.strip():
+    """Return a well-formed work item as it was typed, or raise UsageError."""
+    if not _is_printable(nfc(value)) or value != value.strip():
         raise UsageError(
             f"not a work item: {shorten(value)}",
             f"a work item is 1 to {SD_ID_LIMIT} printable characters without blanks around them, such as SD-AUTH-001",
@@ -52,6 +53,35 @@ def check_note(value: str) -> str:
             f"not a note: {shorten(value)}", f"a note is one line of 1 to {NOTE_LIMIT} printable characters"
         )
     return value.strip()
+
+
+def nfc(item: str) -> str:
+    """Return the form in which an item is stored and locked.
+
+    >>> nfc("cafe\\u0301") == "caf\\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", item)
+
+
+def forms(item: str) -> list[str]:
+    """Return the forms in which rows may name an item: NFC first, NFD, and as it was typed.
+
+    >>> forms("SD-1")
+    ['SD-1']
+    """
+    return list(dict.fromkeys((nfc(item), unicodedata.normalize("NFD", item), item)))
+
+
+def is_same(one: str | None, other: str | None) -> bool:
+    """Whether two names are forms of one item; None is equal to None alone.
+
+    >>> is_same("caf\\u00e9", "cafe\\u0301"), is_same("SD-1", "sd-1"), is_same("SD-1", None)
+    (True, False, False)
+    """
+    if one is None or other is None:
+        return one is other
+    return one == other or nfc(one) == nfc(other)
 
 
 def _is_printable(value: str) -> bool:

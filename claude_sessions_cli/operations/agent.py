@@ -23,6 +23,7 @@ from claude_sessions_cli.model import (
     Tombstone,
     Witness,
 )
+from claude_sessions_cli.names import is_same
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
@@ -182,16 +183,16 @@ def continue_session(database: Database, caller: Caller, earlier: Session) -> Ca
 
 
 def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | None) -> Caller | None:
-    lock = [Statement("lock_work_item", sd_id=sd_id)] if sd_id else []
+    lock = [rows.lock_item(sd_id)] if sd_id else []
     both = Statement("lock_sessions", session_ids=[earlier_id, caller.session_id], now=caller.now)
     *_, found = tx.send(
         *lock,
         Statement("insert_session", **caller.columns()),
-        Statement("lock_claim", **caller.key, sd_id=sd_id) if sd_id else both,
+        Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)) if sd_id else both,
     )
     mine, others = rows.split(found, caller)
     earlier = next((other for other in others if other.session_id == earlier_id), None)
-    if earlier is None or not _is_earlier(caller, earlier) or earlier.sd_id != sd_id:
+    if earlier is None or not _is_earlier(caller, earlier) or not is_same(earlier.sd_id, sd_id):
         return None
     if mine and (mine.holds or caller.standing(mine) is Standing.TWIN):
         return None
@@ -200,7 +201,7 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
     if _keeps_its_loss(mine, earlier):
         return None
     # If other programs gave the item to a second session, the earlier id finds out which one holds it.
-    if any(other.holds and other.sd_id == sd_id for other in others if other is not earlier):
+    if any(other.holds and is_same(other.sd_id, sd_id) for other in others if other is not earlier):
         return caller.as_session(earlier_id)
     lost = mine.tombstone if mine.tombstone and not mine.tombstone.told else earlier.tombstone or mine.tombstone
     kept: dict[str, Any] = {
@@ -242,12 +243,13 @@ def lost_term(session: Session, others: Iterable[Session]) -> Tombstone | None:
     term, told = session.term, session.tombstone
     if term is None or session.status == "released":
         return None
-    if told and (told.sd_id, told.fence) == (term.sd_id, term.fence):
+    if told and told.fence == term.fence and is_same(told.sd_id, term.sd_id):
         return None  # a reaper of an older version ended it
     later = later_holder(session, others)
-    if session.sd_id == term.sd_id and later is None:
+    has_it = is_same(session.sd_id, term.sd_id)
+    if has_it and later is None:
         return None
-    held = [other for other in others if other.holds and other.sd_id == term.sd_id]
+    held = [other for other in others if other.holds and is_same(other.sd_id, term.sd_id)]
     by = later or max(held, key=lambda other: (other.fence or 0, other.session_id), default=None)
     return Tombstone(
         term.sd_id,
@@ -255,7 +257,7 @@ def lost_term(session: Session, others: Iterable[Session]) -> Tombstone | None:
         session.server_now,
         CLEARED,
         by.session_id if by else None,
-        session.track if session.sd_id == term.sd_id else None,
+        session.track if has_it else None,
         new_fence=by.fence if by else None,
     )
 
@@ -266,7 +268,7 @@ def later_holder(session: Session, others: Iterable[Session]) -> Session | None:
     later = [
         (other.claimed_at, other.session_id, other)
         for other in others
-        if other.holds and other.sd_id == session.sd_id and other.claimed_at
+        if other.holds and other.claimed_at and is_same(other.sd_id, session.sd_id)
         if (other.claimed_at, other.session_id) > own
     ]
     return max(later)[2] if later else None
@@ -277,7 +279,7 @@ def forgotten_term(session: Session, witness: Witness | None) -> Tombstone | Non
     updated_at = fence_of(session.updated_at)
     if witness is None or updated_at is None or updated_at >= witness.updated_at:
         return None
-    if session.holds and (session.sd_id, session.fence) == (witness.sd_id, witness.fence):
+    if session.holds and session.fence == witness.fence and is_same(session.sd_id, witness.sd_id):
         return None
     return loss_seen_by(witness, session.server_now)
 
@@ -298,23 +300,23 @@ def note_loss(database: Database, caller: Caller, witness: Witness | None = None
 
 
 def _note_loss(tx: Transaction, caller: Caller, sd_id: str, witness: Witness | None) -> Tombstone | None:
-    _, found = tx.send(Statement("lock_work_item", sd_id=sd_id), Statement("lock_claim", **caller.key, sd_id=sd_id))
+    _, found = tx.send(rows.lock_item(sd_id), Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)))
     mine, others = rows.split(found, caller)
     if mine is None:
         return None
     lost = forgotten_term(mine, witness)
-    if lost is None and mine.term and mine.term.sd_id == sd_id:
+    if lost is None and mine.term and is_same(mine.term.sd_id, sd_id):
         lost = lost_term(mine, others)
     if lost is None:
         return None
     if lost.by is None and tx.has_history:
-        [latest] = tx.send(Statement("read_fence_floor", sd_id=sd_id))
+        [latest] = tx.send(Statement("read_fence_floor", forms=tx.forms(sd_id)))
         lost = add_successor(lost, latest.first)
     own: dict[str, Any] = {"tombstone": lost.as_metadata(), "term": None}
-    if mine.sd_id == sd_id:
+    if is_same(mine.sd_id, sd_id):
         tx.commit(rows.clear(caller, mine, "idle", **own))
         return lost
-    if mine.holds and mine.term and mine.term.sd_id == mine.sd_id:
+    if mine.holds and mine.term and is_same(mine.term.sd_id, mine.sd_id):
         # The loss is of a later term, which only this host remembers.
         own.pop("term")
     tx.commit(rows.merge(caller, **own))
@@ -331,12 +333,12 @@ def move(database: Database, caller: Caller) -> Session | None:
 
 
 def _move(tx: Transaction, caller: Caller, sd_id: str | None) -> Session | None:
-    lock = [Statement("lock_work_item", sd_id=sd_id)] if sd_id else []
-    *_, found = tx.send(*lock, Statement("lock_claim", **caller.key, sd_id=sd_id))
+    lock = [rows.lock_item(sd_id)] if sd_id else []
+    *_, found = tx.send(*lock, Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)))
     mine, others = rows.split(found, caller)
-    if mine is None or caller.standing(mine) is not Standing.MOVABLE or mine.sd_id != sd_id:
+    if mine is None or caller.standing(mine) is not Standing.MOVABLE or not is_same(mine.sd_id, sd_id):
         return None
-    rivals = [other for other in others if other.holds and other.sd_id == sd_id]
+    rivals = [other for other in others if other.holds and is_same(other.sd_id, sd_id)]
     if sd_id and mine.holds and not rivals:
         return rows.take(tx, caller, mine, others, sd_id, mine.track, moves=True)
     before = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import JudgedSession, Session
-from claude_sessions_cli.names import check_work_item
+from claude_sessions_cli.names import check_work_item, is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
@@ -25,12 +25,12 @@ def _check(database: Database, caller: Caller, sd_id: str | None, fence: int | N
 
 
 def _look(tx: Transaction, caller: Caller, sd_id: str | None) -> list[Rows]:
-    return tx.commit(Statement("read_holders", **caller.key, sd_id=sd_id), *agent.look(caller))
+    return tx.commit(Statement("read_holders", **caller.key, forms=tx.forms(sd_id)), *agent.look(caller))
 
 
 def read_holders(tx: Transaction, caller: Caller, sd_id: str | None) -> Rows:
     """Return the caller's row, and every holder of the item and of the caller's own."""
-    [found] = tx.commit(Statement("read_holders", **caller.key, sd_id=sd_id))
+    [found] = tx.commit(Statement("read_holders", **caller.key, forms=tx.forms(sd_id)))
     return found
 
 
@@ -44,12 +44,13 @@ def require_claim(caller: Caller, found: Rows, sd_id: str | None, fence: int | N
     except HeldByAnother as error:
         raise NotHeld(error.message, error.hint) from None
     lost = agent.lost_term(session, others)
-    if lost and sd_id in (None, lost.sd_id):
+    if lost and (sd_id is None or is_same(sd_id, lost.sd_id)):
         raise claim_lost(lost, session)
-    if session.tombstone and session.unsettled_loss and sd_id in (None, session.tombstone.sd_id):
-        raise claim_lost(session.tombstone, session)
-    if not session.holds or sd_id not in (None, session.sd_id):
-        holder = next((other.session_id for other in others if other.holds and other.sd_id == sd_id), None)
+    told = session.tombstone if session.unsettled_loss else None
+    if told and (sd_id is None or is_same(sd_id, told.sd_id)):
+        raise claim_lost(told, session)
+    if not session.holds or not (sd_id is None or is_same(sd_id, session.sd_id)):
+        holder = next((other.session_id for other in others if other.holds and is_same(other.sd_id, sd_id)), None)
         instead = f": {holder} does" if holder else ""
         raise NotHeld(f"this session does not hold {sd_id}{instead}" if sd_id else "this session holds nothing")
     if fence not in (None, session.fence):

@@ -19,7 +19,7 @@ from claude_sessions_cli.model import (
     Session,
     Tombstone,
 )
-from claude_sessions_cli.names import check_work_item
+from claude_sessions_cli.names import check_work_item, is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import held_by, own_loss, tell, tombstone_for
@@ -104,9 +104,9 @@ def _claim(
     several: bool,
 ) -> ClaimResult:
     _, _, found, *same = tx.send(
-        Statement("lock_work_item", sd_id=sd_id),
+        rows.lock_item(sd_id),
         Statement("insert_session", **caller.columns()),
-        Statement("lock_claim", **caller.key, sd_id=sd_id),
+        Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)),
         *agent.look(caller),
     )
     mine, others = rows.split(found, caller)
@@ -116,9 +116,9 @@ def _claim(
     standing = caller.standing(mine) if force_reason else agent.require_own(caller, mine)
     agent.require_term(mine, others)
     lost = None if standing is Standing.TWIN else mine.tombstone
-    holders = [caller.judge(other) for other in others if other.holds and other.sd_id == sd_id]
+    holders = [caller.judge(other) for other in others if other.holds and is_same(other.sd_id, sd_id)]
     live = [holder for holder in holders if not holder.lapsed]
-    holds_other = mine.holds and mine.sd_id != sd_id
+    holds_other = mine.holds and not is_same(mine.sd_id, sd_id)
     told: dict[str, Any] = {"tombstone": tell(lost)} if lost and not (several and lost.told) else {}
     # Before the holder is judged: a caller that waits for this item must not wait in vain.
     if holds_other and not switch:
@@ -128,7 +128,7 @@ def _claim(
         raise _refused(tx, caller, mine, told, _other_fence(sd_id, force_fence, current, lost))
     if live and force_reason is None:
         raise _refused(tx, caller, mine, told, held_by(live[0], lost))
-    if track is None and lost and (lost.sd_id, lost.reason) == (sd_id, CLEARED):
+    if track is None and lost and lost.reason == CLEARED and is_same(lost.sd_id, sd_id):
         track = lost.track
     # Force, or the item that this id holds, kept the caller from going on as its earlier id before.
     earlier = next((holder.session for holder in holders if agent.goes_on(caller, holder.session)), None)
@@ -144,7 +144,7 @@ def _claim(
         # An earlier loss is of the process before, which learns of the move instead.
         own["tombstone"] = None
     taken = rows.take(tx, caller, mine, others, sd_id, track, evictions, moves=moves, **own)
-    if moves and mine.holds and mine.sd_id == sd_id:
+    if moves and mine.holds and is_same(mine.sd_id, sd_id):
         outcome = "moved"
     elif earlier:
         outcome = "continued"
@@ -176,7 +176,7 @@ def _holds_another(mine: Session, sd_id: str, lost: Tombstone | None) -> UsageEr
 
 def _current_fence(mine: Session, holders: list[JudgedSession], sd_id: str) -> int | None:
     fences = [holder.session.fence for holder in holders]
-    fences += [mine.fence] if mine.holds and mine.sd_id == sd_id else []
+    fences += [mine.fence] if mine.holds and is_same(mine.sd_id, sd_id) else []
     return max((fence for fence in fences if fence is not None), default=None)
 
 

@@ -20,6 +20,7 @@ from claude_sessions_cli.model import (
     Tombstone,
     Witness,
 )
+from claude_sessions_cli.names import is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to
@@ -103,7 +104,7 @@ def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tupl
             process=json.dumps(record) if record else None,
             older_than_s=if_older_than,
         ),
-        Statement("read_holders", **caller.key, sd_id=None),
+        Statement("read_holders", **caller.key, forms=None),
         *agent.look(caller),
     )
     return answers, tx.has_history
@@ -154,9 +155,10 @@ def _try_settling(
 ) -> HeartbeatResult | str | None:
     """Return the result, or the item to lock if another than `item` has become restorable since."""
     # The work item is locked before any row, as in claim; the other order would deadlock.
-    lock = [Statement("lock_work_item", sd_id=item)] if item else []
-    history = [Statement("read_fence_floor", sd_id=item)] if item and has_history else []
-    answers = tx.send(*lock, Statement("lock_claim", **caller.key, sd_id=item), *history)
+    lock = [rows.lock_item(item)] if item else []
+    forms = tx.forms(item)
+    history = [Statement("read_fence_floor", forms=forms)] if item and has_history else []
+    answers = tx.send(*lock, Statement("lock_claim", **caller.key, forms=forms), *history)
     mine, others = rows.split(answers[len(lock)], caller)
     if mine is None:
         raise NotHeld(f"session {caller.session_id} was deleted during its heartbeat")
@@ -167,7 +169,7 @@ def _try_settling(
             raise NotHeld(f"session {mine.session_id} has ended", "open it again: claude-sessions heartbeat --register")
         _refuse_gone(caller)
     restorable = _restorable_item(mine)
-    if restorable not in (None, item):
+    if restorable and not is_same(restorable, item):
         return restorable
     if restorable:
         latest = answers[-1].first if history else None
@@ -194,7 +196,7 @@ def _restorable_item(session: Session) -> str | None:
 def _restore(
     tx: Transaction, caller: Caller, mine: Session, others: list[Session], item: str, latest: Row | None
 ) -> HeartbeatResult:
-    holder = next((other for other in others if other.holds and other.sd_id == item), None)
+    holder = next((other for other in others if other.holds and is_same(other.sd_id, item)), None)
     if mine.sd_id is not None:
         return _restore_stale(tx, caller, mine, others, item, holder)
     lost = add_successor(mine.tombstone, latest) if mine.tombstone and holder is None else mine.tombstone

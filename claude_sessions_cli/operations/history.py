@@ -85,7 +85,7 @@ def _read(tx: Transaction, name: str, limit: int | None) -> tuple[History, list[
     """Return the history of what has exactly this name, and the sessions whose id begins with it."""
     [[access], terms, events, sessions] = tx.commit(
         Statement("require_history"),
-        Statement("list_terms", name=name, row_limit=limit),
+        Statement("list_terms", name=name, forms=tx.forms(name), row_limit=limit),
         Statement("list_session_events", name=name, row_limit=limit),
         Statement("find_sessions", prefix=name, now=None),
     )

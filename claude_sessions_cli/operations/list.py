@@ -45,7 +45,7 @@ def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
     query = Statement(
         "list_sessions",
         all_statuses=filters.all_statuses or bool(filters.statuses),
-        sd_ids=list(filters.sd_ids) or None,
+        sd_ids=[form for item in filters.sd_ids for form in tx.forms(item) or ()] or None,
         statuses=list(filters.statuses) or None,
         tracks=list(filters.tracks) or None,
         hostname=filters.hostname,

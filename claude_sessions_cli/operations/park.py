@@ -30,7 +30,7 @@ def _settled(database: Database, caller: Caller, seconds: float | None) -> Judge
 def _park(tx: Transaction, caller: Caller, seconds: float | None) -> JudgedSession:
     found, holders, *same = tx.send(
         Statement("lock_session", **caller.key),
-        Statement("read_holders", **caller.key, sd_id=None),
+        Statement("read_holders", **caller.key, forms=None),
         *agent.look(caller),
     )
     agent.require_current(caller, found.session, same)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.errors import NotHeld, UsageError
 from claude_sessions_cli.model import RELEASED_BY_OTHER, JudgedSession, Session, Tombstone
-from claude_sessions_cli.names import check_session_id, check_work_item
+from claude_sessions_cli.names import check_session_id, check_work_item, is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import tell, tombstone_for
@@ -55,16 +55,18 @@ def release(
 def _release(
     tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reason: str | None, named: bool
 ) -> ReleaseResult:
-    found, *same = tx.send(Statement("lock_claim", **caller.key, sd_id=sd_id), *agent.look(caller))
+    found, *same = tx.send(Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)), *agent.look(caller))
     mine, others = rows.split(found, caller)
     if not named:
         agent.require_current(caller, mine, same, writes=False)
     if mine:
         agent.require_own(caller, mine)
         agent.require_term(mine, [] if sd_id is None else others)
-    held = mine.sd_id if mine and mine.holds and sd_id in (None, mine.sd_id) else None
-    lost = mine.tombstone if mine and mine.tombstone and sd_id in (None, held, mine.tombstone.sd_id) else None
-    holder = next((other for other in others if other.holds and other.sd_id == sd_id), None)
+    held = mine.sd_id if mine and mine.holds and (sd_id is None or is_same(sd_id, mine.sd_id)) else None
+    lost = mine.tombstone if mine else None
+    if lost and sd_id is not None and held is None and not is_same(sd_id, lost.sd_id):
+        lost = None
+    holder = next((other for other in others if other.holds and is_same(other.sd_id, sd_id)), None)
     if sd_id is not None and held is None and lost is None:
         other = mine.sd_id if mine and mine.holds else None
         holding = f"this session holds {other}"
@@ -133,7 +135,7 @@ def _release_other(
         raise NotHeld(f"session {session_id} was deleted")
     if _is_itself(session, caller):
         return None
-    if sd_id is not None and (not session.holds or session.sd_id != sd_id):
+    if sd_id is not None and (not session.holds or not is_same(session.sd_id, sd_id)):
         raise NotHeld(f"{session.session_id} does not hold {sd_id}")
     held = session.sd_id if session.holds else None
     if not held and (session.status == "released" or not end):

@@ -10,6 +10,7 @@ from claude_sessions_cli.database import Rows, Statement, Transaction
 from claude_sessions_cli.errors import NotHeld, PermissionDenied, UsageError
 from claude_sessions_cli.failures import trigger_refused
 from claude_sessions_cli.model import MOVED, Session
+from claude_sessions_cli.names import is_same, nfc
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.times import time_of
@@ -87,6 +88,11 @@ def as_json(**own: Any) -> str:
     return json.dumps(own, ensure_ascii=False)
 
 
+def lock_item(sd_id: str) -> Statement:
+    """Return the statement that makes claims of an item, in whatever form, take turns."""
+    return Statement("lock_work_item", sd_id=nfc(sd_id))
+
+
 def require(session: Session | None) -> Session:
     """Return a session that was there a moment ago. Raises NotHeld if another program deleted it since."""
     if session is None:
@@ -120,7 +126,7 @@ def take(
     """
     *before, term = _begin_term(tx, caller, mine, others, sd_id, track, moves, own)
     # The holders evicted now, and earlier losers whose tombstone has no successor yet.
-    losers = [other.session_id for other in others if other.sd_id == sd_id or _lost_without_successor(other, sd_id)]
+    losers = [other.session_id for other in others if is_same(other.sd_id, sd_id) or _lost_without_successor(other, sd_id)]
     successor = (
         [Statement("name_successor", session_ids=losers, by=caller.session_id, now=caller.now)] if losers else []
     )
@@ -129,7 +135,8 @@ def take(
 
 
 def _lost_without_successor(session: Session, sd_id: str) -> bool:
-    return session.tombstone is not None and (session.tombstone.sd_id, session.tombstone.by) == (sd_id, None)
+    lost = session.tombstone
+    return lost is not None and lost.by is None and is_same(lost.sd_id, sd_id)
 
 
 def _begin_term(
@@ -145,26 +152,27 @@ def _begin_term(
     """Return the statements that begin the caller's term, or refresh it; the last one returns its row."""
     own = {"stale_after": caller.settings.stale_after, "parked_until": None, "release_reason": None, **own}
     columns = caller.columns(caller.standing(mine), **own)
-    fences = [row.fence for row in (mine, *others) if row.sd_id == sd_id]
-    tombstones = [row.tombstone for row in (mine, *others) if row.tombstone and row.tombstone.sd_id == sd_id]
+    fences = [row.fence for row in (mine, *others) if is_same(row.sd_id, sd_id)]
+    tombstones = [row.tombstone for row in (mine, *others) if row.tombstone and is_same(row.tombstone.sd_id, sd_id)]
     fences += [fence for lost in tombstones for fence in (lost.fence, lost.new_fence)]
     # If other programs gave the item a second holder, the later of the two fences counts.
     is_latest = mine.fence is not None and mine.fence == _latest(fences)
-    if mine.holds and mine.sd_id == sd_id and is_latest and not moves:
+    had_it = is_same(mine.sd_id, sd_id)
+    if mine.holds and had_it and is_latest and not moves:
         return [Statement("renew_claim", **columns, track=track)]
     before = []
     if mine.sd_id is not None:
         # Other programs' triggers must see the old item go before the new one comes.
-        reason = MOVED if moves else "new fence" if mine.sd_id == sd_id else "switched"
+        reason = MOVED if moves else "new fence" if had_it else "switched"
         before.append(clear(caller, mine, "idle", release_reason=reason))
-        track = track if mine.sd_id != sd_id else track or mine.track
+        track = (track or mine.track) if had_it else track
     # No statement may name the history where there is none.
     if tx.has_history:
-        before.append(Statement("read_fence_floor", sd_id=sd_id))
+        before.append(Statement("read_fence_floor", forms=tx.forms(sd_id)))
     floor = time_of(_latest(fences))
     # A command that still runs belongs to the term before.
     columns = caller.columns(caller.standing(mine), **own, run=None)
-    return [*before, Statement("take_claim", **columns, sd_id=sd_id, track=track, floor=floor)]
+    return [*before, Statement("take_claim", **columns, sd_id=nfc(sd_id), track=track, floor=floor)]
 
 
 def _latest(fences: Sequence[int | None]) -> int | None:

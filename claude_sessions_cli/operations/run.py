@@ -14,6 +14,7 @@ from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.identity import derive_session_id, export_anchor
 from claude_sessions_cli.liveness import Host
 from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord
+from claude_sessions_cli.names import is_same
 from claude_sessions_cli.operations import agent, rows, term
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.check import check
@@ -114,7 +115,7 @@ def begin(
     except BaseException:
         guardian.dismiss()
         raise
-    return Lease(caller, runner, guardian, sd_id, held, shared, renewed_at)
+    return Lease(caller, runner, guardian, held.session.sd_id or sd_id, held, shared, renewed_at)
 
 
 def _record(found: Process, host: Host) -> ProcessRecord:
@@ -157,7 +158,7 @@ def _holds(database: Database, own: Caller, sd_id: str, named: bool) -> bool:
     found, *same = database.read(_look, own)
     mine = found.session
     agent.require_current(own, mine, same)
-    if mine is None or not mine.holds or mine.sd_id != sd_id:
+    if mine is None or not mine.holds or not is_same(mine.sd_id, sd_id):
         return False
     if named:
         # The session of an earlier run under this name ends with its process.

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.liveness import may_run
-from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session, Term
+from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session
+from claude_sessions_cli.names import is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.check import overtaken, read_holders, require_claim
@@ -31,13 +32,13 @@ def _enter(
     tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, guardian: ProcessRecord | None
 ) -> JudgedSession:
     found, holders = tx.send(
-        Statement("lock_session", **caller.key), Statement("read_holders", **caller.key, sd_id=None)
+        Statement("lock_session", **caller.key), Statement("read_holders", **caller.key, forms=None)
     )
     agent.require_here(caller, found.session)
     if found.session:
         agent.require_term(found.session, rows.split(holders, caller)[1])
     session = rows.require_holder(found.session, "this session holds nothing to run a command under")
-    if session.sd_id != sd_id:
+    if not is_same(session.sd_id, sd_id):
         raise NotHeld(f"this session holds {session.sd_id} now, not {sd_id}", "claim it again")
     if may_run(session, caller.identity.host):
         raise HeldByAnother(
@@ -69,19 +70,25 @@ def _leave(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, f
 
 
 def _is_in_term(session: Session | None, sd_id: str, fence: int) -> bool:
-    return session is not None and session.holds and (session.sd_id, session.fence) == (sd_id, fence)
+    return session is not None and session.holds and session.fence == fence and is_same(session.sd_id, sd_id)
+
+
+def _began(session: Session, sd_id: str, fence: int) -> bool:
+    """Whether the session's own last claim began this term."""
+    term = session.term
+    return term is not None and term.fence == fence and is_same(term.sd_id, sd_id)
 
 
 def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> None:
     """Raise NotHeld for a term that is over, unless the session itself gave it back."""
     session, others = rows.split(database.read(read_holders, caller, sd_id), caller)
     lost = session.tombstone if session else None
-    if session and session.term == Term(sd_id, fence) and agent.lost_term(session, others):
+    if session and _began(session, sd_id, fence) and agent.lost_term(session, others):
         lost = agent.note_loss(database, caller) or lost
-    if session and lost and lost.sd_id == sd_id:
+    if session and lost and is_same(lost.sd_id, sd_id):
         raise claim_lost(lost, session)
     # `others` hold this item, or the one that the session holds now.
-    later = [other for other in others if other.sd_id == sd_id and (other.fence or 0) > fence]
+    later = [other for other in others if is_same(other.sd_id, sd_id) and (other.fence or 0) > fence]
     if later:
         raise overtaken(max(later, key=_fence))
     if session is None:
@@ -103,8 +110,8 @@ def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedS
 
 def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> tuple[bool, Rows]:
     renewed, found = tx.commit(
-        Statement("renew_term", **caller.key, sd_id=sd_id, claimed_at=time_of(fence)),
-        Statement("read_holders", **caller.key, sd_id=sd_id),
+        Statement("renew_term", **caller.key, forms=tx.forms(sd_id), claimed_at=time_of(fence)),
+        Statement("read_holders", **caller.key, forms=tx.forms(sd_id)),
     )
     return bool(renewed), found
 
@@ -139,7 +146,7 @@ def _release(tx: Transaction, caller: Caller, sd_id: str, fence: int, reason: st
     [found] = tx.send(Statement("lock_session", **caller.key))
     session = found.session
     in_term = _is_in_term(session, sd_id, fence)
-    is_lost = session is not None and not in_term and session.term == Term(sd_id, fence)
+    is_lost = session is not None and not in_term and _began(session, sd_id, fence)
     if session and not is_lost and (in_term or _ends(caller, session)):
         tx.commit(rows.clear(caller, session, "released", release_reason=reason, run=None))
     return in_term

@@ -8,6 +8,7 @@ from typing import Any
 
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import RELEASED_BY_OTHER, SILENT, JudgedSession, Session, Tombstone
+from claude_sessions_cli.names import is_same
 from claude_sessions_cli.times import fence_of, format_age, utc
 
 
@@ -47,7 +48,7 @@ def own_loss(lost: Tombstone | None) -> str:
 
 def held_instead(lost: Tombstone, session: Session) -> str:
     """Return what the error of a loss adds about a row that holds another item, which other programs can give it."""
-    return f"; it holds {session.sd_id} now" if session.holds and session.sd_id != lost.sd_id else ""
+    return f"; it holds {session.sd_id} now" if session.holds and not is_same(session.sd_id, lost.sd_id) else ""
 
 
 def tell(lost: Tombstone | None) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, Unreachable
+from claude_sessions_cli.names import forms, is_same
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.claim import ClaimResult
@@ -30,7 +31,7 @@ def claim_any(
     held = mine.sd_id if mine else None
     refusals: list[HeldByAnother] = []
     # An item that the caller holds comes first, so that repeating the command changes nothing.
-    for sd_id in sorted(sd_ids, key=lambda candidate: candidate != held):
+    for sd_id in sorted(sd_ids, key=lambda candidate: not is_same(candidate, held)):
         try:
             return claim_one(sd_id)
         except HeldByAnother as error:
@@ -62,7 +63,9 @@ def _wait(
     deadline: float,
     progress: Progress,
 ) -> ClaimResult:
-    channel_words = {hashlib.md5(sd_id.encode(), usedforsecurity=False).hexdigest() for sd_id in sd_ids}
+    # Of the form in the row that becomes free.
+    names = (form for sd_id in sd_ids for form in forms(sd_id))
+    channel_words = {hashlib.md5(name.encode(), usedforsecurity=False).hexdigest() for name in names}
     refusal: HeldByAnother | None = None
     gone: Unreachable | None = None
     is_ready = False

@@ -43,4 +43,4 @@ def _loss_of(session: Session, others: Iterable[Session]) -> Tombstone | None:
 
 
 def _look(tx: Transaction, caller: Caller) -> list[Rows]:
-    return tx.commit(Statement("read_holders", **caller.key, sd_id=None), *agent.look(caller))
+    return tx.commit(Statement("read_holders", **caller.key, forms=None), *agent.look(caller))

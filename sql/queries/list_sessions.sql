@@ -1,5 +1,5 @@
 -- List sessions, holders first.
--- Parameters: all_statuses (boolean), and each NULL for any: sd_ids, statuses, tracks (text[]), hostname, boot_id
+-- Parameters: all_statuses (boolean), and each NULL for any: sd_ids (in each form), statuses, tracks (text[]), hostname, boot_id
 -- (decides before the hostname, which changes with the network), codebase, session_id (text), row_limit (bigint); now.
 -- Returns: sessions, and total without the limit.
 SELECT {session_columns}, pg_catalog.count(*) OVER () AS total

@@ -2,8 +2,8 @@
 -- those of its rows (floor) and, if read_fence_floor ran before, those of the history. The session's own metadata gets
 -- the same term, from the same clock value. Fails if no such fence would be below the year 9999, where they end: by a
 -- cast, which carries the text.
--- Parameters: session_id, sd_id, track, tty, pid, hostname, codebase, own (jsonb), floor (timestamptz or NULL: the
--- latest earlier term), now. Returns: the session.
+-- Parameters: session_id, sd_id (text: in NFC), track, tty, pid, hostname, codebase, own (jsonb), floor (timestamptz or
+-- NULL: the latest earlier term), now. Returns: the session.
 WITH written AS (
     UPDATE public.claude_sessions SET
         sd_id = %(sd_id)s::text,

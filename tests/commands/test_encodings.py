@@ -109,6 +109,31 @@ def test_encoding_of_database_refuses_no_codebase(
 
 
 @pytest.mark.parametrize(
+    "encoding", ["LATIN1", "SQL_ASCII", *(pytest.param(name, marks=pytest.mark.faults) for name in ("WIN1252", "EUC_JP"))]
+)
+def test_forms_that_encoding_lacks_are_left_out(fresh_database: Callable[..., str], inside: Inside, encoding: str) -> None:
+    dsn = apply_schema(fresh_database(f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
+    composed, typed = "SD-caf\u00e9", "SD-cafe\u0301"
+    env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    for argv in (
+        *(("claim", typed), ("claim", composed), ("check", typed), ("list", typed), ("heartbeat",), ("park", "20m")),
+        *(("whoami",), ("history", typed)),
+    ):
+        done = inside(*argv, env=env)
+        assert (done.returncode, done.stderr) == (0, ""), argv
+    assert [row[2] for row in rows(dsn)] == [composed]
+    failed(inside("claim", typed, "--session", "b", env=env), 3, "is held by a")
+    assert inside("release", typed, env=env).returncode == 0
+
+
+def test_forms_in_sql_ascii_database_are_one_item(fresh_database: Callable[..., str], inside: Inside) -> None:
+    dsn = apply_schema(fresh_database("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
+    execute(dsn, "INSERT INTO public.claude_sessions (session_id, sd_id) VALUES ('old', E'SD-caf\\x65\\xcc\\x81')")
+    env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    failed(inside("claim", "SD-caf\u00e9", env=env), 3, "is held by old")
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         pytest.param({"timezone": "Asia/Kathmandu"}, marks=pytest.mark.faults),

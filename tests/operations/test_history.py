@@ -152,7 +152,7 @@ def test_fence_exceeds_history_when_clock_steps_back(full_table: Table) -> None:
     second = claim(full_table.database, make_caller("b", now=NOON), "SD-1").session.session.fence
     assert first is not None
     assert second == first + 1
-    [latest] = full_table.ask("read_fence_floor", sd_id="SD-1")
+    [latest] = full_table.ask("read_fence_floor", forms=["SD-1"])
     assert (latest["session_id"], fence_of(latest["claimed_at"])) == ("b", second)
 
 
