@@ -76,8 +76,8 @@ def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tu
         return []
 
     def read(tx: database.Transaction) -> list[str]:
-        prefixes = tx.forms(prefix)
-        limits = {"prefix": prefix, "prefixes": prefixes, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
+        prefixes = tx.forms(prefix) or [prefix]
+        limits = {"prefix": prefixes[0], "prefixes": prefixes, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
         live = [query for query in queries if query != "complete_past_items"]
         found = tx.send(*(database.Statement(query, **limits) for query in live))
         # No statement may name the history where there is none.

@@ -126,9 +126,8 @@ class Transaction:
         """Return the forms of an item that this database can hold, at least the one that is stored; None for None."""
         if item is None:
             return None
-        stored, *others = names.forms(item)
         encoding = self._connection.info.parameter_status("server_encoding")
-        return [stored, *(form for form in others if adapters.is_storable(form, encoding))]
+        return [form for form in names.forms(item) if adapters.is_storable(form, encoding)] or [names.nfc(item)]
 
     def for_each(self, statement: Statement, parameter: str, items: Sequence[str]) -> list[Statement]:
         """Return the statements that run another one once for each value of a parameter; the last returns what it did.

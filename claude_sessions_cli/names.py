@@ -65,12 +65,12 @@ def nfc(item: str) -> str:
 
 
 def forms(item: str) -> list[str]:
-    """Return the forms in which rows may name an item: NFC first, NFD, and as it was typed.
+    """Return the forms in which rows may name an item: as it was typed, NFC and NFD.
 
     >>> forms("SD-1")
     ['SD-1']
     """
-    return list(dict.fromkeys((nfc(item), unicodedata.normalize("NFD", item), item)))
+    return list(dict.fromkeys((item, nfc(item), unicodedata.normalize("NFD", item))))
 
 
 def is_same(one: str | None, other: str | None) -> bool:

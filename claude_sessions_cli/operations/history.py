@@ -83,11 +83,14 @@ def read(database: Database, name: str, *, limit: int | None = None) -> History:
 
 def _read(tx: Transaction, name: str, limit: int | None) -> tuple[History, list[Session]]:
     """Return the history of what has exactly this name, and the sessions whose id begins with it."""
-    [[access], terms, events, sessions] = tx.commit(
+    forms = tx.forms(name) or [name]
+    # A session has one name alone: as it was typed, if the database can hold that.
+    spelled = forms[0]
+    [access], terms, events, sessions = tx.commit(
         Statement("require_history"),
-        Statement("list_terms", name=name, forms=tx.forms(name), row_limit=limit),
-        Statement("list_session_events", name=name, row_limit=limit),
-        Statement("find_sessions", prefix=name, now=None),
+        Statement("list_terms", name=spelled, forms=forms, row_limit=limit),
+        Statement("list_session_events", name=spelled, row_limit=limit),
+        Statement("find_sessions", prefix=spelled, now=None),
     )
     found = History(name, access["reader"], [Term(**row) for row in terms], [SessionEvent(**row) for row in events])
     return found, sessions.sessions

@@ -126,7 +126,9 @@ def take(
     """
     *before, term = _begin_term(tx, caller, mine, others, sd_id, track, moves, own)
     # The holders evicted now, and earlier losers whose tombstone has no successor yet.
-    losers = [other.session_id for other in others if is_same(other.sd_id, sd_id) or _lost_without_successor(other, sd_id)]
+    losers = [
+        other.session_id for other in others if is_same(other.sd_id, sd_id) or _lost_without_successor(other, sd_id)
+    ]
     successor = (
         [Statement("name_successor", session_ids=losers, by=caller.session_id, now=caller.now)] if losers else []
     )
