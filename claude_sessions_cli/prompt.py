@@ -2,9 +2,10 @@
 
 One line of words, such as `held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711 1767225600000000 1767225600000000
 0f1e2d3c4b5a6978 +1`: since when, the item, the session, the fence, the row's `updated_at`, the database, and how many
-claims the terminal holds in others. A file is named for the process that the session is, by pid and start: a shell
-knows both, and a process that got the pid later has another start. If the start is not a number that shells can read,
-the name is the pid alone.
+claims the terminal holds in others. A blank of the item is written `~`.
+
+A file is named for the process that the session is, by pid and start: a shell knows both, and a process that got the
+pid later has another start. If the start is not a number that shells can read, the name is the pid alone.
 
 A terminal has a file for each database, with the database's name at its end, and one without, which its prompt reads: a
 copy of the file of the database that its shell uses. A shell whose variables name another database replaces that copy
@@ -17,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,17 +27,23 @@ from pathlib import Path
 from claude_sessions_cli import files
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import ProcessRecord, Session, Witness
+from claude_sessions_cli.names import nfc
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import state_directory
 from claude_sessions_cli.times import fence_of, format_age
 
 HELD, LOST, NOTHING = "held", "lost", "none"
-# A shell that expands its prompt might evaluate other characters.
-_UNSAFE = re.compile(r"[^A-Za-z0-9._:-]", re.ASCII)
+# Of the other characters, a shell that expands its prompt evaluates some, and tmux the `#`.
+_PLAIN = re.compile(r"[A-Za-z0-9._:/@+,=-]+(?: +[A-Za-z0-9._:/@+,=-]+)*", re.ASCII)
+_PUNCTUATION = frozenset("._:/@+,=- ")
+_ENDS = re.compile(r"^ +| +\Z")
+BLANK = "~"
+# Letters and marks of which nothing is seen.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _NUMBER = r"(?:0|[1-9]\d{0,17})"
 # Earlier versions wrote the first four words.
 _LINE = re.compile(
-    r"(held|lost|none) (0|[1-9]\d{0,11}) ([A-Za-z0-9._:?-]+) ([A-Za-z0-9._:-]+)"
+    r"(held|lost|none) (0|[1-9]\d{0,11}) ([^ \n]+) ([A-Za-z0-9._:-]+)"
     rf"(?: ({_NUMBER}|-) ({_NUMBER}|-)(?: ([0-9a-f]+|-\d*)(?: \+(\d{{1,4}}))?)?)?\n",
     re.ASCII,
 )
@@ -83,11 +91,12 @@ class State:
     def parse(cls, line: str) -> State | None:
         """Return the state that a line describes; None if it is malformed."""
         words = _LINE.fullmatch(line)
-        if words is None:
+        item = words[3].replace(BLANK, " ") if words else ""
+        if words is None or item != harmless(item):
             return None
         fence, updated_at = (int(word) if word and word != "-" else None for word in words.group(5, 6))
         database, elsewhere = words[7] or "-", int(words[8] or 0)
-        return cls(words[1], int(words[2]), words[3], words[4], fence, updated_at, database, elsewhere)
+        return cls(words[1], int(words[2]), item, words[4], fence, updated_at, database, elsewhere)
 
     @property
     def witness(self) -> Witness | None:
@@ -100,7 +109,7 @@ class State:
     def line(self) -> str:
         """The line of the file."""
         times = (str(value) if value is not None and value >= 0 else "-" for value in (self.fence, self.updated_at))
-        words = (self.kind, str(self.since), self.item, self.session_id, *times, self.database)
+        words = (self.kind, str(self.since), self.item.replace(" ", BLANK), self.session_id, *times, self.database)
         return " ".join(words) + (f" +{self.elsewhere}" if self.elsewhere else "") + "\n"
 
     def segment(self, now: float) -> str:
@@ -110,12 +119,24 @@ class State:
 
 
 def harmless(text: str) -> str:
-    """Return text with a question mark for each character that a shell might expand.
+    """Return text in NFC with a question mark for each character that a shell or tmux might expand, or nobody sees.
 
-    >>> harmless("SD-1 $(rm -r ~) %~")
-    'SD-1???rm?-r??????'
+    Kept are letters and digits of any script, accents on letters, blanks inside, and `._:/@+,=-`.
+
+    >>> harmless("SD-1 $(rm -r ~) %~"), harmless("org/repo"), harmless(" \u0437\u0430\u0434\u0430\u0447\u0430-7#S")
+    ('SD-1 ??rm -r ?? ??', 'org/repo', '?\u0437\u0430\u0434\u0430\u0447\u0430-7?S')
     """
-    return _UNSAFE.sub("?", text) or "?"
+    if _PLAIN.fullmatch(text):
+        return text
+    kept: list[str] = []
+    before = ""
+    for character in _INVISIBLE.sub("?", nfc(text)):
+        kind = unicodedata.category(character)[0]
+        is_accent = kind == "M" and before in ("L", "M")
+        is_kept = is_accent or kind in ("L", "N") or character in _PUNCTUATION
+        kept.append(character if is_kept else "?")
+        before = kind if is_kept else ""
+    return _ENDS.sub(lambda blanks: "?" * len(blanks[0]), "".join(kept)) or "?"
 
 
 def directory(environ: Mapping[str, str]) -> Path | None:
@@ -207,7 +228,7 @@ def _count_others(path: Path, state: State) -> int:
 
 def _replace(path: Path, state: State) -> None:
     """Replace a file atomically, or remove it."""
-    line = state.line.encode("ascii")
+    line = state.line.encode()
     try:
         try:
             files.write(path, line)
@@ -245,7 +266,7 @@ def session_of(environ: Mapping[str, str], anchor: Process) -> str | None:
 
 def _read(path: Path) -> State | None:
     try:
-        return State.parse(files.read(path).decode("ascii"))
+        return State.parse(files.read(path).decode())
     except (OSError, ValueError):
         return None
 

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import time
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -133,16 +134,60 @@ def test_lost_and_idle_sessions_have_their_own_states() -> None:
     assert State.of(idle, DATABASE) == State("none", 0, "-", "holder", None, updated_at, DATABASE)
 
 
-@given(some.text(min_size=1, max_size=256))
+@given(some.text(min_size=1, max_size=256) | some.text(some.characters(codec="ascii"), min_size=1))
 def test_text_from_database_is_harmless_to_shells(text: str) -> None:
     shown = prompt.harmless(text)
-    assert re.fullmatch(r"[A-Za-z0-9._:?-]+", shown)
-    assert len(shown) == len(text)
+    assert not re.search(r"[^\x80-\U0010ffffA-Za-z0-9._:/@+,=? -]|^ | $", shown)
+    assert shown.isprintable()
+    assert {unicodedata.category(character)[0] for character in shown if character > "\x7f"} <= set("LNM")
+    assert len(shown) == len(unicodedata.normalize("NFC", text))
+    assert prompt.harmless(shown) == shown
+    state = replace(HELD, item=shown)
+    assert State.parse(state.line) == state
+
+
+KEPT = ("org/repo", "feature/foo bar", "задача-7", "a@b+c,d=e", "क्षेत्र", "漢字 ﾊﾝｶｸ", "ש א")
+REPLACED = "%$`\\\"'#!~*?[]{}()<>|&;^\x1b\x00\x9b\n\t"
+# Blanks that are none to a shell, and what moves or hides text.
+REPLACED += "\u00a0\u2028\u202e\u200f\u200d\ufeff\u3164\ufe0f\ue000€😀"
+
+
+@pytest.mark.parametrize(
+    ("item", "shown"),
+    [
+        *((name, name) for name in KEPT),
+        *((f"a{character}b", "a?b") for character in REPLACED),
+        ("cafe\u0301", "caf\u00e9"),
+        ("\u0301a", "?a"),
+        ("1\u0301", "1?"),
+        ("$\u0301", "??"),
+        ("  a ", "??a?"),
+        (" ", "?"),
+        ("", "?"),
+    ],
+)
+def test_item_is_shown_as_far_as_it_is_harmless(item: str, shown: str) -> None:
+    assert prompt.harmless(item) == shown
+
+
+def test_blank_of_an_item_has_a_place_in_the_file(place: Path) -> None:
+    spaced = replace(HELD, item="feature/foo bar")
+    prompt.write(os.environ, anchor(), spaced)
+    assert (place / "4711-12345").read_text().split()[2] == "feature/foo~bar"
+    assert prompt.read(os.environ, anchor()) == spaced
+    assert spaced.witness and spaced.witness.sd_id == "feature/foo bar"
+
+
+def test_item_of_an_earlier_version_is_read(place: Path) -> None:
+    place.mkdir(parents=True)
+    (place / "4711-12345").write_text(HELD.line.replace(HELD.item, "org?repo"))
+    assert prompt.read(os.environ, anchor()) == replace(HELD, item="org?repo")
 
 
 def test_malformed_prompt_file_is_ignored(place: Path) -> None:
     place.mkdir(parents=True)
     lines = ["", "held x SD-1 s", "held 5 $(id) s", "what 5 SD-1 s", "held 05 SD-1 s", "\xff"]
+    lines += ["held 5 a|b s", "held 5 a\x9bb s", "held 5 ~a s"]
     lines += ["held 5 SD-1 s 1", "held 5 SD-1 s 1 2 ../x", f"held 5 SD-1 s 1 2 {DATABASE} x", "held 5 SD-1 s 1 2 -1 +x"]
     for content in ("", "held", "held 5 SD-1 s", *(f"{line}\n" for line in lines)):
         (place / "4711-12345").write_bytes(content.encode("latin-1"))

@@ -24,7 +24,7 @@ from pathlib import Path
 from claude_sessions_cli import files
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.names import SESSION_ID
-from claude_sessions_cli.prompt import harmless
+from claude_sessions_cli.prompt import BLANK, harmless
 from claude_sessions_cli.settings import state_directory
 from claude_sessions_cli.text import presentable
 
@@ -67,7 +67,7 @@ class Stamp:
     def show(self, session: Session | None) -> None:
         """Remember what a session holds."""
         held = session if session and session.holds and session.sd_id else None
-        self.item = harmless(held.sd_id) if held and held.sd_id else "-"
+        self.item = harmless(held.sd_id).replace(" ", BLANK) if held and held.sd_id else "-"
         self.track = held.track or "-" if held else "-"
         self.note = presentable(held.note or "")[:NOTE_LIMIT] if held else ""
 

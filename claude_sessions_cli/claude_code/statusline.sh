@@ -37,15 +37,20 @@ cs_segment() {
         read -r cs_at _
         read -r cs_known cs_track cs_note
     } <"$cs_stamp"
-    case $cs_item in '' | *[!A-Za-z0-9._:?-]*) cs_kind=- ;; esac
+    case $cs_item in '' | *[[:cntrl:]\!\"\#\$%\&\'\(\)\*\;\<\>\[\\\]^\`\{\|\}]*) cs_kind=- ;; esac
+    cs_name=$cs_item
+    # A blank in the files is a tilde.
+    while :; do
+        case $cs_name in *\~*) cs_name="${cs_name%%\~*} ${cs_name#*\~}" ;; *) break ;; esac
+    done
     cs_text=
     case $cs_kind in
-        lost) cs_text="LOST $cs_item" ;;
+        lost) cs_text="LOST $cs_name" ;;
         held)
             cs_age
             [ "$cs_item" = "$cs_known" ] || cs_track=- cs_note=''
-            cs_text=$cs_item
-            [ "$cs_track" = - ] || cs_text="$cs_item ($cs_track)"
+            cs_text=$cs_name
+            [ "$cs_track" = - ] || cs_text="$cs_name ($cs_track)"
             cs_text="$cs_text $cs_age${cs_note:+ $cs_note}"
             ;;
     esac

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import time
 from typing import Annotated
@@ -36,4 +37,6 @@ def prompt(
     if segment:
         from claude_sessions_cli.render import Output
 
-        Output("prompt").result({}, lambda: [segment])
+        # Python writes UTF-8 in the locale C too, whose terminals may take a byte of a character for a command.
+        charset = locale.nl_langinfo(locale.CODESET) or "ascii"
+        Output("prompt").result({}, lambda: [segment.encode(charset, "replace").decode(charset)])

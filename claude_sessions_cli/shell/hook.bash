@@ -196,7 +196,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
 
     # Parse the line of the state file: it seldom changes from one prompt to the next.
     __claude_sessions_parse() {
-        local __cs_kind __cs_rest __cs_since __cs_item __cs_database
+        local __cs_kind __cs_rest __cs_since __cs_item __cs_database __cs_letter
         __cs_kind=${__cs_line%% *} __cs_rest=${__cs_line#* }
         __cs_since=${__cs_rest%% *} __cs_rest=${__cs_rest#* }
         __cs_item=${__cs_rest%% *} __cs_rest=${__cs_rest#* * * * }
@@ -204,7 +204,11 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         __claude_sessions_line=$__cs_line __claude_sessions_since='' __claude_sessions_item='' __claude_sessions_next=0
         __claude_sessions_more='' __claude_sessions_others=0
         case $__cs_since in '' | *[!0-9]* | 0?*) return 0 ;; esac
-        case $__cs_item in '' | *[!A-Za-z0-9._:?-]*) return 0 ;; esac
+        case $__cs_item in '' | *[[:cntrl:]\!\"\#\$%\&\'\(\)\*\;\<\>\[\\\]^\`\{\|\}]*) return 0 ;; esac
+        # Where the shell does not know the characters, the terminal may take a byte of one for a command.
+        __cs_letter=$'\xc3\xa9'
+        [[ ${#__cs_letter} == 1 ]] || __cs_item=${__cs_item//[!A-Za-z0-9._:\/@+,=\~-]/?}
+        __cs_item=${__cs_item//\~/ }
         case ${__cs_rest#"$__cs_database"} in
             ' +'[1-9] | ' +'[1-9][0-9])
                 __claude_sessions_others=${__cs_rest##*+}

@@ -185,7 +185,12 @@ if status is-interactive
         set -g __claude_sessions_item ''
         set -g __claude_sessions_more ''
         set -g __claude_sessions_others 0
-        set -l words (string match -r -g -- '^(held|lost|none) (0|[1-9][0-9]{0,11}) ([A-Za-z0-9._:?-]+)(?: |$)' "$argv[1]"); or return 0
+        set -l words (string match -r -g -- '^(held|lost|none) (0|[1-9][0-9]{0,11}) ([\p{L}\p{M}\p{N}._:?/@+,=~-]+)(?: |$)' "$argv[1]"); or return 0
+        # In another locale, the terminal may take a byte of a character for a command.
+        set -l locale $LC_ALL $LC_CTYPE $LANG
+        string match -q -i -r 'utf-?8' -- "$locale[1]"
+        or set words[3] (string replace -r -a '[^A-Za-z0-9._:/@+,=~-]' '?' -- $words[3])
+        set -l item (string replace -a '~' ' ' -- $words[3])
         if set -l others (string match -r -g -- ' \+([1-9][0-9]?)$' "$argv[1]")
             set -g __claude_sessions_others $others
             set -g __claude_sessions_more " +$others"
@@ -199,9 +204,9 @@ if status is-interactive
             case held
                 # From here on by the clock of the prompt: with /proc that is the clock of this boot, read without a fork.
                 set -g __claude_sessions_since (math $words[2] - $__claude_sessions_epoch)
-                set -g __claude_sessions_item $words[3]
+                set -g __claude_sessions_item $item
             case lost
-                set -g __claude_sessions_item "LOST $words[3]"
+                set -g __claude_sessions_item "LOST $item"
             case none
                 set -g __claude_sessions_more (string trim -- "$__claude_sessions_more")
         end

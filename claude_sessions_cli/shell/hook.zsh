@@ -144,11 +144,17 @@ if [[ -o interactive ]]; then
     # Parse the line of the state file: it seldom changes from one prompt to the next.
     __claude_sessions_parse() {
         local -a words
+        local item letter
         words=(${(s: :)line})
         typeset -g __claude_sessions_line=$line __claude_sessions_since= __claude_sessions_item=
         typeset -g __claude_sessions_more= __claude_sessions_others=0
         [[ ${words[2]-} == <-> && $words[2] != 0?* ]] || return 0
-        [[ -n ${words[3]-} && $words[3] != *[^A-Za-z0-9._:?-]* ]] || return 0
+        item=${words[3]-}
+        [[ -n $item && $item != *[[:cntrl:]\!\"\#\$%\&\'\(\)\*\;\<\>\[\\\]^\`\{\|\}]* ]] || return 0
+        # Where the shell does not know the characters, the terminal may take a byte of one for a command.
+        letter=$'\xc3\xa9'
+        [[ $#letter == 1 ]] || item=${item//[^A-Za-z0-9._:\/@+,=\~-]/?}
+        item=${item//\~/ }
         if [[ ${words[8]-} == +<1-99> ]]; then
             typeset -g __claude_sessions_more=" $words[8]" __claude_sessions_others=${words[8]#+}
         fi
@@ -158,8 +164,8 @@ if [[ -o interactive ]]; then
             __claude_sessions_databases[__claude_sessions_at]=$words[7]
         fi
         case $words[1] in
-            (held) typeset -g __claude_sessions_since=$words[2] __claude_sessions_item=$words[3] ;;
-            (lost) typeset -g __claude_sessions_item="LOST $words[3]" ;;
+            (held) typeset -g __claude_sessions_since=$words[2] __claude_sessions_item=$item ;;
+            (lost) typeset -g __claude_sessions_item="LOST $item" ;;
             (*) typeset -g __claude_sessions_more=${__claude_sessions_more# } ;;
         esac
     }

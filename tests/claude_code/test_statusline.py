@@ -85,6 +85,13 @@ def test_line_shows_track_and_note_of_the_item(show: Show, agent: process.Proces
     assert show().stdout.startswith("SD-2 ") and "login" not in show().stdout
 
 
+def test_item_of_any_script_is_shown_and_known(show: Show, agent: process.Process) -> None:
+    for item in ("feature/foo bar", "org/задача @+,=", "a  b"):
+        _keep(agent, item=item.replace(" ", "~"), track="A")
+        _hold(agent, 0, item)
+        assert show().stdout.startswith(f"{item} (A) "), item
+
+
 def test_loss_is_shown_and_nothing_shows_nothing(show: Show, agent: process.Process) -> None:
     assert show().stdout == ""
     prompt.write(os.environ, agent, prompt.State.of_loss("SD-1", "conversation", "0" * 16))
@@ -129,7 +136,7 @@ def test_heartbeat_is_sent_behind_it_if_due(show: Show, agent: process.Process, 
     show()
     _keep(agent, at=0, due=0)
     show()
-    until(called.exists, "a heartbeat")
+    until(lambda: called.exists() and called.read_text(), "a heartbeat")
     assert called.read_text() == "hook statusLine --background\n"
     # The lock of the first one.
     show()

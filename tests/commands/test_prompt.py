@@ -39,6 +39,15 @@ def test_prompt_shows_terminal_of_given_process(cli: Cli, tmp_path: Path, monkey
     assert (done.returncode, done.stdout, done.stderr) == (0, "SD-1 12m\n", "")
 
 
+def test_prompt_in_locale_c_is_ascii(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAUDE_SESSIONS_STATE_DIR", str(tmp_path / "state"))
+    own = process.read(os.getpid())
+    prompt.write(os.environ, own, State("held", int(time.time()) - 725, "org/задача 7", "s"))
+    for locale, shown in (("C", "org/?????? 7 12m\n"), ("C.UTF-8", "org/задача 7 12m\n")):
+        done = cli("prompt", "--pid", str(own.pid), env={"LC_ALL": locale}, encoding="utf-8")
+        assert (done.returncode, done.stdout, done.stderr) == (0, shown, ""), locale
+
+
 def test_prompt_and_shell_init_import_no_driver() -> None:
     for command in (["prompt"], ["shell-init", "bash"]):
         code = f"import sys; from claude_sessions_cli.cli import run; run({command!r}); print('psycopg' in sys.modules)"

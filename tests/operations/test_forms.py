@@ -57,7 +57,8 @@ def test_foreign_row_in_another_form_is_the_same_item(table: Table, stored: str,
     _insert(table, stored)
     with pytest.raises(HeldByAnother, match=f"{stored} is held by old"):
         claim(table.database, make_caller("b", now=at(1)), typed)
-    result = claim(table.database, make_caller("b", now=at(2)), typed, force_reason="urgent", force_fence=fence_of(NOON))
+    forcer = make_caller("b", now=at(2))
+    result = claim(table.database, forcer, typed, force_reason="urgent", force_fence=fence_of(NOON))
     assert (result.outcome, table.row("old")["sd_id"]) == ("forced", None)
     assert table.own("old")["tombstone"]["sd_id"] == stored
 

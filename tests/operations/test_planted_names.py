@@ -448,7 +448,7 @@ def _look(watch: Watch, table: Table) -> None:
         return len(list_sessions(table.database, make_caller(None, now=at(73)), filters).sessions)
 
     def offered() -> list[bool]:
-        limits = {"prefix": "", "row_limit": 99, "event_limit": 99}
+        limits = {"prefix": "", "prefixes": [""], "row_limit": 99, "event_limit": 99}
         names = ("complete_held_items", "complete_past_items", "complete_session_ids")
         return [bool(table.ask(name, **limits)) for name in names]
 

@@ -465,7 +465,7 @@ def test_term_without_recorded_end_has_no_end(full_table: Table) -> None:
 
 def _offered(table: Table, query: str, prefix: str, **limits: int) -> list[str]:
     limits = {"row_limit": 99, "event_limit": 99, **limits}
-    return [row["name"] for row in table.ask(query, prefix=prefix, **limits)]
+    return [row["name"] for row in table.ask(query, prefix=prefix, prefixes=[prefix], **limits)]
 
 
 def test_completion_offers_first_names(full_table: Table) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -19,7 +20,7 @@ from terminal import CLI, Terminal, Tmux
 
 from claude_sessions_cli import process, prompt
 from claude_sessions_cli.prompt import State
-from shell.hooks import Open, state_of
+from shell.hooks import Open, Window, state_of
 
 LINES = [
     ("held {0} SD-AUTH-001 s", r"SD-AUTH-001 \d+s"),
@@ -48,6 +49,11 @@ LINES = [
     ("held 5 `touch_owned` s", ""),
     ("lost 0 %n\\u s", ""),
     ("wrong 5 SD-1 s", ""),
+    ("held {725} org/repo s", "org/repo 12m"),
+    ("held {725} feature/foo~bar~~x s 1 2 0123456789abcdef +1", r"feature/foo bar  x 12m \+1"),
+    ("held {725} задача-7 s", "задача-7 12m"),
+    ("lost 0 @क्षेत्र+é,漢=/ s", r"LOST @क्षेत्र\+é,漢=/"),
+    *((f"held 5 a{mark}b s", "") for mark in "!\"#$%&'()*;<>[\\]^`{|}\x01\x7f"),
 ]
 
 
@@ -57,10 +63,52 @@ def test_prompt_shows_the_file(window: Open, states: Path, name: str) -> None:
     path = state_of(states, opened)
     for line, shown in LINES:
         text = re.sub(r"\{(-?\d+)\}", lambda found: str(int(time.time()) - int(found[1])), line)
-        path.write_text(f"{text.replace('touch_owned', 'touch owned')}\n")
+        path.write_text(f"{text.replace('touch_owned', 'touch owned')}\n", encoding="utf-8")
         opened.do("true")
         assert re.fullmatch(shown, opened.ask("$CLAUDE_SESSIONS_PROMPT")), line
         assert not (opened.directory / "owned").exists(), line
+
+
+AT_PRECMD = 'precmd_functions+=(show); show() { PROMPT="[$CLAUDE_SESSIONS_PROMPT] " }'
+# Ways to have the segment in a prompt, each of which expands it in its own manner.
+EXPANSIONS = [
+    ("bash", "PS1='[$CLAUDE_SESSIONS_PROMPT] '"),
+    ("bash", "set -o posix; PS1='[$CLAUDE_SESSIONS_PROMPT] '"),
+    ("bash", "PROMPT_COMMAND+=$'\\n''PS1=\"[$CLAUDE_SESSIONS_PROMPT] \"'"),
+    ("bash", "shopt -u promptvars; PROMPT_COMMAND+=$'\\n''PS1=\"[$CLAUDE_SESSIONS_PROMPT] \"'"),
+    ("zsh", "setopt prompt_subst; PROMPT='[$CLAUDE_SESSIONS_PROMPT] '"),
+    ("zsh", "setopt prompt_subst prompt_bang; PROMPT='%B[$CLAUDE_SESSIONS_PROMPT]%b '"),
+    ("zsh", AT_PRECMD),
+    ("zsh", f"setopt prompt_subst prompt_bang; {AT_PRECMD}"),
+    ("fish", 'function fish_prompt; echo -n "[$CLAUDE_SESSIONS_PROMPT] "; end'),
+    ("fish", "function fish_prompt; echo -n (echo -n '['; echo -n $CLAUDE_SESSIONS_PROMPT)'] '; end"),
+]
+KEPT = ("a/b@c+d,e=f:g._h-i j? задача é 漢 क्ष 9", "=ls", "@x", "-n", "+1", ",", "/etc /bin")
+
+
+def _is_seen(opened: Window, text: str) -> bool:
+    return text in opened.seen()
+
+
+@pytest.mark.parametrize(("name", "line"), [pytest.param(*case, marks=needs(case[0])) for case in EXPANSIONS])
+def test_every_kept_character_is_literal_in_prompts(window: Open, states: Path, name: str, line: str) -> None:
+    # zsh prints no letter that its terminal description may not show.
+    opened = window(name, after=line, more={"TERM": "xterm"} if name == "fish" else None)
+    path = state_of(states, opened)
+    for item in KEPT:
+        assert prompt.harmless(item) == item
+        path.write_text(State("held", int(time.time()) - 725, item, "s").line, encoding="utf-8")
+        opened.type("true")
+        shown = f"[{item} 12m] "
+        until(partial(_is_seen, opened, shown), f"{shown}\n{opened.seen()!r}")
+
+
+@each_shell
+def test_locale_c_shows_no_bytes_of_letters(window: Open, states: Path, name: str) -> None:
+    opened = window(name, more={"LC_ALL": "C"})
+    state_of(states, opened).write_text(f"held {int(time.time()) - 725} org/задача~7 s\n", encoding="utf-8")
+    opened.do("true")
+    assert re.fullmatch(r"org/\?{6,12} 7 12m", opened.ask("$CLAUDE_SESSIONS_PROMPT"))
 
 
 @each_shell
@@ -174,8 +222,8 @@ def test_documented_tmux_status_line_shows_the_panes_item(
     (tmp_path / "tmux.conf").write_text(f"{line}\n")
     tmux.call("source-file", str(tmp_path / "tmux.conf"))
     shell = process.read(int(tmux.call("display-message", "-p", "#{pane_pid}")))
-    prompt.write(os.environ, shell, State("held", int(time.time()) - 725, "SD-1", "s"))
+    prompt.write(os.environ, shell, State("held", int(time.time()) - 725, prompt.harmless("a/b @+,=é 7 #S"), "s"))
     # A status line runs its programs only while a client is attached.
     looking = Terminal(tmp_path, (*tmux.command, "attach"), {"TERM": "xterm"})
     stack.callback(looking.close)
-    until(lambda: "SD-1 12m" in looking.seen(), f"the segment in the line\n{looking.seen()}")
+    until(lambda: "a/b @+,=é 7 ?S 12m" in looking.seen(), f"the segment in the line\n{looking.seen()}")
