@@ -265,7 +265,8 @@ def launch(paths: Paths, install: Path, account: pwd.struct_passwd, lock: int) -
     # another process, and Postgres would refuse to start. It ignores the pid of its "grandparent", and still
     # checks the shared memory, which protects a server that was started by hand.
     with suppress(FileNotFoundError):
-        pid = files.read(paths.cluster / "postmaster.pid").partition(b"\n")[0]
+        # Negative is that of a single process.
+        pid = files.read(paths.cluster / "postmaster.pid").partition(b"\n")[0].removeprefix(b"-")
         options["env"] |= {"PG_GRANDPARENT_PID": pid.decode()} if pid.isdigit() else {}
     for name in ("postmaster.pid", f"{SOCKET}.lock"):
         with suppress(FileNotFoundError):

@@ -120,7 +120,7 @@ def test_garbage_in_cluster_is_exit_6(made: Path, cli: Cli, name: str, text: str
         assert cli(*argv).returncode == 0
 
 
-@pytest.mark.parametrize("text", first(1, "\0" * 64, "-1\n", "99999999999999999999\n"), ids=["zeros", "-1", "huge"])
+@pytest.mark.parametrize("text", first(1, "\0" * 64, "-1\n"), ids=["zeros", "-1"])
 def test_pid_file_without_a_process_is_ignored(made: Path, text: str) -> None:
     # Zeros are what a power failure leaves.
     put_garbage(made / "postgres" / "postmaster.pid", text.encode())
