@@ -131,6 +131,10 @@ def trusted() -> Iterator[Paths]:
                         f"{path} is not used: {stranger} may write it",
                         f"chown {os.geteuid()} and chmod go-w it, or {ELSEWHERE}",
                     )
+        with suppress(FileNotFoundError, NotADirectoryError):
+            # Root, and under sudo the account that called it, are no strangers, but a server admits one account alone.
+            if (owner := paths.lock.stat().st_uid) != os.geteuid():
+                raise Unreachable(f"the server in {paths.home} belongs to another account (uid {owner})", ELSEWHERE)
         yield paths
     except OSError as error:
         raise Unreachable(f"cannot use {error.filename or paths.home}: {error.strerror or error}", ELSEWHERE) from error

@@ -71,6 +71,11 @@ def test_directory_of_the_account_that_called_sudo_is_used(home: Path, monkeypat
     home.chmod(0o775)
     os.chown(home, -1, pwd.getpwuid(nobody).pw_gid)
     assert embedded.status().running is False
+    # Its server would not admit root.
+    (home / "postgres.lock").touch(mode=0o600)
+    os.chown(home / "postgres.lock", nobody, -1)
+    assert f"belongs to another account (uid {nobody})" in refusal().message
+    (home / "postgres.lock").unlink()
 
 
 @pytest.mark.parametrize("name", first(2, *FILES))

@@ -337,3 +337,15 @@ def mount(stack: ExitStack, place: Path, options: str) -> None:
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     stack.callback(subprocess.run, ["umount", "-l", str(place)], check=True)
+
+
+@each_shell_at_length
+def test_hooked_shell_starts_no_private_server(real: Open, tmp_path: Path, name: str) -> None:
+    # Without a database: the first prompt, and the exit.
+    opened = real(name, "", more={"CLAUDE_SESSIONS_DATA_DIR": str(tmp_path / "data")})
+    opened.do("true")
+    make_due(opened)
+    opened.do("true")
+    opened.type("exit")
+    opened.wait()
+    assert not (tmp_path / "data").exists()
