@@ -219,9 +219,7 @@ def test_pipe_in_place_of_a_file_never_hangs(full_table: Table, client: Start, n
     assert agent.status_line() == ""
 
 
-def test_state_directory_of_strangers_is_neither_read_nor_written(
-    full_table: Table, client: Start, tmp_path: Path
-) -> None:
+def test_state_directory_of_strangers_is_never_used(full_table: Table, client: Start, tmp_path: Path) -> None:
     place = tmp_path / "open"
     place.mkdir()
     place.chmod(0o777)
