@@ -204,6 +204,8 @@ def test_json_has_the_fields_of_the_reference(
             for statement in statements:
                 connection.execute(statement)
 
+    # Before the account has used another database.
+    call("install systemd", "--dry-run", on=None)
     dead = sleeper()
     call("claim", "SD-1", "--session", "alice", "--track", "A")
     assert call("claim", "SD-1", "--session", "bob")["error"]["holder"]["session_id"] == "alice"
@@ -237,7 +239,6 @@ def test_json_has_the_fields_of_the_reference(
     run_as_another_program("GRANT TRIGGER ON public.claude_sessions TO anon")
     assert call("schema check")["data"]["writers"]
     run_as_another_program("REVOKE TRIGGER ON public.claude_sessions FROM anon")
-    call("install systemd", "--dry-run", on=None)
     call("install claude", "--dry-run", on=None)
     call("install claude", "--plugin", on=None)
     call("db status", on=None)
