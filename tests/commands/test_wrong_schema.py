@@ -50,6 +50,16 @@ def test_table_in_another_schema_is_named_with_remedy(
         assert inside("claim", "SD-1", "--session", "a", "--dsn", dsn).returncode == 0
 
 
+def test_copy_in_another_schema_does_not_hide_other_failures(
+    refused: Refused, fresh_database: Callable[..., str]
+) -> None:
+    dsn = apply_schema(fresh_database())
+    execute(dsn, "CREATE SCHEMA copy", "CREATE TABLE copy.claude_sessions (id int)")
+    execute(dsn, "DROP TABLE public.claude_session_events")
+    message = r'relation "public.claude_session_events" does not exist \(create it: claude-sessions schema apply'
+    refused("claim", "SD-1", "--dsn", dsn, code=7, message=message)
+
+
 COLUMNS = [
     *("id", "session_id", "sd_id", "track", "tty", "pid", "hostname", "codebase", "claimed_at", "heartbeat_at"),
     *("status", "metadata", "created_at", "updated_at"),
