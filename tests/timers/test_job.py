@@ -131,3 +131,9 @@ def test_home_is_passed_to_the_timer(more: dict[str, str]) -> None:
 def test_control_characters_in_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="control characters"):
         plan(_environ(tmp_path, None, CLAUDE_SESSIONS_STATE_DIR="/a\n* * * * * evil"), PROGRAM, None)
+
+
+def test_private_server_of_a_variable_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="named by CLAUDE_SESSIONS_DSN, which is not set when a timer runs"):
+        plan(_environ(tmp_path, None, CLAUDE_SESSIONS_DSN="embedded"), PROGRAM, None)
+    assert plan(_environ(tmp_path, 'dsn = "embedded"'), PROGRAM, None).variables
