@@ -67,13 +67,11 @@ SELECT 'function', proname,
             WHERE grantee <> proowner
         ) END)
 FROM pg_catalog.pg_proc
-WHERE oid IN (
-    pg_catalog.to_regprocedure('public.claude_sessions_record()')::oid,
-    pg_catalog.to_regprocedure(
-        'public.claude_sessions_append(text, public.claude_sessions, text, text, text)'
-    )::oid,
-    pg_catalog.to_regprocedure(
-        'public.claude_sessions_reap_by_silence(interval, bigint, timestamp with time zone)'
-    )::oid
-)
+-- By its arguments: anybody who may create in the schema may overload it.
+WHERE pronamespace = pg_catalog.to_regnamespace('public')::oid
+    AND (proname::text, pg_catalog.oidvectortypes(proargtypes)) IN (
+        ('claude_sessions_record', ''),
+        ('claude_sessions_append', 'text, public.claude_sessions, text, text, text'),
+        ('claude_sessions_reap_by_silence', 'interval, bigint, timestamp with time zone')
+    )
 ORDER BY kind, name;
