@@ -819,3 +819,13 @@ def test_changed_policy_of_workers_is_difference(make_role: Callable[..., str], 
     assert check(shipped) == {("missing", "policy", "claude_sessions_work")}
     apply(shipped)
     assert check(shipped) == set()
+
+
+def test_check_notes_who_may_execute_reaping_function(make_role: Callable[..., str], shipped: str) -> None:
+    role = make_role("cs_cron")
+    apply(shipped, optional=["reap_by_silence"])
+    run(shipped, f"GRANT EXECUTE ON FUNCTION claude_sessions_reap_by_silence TO {role}")
+    with database.connect(shipped, "the test") as opened:
+        found = schema.inspect(opened)
+    assert found.writers == [schema.Writer(role, REAP_BY_SILENCE[1], ["EXECUTE"], True)]
+    assert found.differences == []
