@@ -38,6 +38,7 @@ EQUIVALENT = {
     "002_exclusive_claims: ORDER BY sd_id -> -": "the groups are found by sorting today, which nothing promises",
     "find_sessions: , session_id -> -": "the index that finds them has this order, which nothing promises",
     "limit_transaction: ORDER BY place -> -": "the schemas of a path are listed in order today, which nothing promises",
+    "list_lock_holders: held.locktype = 'advisory' -> TRUE": "no lock of another type has such a classid today",
     "lock_claim: , id -> -": "they come in this order already, and a sort of few keeps it, which nothing promises",
 }
 

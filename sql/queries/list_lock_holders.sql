@@ -1,4 +1,4 @@
--- List the other connections that hold the advisory lock of a work item, which any role may take.
+-- List the connections that hold the advisory lock of a work item, which any role may take.
 -- Parameters: sd_id (text). Returns: pid, role (NULL if it is hidden), program (NULL or empty if it is unknown).
 SELECT held.pid, activity.usename::text AS role, activity.application_name AS program
 FROM (SELECT pg_catalog.hashtext(%(sd_id)s::text)::bigint AS number) AS key
@@ -10,6 +10,4 @@ JOIN pg_catalog.pg_locks AS held
 LEFT JOIN pg_catalog.pg_stat_activity AS activity ON activity.pid = held.pid
 WHERE held.locktype = 'advisory'
     AND held.granted
-    AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-    AND held.pid <> pg_catalog.pg_backend_pid()
-ORDER BY held.pid;
+    AND held.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database());

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 from clock import NOON, at
-from conftest import Sleeper, Table, make_caller
+from conftest import Server, Sleeper, Table, make_caller
+from poll import until_waiting
 
 from claude_sessions_cli import database, process
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable, UsageError
@@ -304,26 +306,45 @@ def test_release_is_compare_and_set(table: Table) -> None:
 # Their hashes, by which they are locked, have different signs.
 @pytest.mark.parametrize("item", ["SD-1", "SD-4"])
 def test_refusal_names_holder_of_advisory_lock(
-    make_role: Callable[..., str], fresh_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, item: str
+    make_role: Callable[..., str],
+    fresh_database: Callable[..., str],
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    item: str,
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
     guest, worker = make_role("cs_guest"), make_role("cs_worker")
     dsn = fresh_database()
     with database.connect(dsn, "the test") as opened:
         schema.apply(opened, grant=worker)
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
     as_worker = psycopg.conninfo.make_conninfo(dsn, options=f"-c role={worker}")
-    with psycopg.connect(dsn, autocommit=True) as holder, database.connect(as_worker, "the test") as opened:
-        opened_by = holder.info.user
+    lock = "SELECT pg_advisory_lock(hashtext(%s))"
+    with (
+        psycopg.connect(server.dsn, autocommit=True) as elsewhere,
+        psycopg.connect(dsn, autocommit=True) as waiter,
+        psycopg.connect(dsn, autocommit=True) as holder,
+        psycopg.connect(dsn, autocommit=True) as looking,
+        database.connect(as_worker, "the test") as opened,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        login = holder.info.user
         holder.execute(f"SET SESSION AUTHORIZATION {guest}".encode())
-        # Neither is the item's: another number, and the same one in two halves.
+        # None of these is the item's: another number, the same one in two halves, with another half, elsewhere.
         holder.execute("SELECT pg_advisory_lock(hashtext('SD-3')), pg_advisory_lock(-1, hashtext(%s))", [item])
+        holder.execute("SELECT pg_advisory_lock(hashtext(%s)::bigint # (1::bigint << 40))", [item])
+        elsewhere.execute(lock, [item])
         assert claim(opened, make_caller("a"), item).outcome == "claimed"
-        release(opened, make_caller("a"))
-        holder.execute("SELECT pg_advisory_lock(hashtext(%s))", [item])
+        with waiter.transaction():
+            waiter.execute("SELECT FROM claude_sessions FOR UPDATE")
+            with pytest.raises(Unreachable, match="did not answer in time"):
+                claim(opened, make_caller("a"), item)
+        holder.execute(lock, [item])
+        waiting = pool.submit(waiter.execute, lock, [item])
+        until_waiting(looking)
         pid = holder.info.backend_pid
-        with pytest.raises(Unreachable, match=f"{item} is locked: another connection, pid {pid} ") as refused:
+        with pytest.raises(Unreachable, match=rf"{item} is locked: another connection, pid {pid} \(role {login}") as no:
             claim(opened, make_caller("a"), item)
-        assert refused.value.exit_code == 6
-        assert f"SELECT pg_terminate_backend({pid})" in str(refused.value.hint)
-        # The role that logged in.
-        assert f"(role {opened_by}" in refused.value.message
+        assert no.value.exit_code == 6
+        assert f"SELECT pg_terminate_backend({pid})" in str(no.value.hint)
+        holder.execute("SELECT pg_advisory_unlock_all()")
+        waiting.result()
