@@ -188,7 +188,7 @@ def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | Non
     *_, found = tx.send(
         *lock,
         Statement("insert_session", **caller.columns()),
-        Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)) if sd_id else both,
+        rows.lock_claim(tx, caller, sd_id) if sd_id else both,
     )
     mine, others = rows.split(found, caller)
     earlier = next((other for other in others if other.session_id == earlier_id), None)
@@ -300,7 +300,7 @@ def note_loss(database: Database, caller: Caller, witness: Witness | None = None
 
 
 def _note_loss(tx: Transaction, caller: Caller, sd_id: str, witness: Witness | None) -> Tombstone | None:
-    _, found = tx.send(rows.lock_item(sd_id), Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)))
+    _, found = tx.send(rows.lock_item(sd_id), rows.lock_claim(tx, caller, sd_id))
     mine, others = rows.split(found, caller)
     if mine is None:
         return None
@@ -334,7 +334,7 @@ def move(database: Database, caller: Caller) -> Session | None:
 
 def _move(tx: Transaction, caller: Caller, sd_id: str | None) -> Session | None:
     lock = [rows.lock_item(sd_id)] if sd_id else []
-    *_, found = tx.send(*lock, Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)))
+    *_, found = tx.send(*lock, rows.lock_claim(tx, caller, sd_id))
     mine, others = rows.split(found, caller)
     if mine is None or caller.standing(mine) is not Standing.MOVABLE or not is_same(mine.sd_id, sd_id):
         return None

@@ -106,7 +106,7 @@ def _claim(
     _, _, found, *same = tx.send(
         rows.lock_item(sd_id),
         Statement("insert_session", **caller.columns()),
-        Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)),
+        rows.lock_claim(tx, caller, sd_id),
         *agent.look(caller),
     )
     mine, others = rows.split(found, caller)

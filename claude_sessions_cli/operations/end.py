@@ -28,7 +28,7 @@ def end(database: Database, caller: Caller) -> Session | None:
 
 
 def _end(tx: Transaction, caller: Caller) -> Session | None:
-    found, *same = tx.send(Statement("lock_claim", **caller.key, forms=None), *agent.look(caller))
+    found, *same = tx.send(Statement("lock_session", **caller.key), *agent.look(caller))
     mine, _ = rows.split(found, caller)
     agent.require_current(caller, mine, same, writes=False)
     if mine is None or mine.status == "released" or may_run(mine, caller.identity.host):

@@ -156,9 +156,8 @@ def _try_settling(
     """Return the result, or the item to lock if another than `item` has become restorable since."""
     # The work item is locked before any row, as in claim; the other order would deadlock.
     lock = [rows.lock_item(item)] if item else []
-    forms = tx.forms(item)
-    history = [Statement("read_fence_floor", forms=forms)] if item and has_history else []
-    answers = tx.send(*lock, Statement("lock_claim", **caller.key, forms=forms), *history)
+    history = [Statement("read_fence_floor", forms=tx.forms(item))] if item and has_history else []
+    answers = tx.send(*lock, rows.lock_claim(tx, caller, item), *history)
     mine, others = rows.split(answers[len(lock)], caller)
     if mine is None:
         raise NotHeld(f"session {caller.session_id} was deleted during its heartbeat")

@@ -55,7 +55,7 @@ def release(
 def _release(
     tx: Transaction, caller: Caller, sd_id: str | None, end: bool, reason: str | None, named: bool
 ) -> ReleaseResult:
-    found, *same = tx.send(Statement("lock_claim", **caller.key, forms=tx.forms(sd_id)), *agent.look(caller))
+    found, *same = tx.send(rows.lock_claim(tx, caller, sd_id), *agent.look(caller))
     mine, others = rows.split(found, caller)
     if not named:
         agent.require_current(caller, mine, same, writes=False)

@@ -93,6 +93,13 @@ def lock_item(sd_id: str) -> Statement:
     return Statement("lock_work_item", sd_id=nfc(sd_id))
 
 
+def lock_claim(tx: Transaction, caller: Caller, sd_id: str | None) -> Statement:
+    """Return the statement that locks the caller's row and, with an item, the rows that a claim of it concerns."""
+    if sd_id is None:
+        return Statement("lock_session", **caller.key)
+    return Statement("lock_claim", **caller.key, forms=tx.forms(sd_id))
+
+
 def require(session: Session | None) -> Session:
     """Return a session that was there a moment ago. Raises NotHeld if another program deleted it since."""
     if session is None:

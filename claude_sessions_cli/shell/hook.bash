@@ -3,8 +3,10 @@
 # shellcheck disable=SC2128
 # claude-sessions in bash, from 3.2 on; printed by `claude-sessions shell-init bash`.
 # Off for a while: CLAUDE_SESSIONS_HOOK=0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
-# Nothing in a restricted shell, which cannot start a program silently.
-if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
+# Nothing in a restricted shell, which cannot start a program silently, and where hardening made readonly what it needs.
+if [[ $- == *i* ]] && ! shopt -q restricted_shell &&
+    # Whether the variable $1 can be set, without a fork. If functions are readonly, those of an earlier reading stay.
+    { __claude_sessions_can_set() { local "$1" 2>/dev/null; }; } 2>/dev/null; then
 
     __claude_sessions_program=(@PROGRAM@)
     __claude_sessions_states=@STATES@
@@ -22,8 +24,10 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
 
     # Set name, parent, device and start as the kernel shows the process $1, without a fork.
     __claude_sessions_look() {
-        local __cs_stat IFS
-        __cs_stat='' IFS=' '
+        local __cs_stat
+        __cs_stat=''
+        # If it is readonly, it has the usual blanks.
+        { local IFS && IFS=' '; } 2>/dev/null || :
         { builtin read -r -d '' __cs_stat </proc/"$1"/stat; } 2>/dev/null || [[ -n $__cs_stat ]] || return 1
         __cs_name=${__cs_stat#*\(}
         __cs_name=${__cs_name%)*}
@@ -59,7 +63,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         # again, and the name of the database in files, once it is known. Arrays, because there may be passwords.
         __claude_sessions_here=('') __claude_sessions_at=0
         __claude_sessions_values=() __claude_sessions_settings=() __claude_sessions_databases=()
-        if [[ $- == *r* ]]; then
+        if [[ $- == *r* ]] || ! __claude_sessions_can_set CLAUDE_SESSIONS_SHELL; then
             __claude_sessions_role=(nobody)
             return 0
         fi
@@ -109,7 +113,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
                 done
             fi
         fi
-        CLAUDE_SESSIONS_PROMPT=
+        __claude_sessions_show ''
         export CLAUDE_SESSIONS_PROMPT
         if [[ -z ${EPOCHSECONDS-} ]]; then
             __claude_sessions_base=$(($(command date +%s) - SECONDS))
@@ -162,7 +166,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         (
             set +euk
             builtin trap '' HUP
-            CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            [[ ${CLAUDE_SESSIONS_SHELL-} == "$__claude_sessions_name" ]] || CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
             export CLAUDE_SESSIONS_SHELL
             unset CLAUDE_CODE_SESSION_ID
             # A session that a person named may have other terminals.
@@ -227,27 +231,30 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         esac
     }
 
+    # Show a text in the prompt.
+    __claude_sessions_show() {
+        # shellcheck disable=SC2034
+        ! __claude_sessions_can_set CLAUDE_SESSIONS_PROMPT || CLAUDE_SESSIONS_PROMPT=$1
+    }
+
     # Show the age of the claim, send a heartbeat if it is due, and determine when the next change is.
     __claude_sessions_refresh() {
-        local __cs_age __cs_unit
-        __cs_age=0 __cs_unit=86400
+        local __cs_age __cs_unit __cs_shown
+        __cs_age=0 __cs_unit=86400 __cs_shown=
         if [[ -n $__claude_sessions_since ]]; then
             if (((__cs_age = __cs_now - __claude_sessions_since) < 60)); then
                 __cs_age=$((__cs_age < 0 ? 0 : __cs_age)) __cs_unit=1
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item ${__cs_age}s$__claude_sessions_more"
+                __cs_shown=${__cs_age}s
             elif ((__cs_age < 3600)); then
                 __cs_unit=60
-                CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 60))m$__claude_sessions_more"
+                __cs_shown=$((__cs_age / 60))m
             elif ((__cs_age < 86400)); then
-                __cs_unit=60 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 3600))h"
-                CLAUDE_SESSIONS_PROMPT+="$((__cs_age % 3600 / 60))m$__claude_sessions_more"
+                __cs_unit=60 __cs_shown=$((__cs_age / 3600))h$((__cs_age % 3600 / 60))m
             else
-                __cs_unit=3600 CLAUDE_SESSIONS_PROMPT="$__claude_sessions_item $((__cs_age / 86400))d"
-                CLAUDE_SESSIONS_PROMPT+="$((__cs_age % 86400 / 3600))h$__claude_sessions_more"
+                __cs_unit=3600 __cs_shown=$((__cs_age / 86400))d$((__cs_age % 86400 / 3600))h
             fi
-        else
-            CLAUDE_SESSIONS_PROMPT=$__claude_sessions_item$__claude_sessions_more
         fi
+        __claude_sessions_show "$__claude_sessions_item${__cs_shown:+ $__cs_shown}$__claude_sessions_more"
         __claude_sessions_shown=$__cs_now __claude_sessions_next=$((__cs_now + __cs_unit - __cs_age % __cs_unit))
         [[ $__claude_sessions_role != guest ]] || return 0
         if ((__cs_now < __claude_sessions_last || __cs_now >= __claude_sessions_last + __claude_sessions_every)); then
@@ -265,7 +272,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         # The status, as $1.
         set -- "$?"
         if [[ ${CLAUDE_SESSIONS_HOOK-} == 0 ]]; then
-            CLAUDE_SESSIONS_PROMPT='' __claude_sessions_next=0
+            __claude_sessions_show '' && __claude_sessions_next=0
             return "$1"
         fi
         [[ -n ${__claude_sessions_role-} ]] || __claude_sessions_adopt
@@ -299,6 +306,8 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
         __cs_hook=$__claude_sessions_at_prompt __cs_end=$'\n'
         # Other tools may have moved it, or joined it to their commands: no separator may stay behind alone.
         for __cs_key in "${!PROMPT_COMMAND[@]}"; do
+            # Where it is readonly, the hook's command stays behind, and does nothing.
+            __claude_sessions_can_set PROMPT_COMMAND || break
             __cs_now=$__cs_end${PROMPT_COMMAND[__cs_key]}$__cs_end
             __cs_now=${__cs_now//"$__cs_end$__cs_hook$__cs_end"/$__cs_end}
             __cs_now=${__cs_now//"$__cs_end$__cs_hook;"/$__cs_end}
@@ -315,10 +324,10 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
             __cs_now=${__cs_words[2]#"$__claude_sessions_at_exit"$'\n'}
             if [[ -n $__cs_now ]]; then builtin trap -- "$__cs_now" EXIT; else builtin trap - EXIT; fi
         fi
-        [[ ${__claude_sessions_role-} != owner ]] || unset CLAUDE_SESSIONS_SHELL
-        unset CLAUDE_SESSIONS_PROMPT
+        [[ ${__claude_sessions_role-} != owner ]] || unset CLAUDE_SESSIONS_SHELL 2>/dev/null || :
+        unset CLAUDE_SESSIONS_PROMPT 2>/dev/null || :
         for __cs_name in "${!__claude_sessions_@}"; do unset "$__cs_name"; done
-        for __cs_name in look name_tty adopt keep turn call watch_exit parse refresh at_each_prompt at_the_end; do
+        for __cs_name in can_set look name_tty adopt keep turn call watch_exit parse show refresh at_each_prompt at_the_end; do
             unset -f "__claude_sessions_$__cs_name"
         done
         unset -f claude_sessions_unhook
@@ -328,7 +337,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell; then
     __claude_sessions_exit=__claude_sessions_at_the_end
     # Of an array, this is the first element.
     # shellcheck disable=SC2178
-    if [[ "${PROMPT_COMMAND[*]-}" != *"$__claude_sessions_at_prompt"* ]]; then
+    if [[ "${PROMPT_COMMAND[*]-}" != *"$__claude_sessions_at_prompt"* ]] && __claude_sessions_can_set PROMPT_COMMAND; then
         PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}$__claude_sessions_at_prompt
     fi
 

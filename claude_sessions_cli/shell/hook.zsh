@@ -33,8 +33,8 @@ if [[ -o interactive ]]; then
         # again, and the name of the database in files, once it is known. Arrays, because there may be passwords.
         typeset -ga __claude_sessions_here __claude_sessions_values __claude_sessions_settings __claude_sessions_databases
         __claude_sessions_here=() __claude_sessions_values=() __claude_sessions_settings=() __claude_sessions_databases=()
-        # Nothing in a restricted shell, which cannot start a program silently.
-        if [[ -o restricted ]]; then
+        # Nothing in a restricted shell, which cannot start a program silently, and without the variable.
+        if [[ -o restricted || ${(t)CLAUDE_SESSIONS_SHELL-} == *readonly* ]]; then
             __claude_sessions_role=(nobody)
             return 0
         fi
@@ -120,7 +120,8 @@ if [[ -o interactive ]]; then
             # Otherwise zsh lowers its priority, complains if it may not, and hangs it up.
             setopt no_bg_nice no_monitor posix_traps
             builtin trap '' HUP
-            export CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            [[ ${CLAUDE_SESSIONS_SHELL-} == "$__claude_sessions_name" ]] || CLAUDE_SESSIONS_SHELL=$__claude_sessions_name
+            export CLAUDE_SESSIONS_SHELL
             unset CLAUDE_CODE_SESSION_ID
             # A session that a person named may have other terminals.
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
@@ -173,6 +174,7 @@ if [[ -o interactive ]]; then
     __claude_sessions_prompt() {
         emulate -L zsh
         setopt no_err_exit no_err_return
+        [[ ${(t)CLAUDE_SESSIONS_PROMPT-} != *readonly* ]] || return 0
         if [[ ${CLAUDE_SESSIONS_HOOK-} == 0 ]]; then
             typeset -g CLAUDE_SESSIONS_PROMPT=
             return 0
@@ -221,19 +223,22 @@ if [[ -o interactive ]]; then
 
     claude_sessions_unhook() {
         emulate -L zsh
-        precmd_functions=(${precmd_functions:#__claude_sessions_prompt})
-        zshexit_functions=(${zshexit_functions:#__claude_sessions_exit})
-        [[ ${__claude_sessions_role-} != owner ]] || unset CLAUDE_SESSIONS_SHELL
-        unset CLAUDE_SESSIONS_PROMPT
+        # zsh passes over what is left in a readonly one.
+        [[ ${(t)precmd_functions-} == *readonly* ]] || precmd_functions=(${precmd_functions:#__claude_sessions_prompt})
+        [[ ${(t)zshexit_functions-} == *readonly* ]] || zshexit_functions=(${zshexit_functions:#__claude_sessions_exit})
+        [[ ${__claude_sessions_role-} != owner || ${(t)CLAUDE_SESSIONS_SHELL-} == *readonly* ]] || unset CLAUDE_SESSIONS_SHELL
+        [[ ${(t)CLAUDE_SESSIONS_PROMPT-} == *readonly* ]] || unset CLAUDE_SESSIONS_PROMPT
         unset -m '__claude_sessions_*'
         unfunction -m '__claude_sessions_*'
         unfunction claude_sessions_unhook
     }
 
-    typeset -ga precmd_functions zshexit_functions
     # Under any option that numbers array elements differently.
     () {
         emulate -L zsh
+        # Nothing where hardening made them readonly.
+        [[ ${(t)precmd_functions-}${(t)zshexit_functions-} != *readonly* ]] || return 0
+        typeset -ga precmd_functions zshexit_functions
         (( ${precmd_functions[(I)__claude_sessions_prompt]} )) || precmd_functions+=(__claude_sessions_prompt)
         (( ${zshexit_functions[(I)__claude_sessions_exit]} )) || zshexit_functions+=(__claude_sessions_exit)
     }

@@ -1,7 +1,6 @@
 -- Lock a session's row and those that a claim of a work item concerns: its holders, and stale or idle sessions that
 -- lost it to silence. In the order of id, so that crossing claims cannot deadlock.
--- Parameters: session_id (text), forms (text[]: those of the item's name; NULL: the session's row alone), now.
--- Returns: sessions.
+-- Parameters: session_id (text), forms (text[]: those of the item's name), now. Returns: sessions.
 -- The ids are gathered as an array first: if a row changed while its lock was awaited, Postgres rechecks the new row,
 -- and a join with the subquery can then miss it.
 SELECT {session_columns}

@@ -147,6 +147,15 @@ def test_fence_exceeds_deleted_terms_of_every_form(full_table: Table, stored: st
         full_table.execute("DELETE FROM public.claude_session_events WHERE session_id = 'a'")
 
 
+@pytest.mark.parametrize(("earlier", "later"), [(NFC, NFD), (NFD, NFC)])
+def test_fence_exceeds_the_latest_term_of_all_forms(full_table: Table, earlier: str, later: str) -> None:
+    for session, item, minutes in (("a", earlier, 30), ("b", later, 60)):
+        _insert(full_table, item, session, claimed_at=at(minutes))
+    full_table.execute("DELETE FROM public.claude_sessions")
+    taken = claim(full_table.database, make_caller("c", now=NOON), NFC)
+    assert fence_of_claim(taken) == (fence_of(at(60)) or 0) + 1
+
+
 def test_claim_names_itself_to_loser_of_another_form(table: Table) -> None:
     lost = {"sd_id": NFD, "fence": 1, "reason": "silent"}
     table.insert("a", status="stale", metadata=json.dumps({"claude_sessions_cli": {"tombstone": lost}}))

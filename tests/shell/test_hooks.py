@@ -359,7 +359,7 @@ def test_bash_preexec_does_not_report_hook_commands(window: Open, name: str, eve
 EVERYDAY = (
     "age code device end hook hooked item key kind line major minor name now own parent pid rest since start told tty"
 )
-EVERYDAY += " database file first held more others text values words"
+EVERYDAY += " database file first held letter more others shown text values words"
 
 
 @each_posix_shell
@@ -381,6 +381,73 @@ def test_readonly_common_variables_do_not_break_hooks(
     opened.wait()
     assert calls.kinds() == ["beat", "beat"]
     assert not re.search("read-?only variable", opened.seen()), opened.seen()
+
+
+COMPLAINT = re.compile("read-?only (variable|function)|bash: |zsh: |rc: ")
+# What a hardened host may make readonly: with the first kind there is no way to run at each prompt.
+HARDENED = {
+    "off": [
+        ("bash", "readonly PROMPT_COMMAND"),
+        ("bash", "declare -rx PROMPT_COMMAND=true"),
+        ("bash", "PROMPT_COMMAND=(true true); readonly PROMPT_COMMAND"),
+        ("bash", "set -eu -o noclobber -o posix; readonly PROMPT_COMMAND=true"),
+        ("bash", "readonly CLAUDE_SESSIONS_SHELL=x"),
+        ("zsh", "readonly precmd_functions"),
+        ("zsh", "typeset -ar precmd_functions=(true)"),
+        ("zsh", "set -eu; setopt no_clobber; typeset -ar precmd_functions=()"),
+        ("zsh", "typeset -ar zshexit_functions=(true)"),
+        ("zsh", "readonly CLAUDE_SESSIONS_SHELL=x"),
+    ],
+    "not shown": [("bash", "readonly CLAUDE_SESSIONS_PROMPT=x"), ("bash", "set -eu; readonly CLAUDE_SESSIONS_PROMPT")],
+    "on": [
+        ("bash", "readonly PS1 PS0 PS2 PS4 IFS PATH HISTFILE HISTCONTROL TMOUT=0 BASH_ENV USER HOME"),
+        ("bash", "set -eu -o noclobber; readonly PS1 IFS"),
+        ("zsh", "readonly PROMPT PS1 RPROMPT PS4 PATH HISTFILE USER HOME"),
+        ("zsh", "set -eu; setopt no_clobber; readonly PROMPT"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "effect"),
+    [pytest.param(*case, effect, marks=needs(case[0])) for effect, cases in HARDENED.items() for case in cases],
+)
+def test_readonly_variables_of_hardened_hosts_cause_no_noise(
+    window: Open, calls: Calls, states: Path, tmp_path: Path, name: str, before: str, effect: str
+) -> None:
+    opened = window(name, before=before)
+    if effect == "on":
+        assert shows_held_item(opened, states)
+    opened.do(hook(tmp_path, name, calls.program))
+    opened.do("CLAUDE_SESSIONS_HOOK=0")
+    opened.do("unset CLAUDE_SESSIONS_HOOK")
+    opened.do("claude_sessions_unhook")
+    opened.do("true")
+    assert not COMPLAINT.search(opened.seen()), opened.seen()
+    assert calls.kinds() == ([] if effect == "off" else ["beat"])
+
+
+@each_posix_shell
+def test_variables_made_readonly_later_cause_no_noise(
+    window: Open, calls: Calls, states: Path, tmp_path: Path, name: str
+) -> None:
+    hooks_of = {
+        "bash": "PROMPT_COMMAND; readonly -f $(compgen -A function)",
+        "zsh": "precmd_functions zshexit_functions",
+    }
+    opened = window(name)
+    calls.wait(1)
+    opened.do("readonly CLAUDE_SESSIONS_SHELL CLAUDE_SESSIONS_PROMPT " + hooks_of[name])
+    make_due(opened)
+    state_of(states, opened).write_text("lost 0 SD-1 s\n")
+    opened.do("true")
+    opened.do(hook(tmp_path, name, calls.program))
+    if name == "bash":
+        calls.wait(2)
+    else:
+        opened.do("claude_sessions_unhook")
+    opened.do("true")
+    assert not COMPLAINT.search(opened.seen()), opened.seen()
 
 
 SPLITTING = ["IFS=_", "IFS=aeinost", "IFS=$'_ \\t\\n:/-abcdefghijklmnopqrstuvwxyz'"]
