@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+from typing import Literal
 
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.text import shorten
@@ -61,7 +61,7 @@ def nfc(item: str) -> str:
     >>> nfc("cafe\\u0301") == "caf\\u00e9"
     True
     """
-    return unicodedata.normalize("NFC", item)
+    return _normalize("NFC", item)
 
 
 def forms(item: str) -> list[str]:
@@ -70,7 +70,15 @@ def forms(item: str) -> list[str]:
     >>> forms("SD-1")
     ['SD-1']
     """
-    return list(dict.fromkeys((item, nfc(item), unicodedata.normalize("NFD", item))))
+    return list(dict.fromkeys((item, nfc(item), _normalize("NFD", item))))
+
+
+def _normalize(form: Literal["NFC", "NFD"], item: str) -> str:
+    if item.isascii():
+        return item
+    import unicodedata  # late: few names need it
+
+    return unicodedata.normalize(form, item)
 
 
 def is_same(one: str | None, other: str | None) -> bool:

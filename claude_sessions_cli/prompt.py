@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -128,6 +127,8 @@ def harmless(text: str) -> str:
     """
     if _PLAIN.fullmatch(text):
         return text
+    import unicodedata  # late: few names need it
+
     kept: list[str] = []
     before = ""
     for character in _INVISIBLE.sub("?", nfc(text)):

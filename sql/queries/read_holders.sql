@@ -1,5 +1,5 @@
--- Read a session, and every holder of a work item and of the item that the session holds, in any form of its name: other
--- programs can give an item to two.
+-- Read a session, and every holder of a work item and of the item that the session holds, in any form of its name:
+-- other programs can give an item to two.
 -- Parameters: session_id (text), forms (text[]: those of the item's name; NULL: the item of the session alone), now.
 -- Returns: sessions.
 -- Postgres knows the forms of a name in UTF-8 alone; other encodings have hardly a name of two forms.
