@@ -271,6 +271,19 @@ def test_each_relative_link_leads_somewhere() -> None:
                 assert not anchor or anchor in _slugs(target), link
 
 
+def test_each_promise_names_an_existing_test() -> None:
+    text = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
+    written = "".join(path.read_text(encoding="utf-8") for path in CHECKOUT.glob("tests/**/test_*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) > 30
+    assert [name for name in named if not re.search(rf"^def {name}\(", written, re.MULTILINE)] == []
+    promises = [
+        line for line in text.splitlines() if line.count("|") == 4 and not line.startswith(("| against", "|---"))
+    ]
+    assert [line for line in promises if "`test_" not in line and "not yet" not in line] == []
+    assert len(text.splitlines()) <= 150
+
+
 def test_readme_is_short_and_shows_how_to_start() -> None:
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120

@@ -136,6 +136,21 @@ def test_misplaced_dsn_never_prints_password(cli: Cli, argv: list[str]) -> None:
         assert SECRET not in done.stdout + done.stderr
 
 
+def test_traceback_shows_no_password(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = f"postgresql://user:{SECRET}@host/x"
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"cannot use {given}\x1b[2J\u202e")
+
+    monkeypatch.setattr("claude_sessions_cli.invocation.load_settings", fail)
+    for env in ({}, {"CLAUDE_SESSIONS_DEBUG": "1"}):
+        done = inside("list", env=env)
+        assert (done.returncode, done.stdout, SECRET in done.stderr) == (1, "", False)
+        assert ("Traceback (most recent call last):" in done.stderr) == bool(env)
+        assert "RuntimeError: cannot use postgresql://user:***@host/x[2J" in done.stderr
+        assert all(line.isprintable() for line in done.stderr.splitlines())
+
+
 def test_unreachable_server_never_prints_password(cli: Cli, closed_port: int) -> None:
     for dsn in (
         f"postgresql://user:{SECRET}@127.0.0.1:{closed_port}/x",
