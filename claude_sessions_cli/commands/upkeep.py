@@ -41,7 +41,9 @@ def upkeep(
                     upkeep_log.redirect_output(directory)
                 _run(directory)
     except OSError as error:
-        raise UsageError(f"cannot use {error.filename or directory}: {error.strerror}") from None
+        raise UsageError(
+            f"cannot use {error.filename or directory}: {error.strerror}", "name another CLAUDE_SESSIONS_STATE_DIR"
+        ) from None
 
 
 def _run(directory: Path) -> None:

@@ -96,7 +96,17 @@ def test_malformed_dsn_names_what_libpq_does_not_know(inside: Inside, dsn: str, 
     assert ("%40" in line) == (named == "%40")
 
 
-@pytest.mark.parametrize("given", [f"postgresql://user:{SECRET}@host/x", f"host=x password={SECRET}"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"postgresql://user:{SECRET}@host/x",
+        f"host=x password={SECRET}",
+        *(
+            pytest.param(dsn, marks=pytest.mark.faults)
+            for dsn in (f"host=x sslpassword='two {SECRET}'", f"postgresql://user:p%40{SECRET}@host/x")
+        ),
+    ],
+)
 def test_dsn_as_another_value_never_prints_password(inside: Inside, full_table: Table, given: str) -> None:
     env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
     lines = [
@@ -105,6 +115,12 @@ def test_dsn_as_another_value_never_prints_password(inside: Inside, full_table: 
         *(["list", option, given] for option in ("--status", "--track", "--limit", "--interval")),
         *([command, given] for command in ("claim", "release", "check", "park", "install", "shell-init", "db", "help")),
         *(["release", "--session", given], ["whoami", "--session", given], ["schema", "apply", "--grant", given]),
+        *(
+            ["schema", "apply", "--optional", given],
+            ["schema", given],
+            ["list", f"--{given}"],
+            ["install", "cron", given],
+        ),
         *(["reap", option, given] for option in ("--max-age", "--prune")),
         *(
             ["run", given, "--", "true"],
@@ -134,6 +150,24 @@ def test_misplaced_dsn_never_prints_password(cli: Cli, argv: list[str]) -> None:
         done = cli(*argv, *options)
         assert done.returncode == 2
         assert SECRET not in done.stdout + done.stderr
+
+
+def test_settings_and_logs_show_no_password(inside: Inside, tmp_path: Path) -> None:
+    dsn = f"host=/nowhere user=user password='two {SECRET}'"
+    config = tmp_path / "config.toml"
+    for line in (f"stale_after = {json.dumps(dsn)}", f"{json.dumps(dsn)} = 1", f"dsn = [{json.dumps(dsn)}]"):
+        config.write_text(line)
+        done = inside("list", env={"CLAUDE_SESSIONS_CONFIG": str(config)})
+        assert done.returncode == 2 and SECRET not in done.stdout + done.stderr
+    env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_STATE_DIR": str(tmp_path)}
+    for name in ("CLAUDE_SESSIONS_SESSION_ID", "CLAUDE_SESSIONS_STALE_AFTER", "CLAUDE_SESSIONS_CONFIG"):
+        done = inside("claim", "SD-1", env={**env, name: dsn})
+        assert done.returncode in (2, 6) and SECRET not in done.stdout + done.stderr, name
+    assert inside("upkeep", env=env).returncode == 6
+    for name in ("CLAUDE_SESSIONS_STATE_DIR", "CLAUDE_SESSIONS_STALE_AFTER"):
+        done = inside("upkeep", env={**env, name: f"/dev/null/{dsn}"})
+        assert done.returncode == 2 and SECRET not in done.stdout + done.stderr, name
+    assert SECRET not in (tmp_path / "upkeep.json").read_text()
 
 
 def test_traceback_shows_no_password(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
