@@ -247,7 +247,7 @@ def test_history_names_other_role_beside_name_it_gave(
         ("SD-2", "cs_bob", None),
         ("SD-1", "cs_alice", "cs_bob"),
     ]
-    lines = [re.split(r"  +", line) for line in as_text.history_text(found).splitlines()]
+    lines = [re.split(r"  +", line) for line in as_text.history_text(found)]
     assert [(line[1], line[-1]) for line in lines[1:3]] == [("alice as cs_bob", "-"), ("alice", "alice as cs_bob")]
     events = [(line[1], line[-1]) for line in lines[5:]]
     host = make_caller("a").identity.host.hostname
