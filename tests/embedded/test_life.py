@@ -87,7 +87,7 @@ def test_dsn_of_stopped_server_says_so(made: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("env", "source", "line"),
     [
-        ({}, "the embedded server", "in use: +yes"),
+        ({}, "no rule", "in use: +yes"),
         ({"CLAUDE_SESSIONS_DSN": "host=x"}, "CLAUDE_SESSIONS_DSN", "in use: +no: .* of CLAUDE_SESSIONS_DSN"),
         ({"PGHOST": "x"}, "libpq's environment", "in use: +no: .* of libpq's environment"),
         ({"CLAUDE_SESSIONS_STALE_AFTER": "1s"}, None, "in use: +no: stale_after"),
