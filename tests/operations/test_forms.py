@@ -198,6 +198,14 @@ def test_later_holder_in_another_form_is_a_loss(table: Table, ask: str) -> None:
             check(table.database, mine) if ask == "check" else park(table.database, mine, 60)
 
 
+def test_later_holder_of_a_row_in_nfd_is_found(table: Table) -> None:
+    _insert(table, NFD, "a")
+    _insert(table, NFC, "b", claimed_at=at(1))
+    _insert(table, "SD-other", "c", claimed_at=at(1))
+    with pytest.raises(NotHeld, match="SD-café is held by b under the later fence"):
+        check(table.database, make_caller("a", now=at(2)))
+
+
 def test_row_rewritten_in_another_form_is_no_loss(table: Table) -> None:
     held = claim(table.database, make_caller("a", now=NOON), NFC)
     fence = fence_of_claim(held)
