@@ -13,6 +13,8 @@ from claude_sessions_cli.model import TRACKS
 from claude_sessions_cli.settings import DEFAULT_STALE_AFTER, parse_duration
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+# Of rows; Postgres takes no number of any length.
+MAX_LIMIT = 2**31 - 1
 # Options that are also accepted before the command's name.
 LEADING = {"--dsn": True, "--session": True, "--json": False, "--quiet": False, "-q": False}
 

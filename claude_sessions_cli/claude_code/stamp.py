@@ -68,7 +68,7 @@ class Stamp:
         """Remember what a session holds."""
         held = session if session and session.holds and session.sd_id else None
         self.item = harmless(held.sd_id).replace(" ", BLANK) if held and held.sd_id else "-"
-        self.track = held.track or "-" if held else "-"
+        self.track = harmless(held.track).replace(" ", BLANK) if held and held.track else "-"
         self.note = presentable(held.note or "")[:NOTE_LIMIT] if held else ""
 
     def is_fresh(self, now: int) -> bool:

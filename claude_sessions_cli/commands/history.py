@@ -22,7 +22,9 @@ def history(
             autocompletion=options.complete_known_names,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most the latest N.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=options.MAX_LIMIT, metavar="N", help="At most the latest N.")
+    ] = 100,
     dsn: options.Dsn = None,
     json: options.Json = False,
     quiet: options.Quiet = False,

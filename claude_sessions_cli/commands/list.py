@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from claude_sessions_cli.table import Table
 
 app = options.new_app()
-MAX_LIMIT = 2**31 - 1
 WATCH_EVERY_S = 2.0
 
 
@@ -41,7 +40,7 @@ def list_(
     codebase: Annotated[str | None, typer.Option("--codebase", metavar="NAME", help="Only this codebase.")] = None,
     mine: Annotated[bool, typer.Option("--mine", help="Only this session.")] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, max=MAX_LIMIT, metavar="N", help="At most N sessions.")
+        int | None, typer.Option("--limit", min=1, max=options.MAX_LIMIT, metavar="N", help="At most N sessions.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
     interval: Annotated[

@@ -67,6 +67,7 @@ def test_version_and_help(run: Run) -> None:
         (["list", "--limit", "0"], "--limit"),
         (["list", "--limit", "many"], "--limit"),
         (["list", "--limit", "3000000000"], "--limit"),
+        (["history", "--limit", "9" * 30], "--limit"),
         (["list", "--host", "x", "--here"], "--host cannot be combined with --here"),
         (["list", "--codebase", "\udcff"], "is not UTF-8"),
         (["reap", "--max-age", "nan"], "--max-age.*not a duration"),

@@ -16,7 +16,7 @@ import pytest
 from commands.answers import Inside, apply_schema
 from commands.test_hostile_text import EVIL, raw_in
 from conftest import Server
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as some
 from hypothesis.strategies import DrawFn
 from typer.main import get_command
@@ -94,6 +94,8 @@ VARIABLES = [
     *("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "SUDO_UID", "COLUMNS", "TERM", "NO_COLOR", "TZ", "LANG"),
     *("TMUX", "STY", "CODEX_THREAD_ID", "TERM_SESSION_ID", "USER", "LOGNAME", "GIT_DIR"),
 ]
+# Those that name a file or a directory.
+PATHS = ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "CLAUDE_SESSIONS_CONFIG", "CLAUDE_SESSIONS_STATE_DIR")
 
 
 def _commands() -> dict[str, Any]:
@@ -135,6 +137,14 @@ def command_lines(draw: DrawFn) -> list[str]:
 environments = some.dictionaries(some.sampled_from(VARIABLES), anything, max_size=3)
 
 
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what commands write below the test's directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "file").touch()
+
+
 @pytest.fixture(scope="module")
 def place(server: Server) -> Iterator[str]:
     """Return the DSN of a database of this module, with the whole schema."""
@@ -148,9 +158,14 @@ def place(server: Server) -> Iterator[str]:
         connection.execute('DROP DATABASE "cs_fuzz" WITH (FORCE)')
 
 
+def _below(value: str) -> str:
+    """Return a path that is as odd as `value`, and leads nowhere else than below the test's directory."""
+    return value if Path(value).is_relative_to(Path.cwd()) else f"{Path.cwd()}/x/{value.replace('..', '.')}"
+
+
 def _run(inside: Inside, place: str, argv: list[str], env: dict[str, str]) -> None:
     """Run a command line, and check what no input may cause."""
-    usable = {name: value for name, value in env.items() if "\0" not in value}
+    usable = {name: _below(value) if name in PATHS else value for name, value in env.items() if "\0" not in value}
     done = inside(*argv, env={"CLAUDE_SESSIONS_DSN": place, "CLAUDE_SESSIONS_SESSION_ID": "a", **usable})
     about = (argv, usable, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
     assert done.returncode in (0, 2, 3, 4, 5, 6, 7, 8, 126, 127), about
@@ -171,7 +186,9 @@ def bounded(number: int) -> settings:
     )  # fmt: skip
 
 
-@bounded(600)
+@bounded(1000)
+@example(argv=["history", "SD-1", "--limit", "9" * 30], env={})
+@example(argv=["upkeep"], env={"CLAUDE_SESSIONS_STATE_DIR": f"file/password={SECRET}"})
 @given(argv=command_lines(), env=some.just({}) | environments)
 def test_command_line_and_environment(inside: Inside, place: str, argv: list[str], env: dict[str, str]) -> None:
     _run(inside, place, argv, env)
