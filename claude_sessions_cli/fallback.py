@@ -11,11 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from claude_sessions_cli import files, settings
-from claude_sessions_cli.errors import Unreachable
+from claude_sessions_cli.errors import Unreachable, UsageError
 from claude_sessions_cli.settings import Settings
 from claude_sessions_cli.text import clean
 
 RULE_LIMIT = 200
+# A state directory that is missing or full, or that others may write.
+UNUSABLE = (OSError, UsageError)
 # How a command finds out that it runs for another account, and how that account passes its database on.
 BORROWED = {
     "SUDO_UID": ("sudo", "sudo --preserve-env=CLAUDE_SESSIONS_DSN claude-sessions ..."),
@@ -29,7 +31,7 @@ def remember(environ: Mapping[str, str], found: Settings) -> None:
     if found.dsn is None or found.dsn_source == "--dsn" or environ.get("CLAUDE_SESSIONS_SD"):
         return
     if _remembered(environ) != found.dsn_source:
-        with suppress(OSError):
+        with suppress(*UNUSABLE):
             _write(environ, f"{found.dsn_source}\n".encode())
 
 
@@ -54,7 +56,7 @@ def refuse(environ: Mapping[str, str], found: Settings) -> None:
 
 def can_remember(environ: Mapping[str, str]) -> bool:
     """Return whether the state directory keeps what `remember` writes; write once that there is no rule yet."""
-    with suppress(OSError):
+    with suppress(*UNUSABLE):
         if not _path(environ).exists():
             _write(environ, b"\n")
         files.read(_path(environ))
@@ -65,14 +67,14 @@ def can_remember(environ: Mapping[str, str]) -> bool:
 def _remembered(environ: Mapping[str, str]) -> str:
     try:
         lines = files.read(_path(environ)).decode(errors="replace").splitlines()
-    except OSError:
+    except UNUSABLE:
         return ""
     return clean(lines[0]) if lines else ""
 
 
 def _write(environ: Mapping[str, str], text: bytes) -> None:
     path = _path(environ)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_directory(path.parent)
     files.write(path, text)
 
 

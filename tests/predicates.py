@@ -143,6 +143,7 @@ TESTS = {
     "prune_sessions": ("operations/prune", "operations/refusals", "operations/references", "operations/reap"),
     "clamp_future_heartbeats": ("operations/reap", "operations/refusals"),
     "read_catalog": CATALOG,
+    "find_table": ("commands/wrong_schema",),
     "list_writers": ("operations/privileges", "operations/schema"),
     "list_lock_holders": ("operations/claim",),
     "read_fence_floor": (

@@ -129,7 +129,8 @@ def test_command_for_another_account_needs_dsn(
 @needs_sudo
 def test_sudo_itself_is_recognised(full_table: Table, tmp_path: Path) -> None:
     program = [sys.executable, "-m", "claude_sessions_cli", "claim", "SD-1", "--session", "a", "--quiet"]
-    places = [f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]
+    # sudo drops them, and root's own state must not remember this.
+    places = [f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}", f"CLAUDE_SESSIONS_STATE_DIR={tmp_path}/state"]
     environment = {**os.environ, "CLAUDE_SESSIONS_DSN": full_table.dsn}
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:

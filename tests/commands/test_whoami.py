@@ -173,7 +173,7 @@ FORMS = {
     "a background job": f"{WHOAMI} >{{out}} & wait $!",
     "nohup": f"nohup {WHOAMI}",
     "nohup in the background": f"nohup {WHOAMI} >{{out}} & wait $!",
-    "env -i": f"env -i {WHOAMI}",
+    "env -i": f'env -i HOME="$HOME" {WHOAMI}',
     "xargs": f"echo --explain | xargs {WHOAMI}",
     "timeout": f"timeout 60 {WHOAMI}",
     "nothing on its standard streams": f"{WHOAMI} <&- >{{out}}",
