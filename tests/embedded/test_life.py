@@ -65,12 +65,12 @@ def test_timer_starts_killed_server_and_creates_none(made: Path, cli: Cli) -> No
 
 
 def test_stop_that_fails_leaves_no_mark(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.0)
     start()
-    monkeypatch.setattr(embedded, "_listener", lambda paths: None)
-    with pytest.raises(Unreachable, match="still held"):
-        embedded.stop()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "STOP_SECONDS", 0.0)
+        patch.setattr(embedded, "_listener", lambda paths: None)
+        with pytest.raises(Unreachable, match="still held"):
+            embedded.stop()
     assert not (made / "stopped").exists()
 
 
