@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
+from claude_sessions_cli.operations.doctor import Verdict
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.settings import NO_RULE, Asked
 from claude_sessions_cli.text import align
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.embedded.upgrade import Upgrade
     from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.operations.claim import ClaimResult
+    from claude_sessions_cli.operations.doctor import Finding
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
     from claude_sessions_cli.operations.heartbeat_here import HereResult
     from claude_sessions_cli.operations.history import History
@@ -295,6 +297,19 @@ def inspection_lines(inspection: Inspection) -> list[str]:
         elif found.difference == "changed":
             line += f": {found.found}, expected {found.expected}"
         lines.append(line)
+    return lines
+
+
+MARKS = {Verdict.OK: "OK", Verdict.WARNING: "WARNING", Verdict.FAILURE: "FAILURE", Verdict.SKIPPED: "-"}
+
+
+def findings_text(findings: Sequence[Finding]) -> list[str]:
+    """Return a line for each check of `doctor`, and one below it for what mends it."""
+    lines = []
+    for found in findings:
+        lines.append(f"{MARKS[found.verdict]:8} {found.check}: {found.text}")
+        if found.mend and found.verdict is not Verdict.OK:
+            lines.append(f"{'':8} mend: {found.mend}")
     return lines
 
 

@@ -23,7 +23,7 @@ SECTIONS = {
     "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
     "For scripts": ("run", "check", "heartbeat", "reap"),
     "Terminals, agents, timers": ("shell-init", "prompt", "install", "hook", "statusline"),
-    "Set-up": ("schema", "db"),
+    "Set-up": ("doctor", "schema", "db"),
 }
 HIDDEN = ("upkeep",)
 COMMANDS = (*(name for names in SECTIONS.values() for name in names), *HIDDEN)

@@ -239,6 +239,16 @@ class Database:
         host, port, name = self._place
         return f"{name} at {host or 'the default socket'}:{port}"
 
+    @property
+    def host(self) -> str:
+        """The host as libpq resolved it, or the directory of its socket."""
+        return self._place[0]
+
+    @property
+    def backend_pid(self) -> int:
+        """The server process that libpq was told of; through a pooler another one answers."""
+        return self._connection.info.backend_pid
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
@@ -312,7 +322,7 @@ class Database:
         """
         with _translated():
             [[row]] = _exchange(self._connection, [queries.get("compare_backend").rstrip(";").encode()])
-            self._listening = row["pid"] == self._connection.info.backend_pid
+            self._listening = row["pid"] == self.backend_pid
             if self._listening:
                 _exchange(self._connection, [b"LISTEN claude_sessions"])
 

@@ -83,16 +83,17 @@ def path_of(scope: str, environ: Mapping[str, str]) -> Path:
     return project / ".claude" / ("settings.json" if scope == "project" else "settings.local.json")
 
 
-def is_installed(environ: Mapping[str, str]) -> bool:
-    """Whether one of the settings files of a client that runs here has our hooks."""
-    for scope in SCOPES:
+def installed_in(environ: Mapping[str, str]) -> list[Path]:
+    """Return the settings files, of a client that runs here, that have our hooks."""
+    found = []
+    for path in (path_of(scope, environ) for scope in SCOPES):
         try:
-            settings, _ = _read(path_of(scope, environ))
+            settings, _ = _read(path)
         except (OSError, SessionsError):
             continue
         if _installed_events(settings):
-            return True
-    return False
+            found.append(path)
+    return found
 
 
 def known_events(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def _start(given: Input, plugin: bool) -> None:
     from claude_sessions_cli.operations.start import start
 
     # Otherwise the model would be told twice.
-    if plugin and settings_file.is_installed(os.environ):
+    if plugin and settings_file.installed_in(os.environ):
         return
     caller, path = _caller(given), _stamp_path()
     with _database(caller) as database:

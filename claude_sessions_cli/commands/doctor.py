@@ -1,0 +1,54 @@
+"""The command `doctor`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from claude_sessions_cli import as_text, identity, invocation, options, render
+from claude_sessions_cli.errors import SchemaMismatch, SessionsError
+from claude_sessions_cli.operations import doctor as operation
+from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.doctor import Finding, Verdict
+
+if TYPE_CHECKING:
+    from claude_sessions_cli.identity import Identity
+    from claude_sessions_cli.render import Output
+    from claude_sessions_cli.settings import Settings
+
+app = options.new_app()
+
+
+@app.command()
+def doctor(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Check the set-up, and name what mends it.
+
+    Exit 0 unless a check fails; 7 if it does, or the error's own code if the database cannot be reached.
+    """
+    from claude_sessions_cli import surroundings
+
+    settings = invocation.load_settings(dsn)
+    who = identity.detect(os.environ)
+    output = render.Output("doctor", json, quiet)
+    findings, error = _ask(settings, who, output)
+    findings += surroundings.diagnose(os.environ, who, settings)
+    data = {"findings": [asdict(finding) for finding in findings]}
+    failed = sum(finding.verdict is Verdict.FAILURE for finding in findings)
+    if failed and error is None:
+        error = SchemaMismatch(f"{failed} check{'' if failed == 1 else 's'} failed", "mend it as shown")
+    if error is None or not json:
+        output.result(data, lambda: as_text.findings_text(findings))
+    if error:
+        error.data = data
+        raise error
+
+
+def _ask(settings: Settings, who: Identity, output: Output) -> tuple[list[Finding], SessionsError | None]:
+    """Return the checks of the database, and the error if it cannot be asked: the others are made all the same."""
+    try:
+        with invocation.open_database(settings, output) as database:
+            connection = Finding("connection", Verdict.OK, f"from {settings.dsn_source}")
+            return [connection, *operation.diagnose(database, Caller(who, settings))], None
+    except SessionsError as error:
+        return [Finding("connection", Verdict.FAILURE, error.message, error.hint)], error

@@ -1,0 +1,147 @@
+"""What is set up around the tool on this host: the shell's hook, agents' hooks, timers, completion."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from claude_sessions_cli import process, settings
+from claude_sessions_cli.claude_code import settings_file
+from claude_sessions_cli.errors import SessionsError
+from claude_sessions_cli.identity import Identity
+from claude_sessions_cli.operations.doctor import Finding, Verdict
+from claude_sessions_cli.settings import Settings
+from claude_sessions_cli.timers import install, systemd, upkeep_log
+from claude_sessions_cli.timers.job import home_directory
+from claude_sessions_cli.timers.upkeep_log import LastRun
+from claude_sessions_cli.times import format_age
+
+# A timer runs each minute.
+TIMER_LIMIT_S = 300.0
+# Where Typer puts completion.
+_COMPLETIONS = {
+    "bash": ".bash_completions/claude-sessions.sh",
+    "zsh": ".zfunc/_claude-sessions",
+    "fish": ".config/fish/completions/claude-sessions.fish",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is set up: `shell_hook` in the caller's shell, the rest for its user.
+
+    `agent_hooks` are settings files, `hook_ran_at` when one of them ran last, in seconds since the epoch.
+    """
+
+    shell_hook: bool
+    agent_hooks: list[str]
+    hook_ran_at: float | None
+    timers: list[str]
+    timer_ran: LastRun | None
+    completion: list[str]
+
+
+def look(environ: Mapping[str, str]) -> Surroundings:
+    """Return what is set up for this process and its user."""
+    directory = settings.state_directory(environ)
+    return Surroundings(
+        shell_hook=_has_hook(environ),
+        agent_hooks=[str(path) for path in settings_file.installed_in(environ)],
+        hook_ran_at=_latest(directory / "agents"),
+        timers=_timers(environ),
+        timer_ran=upkeep_log.last_run(directory),
+        completion=[shell for shell, path in _COMPLETIONS.items() if (home_directory(environ) / path).exists()],
+    )
+
+
+def _has_hook(environ: Mapping[str, str]) -> bool:
+    """Whether the shell of this command has the hook: it exports its own process."""
+    _, pid, *_ = [*environ.get("CLAUDE_SESSIONS_SHELL", "").split(":"), ""]
+    return pid.isdecimal() and int(pid) in {found.pid for found in process.lineage(os.getpid())}
+
+
+def _latest(directory: Path) -> float | None:
+    times = []
+    with suppress(OSError):
+        for path in directory.iterdir():
+            with suppress(OSError):
+                times.append(path.stat().st_mtime)
+    return max(times, default=None)
+
+
+def _timers(environ: Mapping[str, str]) -> list[str]:
+    found = []
+    for kind in install.KINDS:
+        # A machine without cron has no crontab to ask.
+        with suppress(SessionsError, OSError):
+            if install.remove(kind, environ, dry_run=True).outcome == "removed":
+                found.append(kind)
+    return found
+
+
+def diagnose(environ: Mapping[str, str], who: Identity, found: Settings) -> list[Finding]:
+    """Return the outcome of each check of this host."""
+    around = look(environ)
+    every, limit = format_age(found.heartbeat_every), format_age(found.stale_after)
+    return [
+        _session(who),
+        Finding("heartbeat", Verdict.OK, f"each {every}; a claim lapses after {limit} of silence"),
+        _shell(around, who),
+        _agent(environ, around),
+        _timer(around),
+    ]
+
+
+def _session(who: Identity) -> Finding:
+    if who.session_id:
+        return Finding("session", Verdict.OK, who.session_id)
+    text = "no rule finds the session of this process"
+    return Finding("session", Verdict.WARNING, text, "claude-sessions whoami --explain")
+
+
+def _shell(around: Surroundings, who: Identity) -> Finding:
+    if around.shell_hook:
+        return Finding("shell hook", Verdict.OK, "on in this shell")
+    if who.anchor is None or who.anchor.tty is None:
+        return Finding("shell hook", Verdict.SKIPPED, "this is no shell in a terminal")
+    shell = who.anchor.program
+    mend = 'eval "$(claude-sessions shell-init bash)" in ~/.bashrc'
+    return Finding("shell hook", Verdict.WARNING, f"off in this {shell}: it sends no heartbeats", mend)
+
+
+def _agent(environ: Mapping[str, str], around: Surroundings) -> Finding:
+    if around.agent_hooks:
+        last = around.hook_ran_at
+        ran = f", last ran {format_age(max(0.0, time.time() - last))} ago" if last else ", not run yet"
+        return Finding("agent hooks", Verdict.OK, f"in {' and '.join(around.agent_hooks)}{ran}")
+    if shutil.which("claude", path=environ.get("PATH")) is None:
+        return Finding("agent hooks", Verdict.OK, "none; no Claude Code is on the PATH")
+    text = "Claude Code has none: its sessions neither register nor end by themselves"
+    return Finding("agent hooks", Verdict.WARNING, text, "claude-sessions install claude")
+
+
+def _timer(around: Surroundings) -> Finding:
+    usual = "claude-sessions install cron"
+    if not around.timers:
+        return Finding("timer", Verdict.WARNING, "none: only commands reap on this host", usual)
+    names = " and ".join(around.timers)
+    last = around.timer_ran
+    again = f"claude-sessions install {around.timers[0]}"
+    if last is None:
+        return Finding("timer", Verdict.WARNING, f"{names}: it has not run yet", again)
+    age = max(0.0, time.time() - last.at.timestamp())
+    if age > TIMER_LIMIT_S:
+        return Finding("timer", Verdict.WARNING, f"{names}: it last ran {format_age(age)} ago", again)
+    if last.error:
+        return Finding(
+            "timer", Verdict.WARNING, f"{names}: its last run failed: {last.error}", "claude-sessions upkeep"
+        )
+    if "systemd" in around.timers and (limit := systemd.limit_of_user()):
+        text, _, mend = limit.partition("; to run it always: ")
+        return Finding("timer", Verdict.WARNING, f"{names}: {text}", mend)
+    return Finding("timer", Verdict.OK, f"{names}, last ran {format_age(age)} ago")

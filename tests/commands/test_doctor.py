@@ -1,0 +1,92 @@
+"""The command `doctor`: each check on a line, with what mends it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli, Table
+
+from claude_sessions_cli import cli as program
+from claude_sessions_cli.timers import upkeep_log
+from commands.answers import Inside, apply_schema, data_of, execute
+
+
+def _findings(done: Any, code: int = 0) -> dict[str, dict[str, Any]]:
+    data = data_of(done, "doctor", code)
+    return {found["check"]: found for found in data.get("data", data)["findings"]}
+
+
+def test_healthy_database_exits_0(full_table: Table, cli: Cli) -> None:
+    done = cli("doctor", env={"CLAUDE_SESSIONS_DSN": full_table.dsn})
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "OK       connection: from CLAUDE_SESSIONS_DSN"
+    assert not any(line.startswith("FAILURE") for line in lines)
+
+
+def test_failed_check_exits_7_after_all_are_made(fresh_database: Callable[..., str], inside: Inside) -> None:
+    dsn = apply_schema(fresh_database())
+    execute(dsn, "DROP INDEX idx_claude_sessions_sd")
+    env = {"CLAUDE_SESSIONS_DSN": dsn}
+    done = inside("doctor", env=env)
+    assert done.returncode == 7
+    assert done.stderr == "claude-sessions: 1 check failed (mend it as shown)\n"
+    assert "FAILURE  schema: 001_claude_sessions.sql: index idx_claude_sessions_sd is missing" in done.stdout
+    assert "         mend: claude-sessions schema apply" in done.stdout
+    assert "timer: " in done.stdout
+    assert _findings(inside("doctor", "--json", env=env), 7)["schema"]
+    assert inside("schema", "apply", env=env).returncode == 0
+    assert inside("doctor", env=env).returncode == 0
+
+
+def test_unreachable_database_leaves_the_other_checks(cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": "host=127.0.0.1 port=1"}
+    done = cli("doctor", env=env)
+    assert done.returncode == 6
+    assert done.stdout.startswith("FAILURE  connection: cannot connect to the database from CLAUDE_SESSIONS_DSN")
+    assert "timer: " in done.stdout and "agent hooks: " in done.stdout
+    assert done.stderr.startswith("claude-sessions: cannot connect") and done.stderr.count("\n") == 1
+    assert _findings(cli("doctor", "--json", env=env), 6)["connection"]["verdict"] == "failure"
+
+
+def test_timer_that_failed_or_stopped_is_a_warning(
+    full_table: Table, inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from claude_sessions_cli import surroundings
+
+    monkeypatch.setattr(surroundings, "_timers", lambda environ: ["cron"])
+    env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_STATE_DIR": str(tmp_path)}
+
+    def timer() -> str:
+        return str(_findings(inside("doctor", "--json", env=env))["timer"]["text"])
+
+    assert timer() == "cron: it has not run yet"
+    upkeep_log.record_run(tmp_path, "no route")
+    assert timer() == "cron: its last run failed: no route"
+    upkeep_log.record_run(tmp_path, None)
+    assert timer().startswith("cron, last ran ")
+    (tmp_path / "upkeep.json").write_text(json.dumps({"at": "2026-01-01T00:00:00+00:00", "error": None}))
+    assert timer().startswith("cron: it last ran ")
+
+
+def test_agent_hooks_are_found(full_table: Table, inside: Inside, tmp_path: Path) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_CONFIG_DIR": str(tmp_path)}
+    assert inside("install", "claude", env=env).returncode == 0
+    found = _findings(inside("doctor", "--json", env=env))["agent hooks"]
+    assert found["text"].startswith(f"in {tmp_path / 'settings.json'}, ")
+
+
+def test_each_mending_command_exists(full_table: Table, seed_dsn: str, inside: Inside) -> None:
+    commands = []
+    for dsn in (full_table.dsn, seed_dsn):
+        findings = data_of(inside("doctor", "--json", env={"CLAUDE_SESSIONS_DSN": dsn}), "doctor")["findings"]
+        commands += [found["mend"] for found in findings if (found["mend"] or "").startswith("claude-sessions ")]
+    assert commands
+    for command in commands:
+        name = shlex.split(command)[1]
+        assert name in program.COMMANDS, command

@@ -1,0 +1,114 @@
+"""The checks of the database that `doctor` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import psycopg
+import pytest
+from commands.answers import as_role
+from conftest import Table, make_caller
+
+from claude_sessions_cli import database
+from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.doctor import Finding, Verdict, diagnose
+from claude_sessions_cli.operations.release import release
+
+CHECKS = [
+    *("server", "pooler", "tls", "clock", "synchronous_commit", "oldest snapshot", "dead rows"),
+    *("schema", "double claims", "other programs"),
+]
+
+
+def _findings(table: Table, hours: int = 0) -> dict[str, Finding]:
+    """Return the findings that are not OK, by check."""
+    caller = make_caller("a")
+    if hours:
+        caller = replace(caller, now=datetime.now(timezone.utc) + timedelta(hours=hours))
+    found = diagnose(table.database, caller)
+    assert list(dict.fromkeys(finding.check for finding in found if finding.check != "HOT updates")) == CHECKS
+    return {finding.check: finding for finding in found if finding.verdict is not Verdict.OK}
+
+
+def test_whole_schema_is_healthy(full_table: Table) -> None:
+    claim(full_table.database, make_caller("a"), "SD-1")
+    release(full_table.database, make_caller("a"), "SD-1")
+    assert _findings(full_table) == {}
+
+
+@pytest.fixture
+def seed_table(seed_dsn: str) -> Iterator[Table]:
+    """Return the table on the seed alone."""
+    made = Table(seed_dsn)
+    with made.stack:
+        yield made
+
+
+def test_seed_alone_warns_of_missing_files(seed_table: Table) -> None:
+    found = diagnose(seed_table.database, make_caller("a"))
+    schema = [(one.verdict, one.text, one.mend) for one in found if one.check == "schema"]
+    assert schema[0] == (Verdict.OK, "001_claude_sessions.sql is in force", None)
+    assert [verdict for verdict, _, _ in schema[1:]] == [Verdict.WARNING, Verdict.WARNING]
+    assert schema[1][1].startswith("002_exclusive_claims.sql: index idx_claude_sessions_unique_active_claim is missing")
+    assert {mend for _, _, mend in schema[1:]} == {"claude-sessions schema apply"}
+    [others] = [one for one in found if one.check == "other programs"]
+    assert others.verdict is Verdict.SKIPPED
+
+
+def test_double_claim_is_a_failure(seed_table: Table) -> None:
+    for session in ("x", "y"):
+        seed_table.insert(session, sd_id="SD-1", status="active")
+    found = _findings(seed_table)["double claims"]
+    assert (found.verdict, found.text) == (Verdict.FAILURE, "SD-1 is held by x and y")
+    assert found.mend == "claude-sessions list SD-1"
+
+
+def test_program_that_ends_claims_is_named(full_table: Table) -> None:
+    claim(full_table.database, make_caller("a"), "SD-1")
+    full_table.execute("UPDATE claude_sessions SET sd_id = NULL, track = NULL, claimed_at = NULL, status = 'stale'")
+    found = _findings(full_table)["other programs"]
+    assert found.verdict is Verdict.WARNING and " ended 1 claims in 7 days" in found.text
+
+
+def test_clock_and_snapshot_are_judged(full_table: Table) -> None:
+    with psycopg.connect(full_table.dsn) as other:
+        other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        other.execute("SELECT count(*) FROM claude_sessions")
+        pid = other.info.backend_pid
+        found = _findings(full_table, hours=2)
+    assert found["clock"].text == "this host and the server differ by 1h59m; the server's clock decides"
+    assert found["oldest snapshot"].mend == f"SELECT pg_terminate_backend({pid})"
+
+
+def test_late_commit_is_a_warning(full_table: Table) -> None:
+    with database.connect(
+        psycopg.conninfo.make_conninfo(full_table.dsn, options="-c synchronous_commit=off"), "the test"
+    ) as unsafe:
+        found = {one.check: one.verdict for one in diagnose(unsafe, make_caller("a"))}
+    assert found["synchronous_commit"] is Verdict.WARNING
+
+
+def test_missing_table_is_a_failure(fresh_database: Callable[..., str]) -> None:
+    with database.connect(fresh_database(), "the test") as empty:
+        found = {one.check: one for one in diagnose(empty, make_caller("a"))}
+    assert found["schema"].verdict is Verdict.FAILURE
+    assert found["schema"].mend == "create it: claude-sessions schema apply"
+    assert found["server"].verdict is Verdict.OK
+
+
+def test_role_without_rights_skips_what_it_may_not_read(full_table: Table, make_role: Callable[..., str]) -> None:
+    make_role("cs_doctor")
+    with database.connect(as_role(full_table.dsn, "cs_doctor"), "the test") as stranger:
+        found = {one.check: one.verdict for one in diagnose(stranger, make_caller("a"))}
+    assert found["double claims"] is found["other programs"] is Verdict.SKIPPED
+    assert found["server"] is found["schema"] is Verdict.OK
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+def test_diagnosis_writes_nothing(full_table: Table, hours: int) -> None:
+    claim(full_table.database, make_caller("a"), "SD-1")
+    before = full_table.row("a")
+    _findings(full_table, hours)
+    assert full_table.row("a") == before
