@@ -239,6 +239,8 @@ def test_json_has_the_fields_of_the_reference(
     run_as_another_program("GRANT TRIGGER ON public.claude_sessions TO anon")
     assert call("schema check")["data"]["writers"]
     run_as_another_program("REVOKE TRIGGER ON public.claude_sessions FROM anon")
+    call("schema describe")
+    call("doctor")
     call("install claude", "--dry-run", on=None)
     call("install claude", "--plugin", on=None)
     call("db status", on=None)

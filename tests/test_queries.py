@@ -58,7 +58,7 @@ def _read(path: Path) -> predicates.Source:
 
 FILES = [*(queries.directory() / "queries").glob("*.sql"), *(queries.directory() / "ddl").rglob("*.sql")]
 SOURCES = {path.stem: _read(path).tokens for path in sorted(FILES)}
-SCHEMAS = ("pg_catalog", "public")
+SCHEMAS = ("pg_catalog", "information_schema", "public")
 # What may stand before a parenthesis and is no function.
 GRAMMAR = {
     *("ALL", "AND", "ANY", "ARRAY", "AS", "BTREE", "BY", "CASE", "CAST", "CHECK", "COALESCE", "CONFLICT", "ELSE"),

@@ -1,4 +1,4 @@
-"""The commands `schema apply`, `schema check` and `schema print`."""
+"""The commands `schema apply`, `schema check`, `schema print` and `schema describe`."""
 
 from __future__ import annotations
 
@@ -70,3 +70,28 @@ def print_() -> None:
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in schema.ddl_files())
     render.Output("schema print").result({}, text.splitlines)
+
+
+@app.command()
+def describe(
+    application: Annotated[str | None, typer.Option("--application", metavar="TEXT", help="The application.")] = None,
+    database: Annotated[
+        str | None, typer.Option("--database", metavar="TEXT", help="The database, if not by its name.")
+    ] = None,
+    repository: Annotated[str | None, typer.Option("--repository", metavar="PATH", help="The repository.")] = None,
+    purpose: Annotated[str | None, typer.Option("--purpose", metavar="TEXT", help="What the table is for.")] = None,
+    overview: Annotated[
+        str | None, typer.Option("--overview", metavar="LINK", help="A link at the end, to all tables.")
+    ] = None,
+    dsn: options.Dsn = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Print the live table as a Markdown reference."""
+    from claude_sessions_cli.operations import describe as operation
+
+    output = render.Output("schema describe", json, quiet)
+    title = operation.Title(application, database, repository, purpose, overview)
+    with invocation.open_database(invocation.load_settings(dsn), output) as opened:
+        text = operation.describe(opened, title)
+    output.result({"markdown": text}, text.splitlines)

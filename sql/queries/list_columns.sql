@@ -1,0 +1,14 @@
+-- List the columns of the table, in order.
+-- Parameters: none. Returns: name, type, nullable, default_text, description.
+SELECT
+    column_name::text AS name,
+    pg_catalog.concat(
+        CASE data_type WHEN 'USER-DEFINED' THEN udt_name::text WHEN 'ARRAY' THEN udt_name::text ELSE data_type::text END,
+        '('::text || coalesce(character_maximum_length, numeric_precision)::text || ')'::text
+    ) AS type,
+    is_nullable = 'YES' AS nullable,
+    column_default::text AS default_text,
+    pg_catalog.col_description('public.claude_sessions'::regclass::oid, ordinal_position::integer) AS description
+FROM information_schema.columns
+WHERE table_schema = 'public' AND table_name = 'claude_sessions'
+ORDER BY ordinal_position;
