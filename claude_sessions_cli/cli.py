@@ -23,11 +23,11 @@ SECTIONS = {
     "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
     "For scripts": ("run", "check", "heartbeat", "reap"),
     "Terminals, agents, timers": ("shell-init", "prompt", "install", "hook", "statusline"),
-    "Set-up": ("doctor", "schema", "db"),
+    "Set-up": ("doctor", "config", "schema", "db"),
 }
 HIDDEN = ("upkeep",)
 COMMANDS = (*(name for names in SECTIONS.values() for name in names), *HIDDEN)
-GROUPS = ("install", "schema", "db")
+GROUPS = ("install", "config", "schema", "db")
 # A one-line help must fit 80 columns uncut.
 HELP_LIMIT = 60
 # typer does not name this class, and before 0.26 it was click's.

@@ -22,7 +22,12 @@ CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "claude_sessions_cli"
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted(CHECKOUT.glob("docs/*.md"))]
 # Commands whose `data` is that of another command.
-SAME_DATA = {"install systemd": "install cron", "install launchd": "install cron", "db start": "db status"}
+SAME_DATA = {
+    "install systemd": "install cron",
+    "install launchd": "install cron",
+    "db start": "db status",
+    "config unset": "config set",
+}
 TYPES: dict[str, Any] = {
     "string": str,
     "integer": int,
@@ -186,9 +191,13 @@ def test_json_has_the_fields_of_the_reference(
     tmp_path: Path,
 ) -> None:
     checker, called = Checker(), set[str]()
+    config = tmp_path / "config.toml"
+    config.touch()
 
     def call(command: str, *argv: str, on: str | None = dsn) -> dict[str, Any]:
         env = {"CLAUDE_SESSIONS_DSN": on, "CLAUDE_SESSIONS_DATA_DIR": str(tmp_path / "data")}
+        if command.startswith("config"):
+            env["CLAUDE_SESSIONS_CONFIG"] = str(config)
         answer = json.loads(cli(*command.split(), "--json", *argv, env=env).stdout)
         assert isinstance(answer, dict)
         described = SAME_DATA.get(command, command)
@@ -241,6 +250,9 @@ def test_json_has_the_fields_of_the_reference(
     run_as_another_program("REVOKE TRIGGER ON public.claude_sessions FROM anon")
     call("schema describe")
     call("doctor")
+    call("config get")
+    call("config set", "stale_after", "15m")
+    call("config path")
     call("install claude", "--dry-run", on=None)
     call("install claude", "--plugin", on=None)
     call("db status", on=None)
