@@ -22,7 +22,7 @@ from claude_sessions_cli.text import mask_passwords
 SECTIONS = {
     "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
     "For scripts": ("run", "check", "heartbeat", "reap"),
-    "Terminals, agents, timers": ("shell-init", "prompt", "install", "hook", "statusline"),
+    "Terminals, agents, timers": ("shell-init", "completion", "prompt", "install", "hook", "statusline"),
     "Set-up": ("doctor", "config", "schema", "db"),
 }
 HIDDEN = ("upkeep",)

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from claude_sessions_cli.errors import SessionsError, UsageError
 def check_key(key: str) -> None:
     """Raise UsageError for an unknown key; the hint names the nearest."""
     if key not in settings.KEYS:
+        from difflib import get_close_matches  # late: few keys are wrong
+
         near = get_close_matches(key, settings.KEYS, 1)
         raise UsageError(
             f"unknown key: {key[:40]!r}",

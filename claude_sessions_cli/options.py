@@ -35,7 +35,11 @@ def check_words(option: str, given: Iterable[str | None], allowed: Sequence[str]
     """Raise UsageError if a value of an option is not one of the allowed words."""
     for word in given:
         if word is not None and word not in allowed:
-            raise UsageError(f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}")
+            from difflib import get_close_matches  # late: few values are wrong
+
+            near = get_close_matches(word, allowed, 1)
+            hint = f"did you mean {near[0]}?" if near else None
+            raise UsageError(f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}", hint)
 
 
 def duration(text: str) -> float:

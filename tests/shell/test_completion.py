@@ -208,9 +208,9 @@ def program(tmp_path: Path) -> Path:
 
 
 START = {
-    "bash": 'eval "$(claude-sessions --show-completion bash)"',
-    "zsh": 'autoload -Uz compinit; compinit -u; eval "$(claude-sessions --show-completion zsh)"',
-    "fish": "claude-sessions --show-completion fish | source",
+    "bash": 'eval "$(claude-sessions completion bash)"',
+    "zsh": 'autoload -Uz compinit; compinit -u; eval "$(claude-sessions completion zsh)"',
+    "fish": "claude-sessions completion fish | source",
 }
 
 
