@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.release import ReleaseResult
     from claude_sessions_cli.operations.schema import AppliedFile, Inspection
     from claude_sessions_cli.operations.whoami import Standings
+    from claude_sessions_cli.removal import Removal
     from claude_sessions_cli.timers.job import TimerResult
 
 
@@ -323,6 +324,16 @@ def shipped_line(inspection: Inspection) -> str:
         f"the table is as shipped, and {everybody} may write it (close it: claude-sessions schema apply"
         " --optional least_privilege)"
     )
+
+
+def removals_text(removals: Sequence[Removal], dry_run: bool) -> list[str]:
+    """Return a line for each thing that `uninstall` took away, or would."""
+    removed = "would remove" if dry_run else "removed"
+    lines = []
+    for one in removals:
+        note = f": {one.note}" if one.note else ""
+        lines.append(f"{'left' if one.left else removed} {one.what} in {one.place}{note}")
+    return lines or ["nothing is installed"]
 
 
 def server_text(status: Status, *, in_use: bool, source: str | None, problem: str | None) -> list[str]:

@@ -23,7 +23,7 @@ SECTIONS = {
     "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
     "For scripts": ("run", "check", "heartbeat", "reap"),
     "Terminals, agents, timers": ("shell-init", "completion", "prompt", "install", "hook", "statusline"),
-    "Set-up": ("doctor", "config", "schema", "db"),
+    "Set-up": ("doctor", "config", "schema", "db", "uninstall"),
 }
 HIDDEN = ("upkeep",)
 COMMANDS = (*(name for names in SECTIONS.values() for name in names), *HIDDEN)

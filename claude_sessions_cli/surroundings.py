@@ -16,6 +16,7 @@ from claude_sessions_cli.errors import SessionsError
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.operations.doctor import Finding, Verdict
 from claude_sessions_cli.settings import Settings
+from claude_sessions_cli.shell import rc_files
 from claude_sessions_cli.timers import install, systemd, upkeep_log
 from claude_sessions_cli.timers.job import home_directory
 from claude_sessions_cli.timers.upkeep_log import LastRun
@@ -23,12 +24,6 @@ from claude_sessions_cli.times import format_age
 
 # A timer runs each minute.
 TIMER_LIMIT_S = 300.0
-# Where Typer puts completion.
-_COMPLETIONS = {
-    "bash": ".bash_completions/claude-sessions.sh",
-    "zsh": ".zfunc/_claude-sessions",
-    "fish": ".config/fish/completions/claude-sessions.fish",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,7 @@ def look(environ: Mapping[str, str]) -> Surroundings:
         hook_ran_at=_latest(directory / "agents"),
         timers=_timers(environ),
         timer_ran=upkeep_log.last_run(directory),
-        completion=[shell for shell, path in _COMPLETIONS.items() if (home_directory(environ) / path).exists()],
+        completion=[str(path) for path in rc_files.completion_files(home_directory(environ)) if path.exists()],
     )
 
 

@@ -198,6 +198,8 @@ def test_json_has_the_fields_of_the_reference(
         env = {"CLAUDE_SESSIONS_DSN": on, "CLAUDE_SESSIONS_DATA_DIR": str(tmp_path / "data")}
         if command.startswith("config"):
             env["CLAUDE_SESSIONS_CONFIG"] = str(config)
+        if command == "uninstall":
+            env["HOME"] = str(tmp_path)
         answer = json.loads(cli(*command.split(), "--json", *argv, env=env).stdout)
         assert isinstance(answer, dict)
         described = SAME_DATA.get(command, command)
@@ -255,6 +257,8 @@ def test_json_has_the_fields_of_the_reference(
     call("config path")
     call("install claude", "--dry-run", on=None)
     call("install claude", "--plugin", on=None)
+    (tmp_path / ".bashrc").write_text("claude-sessions shell-init\n")
+    call("uninstall", "--dry-run", on=None)
     call("db status", on=None)
     call("db stop", on=None)
     call("db dsn", on=None)

@@ -86,7 +86,8 @@ def path_of(scope: str, environ: Mapping[str, str]) -> Path:
 def installed_in(environ: Mapping[str, str]) -> list[Path]:
     """Return the settings files, of a client that runs here, that have our hooks."""
     found = []
-    for path in (path_of(scope, environ) for scope in SCOPES):
+    # The project may be the user's home.
+    for path in dict.fromkeys(path_of(scope, environ) for scope in SCOPES):
         try:
             settings, _ = _read(path)
         except (OSError, SessionsError):
@@ -94,6 +95,12 @@ def installed_in(environ: Mapping[str, str]) -> list[Path]:
         if _installed_events(settings):
             found.append(path)
     return found
+
+
+def backups(environ: Mapping[str, str]) -> list[Path]:
+    """Return the backups of such settings files, of before a change."""
+    beside = dict.fromkeys(_backup_of(path_of(scope, environ).resolve()) for scope in SCOPES)
+    return [path for path in beside if path.is_file()]
 
 
 def known_events(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -352,7 +359,11 @@ def _replace(path: Path, raw: bytes | None, settings: dict[str, Any]) -> bool:
         now = None
     if now != raw:
         return False
-    files.write(target, data, mode)
+    if settings or path.is_symlink():
+        files.write(target, data, mode)
+    else:
+        # As before the installation; what links to a file expects one.
+        target.unlink(missing_ok=True)
     return True
 
 

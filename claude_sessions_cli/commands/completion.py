@@ -24,7 +24,8 @@ def completion(
     """
     options.check_words("shell", [shell], SHELLS)
 
-    from typer.completion import get_completion_script  # late: few commands need it
+    # Late: few commands need it. Typer has it, and does not export it.
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     script = get_completion_script(prog_name=render.PROGRAM, complete_var=VARIABLE, shell=shell)
     render.verbatim(script)
