@@ -10,7 +10,7 @@ SHELL_FILES := .ci/run docs/demo.sh $(HOOKS).bash claude_sessions_cli/guardian.s
 CLAUDE_CODE := 2.1.332
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-claude check format predicates bench picture clean
+.PHONY: help demo test test-faults test-claude check format predicates bench picture json-schema clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within o
 
 picture: $(VENV)/embedded ## Redraw the picture of `list` in the README from a real run
 	$(BIN)/python docs/picture.py
+
+json-schema: $(VENV)/dev ## Write the JSON Schema of the answers from the reference
+	$(BIN)/python docs/json_schema.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

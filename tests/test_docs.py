@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
+from commands.answers import SCHEMA
 from conftest import Cli
+from jsonschema import ValidationError
 from typer.main import get_command
 
 from claude_sessions_cli import cli as program
@@ -22,12 +26,6 @@ CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "claude_sessions_cli"
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted(CHECKOUT.glob("docs/*.md"))]
 # Commands whose `data` is that of another command.
-SAME_DATA = {
-    "install systemd": "install cron",
-    "install launchd": "install cron",
-    "db start": "db status",
-    "config unset": "config set",
-}
 TYPES: dict[str, Any] = {
     "string": str,
     "integer": int,
@@ -75,6 +73,12 @@ def _walk(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", command
 
 
+# Commands whose `data` is that of another command.
+SAME_DATA = {
+    name: found[1]
+    for name, text in REFERENCE.items()
+    if (found := re.search(r"^Data: as \[(.+)\]\(#", text, re.MULTILINE))
+}
 ROOT: Any = get_command(program.app)
 COMMANDS = dict(_walk(ROOT))
 
@@ -202,6 +206,7 @@ def test_json_has_the_fields_of_the_reference(
             env["HOME"] = str(tmp_path)
         answer = json.loads(cli(*command.split(), "--json", *argv, env=env).stdout)
         assert isinstance(answer, dict)
+        SCHEMA.validate(answer)
         described = SAME_DATA.get(command, command)
         called.add(described)
         where = " ".join([command, *argv])
@@ -273,6 +278,16 @@ def test_json_has_the_fields_of_the_reference(
     assert checker.used == {section for section in REFERENCE if _tables(section, "field")} - {"JSON", "Metadata"}
     with_json = {name for name, command in COMMANDS.items() if "--json" in _options(command)}
     assert called == {SAME_DATA.get(name, name) for name in with_json}
+
+
+def test_json_schema_is_that_of_the_reference(cli: Cli) -> None:
+    generate = runpy.run_path(str(CHECKOUT / "docs" / "json_schema.py"))["generate"]
+    shown = cli("schema", "json").stdout
+    assert shown == generate((CHECKOUT / "docs" / "reference.md").read_text(encoding="utf-8")), "make json-schema"
+    SCHEMA.check_schema(SCHEMA.schema)
+    wrong = {"schema_version": 1, "command": "db stop", "ok": True, "data": {"stopped": "yes"}, "error": None}
+    with pytest.raises(ValidationError):
+        SCHEMA.validate(wrong)
 
 
 def _slugs(path: Path) -> set[str]:

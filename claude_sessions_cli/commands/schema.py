@@ -1,8 +1,9 @@
-"""The commands `schema apply`, `schema check`, `schema print` and `schema describe`."""
+"""The commands `schema apply`, `schema check`, `schema print`, `schema describe` and `schema json`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,6 +71,13 @@ def print_() -> None:
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in schema.ddl_files())
     render.Output("schema print").result({}, text.splitlines)
+
+
+@app.command("json")
+def json_() -> None:
+    """Print the JSON Schema of all answers."""
+    text = (Path(render.__file__).parent / "answers.schema.json").read_text(encoding="utf-8")
+    render.Output("schema json").result({}, text.splitlines)
 
 
 @app.command()

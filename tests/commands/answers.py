@@ -6,13 +6,19 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
+from jsonschema import Draft202012Validator
 
+import claude_sessions_cli
 from claude_sessions_cli import database
 from claude_sessions_cli.operations import schema
 
+SCHEMA = Draft202012Validator(
+    json.loads((Path(claude_sessions_cli.__file__).parent / "answers.schema.json").read_text())
+)
 SESSION_KEYS = {
     *("id", "session_id", "sd_id", "track", "tty", "pid", "hostname", "codebase", "claimed_at", "heartbeat_at"),
     *("status", "metadata", "created_at", "updated_at"),
@@ -24,6 +30,7 @@ def data_of(done: subprocess.CompletedProcess[str], command: str, code: int = 0)
     """Check the envelope of a JSON answer, and return its data, or its error with the data."""
     assert done.returncode == code, done.stdout + done.stderr
     envelope = json.loads(done.stdout)
+    SCHEMA.validate(envelope)
     assert list(envelope) == ["schema_version", "command", "ok", "data", "error"]
     assert (envelope["schema_version"], envelope["command"], envelope["ok"]) == (1, command, code == 0)
     assert (envelope["error"] is None) == (code == 0)
