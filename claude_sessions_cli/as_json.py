@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.refusals import Refusal
     from claude_sessions_cli.operations.release import ReleaseResult
     from claude_sessions_cli.operations.run import Lease, RunResult
+    from claude_sessions_cli.operations.timeline import Timeline
     from claude_sessions_cli.operations.whoami import Standings
     from claude_sessions_cli.settings import Asked
 
@@ -145,6 +146,18 @@ def history_data(found: History) -> dict[str, Any]:
         "reader": found.reader,
         "terms": [{**asdict(term), "fence": fence_of(term.claimed_at)} for term in found.terms],
         "events": [asdict(event) for event in found.events],
+    }
+
+
+def timeline_data(found: Timeline) -> dict[str, Any]:
+    """Return the JSON of `history --timeline`."""
+    return {
+        "since": found.since,
+        "until": found.until,
+        "items": [
+            {"sd_id": sd_id, "spans": [{**asdict(span), "lost": span.is_lost} for span in spans]}
+            for sd_id, spans in found.items.items()
+        ],
     }
 
 

@@ -249,6 +249,7 @@ def test_json_has_the_fields_of_the_reference(
     call("release", "--session", "bob")
     call("history", "SD-1")
     call("history", "alice")
+    assert call("history", "--timeline")["data"]["items"]
     call("whoami", "--session", "alice", "--pid", str(sleeper().pid))
     assert call("schema apply", on=fresh_database())["data"]["files"][0]["created"]
     assert call("schema check", on=seed_dsn)["data"]["differences"]

@@ -1,0 +1,67 @@
+"""Timeline: who held which work item when, over a period that ends now. Never writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+
+from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.model import Label
+from claude_sessions_cli.operations.caller import Caller
+
+ROW_LIMIT = 10_000
+# Ends by the session itself, or by its own next id.
+_OWN_ENDS = ("continued", "switched", "moved")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A term within the period; `began_at` may lie before it. `ended_at` is None, and `label` set, while it lasts."""
+
+    session_id: str
+    hostname: str | None
+    began_at: datetime | None
+    ended_at: datetime | None
+    reason: str | None
+    ended_by: str | None
+    label: Label | None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else ended it."""
+        return self.ended_at is not None and self.ended_by != self.session_id and self.reason not in _OWN_ENDS
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The spans of each work item, in order of their names and beginnings."""
+
+    since: datetime
+    until: datetime
+    items: dict[str, list[Span]]
+
+
+def timeline(database: Database, caller: Caller, seconds: float, name: str | None = None) -> Timeline:
+    """Return who held what in the last `seconds`, of all work items, or of an item or a session.
+
+    Raises SchemaMismatch if the table has no history.
+    """
+    return database.read(_read, caller, seconds, name)
+
+
+def _read(tx: Transaction, caller: Caller, seconds: float, name: str | None) -> Timeline:
+    _, [clock], terms, live = tx.commit(
+        Statement("require_history"),
+        Statement("read_clock", now=caller.now),
+        Statement("list_recent_terms", seconds=seconds, name=name, row_limit=ROW_LIMIT, now=caller.now),
+        Statement("list_live_sessions", after=None, row_limit=ROW_LIMIT, now=caller.now),
+    )
+    until = clock["now"]
+    labels = {session.session_id: caller.judge(session).label for session in live.sessions if session.holds}
+    items = {}
+    for sd_id, rows in groupby(terms, key=lambda row: str(row.pop("sd_id"))):
+        items[sd_id] = [
+            Span(**row, label=labels.get(row["session_id"]) if row["ended_at"] is None else None) for row in rows
+        ]
+    return Timeline(until - timedelta(seconds=seconds), until, items)
