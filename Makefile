@@ -50,8 +50,9 @@ bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within o
 	$(BIN)/python tests/bench/prompt.py
 	$(BIN)/python tests/bench/hook.py
 
-picture: $(VENV)/embedded ## Redraw the picture of `list` in the README from a real run
+picture: $(VENV)/embedded ## Redraw the pictures of the README from real runs
 	$(BIN)/python docs/picture.py
+	$(BIN)/python docs/demo_picture.py
 
 json-schema: $(VENV)/dev ## Write the JSON Schema of the answers from the reference
 	$(BIN)/python docs/json_schema.py
