@@ -10,7 +10,7 @@ SHELL_FILES := .ci/run docs/demo.sh $(HOOKS).bash claude_sessions_cli/guardian.s
 CLAUDE_CODE := 2.1.332
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-claude check format predicates bench picture json-schema clean
+.PHONY: help demo test test-faults test-claude check format predicates bench picture generated clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,8 +54,9 @@ picture: $(VENV)/embedded ## Redraw the pictures of the README from real runs
 	$(BIN)/python docs/picture.py
 	$(BIN)/python docs/demo_picture.py
 
-json-schema: $(VENV)/dev ## Write the JSON Schema of the answers from the reference
+generated: $(VENV)/dev ## Write the JSON Schema from the reference, and the manual page from the help
 	$(BIN)/python docs/json_schema.py
+	$(BIN)/python docs/man_page.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,17 +14,11 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from claude_sessions_cli import __version__, completion, options
+from claude_sessions_cli import __version__, completion, manual, options
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
+from claude_sessions_cli.manual import SECTIONS
 from claude_sessions_cli.text import mask_passwords
 
-# As the help groups them.
-SECTIONS = {
-    "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
-    "For scripts": ("run", "check", "heartbeat", "reap"),
-    "Terminals, agents, timers": ("shell-init", "completion", "prompt", "install", "hook", "statusline"),
-    "Set-up": ("doctor", "config", "schema", "db", "uninstall"),
-}
 HIDDEN = ("upkeep",)
 COMMANDS = (*(name for names in SECTIONS.values() for name in names), *HIDDEN)
 GROUPS = ("install", "config", "schema", "db")
@@ -47,6 +41,8 @@ class LazyGroup(TyperGroup):
             return None
         command = get_command(import_module(f"claude_sessions_cli.commands.{cmd_name.replace('-', '_')}").app)
         command.name = cmd_name
+        for name, page in (*getattr(command, "commands", {}).items(), ("", command)):
+            page.epilog = manual.epilog(f"{cmd_name} {name}".strip())
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -58,6 +54,8 @@ class LazyGroup(TyperGroup):
                 # Padded alike, so that all sections have one column of texts.
                 rows = [(name.ljust(width), command.get_short_help_str(HELP_LIMIT)) for name, command in commands]
                 formatter.write_dl(rows)
+        with formatter.section("Topics, for claude-sessions help TOPIC"):
+            formatter.write_text(", ".join(manual.topics()))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept options that every command has before the command's name too."""

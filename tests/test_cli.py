@@ -9,7 +9,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from claude_sessions_cli import cli
-from claude_sessions_cli.cli import COMMANDS, GROUPS, SECTIONS
+from claude_sessions_cli.cli import COMMANDS, GROUPS
+from claude_sessions_cli.manual import SECTIONS
 
 HELP_LIMIT = 45
 

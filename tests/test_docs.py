@@ -284,7 +284,7 @@ def test_json_has_the_fields_of_the_reference(
 def test_json_schema_is_that_of_the_reference(cli: Cli) -> None:
     generate = runpy.run_path(str(CHECKOUT / "docs" / "json_schema.py"))["generate"]
     shown = cli("schema", "json").stdout
-    assert shown == generate((CHECKOUT / "docs" / "reference.md").read_text(encoding="utf-8")), "make json-schema"
+    assert shown == generate((CHECKOUT / "docs" / "reference.md").read_text(encoding="utf-8")), "make generated"
     SCHEMA.check_schema(SCHEMA.schema)
     wrong = {"schema_version": 1, "command": "db stop", "ok": True, "data": {"stopped": "yes"}, "error": None}
     with pytest.raises(ValidationError):
