@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
+from claude_sessions_cli.names import nfc
 from claude_sessions_cli.operations.doctor import Verdict
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.settings import NO_RULE, Asked
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
     from claude_sessions_cli.operations.heartbeat_here import HereResult
     from claude_sessions_cli.operations.history import History
+    from claude_sessions_cli.operations.list import Filters, Listing
     from claude_sessions_cli.operations.prune import Reference
     from claude_sessions_cli.operations.reap import ReapResult, ReapVerdict
     from claude_sessions_cli.operations.refusals import Refusal
@@ -101,6 +103,21 @@ def release_text(result: ReleaseResult) -> list[str]:
         released += f" of {result.session.session.session_id}"
     ended = f"ended {result.session.session.session_id}" if result.outcome == "ended" and result.session else ""
     return [", ".join(part for part in (released, ended) if part)]
+
+
+def listing_footer(listing: Listing, source: str) -> str:
+    """Return what stands below a list on a terminal: how many of each state there are, and in which database."""
+    counts = ", ".join(f"{number} {state}" for state, number in listing.counts.items())
+    return f"{counts or 'no sessions'} ({source})"
+
+
+def free_items(listing: Listing, filters: Filters) -> list[str]:
+    """Return a line for each item that was asked for and has no holder, or that no session fits."""
+    held = {nfc(seen.session.sd_id) for seen in listing.sessions if seen.session.sd_id}
+    # Of other filters, the absence of a row says nothing of its item.
+    if filters.sd_ids and filters.asks_items_alone:
+        return [f"{item} is free" for item in filters.sd_ids if nfc(item) not in held]
+    return [] if listing.sessions else ["no sessions"]
 
 
 def reap_text(result: ReapResult, explain: bool) -> list[str]:

@@ -6,32 +6,29 @@ presentable here, whatever database, environment or command line it quotes, and 
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from functools import lru_cache
+from typing import Any, TextIO, TypeVar
 
 from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
-from claude_sessions_cli.table import Table, fit
-from claude_sessions_cli.text import align, cut, presentable
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from claude_sessions_cli.table import Layout, Table
+from claude_sessions_cli.text import align, cut, pad, presentable
 
 SCHEMA_VERSION = 1
 PROGRAM = "claude-sessions"
 CLEAR_LINE = "\r\x1b[K"
 USUAL_COLUMNS = 80
 Progress = Callable[[float, "HeldByAnother | None"], None]
+HEAD_STYLE, FOOTER_STYLE = "bold", "dim"
 LABEL_STYLES = {
     Label.YOURS: "bold green",
     Label.LIVE: "green",
@@ -41,6 +38,9 @@ LABEL_STYLES = {
     Label.DEAD: "bold red",
     Label.ENDED: "dim",
 }
+
+
+T = TypeVar("T")
 
 
 class CannotWrite(SessionsError):
@@ -73,37 +73,22 @@ class Output:
         if refused:
             raise RowsRefused(refused, data)
 
-    def table(self, data: dict[str, Any], rows: Table, empty: str) -> None:
-        """Print a table of sessions: fitted to a terminal, whole in a pipe; if it has no rows, note `empty`."""
-        if self.json or self.quiet:
-            self.result(data, list)
-        elif len(rows) == 1:
-            self.note(empty)
-        elif sys.stdout.isatty():
-            _print_rich(rows)
-        else:
+    def table(self, data: dict[str, Any], rows: Table, layout: Layout, footer: str) -> None:
+        """Print a table of sessions: laid out for a terminal, with a footer there, or as plain lines."""
+        if self.json or self.quiet or layout.plain or not sys.stdout.isatty():
             self.result(data, lambda: align(rows))
+        else:
+            _print_styled(rows, layout, footer)
 
-    def watch(self, look: Callable[[], tuple[dict[str, Any], Table]], seconds: float) -> None:
-        """Print what `look` returns every `seconds`, as a screen or as lines, until interrupted or unread."""
-        gc.enable()  # the program disables it, because most commands are short
-        if self.json or not sys.stdout.isatty():
-            while True:
-                data, rows = look()
-                is_read = (
-                    _write(sys.stdout, self._envelope(data, None))
-                    if self.json
-                    else _print(sys.stdout, [*align(rows), ""])
-                )
-                if not is_read:
-                    return
-                time.sleep(seconds)
-        from rich.live import Live
+    def objects(self, objects: Iterable[dict[str, Any] | None]) -> bool:
+        """Print a JSON object on each line; return False if the reader has closed the pipe."""
+        return _write(sys.stdout, "".join(json.dumps(one, default=json_value) + "\n" for one in objects))
 
-        with Live(screen=True, auto_refresh=False) as live:
-            while True:
-                live.update(rich_table(fit(look()[1], live.console.width)), refresh=True)
-                time.sleep(seconds)
+    def again(self, data: dict[str, Any], rows: Table) -> bool:
+        """Print one of many answers, as an object or as lines; return False if the reader has closed the pipe."""
+        if self.json:
+            return _write(sys.stdout, self._envelope(data, None))
+        return _print(sys.stdout, [*align(rows), ""])
 
     @contextmanager
     def count_down(self) -> Iterator[Progress]:
@@ -207,28 +192,36 @@ def _columns() -> int:
         return USUAL_COLUMNS
 
 
-def rich_table(rows: Table) -> RichTable:
-    """Return a table of sessions for a terminal, with its states in colour."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    heads, *lines = rows
-    made = RichTable(box=None, pad_edge=False, header_style="bold")
-    for head in heads:
-        made.add_column(head, no_wrap=True)
-    for label, *cells in lines:
-        made.add_row(Text(label, style=LABEL_STYLES[Label(label)]), *(Text(presentable(cell)) for cell in cells))
+def styled(rows: Table, style: Callable[[str, str], T]) -> list[list[T | str]]:
+    """Return a table's cells, padded, with its heads and states in their styles, as `style` makes them."""
+    heads, *lines = pad(rows)
+    states = [number for number, head in enumerate(rows[0]) if head == "STATE"]
+    made: list[list[T | str]] = [[style(head, HEAD_STYLE) for head in heads]]
+    for line in lines:
+        cells: list[T | str] = [*line]
+        for number in states:
+            cells[number] = style(line[number], LABEL_STYLES[Label(line[number].strip())])
+        made.append(cells)
     return made
 
 
-def _print_rich(rows: Table) -> None:
+def _print_styled(rows: Table, layout: Layout, footer: str) -> None:
+    """Print a table on a terminal. Rich would take seconds for the cells of ten thousand rows, and cut long ones."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console()
-    fitted = rich_table(fit(rows, console.width))
-    # A table that is too wide for its terminal is wrapped by it; rich would cut its cells.
-    console.width = max(console.width, console.measure(fitted, options=console.options.update(width=1 << 16)).maximum)
-    console.print(fitted, crop=False)
+
+    @lru_cache
+    def style(text: str, name: str) -> str:
+        with console.capture() as capture:
+            console.print(Text(text, name), end="", soft_wrap=True)
+        return capture.get()
+
+    lines = ["  ".join(cells).rstrip() for cells in styled(layout.fit(rows, console.width), style)]
+    if footer:
+        lines.append(style(cut(presentable(footer), console.width), FOOTER_STYLE))
+    _write(sys.stdout, "".join(f"{line}\n" for line in lines))
 
 
 def report(text: str, seconds: float) -> None:

@@ -46,6 +46,14 @@ LIST: tuple[Column[JudgedSession], ...] = (
     Column("HEARTBEAT", lambda seen: format_age(seen.session.heartbeat_age_s)),
     Column("NOTE", lambda seen: seen.remark),
 )
+# Shown only if they are asked for.
+MORE: tuple[Column[JudgedSession], ...] = (
+    Column("STATUS", lambda seen: seen.session.status),
+    Column("FENCE", lambda seen: seen.session.fence),
+    Column("EXPIRES", lambda seen: format_age(seen.expires_in_s)),
+    Column("UPDATED", lambda seen: _to_second(seen.session.updated_at) if seen.session.updated_at else None),
+)
+COLUMNS = {column.head.lower(): column for column in (*LIST, *MORE)}
 # The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
 DROPPED_FIRST = ("PID", "TTY", "NOTE", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
 
@@ -85,21 +93,42 @@ def events(reader: str) -> tuple[Column[SessionEvent], ...]:
     )
 
 
+def named(names: Sequence[str]) -> list[Column[JudgedSession]]:
+    """Return columns of `list`, each a key of COLUMNS."""
+    return [COLUMNS[name] for name in names]
+
+
 def rows(columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
     """Return a table: the heads, and a row for each item, with the cells as they will be printed."""
     heads = tuple(column.head for column in columns)
     return [heads, *(tuple(_shown(column.cell(item)) for column in columns) for item in items)]
 
 
-def fit(table: Table, limit: int) -> Table:
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a table is laid out: as `plain` lines, `wide` with every cell whole, or fitted to its terminal.
+
+    `chosen` says that its reader chose the columns, so that none is dropped.
+    """
+
+    plain: bool = False
+    wide: bool = False
+    chosen: bool = False
+
+    def fit(self, table: Table, limit: int) -> Table:
+        """Return the part of a table that a terminal of `limit` columns shows."""
+        return table if self.wide or self.plain else fit(table, limit, self.chosen)
+
+
+def fit(table: Table, limit: int, chosen: bool = False) -> Table:
     """Return the part of a table of `list` that fits `limit` columns of a terminal, one line for each session.
 
     Columns that are empty in every row are dropped first, then equal ones. Then random session ids are shortened, other
     columns dropped, and other ids cut, to prefixes that differ within the table. A work item is never cut, so that only
-    a long one makes a line too wide.
+    a long one makes a line too wide. If the columns are `chosen`, only ids are shortened.
     """
     columns = {head: [row[number] for row in table[1:]] for number, head in enumerate(table[0])}
-    optional = [head for head in DROPPED_FIRST if head in columns]
+    optional = [head for head in DROPPED_FIRST if head in columns and not chosen]
     empty = [head for head in optional if set(columns[head]) <= {EMPTY}]
     equal = [head for head in optional if head not in empty and len(table) > 2 and len(set(columns[head])) == 1]
     rest = [head for head in optional if head not in empty and head not in equal]
@@ -111,11 +140,11 @@ def fit(table: Table, limit: int) -> Table:
     for head in [*empty, *equal, "SESSION", *rest]:
         if excess() <= 0:
             break
-        if head == "SESSION":
+        if head == "SESSION" and head in columns:
             columns[head] = _shorten_random(columns[head])
-        else:
+        elif head != "SESSION":
             del columns[head]
-    if (over := excess()) > 0:
+    if (over := excess()) > 0 and "SESSION" in columns:
         longest = max(map(width_of, columns["SESSION"]), default=0)
         columns["SESSION"] = _shorten_to(columns["SESSION"], longest - over)
     return [tuple(columns), *zip(*columns.values(), strict=True)]

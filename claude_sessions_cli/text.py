@@ -78,9 +78,14 @@ def width_of(text: str) -> int:
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines whose columns are aligned as they will be printed."""
+    return ["  ".join(row).rstrip() for row in pad(rows)]
+
+
+def pad(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the cells of rows as they will be printed, those of a column equally wide."""
     cells = [[presentable(cell) for cell in row] for row in rows]
     widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(map(_pad, row, widths)).rstrip() for row in cells]
+    return [list(map(_pad, row, widths)) for row in cells]
 
 
 def _pad(cell: str, width: int) -> str:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 DIRECTORY = Path(__file__).parent
 COLUMNS = 118
@@ -73,7 +74,8 @@ def _draw() -> None:
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
         console.print("[bold]$[/bold] claude-sessions list")
-        console.print(render.rich_table(table.fit(table.rows(table.LIST, found.sessions), COLUMNS)))
+        for cells in render.styled(table.fit(table.rows(table.LIST, found.sessions), COLUMNS), Text):
+            console.print(Text("  ").join(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     svg = console.export_svg(title="claude-sessions")
     # A picture must not load fonts from elsewhere.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)

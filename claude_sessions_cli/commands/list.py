@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from claude_sessions_cli import invocation, options
-from claude_sessions_cli.errors import UsageError
-from claude_sessions_cli.model import STATUSES, TRACKS
+from claude_sessions_cli.errors import Unreachable, UsageError
+from claude_sessions_cli.model import STATUSES, TRACKS, JudgedSession
 from claude_sessions_cli.names import check_work_item
 
 if TYPE_CHECKING:
-    from claude_sessions_cli.table import Table
+    from claude_sessions_cli.database import Database
+    from claude_sessions_cli.operations.list import Listing
+    from claude_sessions_cli.render import Output
+    from claude_sessions_cli.table import Column, Layout, Table
 
 app = options.new_app()
 WATCH_EVERY_S = 2.0
@@ -42,7 +48,17 @@ def list_(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, max=options.MAX_LIMIT, metavar="N", help="At most N sessions.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="COLUMN[,...]", help="Sort by these; -COLUMN reverses."),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="COLUMN[,...]", help="Show these columns only.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Show every column and whole ids.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print plain lines on a terminal too.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object for each session.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it again and again, until q.")] = False,
     interval: Annotated[
         float | None,
         typer.Option("--interval", parser=options.duration, metavar="DURATION", help="How often [2s]."),
@@ -63,12 +79,17 @@ def list_(
     options.check_track(*(track or ()))
     if host is not None and here:
         raise UsageError("--host cannot be combined with --here")
+    if jsonl and json:
+        raise UsageError("--jsonl cannot be combined with --json")
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, required=mine)
 
-    from claude_sessions_cli import as_json, render, table
+    from claude_sessions_cli import as_json, as_text, render, table
     from claude_sessions_cli.operations import list as operation
 
+    named, sorts = _words(columns), _words(sort)
+    options.check_words("--columns", named, tuple(table.COLUMNS))
+    options.check_words("--sort", [word.removeprefix("-") for word in sorts], tuple(operation.SORTS))
     filters = operation.Filters(
         sd_ids=[check_work_item(item) for item in sd or ()],
         all_statuses=all_,
@@ -79,18 +100,83 @@ def list_(
         codebase=codebase,
         session_id=caller.session_id if mine else None,
         limit=limit,
+        sort=sorts,
     )
     output = render.Output("list", json, quiet)
+    layout = table.Layout(plain, wide, chosen=bool(named))
+    shown = table.named(named) if named else table.LIST
     with invocation.open_database(settings, output) as database:
+        name = "the private server" if settings.dsn is None else database.description
+        source = f"{name}, from {settings.dsn_source}"
 
-        def look() -> tuple[dict[str, Any], Table]:
-            found = operation.list_sessions(database, caller, filters)
-            return as_json.listing_data(found), table.rows(table.LIST, found.sessions)
+        def look() -> operation.Listing:
+            return operation.list_sessions(database, caller, filters)
 
         if watch:
-            output.watch(look, interval or WATCH_EVERY_S)
+            _watch(database, look, output, layout, shown, source, interval or WATCH_EVERY_S, jsonl)
             return
-        data, rows = look()
-    output.table(data, rows, "no sessions")
-    if (more := data["total"] - len(rows) + 1) > 0:
+        found = look()
+    if jsonl:
+        output.objects(map(as_json.session_data, found.sessions))
+        return
+    rows = table.rows(shown, found.sessions)
+    if found.sessions or json or quiet:
+        output.table(as_json.listing_data(found), rows, layout, as_text.listing_footer(found, source))
+    for item in as_text.free_items(found, filters):
+        output.note(item)
+    if (more := found.total - len(found.sessions)) > 0:
         output.note(f"{more} more")
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip().lower() for word in text.split(",") if word.strip()] if text else []
+
+
+def _watch(
+    database: Database,
+    look: Callable[[], Listing],
+    output: Output,
+    layout: Layout,
+    columns: Sequence[Column[JudgedSession]],
+    source: str,
+    seconds: float,
+    jsonl: bool,
+) -> None:
+    """Look again and again, through a restart of the database too."""
+    from claude_sessions_cli import as_json, as_text, table
+
+    is_lost = False
+
+    def look_again() -> Listing:
+        nonlocal is_lost
+        if is_lost:
+            database.reconnect()
+        is_lost = True
+        found = look()
+        is_lost = False
+        return found
+
+    def drawn() -> tuple[Table, str]:
+        found = look_again()
+        return table.rows(columns, found.sessions), as_text.listing_footer(found, source)
+
+    if not (output.json or jsonl or layout.plain) and sys.stdout.isatty():
+        from claude_sessions_cli import screen
+
+        screen.watch(drawn, layout, "claude-sessions list", seconds)
+        return
+    is_noted = False
+    while True:
+        try:
+            found = look_again()
+        except Unreachable as error:
+            if not is_noted:
+                output.note(f"{error.message}; trying again")
+            is_noted = True
+        else:
+            is_noted = False
+            data, rows = as_json.listing_data(found), table.rows(columns, found.sessions)
+            is_read = output.objects(data["sessions"]) if jsonl else output.again(data, rows)
+            if not is_read:
+                return
+        time.sleep(seconds)

@@ -1,10 +1,12 @@
--- List sessions, holders first.
--- Parameters: all_statuses (boolean), and each NULL for any: sd_ids (in each form), statuses, tracks (text[]), hostname, boot_id
--- (decides before the hostname, which changes with the network), codebase, session_id (text), row_limit (bigint); now.
--- Returns: sessions, and total without the limit.
-SELECT {session_columns}, pg_catalog.count(*) OVER () AS total
+-- List the sessions that live, or hold an item.
+-- Parameters: each NULL for any: sd_ids (in each form), statuses, tracks (text[]), hostname, boot_id (decides before the hostname,
+-- which changes with the network), codebase, session_id (text); idle_stale (boolean: stale ones that hold nothing too);
+-- now.
+-- Returns: sessions.
+SELECT {session_columns}
 FROM public.claude_sessions
-WHERE (%(all_statuses)s::boolean OR status IN ('active', 'idle', 'stale') OR status IS NULL)
+WHERE (status IN ('active', 'idle', 'stale') OR status IS NULL)
+    AND (%(idle_stale)s::boolean OR status IS DISTINCT FROM 'stale' OR sd_id IS NOT NULL)
     AND (%(sd_ids)s::text[] IS NULL OR sd_id = ANY(%(sd_ids)s::text[]))
     AND (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s::text[]))
     AND (%(tracks)s::text[] IS NULL OR track = ANY(%(tracks)s::text[]))
@@ -16,6 +18,4 @@ WHERE (%(all_statuses)s::boolean OR status IN ('active', 'idle', 'stale') OR sta
         )
     )
     AND (%(codebase)s::text IS NULL OR codebase = %(codebase)s::text)
-    AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s::text)
-ORDER BY sd_id, heartbeat_at DESC NULLS LAST, session_id
-LIMIT %(row_limit)s::bigint;
+    AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s::text);

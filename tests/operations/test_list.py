@@ -58,9 +58,13 @@ def test_park_counts_for_45_minutes_at_most(table: Table) -> None:
 def test_list_shows_live_rows_unless_all_are_asked(table: Table) -> None:
     for status in ("active", "idle", "stale", "released", None):
         table.insert(f"s-{status}", status=status, heartbeat_at=NOON)
-    assert set(_shown(table)) == {"s-active", "s-idle", "s-stale", "s-None"}
+    table.insert("s-holder", status="stale", sd_id="SD-1", heartbeat_at=NOON)
+    # A stale session that holds nothing tells its reader nothing.
+    assert set(_shown(table)) == {"s-active", "s-idle", "s-None", "s-holder"}
     assert _shown(table, all_statuses=True)["s-released"] == "ENDED"
+    assert "s-stale" in _shown(table, all_statuses=True)
     assert set(_shown(table, statuses=["released", "idle"])) == {"s-released", "s-idle"}
+    assert set(_shown(table, statuses=["stale"])) == {"s-stale", "s-holder"}
 
 
 def test_filters_are_combined(table: Table) -> None:
@@ -87,6 +91,44 @@ def test_holders_are_listed_first(table: Table) -> None:
     table.insert("idle", status="idle", heartbeat_at=NOON)
     table.insert("holder", sd_id="SD-1", status="active", heartbeat_at=at(-5))
     assert list(_shown(table)) == ["holder", "idle"]
+
+
+def test_own_and_dangerous_rows_are_first(table: Table, sleeper: Sleeper) -> None:
+    dead = sleeper()
+    claim(table.database, make_caller("dead", now=NOON, anchor=process.read(dead.pid)), "SD-5")
+    dead.kill()
+    dead.wait()
+    for name, sd_id, age in (("b", "SD-2", 1), ("lapsed", "SD-4", 60), ("a", "SD-1", 1), ("mine", "SD-3", 1)):
+        claim(table.database, make_caller(name, now=at(-age)), sd_id)
+    assert list(_shown(table, caller="mine")) == ["mine", "dead", "lapsed", "a", "b"]
+
+
+def test_ended_sessions_are_last_latest_change_first(table: Table) -> None:
+    table.insert("live", status="idle", heartbeat_at=NOON)
+    for number in (1, 3, 2):
+        table.insert(f"over-{number}", status="released", heartbeat_at=NOON, updated_at=at(number))
+    assert list(_shown(table, all_statuses=True)) == ["live", "over-3", "over-2", "over-1"]
+    found = list_sessions(table.database, make_caller(None, now=NOON), Filters(all_statuses=True, limit=2))
+    assert [seen.session.session_id for seen in found.sessions] == ["live", "over-3"]
+    assert (found.total, found.counts) == (4, {"LIVE": 1, "ENDED": 3})
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [
+        (["host"], "cab"),
+        (["-host"], "bca"),
+        (["-heartbeat"], "bca"),
+        (["codebase", "session"], "acb"),
+        (["codebase", "-session"], "cab"),
+    ],
+)
+def test_sort_orders_by_columns_and_leaves_empty_ones_last(table: Table, sort: list[str], order: str) -> None:
+    table.insert("a", hostname=None, codebase="one", status="idle", heartbeat_at=at(-1))
+    table.insert("b", hostname="y", codebase="two", status="idle", heartbeat_at=at(-3))
+    table.insert("c", hostname="x", codebase="one", status="idle", heartbeat_at=at(-2))
+    order = {"cab": "cba", "bca": "bca"}[order] if "host" in sort[0] else order
+    assert "".join(_shown(table, sort=sort)) == order
 
 
 def test_list_never_writes(table: Table) -> None:

@@ -1,0 +1,158 @@
+"""A table that is drawn again and again on a terminal: a clock, marks for what changed, keys, and a filter."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from claude_sessions_cli import render
+from claude_sessions_cli.errors import Unreachable
+from claude_sessions_cli.table import Layout, Table
+from claude_sessions_cli.text import presentable
+
+# Their cells change with the clock alone.
+AGES = ("CLAIMED", "HEARTBEAT", "EXPIRES")
+CHANGED_STYLE, HINT_STYLE = "reverse", "dim"
+ESCAPE, ENTER, ERASE = "\x1b", "\r\n", "\x7f\b"
+
+
+@dataclass
+class Screen:
+    """What is drawn: the last table, what differed from the one before, the reader's filter, a problem."""
+
+    layout: Layout
+    title: str
+    rows: Table = field(default_factory=list)
+    footer: str = ""
+    problem: str = ""
+    filter: str = ""
+    is_typing: bool = False
+    _changed: set[tuple[str, str]] = field(default_factory=set)
+
+    def show(self, rows: Table, footer: str) -> None:
+        """Take a new table, and mark the cells that changed since the last one."""
+        before, after = self._cells(self.rows), self._cells(rows)
+        self._changed = {place for place, cell in after.items() if before and before.get(place) != cell}
+        self.rows, self.footer, self.problem = rows, footer, ""
+
+    def press(self, keys: str) -> bool:
+        """Act on the keys that were pressed; return whether the reader quits."""
+        if len(keys) > 1 and keys.startswith(ESCAPE):
+            return False  # an arrow or the like
+        return any(self._press(key) for key in keys)
+
+    def _press(self, key: str) -> bool:
+        if self.is_typing:
+            if key in ENTER or key == ESCAPE:
+                self.is_typing = False
+                self.filter = "" if key == ESCAPE else self.filter
+            elif key in ERASE:
+                self.filter = self.filter[:-1]
+            elif key.isprintable():
+                self.filter += key
+        elif key == "/":
+            self.is_typing, self.filter = True, ""
+        return key == "q" and not self.is_typing
+
+    def draw(self, width: int, height: int) -> Text:
+        """Return the screen: as many rows as fit, and how many do not."""
+        heads, *found = self.rows or [()]
+        kept = [row for row in found if self.filter.lower() in " ".join(row).lower()]
+        room = max(1, height - 4)
+        drawn: Text = Text(no_wrap=True, overflow="crop")
+        drawn.append(f"{self.title}  {time.strftime('%H:%M:%S')}  ", "bold")
+        drawn.append(self._hint() + "\n", HINT_STYLE)
+        if heads:
+            table = self.layout.fit([heads, *kept[:room]], width)
+            for number, cells in enumerate(render.styled(table, Text)):
+                for column, (head, cell) in enumerate(zip(table[0], cells, strict=True)):
+                    text = cell if isinstance(cell, Text) else Text(cell)
+                    if number and (kept[number - 1][self._key], head) in self._changed:
+                        text.stylize(CHANGED_STYLE)
+                    drawn.append("  " if column else "").append(text)
+                drawn.append("\n")
+        below = f"{len(kept) - room} more below; " if len(kept) > room else ""
+        drawn.append(f"{below}{self.footer}\n", HINT_STYLE)
+        drawn.append(presentable(self.problem), "bold red")
+        return drawn
+
+    def _hint(self) -> str:
+        if self.is_typing:
+            return f"/{self.filter}_  Enter keeps it, Esc clears it"
+        return f"q quits, / filters{f': {self.filter}' if self.filter else ''}"
+
+    @property
+    def _key(self) -> int:
+        heads = self.rows[0]
+        return heads.index("SESSION") if "SESSION" in heads else 0
+
+    def _cells(self, rows: Table) -> dict[tuple[str, str], str]:
+        if not rows:
+            return {}
+        heads, *lines = rows
+        key = heads.index("SESSION") if "SESSION" in heads else 0
+        cells = ((line[key], head, cell) for line in lines for head, cell in zip(heads, line, strict=True))
+        return {(name, head): cell for name, head, cell in cells if head not in AGES}
+
+
+def watch(look: Callable[[], tuple[Table, str]], layout: Layout, title: str, seconds: float) -> None:
+    """Draw the table and the footer that `look` returns every `seconds`, until the reader quits.
+
+    A database that cannot be reached is looked at again: the last table stays.
+    """
+    gc.enable()  # the program disables it, because most commands are short
+    screen = Screen(layout, title)
+    with _keys() as read, Live(screen=True, auto_refresh=False) as live:
+        due = 0.0
+        while True:
+            if time.monotonic() >= due:
+                try:
+                    screen.show(*look())
+                except Unreachable as error:
+                    screen.problem = f"{error.message}; trying again"
+                due = time.monotonic() + seconds
+            live.update(screen.draw(*_size(live.console)), refresh=True)
+            if screen.press(read(due - time.monotonic())):
+                return
+
+
+def _size(console: Console) -> tuple[int, int]:
+    return console.width, console.height
+
+
+def _wait(seconds: float) -> str:
+    time.sleep(max(0.0, seconds))
+    return ""
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Yield a function that waits some seconds for keys; a terminal that is not read keeps its mode."""
+    if not sys.stdin.isatty():
+        yield _wait
+        return
+    number = sys.stdin.fileno()
+    before = termios.tcgetattr(number)
+
+    def read(seconds: float) -> str:
+        # The clock shows seconds.
+        ready, _, _ = select.select([number], [], [], max(0.0, min(seconds, 1.0)))
+        return os.read(number, 1024).decode(errors="ignore") if ready else ""
+
+    try:
+        tty.setcbreak(number)
+        yield read
+    finally:
+        termios.tcsetattr(number, termios.TCSADRAIN, before)
