@@ -89,6 +89,7 @@ PAGES = {
     "db stop": Page(("db stop",), (6,), ("db start",)),
     "db status": Page(("db status",), (), ("doctor",)),
     "db dsn": Page(("db dsn",), (), ("db status",)),
+    "db upgrade": Page(("db upgrade",), (6,), ("db status",)),
     "uninstall": Page(("uninstall --dry-run", "uninstall --data"), (), ("install claude",)),
     "help": Page(("help", "help exit-codes", "help claim"), (2,), ()),
 }

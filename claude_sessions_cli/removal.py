@@ -18,10 +18,10 @@ from claude_sessions_cli.timers import install
 from claude_sessions_cli.timers.job import home_directory
 
 # The directories may be those of other programs too: what is not the tool's own stays.
-STATE = ("terminals", "agents", "hook.log*", "upkeep.log*", "upkeep.json", "upkeep.lock")
+STATE = ("terminals", "agents", "hook.log*", "upkeep.log*", "upkeep.json", "upkeep.lock", "database-rule")
 DATA = (
-    *("postgres", "postgres.new", "postgres.log*", "postgres.lock", "pg_hba.conf", "pg_ident.conf"),
-    *("schema-applied", "software-*", "software.new"),
+    *("postgres", "postgres-[0-9]*", "postgres.new", "postgres.log*", "postgres.lock", "pg_hba.conf", "pg_ident.conf"),
+    *("schema-applied", "software-*", "software.new", "stopped"),
 )
 
 

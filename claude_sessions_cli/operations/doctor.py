@@ -87,6 +87,7 @@ def diagnose(database: Database, caller: Caller) -> list[Finding]:
         ]
     failed, inspection = _attempt("schema", lambda: schema.inspect(database))
     found += failed or _schema(inspection)
+    found += [_writers(inspection)] if inspection else []
     failed, doubles = _attempt("double claims", lambda: database.read(_list_doubles))
     found += failed or [_double_claims(doubles)]
     failed, others = _attempt("other programs", lambda: database.read(_list_others, caller))
@@ -207,6 +208,14 @@ def _objects(differences: list[schema.Difference]) -> str:
     first = differences[0]
     more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
     return f"{first.kind} {first.name} is {first.difference}{more}"
+
+
+def _writers(inspection: schema.Inspection) -> Finding:
+    roles = sorted({writer.role for writer in inspection.writers if writer.object == "claude_sessions"})
+    if not {"anon", "PUBLIC"} & set(roles):
+        return Finding("who may write", Verdict.OK, f"the owner{''.join(f', {role}' for role in roles)}")
+    text = f"{' and '.join(role for role in roles if role in ('anon', 'PUBLIC'))} may write the table, without a login"
+    return Finding("who may write", Verdict.WARNING, text, "claude-sessions schema apply --optional least_privilege")
 
 
 def _double_claims(rows: Rows) -> Finding:

@@ -120,4 +120,6 @@ def _split_total(rows: Rows) -> tuple[list[Session], int]:
 def _usual_order(seen: JudgedSession) -> tuple[Any, ...]:
     session = seen.session
     rank = FIRST.index(seen.label) if seen.label in FIRST else len(FIRST)
-    return rank, session.sd_id is None, session.sd_id or "", session.heartbeat_age_s, session.session_id
+    beat = session.heartbeat_at
+    latest = (beat is None, -beat.timestamp() if beat else 0.0)
+    return rank, session.sd_id is None, session.sd_id or "", latest, session.session_id

@@ -83,7 +83,7 @@ def test_foreign_rows_are_listed_and_reaped(table: Table, cli: Cli) -> None:
         table.insert(f"strange-{number}-", **{"sd_id": f"SD-{number}-", "status": "active", **row})
     names = {f"strange-{number}-" for number in range(len(STRANGE))}
     env = {"CLAUDE_SESSIONS_DSN": table.dsn}
-    argvs = [("list",), ("list", "--json"), ("reap", "--dry-run", "--explain"), ("reap", "--explain")]
+    argvs = [("list", "--all"), ("list", "--all", "--json"), ("reap", "--dry-run", "--explain"), ("reap", "--explain")]
     for argv in argvs:
         done = cli(*argv, env=env)
         assert (done.returncode, done.stderr) == (0, ""), argv

@@ -15,6 +15,9 @@ from claude_sessions_cli.embedded import server as embedded
 from claude_sessions_cli.errors import Unreachable
 from embedded.control import as_root, ask, refusal, snapshot, start
 
+# Each starts a server or two.
+pytestmark = pytest.mark.faults
+
 FILES = ("pg_hba.conf", "postgres.log", "pg_ident.conf", "schema-applied", "stopped", "postgres.lock")
 
 

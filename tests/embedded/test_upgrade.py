@@ -17,6 +17,8 @@ from claude_sessions_cli.embedded import upgrade
 from claude_sessions_cli.errors import Unreachable
 from embedded.control import ask, kill_all, newest, refusal, snapshot, start
 
+pytestmark = pytest.mark.faults
+
 
 def oldest() -> str:
     if importlib.util.find_spec(programs.EXTRA) is None or len(programs.installed()) < 2:

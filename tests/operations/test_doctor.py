@@ -18,7 +18,7 @@ from claude_sessions_cli.operations.release import release
 
 CHECKS = [
     *("server", "pooler", "tls", "clock", "synchronous_commit", "oldest snapshot", "dead rows"),
-    *("schema", "double claims", "other programs"),
+    *("schema", "who may write", "double claims", "other programs"),
 ]
 
 
@@ -70,6 +70,16 @@ def test_program_that_ends_claims_is_named(full_table: Table) -> None:
     full_table.execute("UPDATE claude_sessions SET sd_id = NULL, track = NULL, claimed_at = NULL, status = 'stale'")
     found = _findings(full_table)["other programs"]
     assert found.verdict is Verdict.WARNING and " ended 1 claims in 7 days" in found.text
+
+
+def test_everybody_who_may_write_is_a_warning(full_table: Table) -> None:
+    full_table.execute("GRANT INSERT ON public.claude_sessions TO anon")
+    try:
+        found = _findings(full_table)["who may write"]
+    finally:
+        full_table.execute("REVOKE INSERT ON public.claude_sessions FROM anon")
+    assert found.verdict is Verdict.WARNING and found.text.startswith("anon may write")
+    assert found.mend == "claude-sessions schema apply --optional least_privilege"
 
 
 def test_clock_and_snapshot_are_judged(full_table: Table) -> None:
