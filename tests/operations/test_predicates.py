@@ -185,7 +185,7 @@ def test_role_without_createrole_applies_to_existing_roles(dsn: str, fresh_datab
             admin.execute("DROP ROLE cs_owner")
 
 
-def test_role_created_concurrently_is_kept(server: Server, fresh_database: Callable[..., str]) -> None:
+def test_role_created_concurrently_is_kept(server: Server, dsn: str, fresh_database: Callable[..., str]) -> None:
     dsn = fresh_database()
     text = (queries.directory() / "ddl/001_claude_sessions.sql").read_text().replace("'anon'", "'cs_sudden'", 1)
     with psycopg.connect(dsn) as late, psycopg.connect(server.dsn, autocommit=True) as early:
