@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -13,10 +14,10 @@ LOG_LIMIT = 1 << 20
 _DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 
-def write(path: Path, text: bytes, mode: int = 0o600) -> None:
+def write(path: Path, text: bytes, mode: int = 0o600, *, still: Callable[[], bool] = lambda: True) -> bool:
     """Replace a file atomically, with this mode whatever the umask, or leave it as it is. Raises OSError.
 
-    A link or a pipe in its place is replaced too.
+    A link or a pipe in its place is replaced too. `still` is asked at the last moment; False leaves the file.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -25,7 +26,11 @@ def write(path: Path, text: bytes, mode: int = 0o600) -> None:
         with os.fdopen(number, "wb") as file:
             os.fchmod(number, mode)
             file.write(text)
+        if not still():
+            beside.unlink()
+            return False
         beside.replace(path)
+        return True
     except OSError:
         with suppress(OSError):
             beside.unlink()

@@ -126,7 +126,9 @@ def prompt_version(caller: Caller, database: Database) -> prompt.Version:
     return prompt.version(os.environ, anchor, database.name) if anchor else None
 
 
-def update_prompt(caller: Caller, session: Session, database: Database, *, shown: bool = True) -> None:
+def update_prompt(
+    caller: Caller, session: Session, database: Database, *, shown: Callable[[], bool] = prompt.always
+) -> None:
     """Show in the prompt of the caller's terminal what its session holds.
 
     If it is not to be `shown`, a prompt of another database only counts the claim.
@@ -174,10 +176,10 @@ def beat(
         result = heartbeat(database, caller, register=register, if_older_than=if_older_than, witness=witness)
     except SessionsError as error:
         if is_current():
-            show_loss(caller, database, error, shown=is_shown())
+            show_loss(caller, database, error, shown=is_shown)
         raise
     if is_current():
-        update_prompt(caller, result.session.session, database, shown=is_shown())
+        update_prompt(caller, result.session.session, database, shown=is_shown)
     return result
 
 
@@ -191,7 +193,9 @@ def prompt_shows_loss(caller: Caller, database: Database) -> Iterator[None]:
         raise
 
 
-def show_loss(caller: Caller, database: Database, error: SessionsError, *, shown: bool = True) -> None:
+def show_loss(
+    caller: Caller, database: Database, error: SessionsError, *, shown: Callable[[], bool] = prompt.always
+) -> None:
     """Show in the prompt of the caller's terminal the claim that is lost by an error, if it is lost."""
     anchor = _terminal_of(caller)
     lost = error.lost_item if isinstance(error, NotHeld) else None
@@ -204,13 +208,14 @@ def show_loss(caller: Caller, database: Database, error: SessionsError, *, shown
         _write_prompt(caller, prompt.State.of_loss(lost, caller.session_id, database.name), shown)
 
 
-def _write_prompt(caller: Caller, state: prompt.State, shown: bool) -> None:
+def _write_prompt(caller: Caller, state: prompt.State, shown: Callable[[], bool]) -> None:
     anchor = _terminal_of(caller)
     if anchor is None:
         return
     # The next command may be without the option.
     if caller.settings.dsn_source == "--dsn" and shown_database(caller) is not None:
-        shown = False
+        prompt.write(os.environ, anchor, state, shown=lambda: False)
+        return
     prompt.write(os.environ, anchor, state, shown=shown)
 
 

@@ -18,9 +18,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from claude_sessions_cli import files
@@ -32,6 +33,8 @@ from claude_sessions_cli.settings import state_directory
 from claude_sessions_cli.times import fence_of, format_age
 
 HELD, LOST, NOTHING = "held", "lost", "none"
+# How often a file is read again that its shell is writing.
+ATTEMPTS = 5
 # Of the other characters, a shell that expands its prompt evaluates some, and tmux the `#`.
 _PLAIN = re.compile(r"[A-Za-z0-9._:/@+,=-]+(?: +[A-Za-z0-9._:/@+,=-]+)*", re.ASCII)
 _PUNCTUATION = frozenset("._:/@+,=- ")
@@ -168,7 +171,18 @@ def version(environ: Mapping[str, str], anchor: Process, database: str) -> Versi
     return (found.st_ino, found.st_mtime_ns) if found else None
 
 
-def write(environ: Mapping[str, str], anchor: Process | ProcessRecord, state: State, *, shown: bool = True) -> None:
+def always() -> bool:
+    """Whether a command in the foreground shows its state."""
+    return True
+
+
+def write(
+    environ: Mapping[str, str],
+    anchor: Process | ProcessRecord,
+    state: State,
+    *,
+    shown: Callable[[], bool] = always,
+) -> None:
     """Replace the file of the state's database, and the one that the prompt reads. A failure fails no command.
 
     If the state is not to be `shown`, a prompt of another database only counts the claim.
@@ -177,16 +191,22 @@ def write(environ: Mapping[str, str], anchor: Process | ProcessRecord, state: St
     if beside is None or path is None:
         return
     _replace(beside, state)
-    before = _read(path)
-    if shown or (before and before.database == state.database):
-        current = state
-    elif before:
-        current = before
-    else:
-        return
-    counted = replace(current, elsewhere=_count_others(path, current))
-    if shown or counted != before:
-        _replace(path, counted)
+    for _ in range(ATTEMPTS):
+        before, visible = _read(path), shown()
+        if visible or (before and before.database == state.database):
+            current = state
+        elif before:
+            current = before
+        else:
+            return
+        counted = replace(current, elsewhere=_count_others(path, current))
+        # The shell may turn to another database at any moment, and writes the file then.
+        if (not visible and counted == before) or _replace(path, counted, partial(_shows, path, before)):
+            return
+
+
+def _shows(path: Path, state: State | None) -> bool:
+    return _read(path) == state
 
 
 def correct(environ: Mapping[str, str], anchor: ProcessRecord, session_id: str, item: str, fence: int | None) -> None:
@@ -198,7 +218,7 @@ def correct(environ: Mapping[str, str], anchor: ProcessRecord, session_id: str, 
     term = (session_id, harmless(item), fence)
     for beside in _besides(path):
         if known := _held(beside, term):
-            write(environ, anchor, State.of_loss(item, session_id, known.database), shown=False)
+            write(environ, anchor, State.of_loss(item, session_id, known.database), shown=lambda: False)
     # Of an earlier version, which writes no file beside it.
     if known := _held(path, term):
         _replace(path, State.of_loss(item, session_id, known.database))
@@ -227,19 +247,20 @@ def _count_others(path: Path, state: State) -> int:
     return len({(held.item, held.fence) for held in found if held and held.kind == HELD} - {(state.item, state.fence)})
 
 
-def _replace(path: Path, state: State) -> None:
-    """Replace a file atomically, or remove it."""
+def _replace(path: Path, state: State, still: Callable[[], bool] = always) -> bool:
+    """Replace a file atomically, or remove it; return False if `still` was False at the last moment."""
     line = state.line.encode()
     try:
         try:
-            files.write(path, line)
+            return files.write(path, line, still=still)
         except FileNotFoundError:
             _make_private(path.parent)
-            files.write(path, line)
+            return files.write(path, line, still=still)
     except OSError:
         # A stale file is worse than a missing one.
         with suppress(OSError):
             path.unlink()
+        return True
 
 
 def _make_private(place: Path) -> None:

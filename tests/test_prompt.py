@@ -294,12 +294,36 @@ def test_other_databases_claims_are_counted(place: Path) -> None:
     prompt.write(os.environ, anchor(), HELD)
     prompt.write(os.environ, anchor(pid=47), ELSEWHERE)
     assert prompt.read(os.environ, anchor()) == HELD
-    prompt.write(os.environ, anchor(), ELSEWHERE, shown=False)
+    prompt.write(os.environ, anchor(), ELSEWHERE, shown=lambda: False)
     assert prompt.read(os.environ, anchor()) == replace(HELD, elsewhere=1)
     prompt.write(os.environ, anchor(), ELSEWHERE)
     assert prompt.read(os.environ, anchor()) == replace(ELSEWHERE, elsewhere=1)
-    prompt.write(os.environ, anchor(), LOST, shown=False)
+    prompt.write(os.environ, anchor(), LOST, shown=lambda: False)
     assert prompt.read(os.environ, anchor()) == ELSEWHERE
+
+
+def test_turn_of_the_shell_during_a_write_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    path = prompt.file_of(os.environ, anchor())
+    assert path
+    count = prompt._count_others
+
+    def turn(*args: Any) -> int:
+        # As a shell does whose variables name another database now.
+        path.write_text(ELSEWHERE.line)
+        monkeypatch.setattr(prompt, "_count_others", count)
+        return count(*args)
+
+    monkeypatch.setattr(prompt, "_count_others", turn)
+    renewed = replace(HELD, updated_at=(HELD.updated_at or 0) + 1)
+
+    def shown() -> bool:
+        seen = prompt.read(os.environ, anchor())
+        return seen is not None and seen.database == DATABASE
+
+    prompt.write(os.environ, anchor(), renewed, shown=shown)
+    assert prompt.read(os.environ, anchor()) == replace(ELSEWHERE, elsewhere=1)
+    assert prompt.read(os.environ, anchor(), DATABASE) == renewed
 
 
 def test_one_claim_under_two_names_of_a_database_counts_once(place: Path) -> None:
@@ -310,7 +334,7 @@ def test_one_claim_under_two_names_of_a_database_counts_once(place: Path) -> Non
 
 
 def test_state_that_is_not_shown_creates_no_prompt(place: Path) -> None:
-    prompt.write(os.environ, anchor(), HELD, shown=False)
+    prompt.write(os.environ, anchor(), HELD, shown=lambda: False)
     assert [path.name for path in place.iterdir()] == [f"4711-12345.{DATABASE}"]
 
 

@@ -51,10 +51,18 @@ def timeline(database: Database, caller: Caller, seconds: float, name: str | Non
 
 
 def _read(tx: Transaction, caller: Caller, seconds: float, name: str | None) -> Timeline:
+    forms = tx.forms(name)
     _, [clock], terms, live = tx.commit(
         Statement("require_history"),
         Statement("read_clock", now=caller.now),
-        Statement("list_recent_terms", seconds=seconds, name=name, row_limit=ROW_LIMIT, now=caller.now),
+        Statement(
+            "list_recent_terms",
+            seconds=seconds,
+            name=forms[0] if forms else None,
+            forms=forms,
+            row_limit=ROW_LIMIT,
+            now=caller.now,
+        ),
         Statement("list_live_sessions", after=None, row_limit=ROW_LIMIT, now=caller.now),
     )
     until = clock["now"]

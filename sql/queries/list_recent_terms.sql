@@ -1,6 +1,6 @@
 -- List the terms that lasted into a period, of all work items or of one name.
--- Parameters: seconds (float: the length of the period), name (text: a work item or a session id; NULL for all),
--- row_limit (bigint), now.
+-- Parameters: seconds (float: the length of the period), name (text: a session id) and forms (text[]: of a work item),
+-- both NULL for all; row_limit (bigint), now.
 -- Returns: terms, by item and time; a current one has no ended_at.
 SELECT *
 FROM (
@@ -14,6 +14,6 @@ FROM (
     FROM public.claude_sessions
     WHERE sd_id IS NOT NULL AND (status IN ('active', 'idle', 'stale') OR status IS NULL)
 ) AS term
-WHERE %(name)s::text IS NULL OR sd_id = %(name)s::text OR session_id = %(name)s::text
+WHERE %(name)s::text IS NULL OR sd_id = ANY(%(forms)s::text[]) OR session_id = %(name)s::text
 ORDER BY sd_id, began_at NULLS FIRST, session_id
 LIMIT %(row_limit)s::bigint;

@@ -37,6 +37,12 @@ def test_terms_of_each_item_are_in_order(full_table: Table) -> None:
         assert list(timeline(database, make_caller("c"), DAY, name).items) == items
 
 
+def test_item_is_found_in_each_unicode_form(full_table: Table) -> None:
+    claim(full_table.database, make_caller("a"), "caf\u00e9")
+    for name in ("caf\u00e9", "cafe\u0301"):
+        assert list(timeline(full_table.database, make_caller("a"), DAY, name).items) == ["caf\u00e9"]
+
+
 def test_earlier_terms_are_left_out(full_table: Table) -> None:
     claim(full_table.database, make_caller("a"), "SD-1")
     release(full_table.database, make_caller("a"), "SD-1")
