@@ -21,7 +21,7 @@ demo: $(VENV)/embedded ## Two sessions, a refused claim, a release and a reap, o
 test: $(VENV)/dev ## Run the tests (minutes); needs nothing but Python
 	$(BIN)/python -m pytest -m 'not faults and not claude' -n auto $(ARGS)
 
-test-faults: $(VENV)/dev ## Run the long races and faults
+test-faults: $(VENV)/dev ## Run the long tests: races, faults, terminals, streams (20 minutes)
 	$(BIN)/python -m pytest -m 'faults and not claude' -n auto --maxprocesses 3 $(ARGS)
 
 test-claude: $(VENV)/dev $(VENV)/claude-code/$(CLAUDE_CODE) ## Run the tests with a real Claude Code client (400 MB; needs npm)

@@ -102,6 +102,7 @@ def test_given_process_is_anchor_and_names_session() -> None:
     assert found.session_id.endswith(f"_{os.getppid()}")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "argv",
     [

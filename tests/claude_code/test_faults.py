@@ -70,6 +70,7 @@ def _locked(table: Table) -> Iterator[str]:
 FAILING = {"closed": _closed, "refusing": _refusing, "hanging": _hanging, "silent": _silent, "locked": _locked}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "closed" else [pytest.mark.faults]) for kind in FAILING]
 )
@@ -118,6 +119,7 @@ def _lose(table: Table, agent: Client) -> None:
     agent.beat()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("raw", BAD.values(), ids=list(BAD))
 def test_bad_input_changes_nothing_and_is_noted(full_table: Table, client: Start, raw: str) -> None:
     agent = client("conversation")

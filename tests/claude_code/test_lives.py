@@ -35,6 +35,7 @@ def _rob(table: Table, item: str = "SD-1", session: str = "rival") -> None:
     claim(table.database, make_caller(session), item, force_reason="urgent")
 
 
+@pytest.mark.faults
 def test_session_registers_holds_beats_and_ends(full_table: Table, processes: Start) -> None:
     agent = processes()
     answer = agent.start()
@@ -254,6 +255,7 @@ def test_late_end_leaves_a_moved_session(full_table: Table, client: Start) -> No
     assert (holder(full_table), status(full_table, agent.session)) == (agent.session, "active")
 
 
+@pytest.mark.faults
 def test_run_around_the_client_is_one_session(full_table: Table, tmp_path: Path, processes: Start) -> None:
     agent = processes(prefix=[*PROGRAM, "run", "SD-1", "--"])
     name = until(lambda: holder(full_table), "the claim of run")
@@ -315,6 +317,7 @@ def test_context_is_facts_in_a_kilobyte(full_table: Table, client: Start, tmp_pa
     assert " more." in answer.context and "claude-sessions claim SD" in answer.context
 
 
+@pytest.mark.faults
 def test_twenty_hooks_at_one_instant_send_one_heartbeat(full_table: Table, processes: Start) -> None:
     agent = processes()
     agent.start()

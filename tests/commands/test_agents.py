@@ -113,6 +113,7 @@ def test_resumed_conversation_never_takes_the_claim(table: Table, agent: Start, 
     assert first.run("check", "SD-1")[0] == 0
 
 
+@pytest.mark.faults
 @only_linux
 def test_resumed_conversation_takes_over_from_the_dead(table: Table, agent: Start) -> None:
     first, second = agent(), agent()
@@ -125,6 +126,7 @@ def test_resumed_conversation_takes_over_from_the_dead(table: Table, agent: Star
     assert second.run("check", "SD-1", "--fence", str(fence))[0] == 4
 
 
+@pytest.mark.faults
 @only_linux
 def test_cleared_conversation_keeps_its_claim(table: Table, agent: Start) -> None:
     claude = agent()

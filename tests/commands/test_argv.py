@@ -14,6 +14,7 @@ def test_options_are_accepted_before_command(run: Run, dsn: str) -> None:
     assert data_of(run("--json", "schema", "check"), "schema check")["differences"] == []
 
 
+@pytest.mark.faults
 def test_version_and_help(run: Run) -> None:
     from claude_sessions_cli import __version__
 

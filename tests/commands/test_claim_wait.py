@@ -19,6 +19,7 @@ from claude_sessions_cli.operations.release import release
 CLAIM = f"{CLI} claim SD-1 --wait"
 
 
+@pytest.mark.faults
 def test_terminal_shows_countdown_and_clears_it(bench: Bench) -> None:
     claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
@@ -36,6 +37,7 @@ def test_terminal_shows_countdown_and_clears_it(bench: Bench) -> None:
     assert "left" not in last
 
 
+@pytest.mark.faults
 def test_countdown_stays_on_one_line_and_escapes_names(bench: Bench) -> None:
     name = "evil\x1b]0;title\x07\x1b[31m\nline-" + "x" * 200
     now = datetime.now(timezone.utc)

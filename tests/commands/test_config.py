@@ -38,6 +38,7 @@ def test_wrong_environment_is_refused(refused: Refused, env: Env, message: str) 
     refused("claim", "SD-1", code=2, message=message, env=env)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("content", "message"),
     [

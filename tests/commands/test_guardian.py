@@ -66,6 +66,7 @@ def kill_and_take(bench: Bench, wrapper: int, *pids: int) -> None:
     until(take, "the item is free")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "shape",
     [
@@ -91,6 +92,7 @@ def test_killed_wrapper_ends_make(bench: Bench) -> None:
     kill_and_take(bench, started.pid, read_pid(ready))
 
 
+@pytest.mark.faults
 @only_root
 def test_killed_wrapper_ends_command_of_another_user(bench: Bench) -> None:
     command = "echo $$; while :; do sleep 0.02; done"
@@ -130,6 +132,7 @@ def test_process_of_another_user_keeps_item_and_is_named(table: Table, sleeper: 
         assert try_claim(table, make_caller("b"))
 
 
+@pytest.mark.faults
 def test_killed_run_of_shared_claim_allows_no_second(bench: Bench) -> None:
     holder = {"CLAUDE_SESSIONS_SESSION_ID": "holder"}
     assert bench.start_any(*PROGRAM, "claim", "SD-1", env=holder).wait(30) == 0
@@ -185,6 +188,7 @@ def test_run_continued_after_takeover_does_no_work(bench: Bench) -> None:
     assert not is_alive(pid)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "shell", ["dash", *(pytest.param(name, marks=pytest.mark.faults) for name in ("bash", "busybox", "yash"))]
 )

@@ -145,6 +145,7 @@ def _env(table: Table) -> dict[str, str]:
     return {"CLAUDE_SESSIONS_DSN": table.dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
 
 
+@pytest.mark.faults
 def test_commands_print_nothing_raw(hostile: Table, inside: Inside) -> None:
     for words, code in COMMANDS.items():
         done = inside(*words.split(), env=_env(hostile))

@@ -159,11 +159,13 @@ def _assert_at_most(most: int, wire: Wire, name: str) -> None:
     assert len(wire.messages) <= most, f"{name}: {len(wire.messages)} messages, not {most}\n{report(wire)}"
 
 
+@pytest.mark.faults
 @each_case
 def test_command_costs_few_messages(case: Case, scene: Scene, wire: Wire) -> None:
     _assert_messages(case, scene, wire, wire.dsn)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("case", HISTORIES, ids=lambda case: case.name)
 def test_history_costs_few_messages(case: Case, full_table: Table, cli: Cli, sleeper: Sleeper) -> None:
     with Wire(full_table.dsn) as wire:
@@ -198,6 +200,7 @@ def test_refused_rows_cost_few_messages(scene: Scene, wire: Wire, inside: Inside
         scene.table.execute("ALTER TABLE public.claude_sessions DROP CONSTRAINT good")
 
 
+@pytest.mark.faults
 def test_connecting_has_no_superfluous_round_trip(scene: Scene, wire: Wire) -> None:
     recorded(scene)
     for argv in (["heartbeat"], ["check"], ["list"], ["claim", "SD-1"], ["heartbeat", "--here"], ["reap"]):

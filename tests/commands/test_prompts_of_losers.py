@@ -45,6 +45,7 @@ def shown(anchor: Process) -> str:
     return state.segment(state.since)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("how", BY_SILENCE)
 def test_loss_to_silence_is_shown_at_once(full_table: Table, loser: Process, cli: Cli, how: str) -> None:
     assert shown(loser) == "SD-1 0s"

@@ -41,6 +41,7 @@ from commands.answers import Inside
 # The claim
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("code", [0, 7])
 def test_run_passes_exit_code_and_releases_claim(tmp_path: Path, table: Table, code: int) -> None:
     with Bench(tmp_path, table) as bench:
@@ -49,6 +50,7 @@ def test_run_passes_exit_code_and_releases_claim(tmp_path: Path, table: Table, c
         bench.assert_ended(reason="failed" if code else "completed")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("command", "code"), [("exit 255", 255), ("kill -KILL $$", 137), ("kill -TERM $$", 143)])
 def test_run_passes_large_and_signal_exit_codes(bench: Bench, command: str, code: int) -> None:
     done = bench.call("SD-1", "--", "sh", "-c", command)
@@ -98,6 +100,7 @@ def test_agent_inside_run_acts_as_its_session(bench: Bench) -> None:
     assert (who["session_id"], who["pid"], who["id_from"]) == (row["session_id"], row["pid"], "exported")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("shell", ["/bin/sh -c {0}", "setsid -w /bin/sh -c {0} <&- >&- 2>&-"], ids=["cron", "daemon"])
 def test_run_under_cron_or_daemon_is_a_session(bench: Bench, shell: str) -> None:
     answer = bench.file()
@@ -133,6 +136,7 @@ def test_only_first_double_dash_belongs_to_run(bench: Bench) -> None:
     assert bench.call("SD-1", "--", "printf", "%s,", "-a", "--", "b").stdout == "-a,--,b,"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -153,6 +157,7 @@ def test_run_of_held_item_exits_with_conflict_code(bench: Bench, options: list[s
     assert bench.rows() == before
 
 
+@pytest.mark.faults
 def test_waiting_run_starts_when_item_is_released(bench: Bench) -> None:
     ready = bench.file()
     first = bench.start("SD-1", "--", *words(WAIT, ready))
@@ -184,6 +189,7 @@ def test_run_renews_and_keeps_the_callers_own_claim(bench: Bench) -> None:
     assert "run" not in bench.table.own("mine") or bench.table.own("mine")["run"] is None
 
 
+@pytest.mark.faults
 def test_second_run_of_item_in_one_session_is_refused(bench: Bench) -> None:
     claim(bench.table.database, make_caller("mine"), "SD-1")
     ready, mine = bench.file(), {"CLAUDE_SESSIONS_SESSION_ID": "mine"}
@@ -215,6 +221,7 @@ def test_runs_of_other_items_are_own_sessions(bench: Bench) -> None:
     assert bench.holder("SD-1")["session_id"] == "mine"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("inner", "code"), [("SD-1", 3), ("SD-2", 0)], ids=["the same item", "another item"])
 def test_run_inside_run(bench: Bench, inner: str, code: int) -> None:
     done = bench.call("SD-1", "--", "sh", "-c", f"{RUN} {inner} -- echo ran; echo $?")
@@ -235,6 +242,7 @@ def test_named_run_can_be_repeated(bench: Bench) -> None:
     assert "tombstone" not in bench.table.own("nightly")
 
 
+@pytest.mark.faults
 @only_linux
 def test_named_run_after_a_killed_one_has_higher_fence(bench: Bench) -> None:
     ready = bench.file()
@@ -267,6 +275,7 @@ def test_named_run_refuses_a_living_session(bench: Bench) -> None:
     assert (after["sd_id"], after["pid"], after["status"]) == ("SD-1", os.getpid(), "active")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("change", ["claimed_at = NULL", "status = 'stale'"])
 def test_run_repairs_claim_changed_by_another_program(bench: Bench, change: str) -> None:
     claim(bench.table.database, make_caller("mine"), "SD-1")
@@ -344,6 +353,7 @@ def _make(path: Path, text: str, mode: int) -> Path:
     return path
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("code", "messages"),
     [
@@ -412,6 +422,7 @@ def test_refusal_that_is_success_prints_nothing_if_quiet(bench: Bench) -> None:
     assert "add --force" not in done.stderr
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "command", ["exec sleep 600", "exec 2>/dev/null; trap 'exit 0' TERM; while :; do sleep 0.02; done"]
 )

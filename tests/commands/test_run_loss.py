@@ -41,6 +41,7 @@ from claude_sessions_cli.operations.release import release
 FAULTS = ["refuse", *(pytest.param(fault, marks=pytest.mark.faults) for fault in ("hang", "stall"))]
 
 
+@pytest.mark.faults
 def test_forced_takeover_stops_the_whole_group(bench: Bench) -> None:
     files = [bench.file() for _ in range(3)]
     inner = "exec 2>/dev/null; trap 'echo got it >{2}; exit' TERM; echo $$ >{1}; while :; do sleep 0.02; done"
@@ -62,6 +63,7 @@ def test_forced_takeover_stops_the_whole_group(bench: Bench) -> None:
     assert list(statuses.values()) == [("released", None)]
 
 
+@pytest.mark.faults
 def test_group_ignoring_sigterm_is_killed(bench: Bench) -> None:
     ready, other = bench.file(), bench.file()
     command = "trap '' TERM; sh -c 'echo $$ >{1}; sleep 600' & " + IGNORE_TERM
@@ -73,6 +75,7 @@ def test_group_ignoring_sigterm_is_killed(bench: Bench) -> None:
     until(lambda: not is_alive(member), "the end of the member, which is not the wrapper's child")
 
 
+@pytest.mark.faults
 def test_member_ignoring_sigterm_is_killed_after_leader_exits(bench: Bench) -> None:
     ready, other = bench.file(), bench.file()
     deaf = "trap '' TERM; echo $$ >\"$1\"; while :; do sleep 0.05; done"
@@ -85,6 +88,7 @@ def test_member_ignoring_sigterm_is_killed_after_leader_exits(bench: Bench) -> N
     until(lambda: not is_alive(member), "it is killed")
 
 
+@pytest.mark.faults
 def test_group_has_time_to_clean_up_after_leader_exits(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
     tidy = "trap 'sleep 0.2; echo tidy >{1}; exit' TERM; echo $$ >{0}; while :; do sleep 0.02; done"
@@ -96,6 +100,7 @@ def test_group_has_time_to_clean_up_after_leader_exits(bench: Bench) -> None:
     assert files[1].read_text() == "tidy\n"
 
 
+@pytest.mark.faults
 @only_linux
 def test_jobs_and_sessions_below_the_command_are_stopped(bench: Bench) -> None:
     files = [bench.file(), bench.file(), bench.file()]
@@ -109,6 +114,7 @@ def test_jobs_and_sessions_below_the_command_are_stopped(bench: Bench) -> None:
     assert not [pid for pid in pids if is_alive(pid)]
 
 
+@pytest.mark.faults
 @only_linux
 def test_process_without_a_parent_in_the_command_is_not_stopped(bench: Bench) -> None:
     files = [bench.file(), bench.file()]
@@ -123,6 +129,7 @@ def test_process_without_a_parent_in_the_command_is_not_stopped(bench: Bench) ->
     until(lambda: not is_alive(away), "it ends")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("options", [[], ["--keep-on-failure"]], ids=["", "keep"])
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
 def test_claim_lost_before_command_exit_is_reported(bench: Bench, shared: bool, options: list[str]) -> None:
@@ -153,6 +160,7 @@ def test_command_may_release_its_own_claim(bench: Bench) -> None:
     assert {row["status"] for row in bench.rows()} == {"released"}
 
 
+@pytest.mark.faults
 def test_release_in_the_session_stops_its_command(bench: Bench) -> None:
     claim(bench.table.database, make_caller("mine"), "SD-1")
     ready = bench.file()
@@ -201,6 +209,7 @@ def test_longer_window_of_the_holders_row_is_used(bench: Bench, proxy: Proxy) ->
     assert started.wait(30) == 143
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("fault", ["refuse", "stall", pytest.param("hang", marks=pytest.mark.faults)])
 def test_database_back_in_time_keeps_the_command(bench: Bench, proxy: Proxy, fault: str) -> None:
     longer = {"CLAUDE_SESSIONS_STALE_AFTER": "8", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "0.3"}
@@ -259,6 +268,7 @@ def test_hanging_database_delays_neither_signals_nor_exit(bench: Bench, proxy: P
     assert try_claim(bench.table, make_caller("b"))
 
 
+@pytest.mark.faults
 def test_blocked_stderr_does_not_save_the_command(bench: Bench) -> None:
     ready = bench.file()
     reader, writer = os.pipe()

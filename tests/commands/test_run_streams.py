@@ -46,6 +46,7 @@ def test_command_inherits_no_descriptors_of_the_wrapper(bench: Bench) -> None:
     assert done.stdout.split() == ["0", "1", "2"]
 
 
+@pytest.mark.faults
 @only_linux
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_closed_for_the_command(bench: Bench, closed: str) -> None:
@@ -62,6 +63,7 @@ def test_closed_streams_are_closed_for_the_command(bench: Bench, closed: str) ->
     bench.assert_ended(reason="completed")
 
 
+@pytest.mark.faults
 @only_linux
 @pytest.mark.parametrize(
     "shell",
@@ -100,6 +102,7 @@ def test_signals_are_forwarded_to_the_command(bench: Bench, name: str) -> None:
     bench.assert_ended(reason="failed")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT"])
 def test_command_killed_by_signal_sets_exit_code(bench: Bench, name: str) -> None:
     ready = bench.file()
@@ -138,6 +141,7 @@ def test_stopped_command_without_job_control_is_continued(bench: Bench) -> None:
     assert started.wait(30) == 143
 
 
+@pytest.mark.faults
 def test_slow_reader_does_not_stop_heartbeats(bench: Bench) -> None:
     started = bench.start("SD-1", "--", "yes", env=OFTEN)
     first = bench.holder()["heartbeat_at"]
@@ -149,6 +153,7 @@ def test_slow_reader_does_not_stop_heartbeats(bench: Bench) -> None:
     assert started.wait(30) == 128 + signal.SIGPIPE
 
 
+@pytest.mark.faults
 def test_instantly_ending_runs_leave_nothing(bench: Bench) -> None:
     started = [bench.start(f"SD-{number}", "--", "true") for number in range(6)]
     assert [one.wait(60) for one in started] == [0] * 6

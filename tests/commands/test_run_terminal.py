@@ -94,6 +94,7 @@ def text_of(file: Path) -> str:
 # Keys
 
 
+@pytest.mark.faults
 @both_shells
 @pytest.mark.parametrize(("key", "code"), [(CTRL_C, 130), (CTRL_BACKSLASH, 131)], ids=["interrupt", "quit"])
 def test_key_ends_command_and_returns_terminal_to_shell(bench: Bench, shell: str, key: str, code: int) -> None:
@@ -129,6 +130,7 @@ def test_interrupt_ends_the_loop_around_the_command(bench: Bench, shell: str, wr
     assert log.read_text() == "again\n"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("wrapped", [True, False], ids=["with run", "without"])
 @pytest.mark.parametrize("interpreter", ["sh", "bash"])
 def test_interrupt_ends_the_script_around_the_command(bench: Bench, interpreter: str, wrapped: bool) -> None:
@@ -275,6 +277,7 @@ def test_terminal_modes_set_by_command_persist(bench: Bench) -> None:
     assert "-onlcr" in text_of(after).replace(";", " ").split()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("what", ["true", "./broken", "sh -c 'kill -KILL $$'"])
 def test_script_reads_terminal_after_the_run(bench: Bench, what: str) -> None:
     (bench.directory / "broken").write_text(f"#!{bench.directory}/missing\n")
@@ -314,6 +317,7 @@ def test_pager_reads_keys_while_command_writes(bench: Bench, shell: str) -> None
     bench.assert_ended(reason="failed")
 
 
+@pytest.mark.faults
 @both_shells
 @pytest.mark.parametrize("place", ["{run} | cat", "{run} >/dev/null", "cat /dev/null | {run}"])
 def test_keys_reach_a_command_with_redirected_streams(bench: Bench, shell: str, place: str) -> None:
@@ -355,6 +359,7 @@ def test_reader_stopped_at_command_exit_is_continued(bench: Bench) -> None:
     assert window.answers() == "0"
 
 
+@pytest.mark.faults
 @both_shells
 def test_pipeline_reader_gets_terminal_while_command_runs(bench: Bench, shell: str) -> None:
     window, ready, first, second = bench.window(shell), bench.file(), bench.file(), bench.file()
@@ -393,6 +398,7 @@ def test_item_held_by_terminal_stays_held(bench: Bench, shell: str) -> None:
     assert "already" in nested.err
 
 
+@pytest.mark.faults
 @both_shells
 def test_two_runs_of_different_items_share_a_terminal(bench: Bench, shell: str) -> None:
     window, files = bench.window(shell), [bench.file(), bench.file()]
@@ -439,6 +445,7 @@ def test_stopped_job_that_lost_its_item_does_not_resume(bench: Bench, shell: str
     assert bench.holder()["session_id"] == "rival"
 
 
+@pytest.mark.faults
 @both_shells
 def test_command_that_lost_its_claim_restores_the_terminal(bench: Bench, shell: str) -> None:
     window, ready = bench.window(shell, FAST), bench.file()

@@ -16,6 +16,7 @@ from claude_sessions_cli.commands import shell_init
 from claude_sessions_cli.errors import UsageError
 
 
+@pytest.mark.faults
 @each_shell
 def test_shell_init_output_hooks_a_starting_shell(stack: ExitStack, tmp_path: Path, dsn: str, name: str) -> None:
     line = f"{CLI} shell-init fish | source" if name == "fish" else f'eval "$({CLI} shell-init {name})"'

@@ -60,6 +60,7 @@ def test_silent_server_ends_command_in_seconds(cli: Cli, proxy: Proxy) -> None:
     assert 14 < time.monotonic() - begin < 30
 
 
+@pytest.mark.faults
 def test_wait_on_silent_server_ends_in_its_own_time(cli: Cli, proxy: Proxy) -> None:
     proxy.stall()
     begin = time.monotonic()

@@ -26,6 +26,7 @@ def _shell(command: str, cli_env: Mapping[str, str], cwd: Path) -> subprocess.Co
     )  # fmt: skip
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "command", ["TOOL list", "TOOL list --json", "TOOL claim SD-1", "TOOL --help", "TOOL --version", "TOOL whoami"]
 )
@@ -37,6 +38,7 @@ def test_full_disk_is_reported_in_one_line(dsn: str, tmp_path: Path, command: st
     failed(_shell(f"{command} >/dev/full", env, tmp_path), 1, ": cannot write the answer: No space left on device$")
 
 
+@pytest.mark.faults
 def test_exit_code_survives_unwritable_streams(dsn: str, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -49,6 +51,7 @@ def test_exit_code_survives_unwritable_streams(dsn: str, tmp_path: Path) -> None
     assert [row[1] for row in rows(dsn)] == ["a"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "streams",
     ["<&- >&- 2>&-", *(pytest.param(one, marks=pytest.mark.faults) for one in ("<&-", ">&-", "2>&-", ">&- 2>&-"))],
@@ -62,6 +65,7 @@ def test_closed_streams_break_nothing(dsn: str, tmp_path: Path, streams: str) ->
     assert [row[10] for row in rows(dsn)] == ["released"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("argv", ["list", "list --json", "claim SD-1", "--help", "--version", "schema print"])
 def test_reader_that_stops_early_is_no_error(dsn: str, tmp_path: Path, argv: str) -> None:
     execute(dsn, "INSERT INTO public.claude_sessions (session_id, sd_id) VALUES ('a', 'SD-1')")
@@ -103,6 +107,7 @@ def _writes(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.faults
 def test_only_the_printer_and_the_log_write_to_streams() -> None:
     found = {path.relative_to(PACKAGE).as_posix(): {*_writes(path)} for path in PACKAGE.rglob("*.py")}
     assert {name: places for name, places in found.items() if places} == {

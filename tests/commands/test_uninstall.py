@@ -114,6 +114,7 @@ def test_files_of_others_in_its_directories_stay(cli: Cli, home: Path) -> None:
     assert [path.name for path in data.iterdir()] == ["photos"]
 
 
+@pytest.mark.faults
 def test_crontab_is_as_before(tmp_path: Path, home: Path, dsn: str) -> None:
     run: Any = private_cron(tmp_path)
     before = "# mine\n5 4 * * * true\n"

@@ -101,6 +101,7 @@ def given(keyboard: Keyboard, **variables: str) -> str:
 # -- one terminal -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 @each_shell
 def test_commands_in_one_terminal_share_a_session(terminal: Open, tmp_path: Path, name: str) -> None:
     window = terminal(name)
@@ -140,6 +141,7 @@ def test_two_terminals_are_two_sessions(terminal: Open, name: str) -> None:
     assert (first.run().data["tty"], second.run().data["tty"]) == (first.tty, second.tty)
 
 
+@pytest.mark.faults
 def test_terminal_opened_after_closing_another_is_new_session(tmp_path: Path) -> None:
     seen = set()
     for _ in range(3):
@@ -155,6 +157,7 @@ def test_login_shell_is_the_terminals_shell(stack: ExitStack, tmp_path: Path) ->
     assert window.run().data["pid"] == window.pid
 
 
+@pytest.mark.faults
 @cross("inner", list(SHELLS), [(name, name) for name in SHELLS])
 def test_nested_shell_agrees_with_outer_shell(terminal: Open, name: str, inner: str) -> None:
     window = terminal(name)
@@ -187,6 +190,7 @@ def test_command_agrees_with_terminal_however_started(terminal: Open) -> None:
         assert window.run(text).data == plain, form
 
 
+@pytest.mark.faults
 def test_script_file_agrees_with_terminal(terminal: Open, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(f"#!/bin/sh\n{WHOAMI}\n:\n")
@@ -205,6 +209,7 @@ def test_makefile_agrees_with_terminal(terminal: Open, tmp_path: Path) -> None:
 # -- relays: a terminal of their own in the same window ---------------------------------------------------------------
 
 
+@pytest.mark.faults
 @needs_script
 def test_util_linux_script_agrees_with_outer_terminal(terminal: Open) -> None:
     window = terminal()
@@ -221,6 +226,7 @@ def _without(answer: Answer, *left_out: str) -> dict[str, object]:
     return {name: value for name, value in answer.data.items() if name not in left_out}
 
 
+@pytest.mark.faults
 @needs_sudo
 def test_sudo_agrees_with_outer_terminal(terminal: Open) -> None:
     window = terminal()
@@ -278,6 +284,7 @@ RECORDERS = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in RECORDERS])
 def test_recorder_agrees_with_outer_terminal(terminal: Open, tmp_path: Path, name: str) -> None:
     window = terminal()
@@ -303,6 +310,7 @@ def program(directory: Path, name: str, *lines: str) -> Path:
     return path
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("start", ["{path} shell", "{python} -I {path} shell"], ids=["script", "python"])
 @pytest.mark.parametrize(
     "name", ["poetry", *(pytest.param(name, marks=pytest.mark.faults) for name in ("pipenv", "hatch"))]
@@ -332,6 +340,7 @@ NOT_INSIDE = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("case", NOT_INSIDE)
 def test_program_that_may_be_an_emulator_is_own_session(terminal: Open, tmp_path: Path, case: str) -> None:
     window = terminal()
@@ -399,6 +408,7 @@ def session_in(window: Terminal, directory: Path) -> dict[str, Any]:
     return data["data"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("command", [pytest.param(each, marks=needs(each.split()[0])) for each in OTHER_SHELLS])
 def test_shell_of_other_kind_is_terminals_session(stack: ExitStack, tmp_path: Path, command: str) -> None:
     window = Terminal(tmp_path, command.split())
@@ -463,6 +473,7 @@ def test_setsid_in_emulator_does_not_find_outer_terminal(terminal: Open) -> None
     assert window.run(f"setsid -w {WHOAMI}").code == 5
 
 
+@pytest.mark.faults
 @needs("tmux")
 def test_two_panes_are_two_sessions(tmux: Tmux) -> None:
     first, second = tmux.pane(), tmux.pane()
@@ -485,6 +496,7 @@ def variables_of(pid: int, tty: str, kind: str) -> dict[str, str]:
     }[kind]
 
 
+@pytest.mark.faults
 @needs("tmux")
 @pytest.mark.parametrize("kind", INHERITED)
 def test_pane_with_inherited_environment_is_own_session(tmux: Tmux, kind: str) -> None:
@@ -513,6 +525,7 @@ def test_pane_of_tmux_started_in_hooked_shell_is_own_session(terminal: Open, tmu
 # -- the shell hook, and ids in the environment -----------------------------------------------------------------------
 
 
+@pytest.mark.faults
 def test_hooked_shell_is_its_terminals_session(terminal: Open) -> None:
     window = terminal()
     plain = window.run()
@@ -528,6 +541,7 @@ def test_hook_variable_without_start_counts(terminal: Open) -> None:
     assert window.run().winners[-1] == "anchor: CLAUDE_SESSIONS_SHELL"
 
 
+@pytest.mark.faults
 @needs_setsid
 def test_hooked_ancestor_identifies_command_without_terminal(terminal: Open) -> None:
     window = terminal()
@@ -538,6 +552,7 @@ def test_hooked_ancestor_identifies_command_without_terminal(terminal: Open) -> 
     assert (answer.session, answer.data["tty"], answer.data["pid"]) == (session, window.tty, window.pid)
 
 
+@pytest.mark.faults
 @needs_setsid
 def test_hook_variable_without_matching_ancestor_is_ignored(terminal: Open) -> None:
     window = terminal()
@@ -555,6 +570,7 @@ def test_hook_variable_with_reused_pid_is_ignored(terminal: Open) -> None:
     assert window.run(f"setsid -w {WHOAMI}").code == 5
 
 
+@pytest.mark.faults
 @needs_setsid
 def test_session_id_identifies_command_without_terminal(terminal: Open) -> None:
     window = terminal()
@@ -565,6 +581,7 @@ def test_session_id_identifies_command_without_terminal(terminal: Open) -> None:
     assert (answer.session, answer.data["pid"]) == ("by-option", None)
 
 
+@pytest.mark.faults
 def test_session_option_overrides_both_variables(terminal: Open) -> None:
     window = terminal(more={"CLAUDE_SESSIONS_SESSION_ID": "own", "CLAUDE_CODE_SESSION_ID": "agents"})
     assert window.run().session == "own"
@@ -578,6 +595,7 @@ def test_session_id_set_by_user_counts_in_every_terminal(terminal: Open) -> None
     assert (answer.session, answer.data["pid"], answer.data["tty"]) == ("mine", window.pid, window.tty)
 
 
+@pytest.mark.faults
 def test_exported_id_counts_only_below_its_process(terminal: Open) -> None:
     window, other = terminal(), terminal()
     exports = f"export CLAUDE_SESSIONS_SESSION_ID=run-1 CLAUDE_SESSIONS_ANCHOR={shlex.quote(anchor_of(window.pid))}"
@@ -609,6 +627,7 @@ def test_agent_with_id_of_other_namespace_has_no_anchor(agent: Callable[..., Age
     assert whys["anchor: claude process"] == whys["anchor: CLAUDE_PID"] == reason
 
 
+@pytest.mark.faults
 def test_malformed_exported_anchor_does_not_count(terminal: Open) -> None:
     window = terminal()
     for value in ("nonsense", "a b", "pid:[1] x 5", "pid:[1] 5 ", " 5 5", "9" * 10_000):
@@ -625,6 +644,7 @@ AGENT_ID = "8a1c66ff-1111-4000-8000-000000000001"
 INNER_ID = "8a1c66ff-2222-4000-8000-000000000002"
 
 
+@pytest.mark.faults
 @needs_setsid
 def test_command_of_agent_is_the_agents_session(agent: Callable[..., Agent]) -> None:
     claude = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
@@ -636,6 +656,7 @@ def test_command_of_agent_is_the_agents_session(agent: Callable[..., Agent]) -> 
     assert claude.run(f"sh -c 'sh -c \"{WHOAMI}; true\"; true'").data == answer.data
 
 
+@pytest.mark.faults
 @needs_setsid
 def test_agent_without_id_is_one_session(agent: Callable[..., Agent]) -> None:
     first, second = agent(), agent()
@@ -643,6 +664,7 @@ def test_agent_without_id_is_one_session(agent: Callable[..., Agent]) -> None:
     assert first.run().session == first.run().session != second.run().session
 
 
+@pytest.mark.faults
 @needs_setsid
 @pytest.mark.parametrize(
     ("name", "flags"), [("node", []), ("node", ["--norc", "--noprofile"]), ("bun", []), ("nodejs", [])]
@@ -693,6 +715,7 @@ AGENT_NAMES = {
 }
 
 
+@pytest.mark.faults
 @needs_setsid
 @pytest.mark.parametrize("case", [*AGENT_NAMES])
 def test_agent_of_other_name_is_found(agent: Callable[..., Agent], tmp_path: Path, case: str) -> None:
@@ -759,6 +782,7 @@ def test_claude_pid_identifies_agent_of_another_name(agent: Callable[..., Agent]
     assert answer.winners[-1] == "anchor: CLAUDE_PID"
 
 
+@pytest.mark.faults
 @needs_setsid
 def test_claude_pid_of_no_ancestor_is_ignored(agent: Callable[..., Agent]) -> None:
     claude = agent(more={"CLAUDE_CODE_SESSION_ID": AGENT_ID})
@@ -859,6 +883,7 @@ def test_whoami_prints_identity_and_rules(run: Run) -> None:
     assert anonymous["code"] == "no_identity"
 
 
+@pytest.mark.faults
 def test_whoami_shows_claim_and_loss(run: Run) -> None:
     assert "holds:     nothing: it is not registered" in run("whoami").stdout
     run("claim", "SD-1")
@@ -885,6 +910,7 @@ def test_whoami_without_database_names_the_reason(cli: Cli) -> None:
     assert "not asked: the private server in" in done.stdout
 
 
+@pytest.mark.faults
 def test_explain_shows_rules_values_and_the_winner(terminal: Open) -> None:
     window = terminal()
     data = window.run().data
@@ -932,6 +958,7 @@ def test_tty_option_overrides_the_anchors_terminal(terminal: Open) -> None:
 # -- missing directories ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 def test_deleted_directory_has_no_codebase(terminal: Open, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

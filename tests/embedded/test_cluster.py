@@ -39,6 +39,7 @@ from embedded.control import (
 )
 
 
+@pytest.mark.faults
 def test_settings_are_safe_and_ignore_environment(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGDATA": "/nowhere", "PGPORT": "1", "PGOPTIONS": "-c fsync=off", "SECRET": "x"}.items():
         monkeypatch.setenv(name, value)
@@ -139,6 +140,7 @@ def test_directory_below_file_is_refused(base: Path, home: Path, monkeypatch: py
     assert (base / "file").read_text() == "text"
 
 
+@pytest.mark.faults
 @two_accounts
 def test_other_accounts_cannot_connect(made: Path) -> None:
     dsn, _ = start()
@@ -154,6 +156,7 @@ def test_other_accounts_cannot_connect(made: Path) -> None:
     assert "Peer authentication failed" in run_as(stranger, connect)
 
 
+@pytest.mark.faults
 def test_permissions_outside_are_kept(home: Path, base: Path) -> None:
     postgres = programs.find_install(home / "postgres") / "bin" / "postgres"
     before = snapshot(postgres, base)

@@ -51,6 +51,7 @@ def test_stopped_server_stays_stopped_until_a_command(made: Path, cli: Cli) -> N
     assert is_running() and not (made / "stopped").exists()
 
 
+@pytest.mark.faults
 def test_timer_starts_killed_server_and_creates_none(made: Path, cli: Cli) -> None:
     dsn, pid = start()
     kill_all(dsn, pid)
@@ -64,6 +65,7 @@ def test_timer_starts_killed_server_and_creates_none(made: Path, cli: Cli) -> No
     assert not missing.exists()
 
 
+@pytest.mark.faults
 def test_stop_that_fails_leaves_no_mark(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start()
     with monkeypatch.context() as patch:
@@ -74,6 +76,7 @@ def test_stop_that_fails_leaves_no_mark(made: Path, monkeypatch: pytest.MonkeyPa
     assert not (made / "stopped").exists()
 
 
+@pytest.mark.faults
 def test_dsn_of_stopped_server_says_so(made: Path, cli: Cli) -> None:
     done = cli("db", "dsn")
     assert (done.returncode, done.stdout) == (0, f"{embedded.dsn()}\n")
@@ -84,6 +87,7 @@ def test_dsn_of_stopped_server_says_so(made: Path, cli: Cli) -> None:
     assert cli("db", "dsn").stderr == ""
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("env", "source", "line"),
     [
@@ -102,6 +106,7 @@ def test_status_shows_whether_the_server_is_used_and_why(
     assert re.search(line, cli("db", "status", env=env).stdout)
 
 
+@pytest.mark.faults
 def test_start_is_possible_beside_another_database(made: Path, cli: Cli) -> None:
     env = {"CLAUDE_SESSIONS_DSN": "host=x"}
     done = data_of(cli("db", "start", "--json", env=env), "db start")

@@ -51,6 +51,7 @@ def test_status_and_stop_create_nothing(home: Path) -> None:
     assert not home.parent.exists()
 
 
+@pytest.mark.faults
 def test_ten_processes_get_one_server(home: Path) -> None:
     shells = [
         subprocess.Popen(command(ENSURE), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(10)
@@ -62,6 +63,7 @@ def test_ten_processes_get_one_server(home: Path) -> None:
     assert (home / "postgres.log").read_text().count("starting PostgreSQL") == 1
 
 
+@pytest.mark.faults
 def test_server_killed_outright_is_recovered(made: Path) -> None:
     dsn, pid = start()
     ask(dsn, "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS value")
@@ -72,6 +74,7 @@ def test_server_killed_outright_is_recovered(made: Path) -> None:
     assert ask(dsn, "SELECT count(*) FROM kept") == [(1000,)]
 
 
+@pytest.mark.faults
 def test_stale_pid_file_of_innocent_process_is_ignored(made: Path) -> None:
     dsn, pid = start()
     kill_all(dsn, pid)
@@ -160,6 +163,7 @@ def test_held_lock_without_answer_is_reported(home: Path, monkeypatch: pytest.Mo
     assert [path.name for path in home.iterdir()] == ["postgres.lock"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "name", ["it's a \\ path", *(pytest.param(name, marks=pytest.mark.faults) for name in ("x" * 150, "a, b"))]
 )

@@ -74,6 +74,7 @@ OFFERED = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", OFFERED)
 def test_completion_offers_names_for_the_current_word(items: Table, cli: Cli, kind: str) -> None:
     offered = {line: _words(cli, f"claude-sessions {line}", items.dsn) for line in OFFERED[kind]}
@@ -127,6 +128,7 @@ def mute() -> Iterator[str]:
         yield f"host=127.0.0.1 port={listener.getsockname()[1]} user=x dbname=x"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "env",
     [
@@ -214,6 +216,7 @@ START = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("shell", ["bash", *(pytest.param(name, marks=pytest.mark.faults) for name in ("fish", "zsh"))])
 def test_tab_completes_command_item_and_session(items: Table, tmp_path: Path, program: Path, shell: str) -> None:
     if not shutil.which(shell):

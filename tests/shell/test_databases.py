@@ -85,6 +85,7 @@ def later(before: datetime, after: datetime) -> bool:
     return after > before
 
 
+@pytest.mark.faults
 @each_shell_at_length
 def test_claim_lost_elsewhere_is_no_longer_counted(
     real: Open, dsn: str, other_dsn: str, cli: Cli, states: Path, name: str

@@ -169,6 +169,7 @@ def test_shell_replaced_by_exec_keeps_its_session(window: Open, calls: Calls, tm
     assert len({call.environment for call in calls.all()}) == 1
 
 
+@pytest.mark.faults
 @each_shell_at_length
 def test_due_heartbeat_is_sent_at_next_prompt(window: Open, calls: Calls, name: str) -> None:
     opened = window(name, every=1)
@@ -408,6 +409,7 @@ HARDENED = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("name", "before", "effect"),
     [pytest.param(*case, effect, marks=needs(case[0])) for effect, cases in HARDENED.items() for case in cases],
@@ -453,6 +455,7 @@ def test_variables_made_readonly_later_cause_no_noise(
 SPLITTING = ["IFS=_", "IFS=aeinost", "IFS=$'_ \\t\\n:/-abcdefghijklmnopqrstuvwxyz'"]
 
 
+@pytest.mark.faults
 @each_posix_shell
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_custom_ifs_does_not_break_hooks(window: Open, calls: Calls, states: Path, name: str, when: str) -> None:
@@ -646,6 +649,7 @@ def test_hook_disabled_from_the_start_does_nothing(window: Open, calls: Calls, n
     assert calls.all() == []
 
 
+@pytest.mark.faults
 @each_shell
 @pytest.mark.parametrize("alone", [False, True])
 def test_unhook_leaves_no_trace(window: Open, calls: Calls, tmp_path: Path, name: str, alone: bool) -> None:
@@ -764,6 +768,7 @@ def test_set_k_does_not_break_hooks(window: Open, calls: Calls, states: Path, na
 # -- identity ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 @cross("inner", list(SHELLS), [("bash", "bash"), ("bash", "zsh"), ("zsh", "fish"), ("fish", "bash")])
 def test_nested_shell_beats_for_outer_session(
     window: Open, calls: Calls, tmp_path: Path, name: str, inner: str
@@ -833,6 +838,7 @@ def test_terminal_with_leaked_hook_variables_is_own_session(window: Open, calls:
     assert [call.option("--pid") for call in calls.all()] == [str(opened.pid), str(other.pid), str(other.pid)]
 
 
+@pytest.mark.faults
 @each_shell
 def test_shell_below_pid_1_shell_is_nested(
     stack: ExitStack, calls: Calls, states: Path, tmp_path: Path, name: str
@@ -859,6 +865,7 @@ def test_shell_below_pid_1_shell_is_nested(
     assert calls.kinds() == ["beat", "beat"]
 
 
+@pytest.mark.faults
 @each_shell
 def test_prompt_and_typed_command_share_a_session(window: Open, calls: Calls, name: str) -> None:
     opened = window(name)
@@ -888,6 +895,7 @@ def test_pane_with_inherited_hook_variable_is_own_session(
     assert data["tty"] != opened.tty
 
 
+@pytest.mark.faults
 @needs_sudo
 @each_shell_at_length
 @pytest.mark.parametrize("hooked", [False, True])
@@ -907,6 +915,7 @@ def test_prompt_and_commands_agree_under_sudo(
     opened.type("exit")
 
 
+@pytest.mark.faults
 @each_shell
 def test_shell_below_agent_sends_no_heartbeats(
     window: Open, calls: Calls, states: Path, tmp_path: Path, name: str

@@ -98,6 +98,7 @@ def test_shell_exit_ends_its_session(
     assert found in ((None,), ("null",)), "its own end is no loss"
 
 
+@pytest.mark.faults
 @each_shell_at_length
 def test_command_that_finds_a_loss_updates_the_prompt(real: Open, full_table: Table, states: Path, name: str) -> None:
     opened = real(name, full_table.dsn)
@@ -118,6 +119,7 @@ ENDINGS_BY_OTHERS = {
 }
 
 
+@pytest.mark.faults
 @cross("how", list(ENDINGS_BY_OTHERS), [("bash", how) for how in ENDINGS_BY_OTHERS])
 def test_loss_by_another_is_shown_at_the_next_prompt(
     real: Open, dsn: str, cli: Cli, states: Path, name: str, how: str
@@ -145,6 +147,7 @@ def test_unwritable_prompt_of_the_loser_is_no_error(real: Open, dsn: str, cli: C
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.faults
 @each_shell_at_length
 def test_session_option_does_not_change_the_prompt(real: Open, dsn: str, states: Path, name: str) -> None:
     opened = real(name, dsn)
@@ -222,6 +225,7 @@ def bad_dsns(dsn: str, hanging: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.faults
 @cross(
     "kind",
     ["down", "refuses", "hangs", "malformed"],
@@ -297,6 +301,7 @@ def test_heartbeat_gives_up_on_hanging_server(
         assert time.monotonic() - begin < 30
 
 
+@pytest.mark.faults
 @cross(
     "kind",
     ["full", "read-only", "missing home"],

@@ -57,6 +57,7 @@ LINES = [
 ]
 
 
+@pytest.mark.faults
 @each_shell
 def test_prompt_shows_the_file(window: Open, states: Path, name: str) -> None:
     opened = window(name)
@@ -139,6 +140,7 @@ def test_hostile_prompt_file_is_only_text(window: Open, states: Path, name: str)
     assert "directory" not in opened.seen()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("options", "shown"), [(["--within", "50s"], "held"), ([], "none")])
 def test_background_heartbeat_keeps_newer_prompt_file(
     states: Path, full_table: Table, stack: ExitStack, options: list[str], shown: str

@@ -11,6 +11,7 @@ from conftest import Cli
 from timers.conftest import Install
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", ["cron", "systemd", "launchd"])
 def test_dsn_outside_config_file_is_refused(cli: Cli, tmp_path: Path, kind: str) -> None:
     for argv, env in (

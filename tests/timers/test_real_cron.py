@@ -24,6 +24,7 @@ def _crontab(run: Run) -> str:
     return run("crontab", "-l").stdout
 
 
+@pytest.mark.faults
 def test_install_adds_one_line_and_remove_restores_crontab(in_private_cron: Run, tmp_path: Path) -> None:
     assert in_private_cron("crontab", "-", input=FOREIGN).returncode == 0
     shown = in_private_cron(*PROGRAM, "install", "cron", "--dry-run")
@@ -53,6 +54,7 @@ def test_install_adds_one_line_and_remove_restores_crontab(in_private_cron: Run,
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove").stdout == "cron: not installed\n"
 
 
+@pytest.mark.faults
 def test_remove_leaves_no_crontab_if_there_was_none(in_private_cron: Run) -> None:
     assert in_private_cron(*PROGRAM, "install", "cron", "--remove").stdout == "cron: not installed\n"
     assert in_private_cron(*PROGRAM, "install", "cron", "-q").stdout == ""
