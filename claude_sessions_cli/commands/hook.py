@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +44,7 @@ def hook(
     seconds = BACKGROUND_S if background else max(LEAST_S, FOREGROUND_S - _age())
     timer = invocation.give_up_after(seconds, 0, lambda: _log(event, f"no answer within {seconds:.1f} s"))
     try:
-        _run(event, plugin, changed, answers=not background)
+        _run(event, plugin, changed, not background, timer.cancel)
     except Exception as error:
         _log_error(event, error)
     finally:
@@ -70,7 +70,8 @@ def _age() -> float:
     return max(0.0, times.uptime() - int(start) / ticks) if start.isdecimal() else 0.0
 
 
-def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
+def _run(event: str, plugin: bool, changed: bool, answers: bool, answered: Callable[[], object]) -> None:
+    """Act on an event; `answered` is called once the client has what it waits for, and no server is waited for."""
     from claude_sessions_cli.claude_code import events
 
     if event == events.STATUS_LINE:
@@ -86,7 +87,7 @@ def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
             _log(event, str(error))
             return
         if event == events.START:
-            _start(given, plugin)
+            _start(given, plugin, answered)
         elif event == events.END:
             _end(given)
         elif event == events.GUARD:
@@ -98,7 +99,7 @@ def _run(event: str, plugin: bool, changed: bool, answers: bool) -> None:
             _beat(event, given)
 
 
-def _start(given: Input, plugin: bool) -> None:
+def _start(given: Input, plugin: bool, answered: Callable[[], object]) -> None:
     from claude_sessions_cli.claude_code import events, settings_file, stamp
     from claude_sessions_cli.errors import HeldByAnother
     from claude_sessions_cli.operations.start import start
@@ -119,6 +120,8 @@ def _start(given: Input, plugin: bool) -> None:
     elif found.standings.lost and not found.standings.lost.told:
         kept.standing = stamp.LOST
     render.answer(events.started(found, given.session_id, caller.identity.codebase))
+    # Without the stamp, a client that has ended could not be told from another process.
+    answered()
     with stamp.run_lock(path):
         stamp.beside(path, "loss").unlink(missing_ok=True)
         _keep(path, kept, caller, found.acting.session if found.acting else None)

@@ -229,4 +229,11 @@ def test_thousand_quick_runs_leave_no_process(bench: Bench) -> None:
 
 def _guardians() -> set[int]:
     found = (int(entry.name) for entry in process.PROC.iterdir() if entry.name.isdecimal())
-    return {pid for pid in found if "guardian.sh" in " ".join(process.read(pid).argv)}
+    return {pid for pid in found if _is_guardian(pid)}
+
+
+def _is_guardian(pid: int) -> bool:
+    try:
+        return "guardian.sh" in " ".join(process.read(pid).argv)
+    except ProcessLookupError:
+        return False

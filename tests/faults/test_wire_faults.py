@@ -41,6 +41,7 @@ from commands.scenes import (
     silent,
 )
 from conftest import Server, Table
+from poll import until
 from wire import AFTER, FAULTS, LATE, Fault, Message, Wire
 
 from claude_sessions_cli import database
@@ -169,6 +170,14 @@ class Lane:
                     out, err = process.communicate()
                     return Ending(None, time.monotonic() - begin, out, err)
 
+    def rests(self) -> bool:
+        """Whether no statement of a command runs."""
+        running = "backend_type = 'client backend' AND state = 'active' AND pid <> pg_backend_pid()"
+        found = self.scene.table.execute(
+            f"SELECT FROM pg_stat_activity WHERE datname = current_database() AND {running}"
+        )
+        return not found
+
     def state(self) -> State:
         """Return the rows and the events of the table, with times as changed or unchanged since it was made."""
         events = self.scene.table.execute(EVENTS)
@@ -291,6 +300,8 @@ def _run_case(case: Case, clean: Clean, lane: Lane) -> None:
     check(all(line.startswith("claude-sessions: ") and line.isprintable() for line in lines), f"printed {ending.err!r}")
     check(ending.code == command.code or not ending.out, f"printed {ending.out!r}")
 
+    # An answer may be cut while the statements behind it still run.
+    until(lane.rests, "the server has done what it was sent")
     state = lane.state()
     done = number if kind in (*AFTER, LATE) else number - 1
     wanted = clean.states[-1] if kind == LATE else clean.states[done]
