@@ -180,7 +180,8 @@ class Lane:
 
     def state(self) -> State:
         """Return the rows and the events of the table, with times as changed or unchanged since it was made."""
-        events = self.scene.table.execute(EVENTS)
+        # Several sessions change in the order of their random ids.
+        events = sorted(self.scene.table.execute(EVENTS), key=lambda event: str(event["session_id"]))
         return {"rows": self.rows(), "events": events}
 
     def rows(self) -> dict[str, Any]:
