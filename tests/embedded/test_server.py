@@ -109,12 +109,15 @@ def test_server_started_by_hand_is_left_alone(made: Path, base: Path) -> None:
     other = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if ME == 0 else {}
     arguments = [str(postgres), "-D", str(cluster), "-c", "listen_addresses=", "-k", str(sockets)]
     with subprocess.Popen(arguments, cwd="/", stderr=subprocess.DEVNULL, **other) as server:  # type: ignore[call-overload]
-        until((sockets / ".s.PGSQL.5432").exists, "the socket to appear")
-        before = (cluster / "postmaster.pid").read_text()
-        assert "shared memory" in refusal().message
-        assert (cluster / "postmaster.pid").read_text().split("\n")[:7] == before.split("\n")[:7]
-        assert server.poll() is None
-        server.send_signal(signal.SIGINT)
+        try:
+            file = cluster / "postmaster.pid"
+            until(lambda: file.exists() and "ready" in file.read_text(), "the server to be ready")
+            before = file.read_text()
+            assert "shared memory" in refusal().message
+            assert file.read_text().split("\n")[:7] == before.split("\n")[:7]
+            assert server.poll() is None
+        finally:
+            server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
     start()
 
