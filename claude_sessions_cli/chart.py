@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli.model import Label
-from claude_sessions_cli.text import clean, cut, width_of
+from claude_sessions_cli.text import cut, presentable, width_of
 
 if TYPE_CHECKING:
     from claude_sessions_cli.operations.timeline import Span, Timeline
@@ -45,7 +45,7 @@ class _Scale:
 
 def lines(timeline: Timeline, columns: int, *, ascii_only: bool = False) -> Iterator[str]:
     """Yield an axis, a bar for each item, and a legend, for a terminal of so many columns."""
-    names = [clean(name) for name in timeline.items]
+    names = [presentable(name) for name in timeline.items]
     width = min(max(map(width_of, names), default=0), columns // NAME_SHARE)
     bar = max(LEAST_BAR, columns - width - 2)
     scale = _Scale(timeline.since, timeline.until, bar)
@@ -100,7 +100,7 @@ def svg(timeline: Timeline) -> str:
     ]
     for row, (name, spans) in enumerate(timeline.items.items()):
         top = SVG_HEAD + SVG_ROW * row
-        parts.append(f'<text x="8" y="{top + 16}">{escape(cut(clean(name), 28))}</text>')
+        parts.append(f'<text x="8" y="{top + 16}">{escape(cut(presentable(name), 28))}</text>')
         for number, span in enumerate(spans):
             begin = SVG_NAMES + scale.at(span.began_at)
             end = SVG_NAMES + (scale.length if span.ended_at is None else scale.at(span.ended_at))
@@ -123,7 +123,7 @@ def svg(timeline: Timeline) -> str:
 def _caption(span: Span) -> str:
     end = _stamp(span.ended_at) if span.ended_at else "now"
     why = f", {span.reason}" if span.reason else ""
-    return clean(f"{span.session_id}: {_stamp(span.began_at)} to {end}{why}")
+    return presentable(f"{span.session_id}: {_stamp(span.began_at)} to {end}{why}")
 
 
 def _stamp(moment: datetime | None) -> str:

@@ -362,7 +362,7 @@ class Database:
         raise failure
 
     def _missing_table(self, error: psycopg.Error) -> SessionsError | None:
-        """Return the error that says where the table is, if it is not where it belongs."""
+        """Return the error that names the schema of a table that is not in `public`."""
         if error.sqlstate not in MISSING:
             return None
         with _translated():

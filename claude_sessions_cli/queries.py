@@ -6,7 +6,15 @@ from functools import cache
 from pathlib import Path
 
 # Fragments that several queries share; a query names one as {name}.
-FRAGMENTS = ("session_columns", "seen_columns", "merged_metadata", "prunable", "written_row", "written_heartbeats")
+FRAGMENTS = (
+    "session_columns",
+    "seen_columns",
+    "merged_metadata",
+    "prunable",
+    "written_row",
+    "written_heartbeats",
+    "listed",
+)
 
 
 def directory() -> Path:

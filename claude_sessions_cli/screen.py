@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -79,7 +78,7 @@ class Screen:
             for number, cells in enumerate(render.styled(table, Text)):
                 for column, (head, cell) in enumerate(zip(table[0], cells, strict=True)):
                     text = cell if isinstance(cell, Text) else Text(cell)
-                    if number and (kept[number - 1][self._key], head) in self._changed:
+                    if number and (kept[number - 1][_key(heads)], head) in self._changed:
                         text.stylize(CHANGED_STYLE)
                     drawn.append("  " if column else "").append(text)
                 drawn.append("\n")
@@ -93,18 +92,18 @@ class Screen:
             return f"/{self.filter}_  Enter keeps it, Esc clears it"
         return f"q quits, / filters{f': {self.filter}' if self.filter else ''}"
 
-    @property
-    def _key(self) -> int:
-        heads = self.rows[0]
-        return heads.index("SESSION") if "SESSION" in heads else 0
-
     def _cells(self, rows: Table) -> dict[tuple[str, str], str]:
         if not rows:
             return {}
         heads, *lines = rows
-        key = heads.index("SESSION") if "SESSION" in heads else 0
+        key = _key(heads)
         cells = ((line[key], head, cell) for line in lines for head, cell in zip(heads, line, strict=True))
         return {(name, head): cell for name, head, cell in cells if head not in AGES}
+
+
+def _key(heads: tuple[str, ...]) -> int:
+    """Return the column that names a row."""
+    return heads.index("SESSION") if "SESSION" in heads else 0
 
 
 def watch(look: Callable[[], tuple[Table, str]], layout: Layout, title: str, seconds: float) -> None:
@@ -123,13 +122,9 @@ def watch(look: Callable[[], tuple[Table, str]], layout: Layout, title: str, sec
                 except Unreachable as error:
                     screen.problem = f"{error.message}; trying again"
                 due = time.monotonic() + seconds
-            live.update(screen.draw(*_size(live.console)), refresh=True)
+            live.update(screen.draw(live.console.width, live.console.height), refresh=True)
             if screen.press(read(due - time.monotonic())):
                 return
-
-
-def _size(console: Console) -> tuple[int, int]:
-    return console.width, console.height
 
 
 def _wait(seconds: float) -> str:

@@ -152,6 +152,7 @@ TESTS = {
     "count_rows": ("operations/describe",),
     "list_recent_terms": ("operations/timeline",),
     "read_clock": ("operations/timeline",),
+    "listed": ("operations/list",),
     "list_past_sessions": ("operations/list",),
     "find_table": ("commands/wrong_schema",),
     "list_writers": ("operations/privileges", "operations/schema"),

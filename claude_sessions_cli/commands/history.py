@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import files, invocation, options
-from claude_sessions_cli.errors import SessionsError, UsageError
+from claude_sessions_cli import invocation, options
+from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.names import check_name
 
 if TYPE_CHECKING:
@@ -81,9 +81,10 @@ def _draw(settings: Settings, name: str | None, seconds: float, svg: Path | None
         found = operation.timeline(database, caller, seconds, name)
     if svg is not None:
         try:
-            files.write(svg, chart.svg(found).encode(), 0o644)
+            # Not replaced: it may be /dev/stdout.
+            svg.write_text(chart.svg(found), encoding="utf-8")
         except OSError as error:
-            raise SessionsError(f"cannot write {svg}: {error.strerror}") from None
+            raise UsageError(f"cannot write {svg}: {error.strerror}", "name another file") from None
         output.note(f"drawn in {svg}")
         output.result(as_json.timeline_data(found), list)
     elif found.items:

@@ -306,7 +306,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell &&
         __cs_hook=$__claude_sessions_at_prompt __cs_end=$'\n'
         # Other tools may have moved it, or joined it to their commands: no separator may stay behind alone.
         for __cs_key in "${!PROMPT_COMMAND[@]}"; do
-            # Where it is readonly, the hook's command stays behind, and does nothing.
+            # If it is readonly, the hook's command stays in it, and does nothing.
             __claude_sessions_can_set PROMPT_COMMAND || break
             __cs_now=$__cs_end${PROMPT_COMMAND[__cs_key]}$__cs_end
             __cs_now=${__cs_now//"$__cs_end$__cs_hook$__cs_end"/$__cs_end}
