@@ -68,11 +68,16 @@ def remove_data(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remova
         ("state", settings.state_directory(environ), STATE),
         ("configuration", config.parent, (config.name,)),
     ):
-        found = [path for name in names for path in sorted(directory.glob(name))]
+        found = [path for name in names for path in sorted(directory.glob(name)) if not _is_foreign(path)]
         if found:
             yield _attempt(what, directory, partial(_delete, found, home, dry_run))
     for path in settings_file.backups(environ):
         yield _attempt("backup", path, partial(_delete, [path], home, dry_run))
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a directory has a cluster's name, and is none."""
+    return path.name.startswith("postgres") and path.is_dir() and not (path / "PG_VERSION").exists()
 
 
 def _attempt(what: str, place: Path, change: Callable[[], object]) -> Removal:

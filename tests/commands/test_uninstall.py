@@ -108,10 +108,13 @@ def test_link_to_a_start_up_file_stays(cli: Cli, home: Path, tmp_path: Path) -> 
 def test_files_of_others_in_its_directories_stay(cli: Cli, home: Path) -> None:
     data = home / "data"
     (data / "photos").mkdir(parents=True)
-    (data / "postgres").mkdir()
+    for name in ("postgres", "postgres-16"):
+        (data / name).mkdir()
+    (data / "postgres-16" / "PG_VERSION").touch()
     (data / "postgres.log").touch()
     assert cli("uninstall", "--data", env=_env(home), cwd=home).returncode == 0
-    assert [path.name for path in data.iterdir()] == ["photos"]
+    # A cluster has a version.
+    assert sorted(path.name for path in data.iterdir()) == ["photos", "postgres"]
 
 
 @pytest.mark.faults
