@@ -18,8 +18,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,8 @@ _LINE = re.compile(
 )
 _NAMES = re.compile(r"\.?\d+(-\d+)?(\.[0-9a-f]{16})?(\.\d+)?", re.ASCII)
 KEPT_S = 7 * 86400
+# Longer than any line.
+LINE_LIMIT = 4096
 Version = tuple[int, int] | None
 
 
@@ -192,21 +194,47 @@ def write(
         return
     _replace(beside, state)
     for _ in range(ATTEMPTS):
-        before, visible = _read(path), shown()
-        if visible or (before and before.database == state.database):
-            current = state
-        elif before:
-            current = before
-        else:
+        with _kept_readable(path) as read_replaced:
+            before, visible = _read(path), shown()
+            if visible or (before and before.database == state.database):
+                current = state
+            elif before:
+                current = before
+            else:
+                return
+            counted = replace(current, elsewhere=_count_others(path, current))
+            if not visible and counted == before:
+                return
+            # The shell may turn to another database at any moment, and writes the file in place then.
+            if not _replace(path, counted, partial(_shows, path, before)):
+                continue
+            turned = read_replaced()
+        if turned is None or turned == before:
             return
-        counted = replace(current, elsewhere=_count_others(path, current))
-        # The shell may turn to another database at any moment, and writes the file then.
-        if (not visible and counted == before) or _replace(path, counted, partial(_shows, path, before)):
-            return
+        _replace(path, turned)
 
 
 def _shows(path: Path, state: State | None) -> bool:
     return _read(path) == state
+
+
+@contextmanager
+def _kept_readable(path: Path) -> Iterator[Callable[[], State | None]]:
+    """Yield a function that reads the file which is at the path now, also after it has been replaced."""
+    number = None
+    with suppress(OSError):
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def read() -> State | None:
+        with suppress(OSError, ValueError):
+            return State.parse(os.pread(number, LINE_LIMIT, 0).decode()) if number is not None else None
+        return None
+
+    try:
+        yield read
+    finally:
+        if number is not None:
+            os.close(number)
 
 
 def correct(environ: Mapping[str, str], anchor: ProcessRecord, session_id: str, item: str, fence: int | None) -> None:
@@ -276,6 +304,12 @@ def read(environ: Mapping[str, str], anchor: Process, database: str | None = Non
     """Return the state that the prompt of `anchor` shows, or last knew of a database; None without a readable file."""
     path = file_of(environ, anchor, database)
     return _read(path) if path else None
+
+
+def database_of(line: str) -> str | None:
+    """Return the database that a line of a prompt file names; None if it is malformed."""
+    state = State.parse(f"{line}\n")
+    return state.database if state else None
 
 
 def session_of(environ: Mapping[str, str], anchor: Process) -> str | None:

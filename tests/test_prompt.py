@@ -326,6 +326,25 @@ def test_turn_of_the_shell_during_a_write_is_kept(place: Path, monkeypatch: pyte
     assert prompt.read(os.environ, anchor(), DATABASE) == renewed
 
 
+def test_turn_at_the_moment_of_replacement_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt.write(os.environ, anchor(), HELD)
+    shown = prompt.file_of(os.environ, anchor())
+    assert shown
+    move = Path.replace
+
+    def turn_first(self: Path, target: Path) -> Path:
+        if target == shown:
+            monkeypatch.setattr(Path, "replace", move)
+            shown.write_text(ELSEWHERE.line)
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", turn_first)
+    renewed = replace(HELD, updated_at=(HELD.updated_at or 0) + 1)
+    prompt.write(os.environ, anchor(), renewed, shown=lambda: prompt.read(os.environ, anchor()) == HELD)
+    assert prompt.read(os.environ, anchor()) == replace(ELSEWHERE, elsewhere=1)
+    assert prompt.read(os.environ, anchor(), DATABASE) == renewed
+
+
 def test_one_claim_under_two_names_of_a_database_counts_once(place: Path) -> None:
     # Such as localhost and 127.0.0.1.
     prompt.write(os.environ, anchor(), HELD)

@@ -37,6 +37,9 @@ def heartbeat(
     elsewhere: Annotated[
         bool, typer.Option("--elsewhere", hidden=True, help="From a shell that uses another database now.")
     ] = False,
+    shown: Annotated[
+        str | None, typer.Option("--prompt", hidden=True, help="The line of the file that the prompt shows.")
+    ] = None,
     session: options.SessionId = None,
     pid: options.Pid = None,
     tty: options.Tty = None,
@@ -65,7 +68,8 @@ def heartbeat(
     from claude_sessions_cli.operations.tombstones import claim_lost
 
     output = render.Output("heartbeat", json, quiet)
-    looked_at = invocation.shown_database(caller)
+    # What the prompt showed when its shell called: the shell may have turned to another database since.
+    looked_at = invocation.shown_database(caller) if shown is None else prompt.database_of(shown)
     with invocation.open_database(settings, output, starts=within is None) as database:
         result = invocation.beat(
             caller,

@@ -173,6 +173,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell &&
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
             set -- "$@" --quiet --within "$__claude_sessions_within" \
                 --pid "$__claude_sessions_pid" --tty "$__claude_sessions_tty"
+            [[ $1 == release ]] || set -- "$@" --prompt "$__claude_sessions_line"
             for __cs_key in "${!__claude_sessions_values[@]}"; do
                 [[ $__cs_key == "$__claude_sessions_at" || -n ${__claude_sessions_databases[__cs_key]-} ]] || continue
                 (

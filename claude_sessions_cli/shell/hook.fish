@@ -161,6 +161,7 @@ if status is-interactive
     # it exits.
     function __claude_sessions_start
         set -l more --quiet --within $__claude_sessions_within --pid $__claude_sessions_pid --tty $__claude_sessions_tty
+        test $argv[3] = release; or set -a more --prompt "$__claude_sessions_line"
         if test "$__claude_sessions_values[$argv[1]]" != "$argv[2]"
             # Variables of this function hide the others.
             for name in (set -nx | string match 'PG*') CLAUDE_SESSIONS_DSN CLAUDE_SESSIONS_CONFIG

@@ -127,6 +127,7 @@ if [[ -o interactive ]]; then
             [[ $1 != release ]] || unset CLAUDE_SESSIONS_SESSION_ID
             set -- "$@" --quiet --within $__claude_sessions_within \
                 --pid $__claude_sessions_pid --tty $__claude_sessions_tty
+            [[ $1 == release ]] || set -- "$@" --prompt "$__claude_sessions_line"
             for (( key = 1; key <= $#__claude_sessions_values; key++ )); do
                 [[ $key == $__claude_sessions_at || -n ${__claude_sessions_databases[key]-} ]] || continue
                 (

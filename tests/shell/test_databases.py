@@ -155,6 +155,18 @@ def test_heartbeats_and_end_go_to_each_database(window: Open, calls: Calls, stat
 
 
 @each_shell
+def test_heartbeat_is_told_what_the_prompt_shows(window: Open, calls: Calls, states: Path, name: str) -> None:
+    opened = window(name, more={"CLAUDE_SESSIONS_DSN": "here"})
+    calls.wait(1)
+    show(states, opened, "SD-HERE", HERE)
+    calls.forget()
+    make_due(opened)
+    opened.do("true")
+    [call] = calls.wait(1)
+    assert call.words.partition(" --prompt ")[2] + "\n" == state_of(states, opened).read_text()
+
+
+@each_shell
 def test_database_without_registration_gets_one_call(window: Open, calls: Calls, states: Path, name: str) -> None:
     opened = window(name, more={"CLAUDE_SESSIONS_DSN": "here"})
     calls.wait(1)
@@ -220,6 +232,20 @@ def test_slow_heartbeat_does_not_show_the_database_left(
     assert late.wait(PATIENCE_S) == 0
     assert state.read_text() == turned
     assert (states / f"{state.name}.{full_table.database.name}").read_text().startswith("none 0 - session_")
+
+
+@needs_proc
+def test_heartbeat_that_starts_late_does_not_show_the_database_left(
+    states: Path, full_table: Table, cli: Cli, sleeper: Sleeper
+) -> None:
+    anchor = process.read(sleeper().pid)
+    state = states / f"{anchor.pid}-{anchor.start}"
+    # The shell called for one database, and had turned to the other before the program looked.
+    state.write_text(line("SD-THERE", THERE))
+    turned = state.read_text()
+    beat = ("heartbeat", "--register", "--pid", str(anchor.pid), "--within", "50s", "--prompt", "none 0 - - - - -0")
+    assert cli(*beat, env={"CLAUDE_SESSIONS_DSN": full_table.dsn}).returncode == 0
+    assert state.read_text() == turned
 
 
 @needs_proc
