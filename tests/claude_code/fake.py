@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -219,6 +221,14 @@ class Client:
         """The log of the hooks."""
         path = self.directory / ".local/state/claude-sessions/hook.log"
         return path.read_text() if path.exists() else ""
+
+    def end_hooks(self) -> None:
+        """Kill the processes of its hooks, those in the background too."""
+        mark = f"CLAUDE_PID={self.pid}".encode()
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mark in environ.read_bytes().split(b"\0"):
+                    os.kill(int(environ.parent.name), signal.SIGKILL)
 
     def make_due(self) -> None:
         """Let the next heartbeat be due."""

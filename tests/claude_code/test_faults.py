@@ -90,6 +90,8 @@ def test_failing_database_costs_little_and_prints_nothing(full_table: Table, pro
             assert time.monotonic() - began < LIMIT_S, event
         assert agent.status_line() == ""
         until(lambda: agent.log.count("\n") >= 2, "lines in the log")
+        # One that still waits would register once the lock is gone.
+        agent.end_hooks()
     assert full_table.execute("SELECT 1 FROM public.claude_sessions") == []
 
 
