@@ -22,7 +22,7 @@ test: $(VENV)/dev ## Run the tests (minutes); needs nothing but Python
 	$(BIN)/python -m pytest -m 'not faults and not claude' -n auto $(ARGS)
 
 test-faults: $(VENV)/dev ## Run the long tests: races, faults, terminals, streams (20 minutes)
-	$(BIN)/python -m pytest -m 'faults and not claude' -n auto --maxprocesses 3 $(ARGS)
+	$(BIN)/python -m pytest -m 'faults and not claude' -n auto --maxprocesses 3 --dist worksteal $(ARGS)
 
 test-claude: $(VENV)/dev $(VENV)/claude-code/$(CLAUDE_CODE) ## Run the tests with a real Claude Code client (400 MB; needs npm)
 	$(BIN)/python -m pytest -m claude $(ARGS)

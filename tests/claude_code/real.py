@@ -204,9 +204,11 @@ class Window:
         """Type a line. A client that has just started loses it, and takes an Enter at once for a part of a paste."""
         for _ in range(ATTEMPTS):
             self._tmux("send-keys", "-t", self.name, "-l", text)
-            time.sleep(0.7)
-            if text[:20] in self.screen.rpartition("❯")[2]:
+            # Typed twice, the text would be another one: a busy machine shows it late.
+            with suppress(AssertionError):
+                until(lambda: text[:20] in self.screen.rpartition("❯")[2], "the text", 5)
                 break
+        time.sleep(0.7)
         self.key("Enter")
 
     def ask(self, prompt: str, event: str = "Stop") -> None:

@@ -17,7 +17,7 @@ from claude_sessions_cli import database
 
 SETTINGS = settings(database=None, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck))
 SHORT = settings(SETTINGS, max_examples=8, stateful_step_count=40, derandomize=True)
-LONG = settings(SETTINGS, max_examples=60, stateful_step_count=60)
+LONG = settings(SETTINGS, max_examples=40, stateful_step_count=60)
 
 
 @pytest.fixture(scope="module", params=SCHEMAS)
