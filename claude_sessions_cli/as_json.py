@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli.errors import EXIT_NOT_HELD
 from claude_sessions_cli.model import JudgedSession, Session, Tombstone
+from claude_sessions_cli.settings import Asked
 from claude_sessions_cli.times import fence_of, utc
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.run import Lease, RunResult
     from claude_sessions_cli.operations.timeline import Timeline
     from claude_sessions_cli.operations.whoami import Standings
-    from claude_sessions_cli.settings import Asked
+    from claude_sessions_cli.surroundings import Surroundings
 
 # Fields of Session that are not columns of the table.
 _NOT_COLUMNS = ("server_now", "row_version")
@@ -121,8 +122,7 @@ def whoami_data(identity: Identity, found: Standings | None = None, asked: Asked
     """Return the JSON of `whoami`: the session, and what the database that was `asked` says of it."""
     anchor = identity.anchor
     return {
-        "session_id": identity.session_id,
-        "id_from": identity.id_from,
+        **_identity_data(identity),
         "anchor": {"pid": anchor.pid, "program": anchor.program, "start": anchor.start} if anchor else None,
         "pid": identity.pid,
         "tty": identity.tty,
@@ -131,11 +131,37 @@ def whoami_data(identity: Identity, found: Standings | None = None, asked: Asked
         "rules": [
             {"rule": rule.rule, "value": rule.value, "used": rule.used, "why": rule.why} for rule in identity.rules
         ],
+        **_standing_data(found, asked or Asked(None, None, None)),
+    }
+
+
+def status_data(identity: Identity, found: Standings | None, asked: Asked, around: Surroundings) -> dict[str, Any]:
+    """Return the JSON of `status`."""
+    ran = around.timer_ran
+    return {
+        **_identity_data(identity),
+        **_standing_data(found, asked),
+        "shell_hook": around.shell_hook,
+        "agent_hooks": around.agent_hooks,
+        "hook_ran_at": around.hook_ran_at,
+        "timers": around.timers,
+        "timer_ran_at": ran.at if ran else None,
+        "timer_error": ran.error if ran else None,
+        "completion": around.completion,
+    }
+
+
+def _identity_data(identity: Identity) -> dict[str, Any]:
+    return {"session_id": identity.session_id, "id_from": identity.id_from}
+
+
+def _standing_data(found: Standings | None, asked: Asked) -> dict[str, Any]:
+    return {
         "session": session_data(found.session) if found else None,
         "lost": tombstone_data(found.lost) if found else None,
         "twin": found.is_twin if found else None,
         "others": [session_data(other) for other in found.others] if found else [],
-        "database": asdict(asked) if asked else {"name": None, "source": None, "error": None},
+        "database": asdict(asked),
     }
 
 

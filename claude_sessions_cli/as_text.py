@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli import table
+from claude_sessions_cli.errors import SessionsError, Unreachable
 from claude_sessions_cli.names import nfc
 from claude_sessions_cli.operations.doctor import Verdict
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.settings import NO_RULE, Asked
-from claude_sessions_cli.text import align
+from claude_sessions_cli.text import align, labelled
 from claude_sessions_cli.times import format_age
 
 if TYPE_CHECKING:
@@ -212,12 +213,37 @@ def whoami_text(
     return align(rows)
 
 
+def status_text(
+    identity: Identity,
+    found: Standings | None,
+    asked: Asked,
+    error: SessionsError | None,
+    around: Sequence[Finding],
+    columns: int,
+) -> list[str]:
+    """Return the lines of `status`: the session, the database or that it gave no answer, and what is set up."""
+    anchor = f" ({identity.anchor.program}, pid {identity.anchor.pid})" if identity.anchor else ""
+    who = f"{identity.session_id}{anchor}" if identity.session_id else "none (claude-sessions whoami --explain)"
+    facts: dict[str, str | None] = {"session": who, **(_standing_facts(found) if identity.session_id else {})}
+    if error:
+        answer = "no answer" if isinstance(error, Unreachable) else "not usable"
+        facts["database"] = f"{answer}, {_rule_words(asked)}" if asked.source else answer
+    else:
+        facts["database"] = f"{asked.name}, {_rule_words(asked)}"
+        facts["server"] = f"Postgres {asked.server_version}"
+    facts |= {finding.check: finding.text for finding in around}
+    return labelled([(f"{name}:", str(value)) for name, value in facts.items()], columns)
+
+
 def _database_facts(asked: Asked | None) -> dict[str, str | None]:
     """Return which database answered and which rule chose it, or why it did not."""
     if asked is None:
         return {}
-    rule = "chosen as none is configured" if asked.source == NO_RULE else f"from {asked.source}"
-    return {"database": f"not asked: {asked.error}" if asked.error else f"{asked.name}, {rule}"}
+    return {"database": f"not asked: {asked.error}" if asked.error else f"{asked.name}, {_rule_words(asked)}"}
+
+
+def _rule_words(asked: Asked) -> str:
+    return "chosen as none is configured" if asked.source == NO_RULE else f"from {asked.source}"
 
 
 def _standing_facts(found: Standings | None) -> dict[str, str | None]:

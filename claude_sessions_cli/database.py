@@ -245,6 +245,11 @@ class Database:
         return self._place[0]
 
     @property
+    def server_version(self) -> str:
+        """The version of Postgres, as the server or a pooler gave it with the connection."""
+        return (self._connection.info.parameter_status("server_version") or "").partition(" ")[0]
+
+    @property
     def backend_pid(self) -> int:
         """The server process that libpq was told of; through a pooler another one answers."""
         return self._connection.info.backend_pid

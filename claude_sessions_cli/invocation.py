@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli import __version__, fallback, identity, prompt, settings
-from claude_sessions_cli.errors import EXIT_UNREACHABLE, HeldByAnother, NotHeld, SessionsError
+from claude_sessions_cli.errors import EXIT_UNREACHABLE, HeldByAnother, NotHeld, SessionsError, Unreachable
 from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from claude_sessions_cli.database import Database
+    from claude_sessions_cli.identity import Identity
     from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session, Witness
     from claude_sessions_cli.operations.caller import Caller
     from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
+    from claude_sessions_cli.operations.whoami import Standings
     from claude_sessions_cli.render import Output
+    from claude_sessions_cli.settings import Asked
 
 
 def find_caller(
@@ -291,6 +295,34 @@ def _apply_schema(connection: Database, marker: Path) -> None:
     schema.apply(connection)
     with suppress(OSError):  # on a full disk, the next command applies it again
         files.write(marker, __version__.encode())
+
+
+def ask_standings(
+    who: Identity, dsn: str | None, output: Output
+) -> tuple[Standings | None, Asked, SessionsError | None]:
+    """Return what the database says of a session, which database it is, and the error if it does not answer.
+
+    Starts no server.
+    """
+    asked = settings.Asked(None, None, None)
+    try:
+        found = load_settings(dsn)
+        asked = replace(asked, source=found.dsn_source)
+        if found.dsn is None:
+            from claude_sessions_cli.embedded import server
+
+            asked = replace(asked, name=f"the private server in {server.status().data_dir}")
+            if not server.status().running:
+                raise Unreachable(f"{asked.name} is not running", "start it: claude-sessions db start")
+
+        from claude_sessions_cli.operations.caller import Caller
+        from claude_sessions_cli.operations.whoami import whoami
+
+        with open_database(found, output) as database:
+            asked = replace(asked, name=asked.name or database.description, server_version=database.server_version)
+            return whoami(database, Caller(who, found)), asked, None
+    except SessionsError as error:
+        return None, replace(asked, error=error.message), error
 
 
 def claim_or_wait(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 # As the help groups them.
 SECTIONS = {
-    "Claims": ("claim", "release", "list", "history", "whoami", "park", "unpark"),
+    "Claims": ("claim", "release", "list", "status", "history", "whoami", "park", "unpark"),
     "For scripts": ("run", "check", "heartbeat", "reap"),
     "Terminals, agents, timers": ("shell-init", "completion", "prompt", "install", "hook", "statusline"),
     "Set-up and help": ("doctor", "config", "schema", "db", "uninstall", "help"),
@@ -46,12 +46,13 @@ PAGES = {
         (2, 5, *_DATABASE),
         ("history", "help states"),
     ),
+    "status": Page(("status", "status --json"), (2, *_DATABASE), ("whoami", "doctor")),
     "history": Page(
         ("history SD-AUTH-001", "history --timeline --since 12h", "history --svg day.svg"),
         (2, 4, 5, *_DATABASE),
         ("list",),
     ),
-    "whoami": Page(("whoami", "whoami --explain"), (2, 5), ("help identity",)),
+    "whoami": Page(("whoami", "whoami --explain"), (2, 5), ("status", "help identity")),
     "park": Page(("park 20m",), (2, 3, 4, 5, *_DATABASE), ("unpark",)),
     "unpark": Page(("unpark",), (2, 3, 4, 5, *_DATABASE), ("park",)),
     "run": Page(

@@ -46,7 +46,7 @@ def remove_set_up(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remo
             if result.outcome == "removed":
                 yield Removal("timer", kind, note=result.note)
     home = home_directory(environ)
-    completions = [path for path in rc_files.completion_files(home) if path.exists()]
+    completions = [path for path in rc_files.completion_files(home).values() if path.exists()]
     zfunc = home / ".zfunc"
     is_last = zfunc.is_dir() and all(path in completions for path in zfunc.iterdir())
     for path, shell in rc_files.paths(environ, home).items():

@@ -45,11 +45,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The database of an answer: its name, the rule that chose it, and why it gave none."""
+    """The database of an answer: its name, the rule that chose it, its Postgres, and why it gave none."""
 
     name: str | None
     source: str | None
     error: str | None
+    server_version: str | None = None
 
 
 def parse_duration(text: str) -> float:

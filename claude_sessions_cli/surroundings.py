@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from claude_sessions_cli import process, settings
@@ -30,12 +31,12 @@ TIMER_LIMIT_S = 300.0
 class Surroundings:
     """What is set up: `shell_hook` in the caller's shell, the rest for its user.
 
-    `agent_hooks` are settings files, `hook_ran_at` when one of them ran last, in seconds since the epoch.
+    `agent_hooks` are settings files, `hook_ran_at` is when one of them ran last, `completion` are shells.
     """
 
     shell_hook: bool
     agent_hooks: list[str]
-    hook_ran_at: float | None
+    hook_ran_at: datetime | None
     timers: list[str]
     timer_ran: LastRun | None
     completion: list[str]
@@ -50,7 +51,7 @@ def look(environ: Mapping[str, str]) -> Surroundings:
         hook_ran_at=_latest(directory / "agents"),
         timers=_timers(environ),
         timer_ran=upkeep_log.last_run(directory),
-        completion=[str(path) for path in rc_files.completion_files(home_directory(environ)) if path.exists()],
+        completion=rc_files.completed_shells(environ, home_directory(environ)),
     )
 
 
@@ -60,13 +61,13 @@ def _has_hook(environ: Mapping[str, str]) -> bool:
     return pid.isdecimal() and int(pid) in {found.pid for found in process.lineage(os.getpid())}
 
 
-def _latest(directory: Path) -> float | None:
+def _latest(directory: Path) -> datetime | None:
     times = []
     with suppress(OSError):
         for path in directory.iterdir():
             with suppress(OSError):
                 times.append(path.stat().st_mtime)
-    return max(times, default=None)
+    return datetime.fromtimestamp(max(times), timezone.utc) if times else None
 
 
 def _timers(environ: Mapping[str, str]) -> list[str]:
@@ -81,15 +82,17 @@ def _timers(environ: Mapping[str, str]) -> list[str]:
 
 def diagnose(environ: Mapping[str, str], who: Identity, found: Settings) -> list[Finding]:
     """Return the outcome of each check of this host."""
-    around = look(environ)
     every, limit = format_age(found.heartbeat_every), format_age(found.stale_after)
     return [
         _session(who),
         Finding("heartbeat", Verdict.OK, f"each {every}; a claim lapses after {limit} of silence"),
-        _shell(around, who),
-        _agent(environ, around),
-        _timer(around),
+        *describe(environ, who, look(environ)),
     ]
+
+
+def describe(environ: Mapping[str, str], who: Identity, around: Surroundings) -> list[Finding]:
+    """Return the outcome of each check of what is set up."""
+    return [_shell(around, who), _agent(environ, around), _timer(around), _completion(around)]
 
 
 def _session(who: Identity) -> Finding:
@@ -112,7 +115,7 @@ def _shell(around: Surroundings, who: Identity) -> Finding:
 def _agent(environ: Mapping[str, str], around: Surroundings) -> Finding:
     if around.agent_hooks:
         last = around.hook_ran_at
-        ran = f", last ran {format_age(max(0.0, time.time() - last))} ago" if last else ", not run yet"
+        ran = f", last ran {format_age(_age(last))} ago" if last else ", not run yet"
         return Finding("agent hooks", Verdict.OK, f"in {' and '.join(around.agent_hooks)}{ran}")
     if shutil.which("claude", path=environ.get("PATH")) is None:
         return Finding("agent hooks", Verdict.OK, "none; no Claude Code is on the PATH")
@@ -129,7 +132,7 @@ def _timer(around: Surroundings) -> Finding:
     again = f"claude-sessions install {around.timers[0]}"
     if last is None:
         return Finding("timer", Verdict.WARNING, f"{names}: it has not run yet", again)
-    age = max(0.0, time.time() - last.at.timestamp())
+    age = _age(last.at)
     if age > TIMER_LIMIT_S:
         return Finding("timer", Verdict.WARNING, f"{names}: it last ran {format_age(age)} ago", again)
     if last.error:
@@ -140,3 +143,12 @@ def _timer(around: Surroundings) -> Finding:
         text, _, mend = limit.partition("; to run it always: ")
         return Finding("timer", Verdict.WARNING, f"{names}: {text}", mend)
     return Finding("timer", Verdict.OK, f"{names}, last ran {format_age(age)} ago")
+
+
+def _age(moment: datetime) -> float:
+    """Return the seconds since a time of this host."""
+    return max(0.0, time.time() - moment.timestamp())
+
+
+def _completion(around: Surroundings) -> Finding:
+    return Finding("completion", Verdict.OK, " and ".join(around.completion) or "not installed")

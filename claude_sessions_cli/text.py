@@ -52,10 +52,13 @@ def cut(line: str, columns: int) -> str:
     """
     if width_of(line) <= columns:
         return line
-    kept = line
-    while kept and width_of(kept) >= columns:
-        kept = kept[:-1]
-    return kept + "…"
+    return _beginning(line, columns - 1) + "…"
+
+
+def _beginning(text: str, columns: int) -> str:
+    while text and width_of(text) > columns:
+        text = text[:-1]
+    return text
 
 
 def width_of(text: str) -> int:
@@ -79,6 +82,38 @@ def width_of(text: str) -> int:
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines whose columns are aligned as they will be printed."""
     return ["  ".join(row).rstrip() for row in pad(rows)]
+
+
+def labelled(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
+    """Return labels and texts as two columns; a text that is too long for `columns` goes on below, at a blank.
+
+    >>> labelled([("timer:", "cron, last ran 5s ago")], 24)
+    ['timer:  cron, last ran', '        5s ago']
+    """
+    indent = max(width_of(label) for label, _ in rows) + 2
+    return [
+        _pad("" if number else label, indent) + part
+        for label, text in rows
+        for number, part in enumerate(wrap(presentable(text), columns - indent))
+    ]
+
+
+def wrap(text: str, columns: int) -> list[str]:
+    """Return text as lines of at most `columns`, broken at blanks, and within a word that is longer.
+
+    >>> wrap("SD-1 for 5m, fence 17", 13)
+    ['SD-1 for 5m,', 'fence 17']
+    """
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and width_of(f"{lines[-1]} {word}") <= columns:
+            lines[-1] += f" {word}"
+            continue
+        while width_of(word) > columns > 1:
+            lines.append(_beginning(word, columns))
+            word = word[len(lines[-1]) :]
+        lines.append(word)
+    return lines
 
 
 def pad(rows: Sequence[Sequence[str]]) -> list[list[str]]:

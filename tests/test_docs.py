@@ -257,6 +257,7 @@ def test_json_has_the_fields_of_the_reference(
     assert call("schema check")["data"]["writers"]
     run_as_another_program("REVOKE TRIGGER ON public.claude_sessions FROM anon")
     call("schema describe")
+    call("status", "--session", "alice")
     call("doctor")
     call("config get")
     call("config set", "stale_after", "15m")

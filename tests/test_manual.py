@@ -67,10 +67,10 @@ def test_help_shows_topics_commands_and_the_nearest(cli: Cli) -> None:
     shown = cli("help", "db", "stop").stdout
     assert shown == cli("db", "stop", "--help").stdout
     assert "\n  Examples:\n    claude-sessions db stop\n" in shown
-    done = cli("help", "stat")
+    done = cli("help", "state")
     assert (done.returncode, done.stderr) == (
         2,
-        "claude-sessions: no such topic or command: 'stat' (did you mean states?)\n",
+        "claude-sessions: no such topic or command: 'state' (did you mean states?)\n",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
@@ -18,14 +18,17 @@ class Standings:
     `is_twin` says that the session is open in another process.
     """
 
-    session: JudgedSession | None
-    lost: Tombstone | None
-    is_twin: bool
-    others: list[JudgedSession]
+    session: JudgedSession | None = None
+    lost: Tombstone | None = None
+    is_twin: bool = False
+    others: Sequence[JudgedSession] = ()
 
 
 def whoami(database: Database, caller: Caller) -> Standings:
-    """Return what the database knows of the caller's session."""
+    """Return what the database knows of the caller's session; of a caller without an id, that it answers."""
+    if caller.identity.session_id is None:
+        database.read(lambda tx: tx.commit())
+        return Standings()
     found, *same = database.read(_look, caller)
     mine, others = rows.split(found, caller)
     earlier = [caller.judge(session) for looked in same for session in looked.sessions if session.holds]

@@ -6,7 +6,8 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from claude_sessions_cli import files
@@ -15,6 +16,7 @@ from claude_sessions_cli.errors import SessionsError
 _LINE = re.compile(
     r"^(?!\s*#).*claude-sessions[\"']?\s+(?:shell-init|completion|--show-completion)\b.*\n?", re.MULTILINE
 )
+_COMPLETION = re.compile(r"^(?!\s*#).*claude-sessions[\"']?\s+(?:completion|--show-completion)\b", re.MULTILINE)
 # What --install-completion adds for bash.
 _SOURCE = re.compile(r"(?:^\n)?^source '.*/\.bash_completions/claude-sessions\.sh'\n?", re.MULTILINE)
 # The same for zsh.
@@ -80,8 +82,20 @@ def _is_valid(shell: str, text: str) -> bool:
     return done.returncode == 0
 
 
-def completion_files(home: Path) -> Iterator[Path]:
-    """Yield the files that --install-completion writes."""
-    yield home / ".bash_completions" / "claude-sessions.sh"
-    yield home / ".zfunc" / "_claude-sessions"
-    yield home / ".config" / "fish" / "completions" / "claude-sessions.fish"
+def completed_shells(environ: Mapping[str, str], home: Path) -> list[str]:
+    """Return the shells whose words are completed: by a file of --install-completion, or a line of a start-up file."""
+    found = [shell for shell, path in completion_files(home).items() if path.exists()]
+    for path, shell in paths(environ, home).items():
+        with suppress(OSError):
+            if _COMPLETION.search(_read(path)):
+                found.append(shell)
+    return sorted(set(found))
+
+
+def completion_files(home: Path) -> dict[str, Path]:
+    """Return the files that --install-completion writes, by shell."""
+    return {
+        "bash": home / ".bash_completions" / "claude-sessions.sh",
+        "zsh": home / ".zfunc" / "_claude-sessions",
+        "fish": home / ".config" / "fish" / "completions" / "claude-sessions.fish",
+    }

@@ -79,6 +79,8 @@ READERS = [
     _case(1, "whoami", holding),
     _case(1, "whoami", nothing),
     _case(1, "whoami", robbed),
+    _case(1, "status", holding),
+    _case(1, "status", nothing),
 ]
 HISTORIES = [
     _case(1, "history SD-1", holding),
