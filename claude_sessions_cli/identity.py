@@ -33,6 +33,7 @@ DERIVED = "derived from the anchor"
 # What `id_from` calls the rules.
 HOOK_INPUT = "hook input"
 EXPORTED = "exported"
+OPTION = "option"
 T = TypeVar("T")
 
 
@@ -58,7 +59,7 @@ OTHER_AGENTS = (
 )
 ID_VARIABLES = (OWN_ID, AGENT_ID, *(agent.id_variable for agent in OTHER_AGENTS))
 ID_FROM = {
-    "--session": "option",
+    "--session": OPTION,
     OWN_ID: "environment",
     HOOK_INPUT: "hook",
     AGENT_ID: "claude_code",

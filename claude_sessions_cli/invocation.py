@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli import __version__, fallback, identity, prompt, settings
-from claude_sessions_cli.errors import EXIT_UNREACHABLE, HeldByAnother, NotHeld, SessionsError, Unreachable
+from claude_sessions_cli.errors import EXIT_UNREACHABLE, HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
@@ -299,10 +299,10 @@ def _apply_schema(connection: Database, marker: Path) -> None:
 
 def ask_standings(
     who: Identity, dsn: str | None, output: Output
-) -> tuple[Standings | None, Asked, SessionsError | None]:
+) -> tuple[Identity, Standings | None, Asked, SessionsError | None]:
     """Return what the database says of a session, which database it is, and the error if it does not answer.
 
-    Starts no server.
+    The identity has the whole id of a session that was named by the beginning of it. Starts no server.
     """
     asked = settings.Asked(None, None, None)
     try:
@@ -320,9 +320,15 @@ def ask_standings(
 
         with open_database(found, output) as database:
             asked = replace(asked, name=asked.name or database.description, server_version=database.server_version)
-            return whoami(database, Caller(who, found)), asked, None
+            standings = whoami(database, Caller(who, found))
     except SessionsError as error:
-        return None, replace(asked, error=error.message), error
+        # Of a database that answers, it is about the caller's own words.
+        if isinstance(error, UsageError) and asked.server_version:
+            raise
+        return who, None, replace(asked, error=error.message), error
+    if standings.session:
+        who = replace(who, session_id=standings.session.session.session_id)
+    return who, standings, asked, None
 
 
 def claim_or_wait(

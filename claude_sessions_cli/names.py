@@ -11,6 +11,9 @@ from claude_sessions_cli.text import shorten
 SD_ID_LIMIT = 256
 NOTE_LIMIT = 200
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+# A random id is known by its beginning: a UUID by 8 digits, a derived id by its hash.
+RANDOM_ID = re.compile(r"[0-9a-f]{8}(?=-[0-9a-f]{4}-)|session_[0-9a-f]{8}(?=_)", re.IGNORECASE)
+_SHORT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f-]{0,26})?|session_[0-9a-f]{8}(?:_[a-z0-9]*)?", re.IGNORECASE)
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -34,6 +37,15 @@ def check_session_id(value: str, source: str) -> str:
             "a session id is 1 to 128 of A-Z a-z 0-9 . _ : - and begins with a letter or digit",
         )
     return value
+
+
+def is_short(value: str) -> bool:
+    """Whether a session id looks like the beginning of a random one, as `list` shows it.
+
+    >>> is_short("4f9c2a7e"), is_short("session_1a2b3c4d"), is_short("worker-1")
+    (True, True, False)
+    """
+    return _SHORT_ID.fullmatch(value) is not None
 
 
 def check_name(value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from claude_sessions_cli.model import JudgedSession
+from claude_sessions_cli.names import RANDOM_ID
 from claude_sessions_cli.text import presentable, width_of
 from claude_sessions_cli.times import format_age, utc
 
@@ -20,8 +20,6 @@ T = TypeVar("T")
 Table = list[tuple[str, ...]]
 
 EMPTY = "-"
-# A random id is known by its beginning: a UUID by 8 digits, a derived id by its hash.
-_RANDOM_ID = re.compile(r"[0-9a-f]{8}(?=-[0-9a-f]{4}-)|session_[0-9a-f]{8}(?=_)", re.IGNORECASE)
 _SHORTEST_ID = 8
 
 
@@ -152,7 +150,7 @@ def fit(table: Table, limit: int, chosen: bool = False) -> Table:
 
 def _shorten_random(ids: Sequence[str]) -> list[str]:
     """Return each random id by its beginning, and more of those that begin alike."""
-    found = [_RANDOM_ID.match(name) for name in ids]
+    found = [RANDOM_ID.match(name) for name in ids]
     lengths = [match.end() if match else len(name) for name, match in zip(ids, found, strict=True)]
     while True:
         short = [name[:length] for name, length in zip(ids, lengths, strict=True)]

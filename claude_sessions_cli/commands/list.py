@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,6 +86,7 @@ def list_(
     caller = invocation.find_caller(settings, session=session, required=mine)
 
     from claude_sessions_cli import as_json, as_text, render, table
+    from claude_sessions_cli.operations import agent
     from claude_sessions_cli.operations import list as operation
 
     named, sorts = _words(columns), _words(sort)
@@ -98,7 +100,6 @@ def list_(
         hostname=caller.identity.host.hostname if here else host,
         boot_id=caller.identity.host.boot_id if here else None,
         codebase=codebase,
-        session_id=caller.session_id if mine else None,
         limit=limit,
         sort=sorts,
     )
@@ -106,6 +107,9 @@ def list_(
     layout = table.Layout(plain, wide, chosen=bool(named))
     shown = table.named(named) if named else table.LIST
     with invocation.open_database(settings, output) as database:
+        caller = agent.as_named(database, caller)
+        if mine:
+            filters = replace(filters, session_id=caller.session_id)
         name = "the private server" if settings.dsn is None else database.description
         source = f"{name}, from {settings.dsn_source}"
 

@@ -27,7 +27,7 @@ def status(
     """
     who = identity.detect(os.environ, session=session, pid=pid, tty=tty)
     output = render.Output("status", json, quiet)
-    found, asked, error = invocation.ask_standings(who, dsn, output)
+    who, found, asked, error = invocation.ask_standings(who, dsn, output)
     around = surroundings.look(os.environ)
     data = as_json.status_data(who, found, asked, around)
     if error is None or not json:

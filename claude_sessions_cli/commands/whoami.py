@@ -36,5 +36,5 @@ def whoami(
         if explain and not json:
             output.result(error.data, lambda: as_text.whoami_text(who, explain))
         raise
-    found, asked, _ = invocation.ask_standings(who, dsn, output)
+    who, found, asked, _ = invocation.ask_standings(who, dsn, output)
     output.result(as_json.whoami_data(who, found, asked), lambda: as_text.whoami_text(who, explain, found, asked))

@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from typing import Any, Generic, TypeVar
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
+from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
+from claude_sessions_cli.identity import OPTION
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import (
     CLEARED,
@@ -23,7 +24,7 @@ from claude_sessions_cli.model import (
     Tombstone,
     Witness,
 )
-from claude_sessions_cli.names import is_same
+from claude_sessions_cli.names import RANDOM_ID, is_same, is_short
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
@@ -118,22 +119,59 @@ def _settle_loss(database: Database, caller: Caller) -> Caller:
 
 
 def look(caller: Caller) -> list[Statement]:
-    """Return the statement that finds other sessions of the caller's process; nothing for most callers.
+    """Return the statement that finds which other sessions the caller may be; nothing for most callers.
 
-    Claude Code gives its process a new id when a conversation is cleared or resumed. Ids of other sources stay.
+    A random id may be named by its beginning. Claude Code gives its process a new id when a conversation is cleared or
+    resumed. Ids of other sources stay.
     """
+    if _is_named_short(caller):
+        return [find(caller)]
     own = caller.process
     if own is None or caller.identity.id_from not in ROTATING:
         return []
     return [Statement("list_same_process", **caller.key, pid=own.pid, tty=caller.identity.known_tty)]
 
 
-def require_current(caller: Caller, mine: Session | None, found: Sequence[Rows], *, writes: bool = True) -> None:
-    """Raise UnsettledError if the command has to act under another id of the caller's process.
+def find(caller: Caller) -> Statement:
+    """Return the statement that finds the sessions whose ids begin with the caller's."""
+    return Statement("find_sessions", prefix=caller.session_id, now=caller.now)
 
-    `found` are the rows of `look`. A session that went on under a new id acts for that; the claim of an earlier id goes
-    over to this one, unless this one holds something. A command that does not begin a term acts for the earlier id.
+
+def _is_named_short(caller: Caller) -> bool:
+    return caller.identity.id_from == OPTION and is_short(caller.session_id)
+
+
+def session_named_short(caller: Caller, mine: Session | None, found: Sequence[Rows]) -> Session | None:
+    """Return the session whose random id the caller gave the beginning of; `found` are the rows of `look`.
+
+    Raises UsageError if there are several. A name that somebody chose has no short form: `worker` is not `worker-2`.
     """
+    if mine or not _is_named_short(caller):
+        return None
+    return rows.pick(
+        [session for looked in found for session in looked.sessions if RANDOM_ID.match(session.session_id)],
+        caller.session_id,
+    )
+
+
+def require_current(
+    caller: Caller, mine: Session | None, found: Sequence[Rows], *, writes: bool = True, registers: bool = False
+) -> None:
+    """Raise UnsettledError if the command has to act under another id.
+
+    `found` are the rows of `look`. A session that is named by the beginning of its id acts as itself; a command that
+    `registers` refuses that, for it would make a new one. A session that went on under a new id acts for that; the
+    claim of an earlier id goes over to this one, unless this one holds something. A command that does not begin a term
+    acts for the earlier id.
+    """
+    if _is_named_short(caller):
+        named = session_named_short(caller, mine, found)
+        if named and registers:
+            raise UsageError(
+                f"no session is called {caller.session_id}, and {named.session_id} begins with it", "give the whole id"
+            )
+        if named:
+            raise UnsettledError(lambda _, acting: acting.as_session(named.session_id))
     if mine and mine.continued_as and mine.recorded_process and mine.recorded_process.is_same(caller.process):
         successor = mine.continued_as
         raise UnsettledError(lambda _, acting: acting.as_session(successor))
@@ -153,10 +191,24 @@ def require_current(caller: Caller, mine: Session | None, found: Sequence[Rows],
     )
 
 
+def as_named(database: Database, caller: Caller) -> Caller:
+    """Return the caller under the whole id of the session that it named by the beginning of it."""
+    if not _is_named_short(caller):
+        return caller
+    [found] = database.read(lambda tx: tx.commit(find(caller)))
+    mine, _ = rows.split(found, caller)
+    named = session_named_short(caller, mine, [found])
+    return caller.as_session(named.session_id) if named else caller
+
+
+def same_process(caller: Caller, found: Sequence[Rows]) -> list[Session]:
+    """Return the other sessions of the caller's process among the rows of `look`."""
+    return [] if _is_named_short(caller) else [session for looked in found for session in looked.sessions]
+
+
 def earlier_session(caller: Caller, found: Sequence[Rows]) -> Session | None:
     """Return the session of the caller's process under an earlier id which holds a claim, or lost one unnoticed."""
-    sessions = [session for rows_of_look in found for session in rows_of_look.sessions]
-    held = [session for session in sessions if _is_earlier(caller, session)]
+    held = [session for session in same_process(caller, found) if _is_earlier(caller, session)]
     return max(held, key=lambda session: (session.holds, session.last_sign), default=None)
 
 

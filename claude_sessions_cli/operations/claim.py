@@ -103,7 +103,7 @@ def _claim(
     note: str | None,
     several: bool,
 ) -> ClaimResult:
-    _, _, found, *same = tx.send(
+    _, new, found, *same = tx.send(
         rows.lock_item(sd_id),
         Statement("insert_session", **caller.columns()),
         rows.lock_claim(tx, caller, sd_id),
@@ -112,7 +112,7 @@ def _claim(
     mine, others = rows.split(found, caller)
     if mine is None:
         raise rows.not_registered(caller)
-    agent.require_current(caller, mine, same)
+    agent.require_current(caller, None if new else mine, same, registers=True)
     standing = caller.standing(mine) if force_reason else agent.require_own(caller, mine)
     agent.require_term(mine, others)
     lost = None if standing is Standing.TWIN else mine.tombstone

@@ -70,7 +70,7 @@ def _beat(
 ) -> HeartbeatResult:
     (renewed, found, *same), has_history = database.renew(caller.actor, _renew, caller, if_older_than)
     mine, others = rows.split(found, caller)
-    agent.require_current(caller, mine, same)
+    agent.require_current(caller, mine, same, registers=register)
     if mine is None:
         if not register:
             raise NotHeld(

@@ -33,10 +33,8 @@ def pick(matches: Sequence[Session], prefix: str) -> Session | None:
     exact = [session for session in matches if session.session_id == prefix]
     found = exact or [session for session in matches if session.status != "released"] or matches
     if len(found) > 1:
-        raise UsageError(
-            f"more than one session id begins with {prefix}: {found[0].session_id}, {found[1].session_id}",
-            "give more of the id",
-        )
+        candidates = ", ".join(session.session_id for session in found)
+        raise UsageError(f"more than one session id begins with {prefix}: {candidates}", "give more of the id")
     return found[0] if found else None
 
 

@@ -157,7 +157,7 @@ def _holds(database: Database, own: Caller, sd_id: str, named: bool) -> bool:
         return False
     found, *same = database.read(_look, own)
     mine = found.session
-    agent.require_current(own, mine, same)
+    agent.require_current(own, mine, same, registers=True)
     if mine is None or not mine.holds or not is_same(mine.sd_id, sd_id):
         return False
     if named:

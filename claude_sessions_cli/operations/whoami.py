@@ -31,7 +31,9 @@ def whoami(database: Database, caller: Caller) -> Standings:
         return Standings()
     found, *same = database.read(_look, caller)
     mine, others = rows.split(found, caller)
-    earlier = [caller.judge(session) for looked in same for session in looked.sessions if session.holds]
+    if named := agent.session_named_short(caller, mine, same):
+        return whoami(database, caller.as_session(named.session_id))
+    earlier = [caller.judge(session) for session in agent.same_process(caller, same) if session.holds]
     is_twin = mine is not None and caller.standing(mine) is Standing.TWIN
     lost = None if mine is None or is_twin else _loss_of(mine, others)
     goes_on = not (mine and mine.holds) and not is_twin
