@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.refusals import Refusal
     from claude_sessions_cli.operations.release import ReleaseResult
     from claude_sessions_cli.operations.schema import AppliedFile, Inspection
+    from claude_sessions_cli.operations.version import Versions
     from claude_sessions_cli.operations.whoami import Standings
     from claude_sessions_cli.removal import Removal
     from claude_sessions_cli.timers.job import TimerResult
@@ -391,6 +392,20 @@ def server_text(status: Status, *, in_use: bool, source: str | None, problem: st
         "log": status.log,
     }
     return align([(f"{name}:", str(value or "-")) for name, value in facts.items()])
+
+
+def versions_text(found: Versions, columns: int) -> list[str]:
+    """Return the lines of `version --verbose`."""
+    facts = {
+        "claude-sessions": found.version,
+        "Python": f"{found.python}, {found.executable}",
+        "psycopg": found.psycopg,
+        "libpq": found.libpq,
+        "private Postgres": " and ".join(found.embedded) or "not installed (the extra `embedded` has it)",
+        "platform": found.platform,
+        "SQL": found.sql,
+    }
+    return labelled([(f"{name}:", value) for name, value in facts.items()], columns)
 
 
 def upgrade_text(done: Upgrade) -> list[str]:

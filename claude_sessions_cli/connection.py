@@ -188,6 +188,12 @@ def place_of(opened: psycopg.Connection[Any], dsn: str) -> tuple[str, str, str]:
     return found["host"] or found["hostaddr"], found["port"], found["dbname"]
 
 
+def driver_versions() -> tuple[str, str]:
+    """Return the versions of psycopg, with its implementation, and of libpq."""
+    libpq = psycopg.pq.version()
+    return f"{psycopg.__version__} ({psycopg.pq.__impl__})", f"{libpq // 10_000}.{libpq % 10_000}"
+
+
 def connection_variables() -> dict[str, str]:
     """Return the environment variables that libpq reads, each with the parameter that it stands for."""
     options = psycopg.pq.Conninfo.get_defaults()

@@ -10,7 +10,7 @@ SECTIONS = {
     "Claims": ("claim", "release", "list", "status", "history", "whoami", "park", "unpark"),
     "For scripts": ("run", "check", "heartbeat", "reap"),
     "Terminals, agents, timers": ("shell-init", "completion", "prompt", "install", "hook", "statusline"),
-    "Set-up and help": ("doctor", "config", "schema", "db", "uninstall", "help"),
+    "Set-up and help": ("doctor", "config", "schema", "db", "uninstall", "version", "help"),
 }
 TOPICS = Path(__file__).with_name("topics")
 # Any command that asks the database may exit with these.
@@ -92,6 +92,7 @@ PAGES = {
     "db dsn": Page(("db dsn",), (), ("db status",)),
     "db upgrade": Page(("db upgrade",), (6,), ("db status",)),
     "uninstall": Page(("uninstall --dry-run", "uninstall --data"), (), ("install claude",)),
+    "version": Page(("version", "version --verbose"), (2,), ("doctor",)),
     "help": Page(("help", "help exit-codes", "help claim"), (2,), ()),
 }
 

@@ -266,6 +266,7 @@ def test_json_has_the_fields_of_the_reference(
     call("install claude", "--plugin", on=None)
     (tmp_path / ".bashrc").write_text("claude-sessions shell-init\n")
     call("uninstall", "--dry-run", on=None)
+    call("version")
     call("db status", on=None)
     call("db stop", on=None)
     call("db dsn", on=None)
