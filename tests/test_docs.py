@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from conftest import Cli
 from jsonschema import ValidationError
 from typer.main import get_command
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import errors, settings
 from claude_sessions_cli.errors import SessionsError
@@ -25,7 +31,7 @@ from claude_sessions_cli.model import Label
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "claude_sessions_cli"
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted(CHECKOUT.glob("docs/*.md"))]
-# Commands whose `data` is that of another command.
+URLS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
 TYPES: dict[str, Any] = {
     "string": str,
     "integer": int,
@@ -297,14 +303,31 @@ def _slugs(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in _sections(path)}
 
 
-def test_each_relative_link_leads_somewhere() -> None:
-    for document in DOCUMENTS:
-        for link in re.findall(r"\]\(([^)]+)\)", _read(document)):
-            if not link.startswith(("https://", "http://")):
-                path, _, anchor = link.partition("#")
-                target = document.parent / path if path else document
-                assert target.exists(), link
-                assert not anchor or anchor in _slugs(target), link
+def _target(document: Path, link: str) -> tuple[Path, str] | None:
+    """Return the file and the heading that a link means; None for one that leads out of the project."""
+    path, _, anchor = link.partition("#")
+    in_repository = re.fullmatch(re.escape(URLS["Repository"]) + "/(?:blob|raw)/main/(.+)", path)
+    if in_repository:
+        return CHECKOUT / in_repository[1], anchor
+    if re.match("https?://", link):
+        return None
+    return document.parent / path if path else document, anchor
+
+
+def test_each_link_into_the_project_leads_somewhere() -> None:
+    links = [(document, link) for document in DOCUMENTS for link in re.findall(r"\]\(([^)]+)\)", _read(document))]
+    urls = [(CHECKOUT / "pyproject.toml", url) for url in URLS.values()]
+    for document, link in (*links, *urls):
+        if found := _target(document, link):
+            target, anchor = found
+            assert target.exists(), link
+            assert not anchor or anchor in _slugs(target), link
+
+
+def test_readme_has_absolute_links_for_the_package_index() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", _read(CHECKOUT / "README.md"))
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert sum(link.startswith(URLS["Repository"]) for link in links) > 8
 
 
 def test_each_promise_names_an_existing_test() -> None:
