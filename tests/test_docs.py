@@ -24,7 +24,7 @@ else:
     import tomli as tomllib
 
 from claude_sessions_cli import cli as program
-from claude_sessions_cli import errors, settings
+from claude_sessions_cli import errors, manual, settings
 from claude_sessions_cli.errors import SessionsError
 from claude_sessions_cli.model import Label
 
@@ -119,6 +119,19 @@ def test_each_command_and_option_has_help() -> None:
     for name, command in COMMANDS.items():
         assert command.help, name
         assert all(_options(command).values()), name
+
+
+def test_help_shows_each_option_variable_and_code_of_the_reference() -> None:
+    shared = [row for table in _tables("Shared options", "option") for row in table]
+    variables = {option: _names(row[2]) for row in shared for option in _names(row[0])}
+    for name, command in COMMANDS.items():
+        with command.make_context(name, [], resilient_parsing=True) as context:
+            shown = command.get_help(context) + manual.epilog(name)
+        used = _names("".join(SHARED.findall(REFERENCE[name])))
+        named = [*_options(command), *(variable for option in used for variable in variables[option])]
+        assert [word for word in named if not re.search(rf"(?<![\w-]){word}(?![\w-])", shown)] == [], name
+        codes = {int(code) for code in re.findall(r"\b[Ee]xits? (\d+)\b", REFERENCE[name])}
+        assert codes <= {0, 1, *manual.PAGES[name].codes}, name
 
 
 def test_reference_explains_each_shared_option() -> None:
