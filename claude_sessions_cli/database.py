@@ -258,6 +258,17 @@ class Database:
         """Close the connection."""
         self._connection.close()
 
+    @contextmanager
+    def beside(self, seconds: float) -> Iterator[Database]:
+        """Open one more connection, which awaits no answer for longer than `seconds` in all. Raises Unreachable."""
+        deadline = time.monotonic() + seconds
+        other = Database(self._reopen(deadline), self._reopen, self._place)
+        try:
+            with other.bounded(deadline):
+                yield other
+        finally:
+            other.close()
+
     def reconnect(self) -> None:
         """Open a new connection after the server went away. Raises Unreachable."""
         self.close()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from claude_sessions_cli import process, settings
 from claude_sessions_cli.claude_code import settings_file
-from claude_sessions_cli.errors import SessionsError
+from claude_sessions_cli.embedded import cluster, server
+from claude_sessions_cli.errors import SessionsError, Unreachable, UsageError
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.operations.doctor import Finding, Verdict
 from claude_sessions_cli.settings import Settings
@@ -44,13 +45,15 @@ class Surroundings:
 
 def look(environ: Mapping[str, str]) -> Surroundings:
     """Return what is set up for this process and its user."""
-    directory = settings.state_directory(environ)
+    directory = None
+    with suppress(UsageError):
+        directory = settings.state_directory(environ)
     return Surroundings(
         shell_hook=_has_hook(environ),
         agent_hooks=[str(path) for path in settings_file.installed_in(environ)],
-        hook_ran_at=_latest(directory / "agents"),
+        hook_ran_at=_latest(directory / "agents") if directory else None,
         timers=_timers(environ),
-        timer_ran=upkeep_log.last_run(directory),
+        timer_ran=upkeep_log.last_run(directory) if directory else None,
         completion=rc_files.completed_shells(environ, home_directory(environ)),
     )
 
@@ -80,14 +83,46 @@ def _timers(environ: Mapping[str, str]) -> list[str]:
     return found
 
 
-def diagnose(environ: Mapping[str, str], who: Identity, found: Settings) -> list[Finding]:
-    """Return the outcome of each check of this host."""
-    every, limit = format_age(found.heartbeat_every), format_age(found.stale_after)
+def diagnose(environ: Mapping[str, str], who: Identity, found: Settings | None) -> list[Finding]:
+    """Return the outcome of each check of this host; without settings, of those that need none."""
     return [
+        *_private_server(found),
         _session(who),
-        Finding("heartbeat", Verdict.OK, f"each {every}; a claim lapses after {limit} of silence"),
+        *([_heartbeat(found)] if found else []),
+        *_state(environ),
         *describe(environ, who, look(environ)),
     ]
+
+
+def _private_server(found: Settings | None) -> list[Finding]:
+    is_used = found is not None and found.dsn is None
+    try:
+        state = server.status()
+        newest = cluster.newest(cluster.installed())
+    except Unreachable as error:
+        return [Finding("private server", Verdict.FAILURE, error.message, error.hint)] if is_used else []
+    if not state.running:
+        text = f"none runs in {state.data_dir}"
+        return [Finding("private server", Verdict.WARNING, text, "claude-sessions db start")] if is_used else []
+    age = format_age(_age(state.started_at)) if state.started_at else "an unknown time"
+    text = f"Postgres {state.version} in {state.data_dir}, up for {age}{'' if is_used else '; not used here'}"
+    if state.version and float(state.version) < int(newest):
+        text = f"{text}; Postgres {newest} is installed"
+        return [Finding("private server", Verdict.WARNING, text, "claude-sessions db upgrade")]
+    return [Finding("private server", Verdict.OK, text)]
+
+
+def _heartbeat(found: Settings) -> Finding:
+    every, limit = format_age(found.heartbeat_every), format_age(found.stale_after)
+    return Finding("heartbeat", Verdict.OK, f"each {every}; a claim lapses after {limit} of silence")
+
+
+def _state(environ: Mapping[str, str]) -> list[Finding]:
+    try:
+        settings.state_directory(environ)
+    except UsageError as error:
+        return [Finding("state", Verdict.WARNING, error.message, error.hint)]
+    return []
 
 
 def describe(environ: Mapping[str, str], who: Identity, around: Surroundings) -> list[Finding]:

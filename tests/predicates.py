@@ -144,7 +144,10 @@ TESTS = {
     "clamp_future_heartbeats": ("operations/reap", "operations/refusals"),
     "read_catalog": CATALOG,
     "read_health": ("operations/doctor",),
-    "list_double_claims": ("operations/doctor",),
+    "list_double_claims": (
+        "operations/doctor",
+        "commands/encodings::test_forms_that_encoding_lacks_are_left_out",
+    ),
     "list_other_enders": ("operations/doctor",),
     "list_columns": ("operations/describe",),
     "list_table_parts": ("operations/describe",),

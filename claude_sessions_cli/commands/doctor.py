@@ -28,10 +28,9 @@ def doctor(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Q
     """
     from claude_sessions_cli import surroundings
 
-    settings = invocation.load_settings(dsn)
     who = identity.detect(os.environ)
     output = render.Output("doctor", json, quiet)
-    findings, error = _ask(settings, who, output)
+    settings, findings, error = _ask(dsn, who, output)
     findings += surroundings.diagnose(os.environ, who, settings)
     data = {"findings": [asdict(finding) for finding in findings]}
     failed = sum(finding.verdict is Verdict.FAILURE for finding in findings)
@@ -44,11 +43,18 @@ def doctor(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Q
         raise error
 
 
-def _ask(settings: Settings, who: Identity, output: Output) -> tuple[list[Finding], SessionsError | None]:
-    """Return the checks of the database, and the error if it cannot be asked: the others are made all the same."""
+def _ask(dsn: str | None, who: Identity, output: Output) -> tuple[Settings | None, list[Finding], SessionsError | None]:
+    """Return the settings and the checks of the database, and the error if one of the two cannot be had.
+
+    The others are made all the same.
+    """
+    try:
+        settings = invocation.load_settings(dsn)
+    except SessionsError as error:
+        return None, [Finding("settings", Verdict.FAILURE, error.message, error.hint)], error
     try:
         with invocation.open_database(settings, output) as database:
             connection = Finding("connection", Verdict.OK, f"from {settings.dsn_source}")
-            return [connection, *operation.diagnose(database, Caller(who, settings))], None
+            return settings, [connection, *operation.diagnose(database, Caller(who, settings))], None
     except SessionsError as error:
-        return [Finding("connection", Verdict.FAILURE, error.message, error.hint)], error
+        return settings, [Finding("connection", Verdict.FAILURE, error.message, error.hint)], error

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from claude_sessions_cli import files
@@ -38,6 +39,7 @@ class Status:
     socket_dir: Path
     log: Path
     version: str | None
+    started_at: datetime | None = None
 
 
 def ensure(announce: Callable[[str], None]) -> str:
@@ -78,8 +80,17 @@ def status() -> Status:
         version = None
         with suppress(OSError):
             version = cluster.version_of(paths.cluster)
-        is_stopped = pid is None and paths.stopped.exists()
-        return Status(pid is not None, is_stopped, pid or None, paths.home, paths.socket_dir, paths.log, version)
+        started_at = _start_of(paths) if pid is not None else None
+        return Status(
+            running=pid is not None,
+            stopped=pid is None and paths.stopped.exists(),
+            pid=pid or None,
+            data_dir=paths.home,
+            socket_dir=paths.socket_dir,
+            log=paths.log,
+            version=version,
+            started_at=started_at,
+        )
 
 
 def dsn() -> str:
@@ -142,9 +153,19 @@ def trusted() -> Iterator[Paths]:
 
 def _is_ready(paths: Paths) -> bool:
     with suppress(OSError, IndexError):
-        state = files.read(paths.cluster / "postmaster.pid").split(b"\n")[7].strip()
-        return state == b"ready" and _listener(paths) is not None
+        return _pid_file(paths)[7].strip() == b"ready" and _listener(paths) is not None
     return False
+
+
+def _start_of(paths: Paths) -> datetime | None:
+    """Return when the server started, in its own words."""
+    with suppress(OSError, IndexError, ValueError, OverflowError):
+        return datetime.fromtimestamp(int(_pid_file(paths)[2]), timezone.utc)
+    return None
+
+
+def _pid_file(paths: Paths) -> list[bytes]:
+    return files.read(paths.cluster / "postmaster.pid").split(b"\n")
 
 
 def _listener(paths: Paths) -> int | None:

@@ -10,7 +10,8 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.errors import SchemaMismatch, SessionsError
+from claude_sessions_cli.errors import SchemaMismatch, SessionsError, Unreachable
+from claude_sessions_cli.failures import STATEMENT_MODE
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.times import format_age
@@ -19,8 +20,14 @@ OLDEST_SERVER = 15
 CLOCK_LIMIT_S = 5.0
 # A snapshot keeps the old versions of every heartbeat since it was taken.
 SNAPSHOT_LIMIT_S = 3600.0
-# Below so many updates the statistics say nothing.
+# Below so many updates the statistics say nothing; below so many more, their cost does not matter.
 LEAST_UPDATES = 1000
+COSTLY_UPDATES = 100_000
+HOT_SHARE = 0.5
+HOT_FILE = "optional/hot_heartbeats.sql"
+# How often a pooler's server processes are compared, and the seconds for all of it.
+POOL_TRIES = 5
+POOL_PROBE_S = 3.0
 DEAD_SHARE = 4
 LEAST_DEAD = 10_000
 OTHERS_DAYS = 7
@@ -74,20 +81,21 @@ class Health:
 def diagnose(database: Database, caller: Caller) -> list[Finding]:
     """Return the outcome of each check of the database. A check that fails to look does not stop the others."""
     before = time.time()
-    found, health = _attempt("server", lambda: database.inspect(_read_health, caller))
+    found, health = _attempt("server", lambda: database.inspect(_read_health, caller), Verdict.FAILURE)
     if health:
         found += [
             _server(health),
-            _pooler(health, database.backend_pid),
+            _pooler(health, database),
             _tls(health, database.host),
             _clock(health, before, time.time()),
             _durability(health),
             _snapshot(health),
-            *_storage(health),
+            *_dead_rows(health),
         ]
     failed, inspection = _attempt("schema", lambda: schema.inspect(database))
     found += failed or _schema(inspection)
     found += [_writers(inspection)] if inspection else []
+    found += _hot_updates(health, inspection) if health else []
     failed, doubles = _attempt("double claims", lambda: database.read(_list_doubles))
     found += failed or [_double_claims(doubles)]
     failed, others = _attempt("other programs", lambda: database.read(_list_others, caller))
@@ -95,14 +103,15 @@ def diagnose(database: Database, caller: Caller) -> list[Finding]:
     return found
 
 
-def _attempt(check: str, look: Callable[[], T]) -> tuple[list[Finding], Any]:
-    """Return what a check looks at, or the finding that it could not look."""
+def _attempt(check: str, look: Callable[[], T], unanswered: Verdict = Verdict.SKIPPED) -> tuple[list[Finding], Any]:
+    """Return what a check looks at, or the finding that it could not look; `unanswered` if the server is silent."""
     try:
         return [], look()
     except SchemaMismatch as error:
         return [Finding(check, Verdict.FAILURE, error.message, error.hint)], None
     except SessionsError as error:
-        return [Finding(check, Verdict.SKIPPED, error.message, error.hint)], None
+        verdict = unanswered if isinstance(error, Unreachable) else Verdict.SKIPPED
+        return [Finding(check, verdict, error.message, error.hint)], None
 
 
 def _read_health(tx: Transaction, caller: Caller) -> Health:
@@ -130,10 +139,30 @@ def _server(health: Health) -> Finding:
     return Finding("server", Verdict.OK, f"Postgres {health.server_version}, as role {health.role}")
 
 
-def _pooler(health: Health, known_pid: int) -> Finding:
+def _pooler(health: Health, database: Database) -> Finding:
     # libpq was given another pid than that of the server process that answers.
-    direct = health.backend_pid == known_pid
-    return Finding("pooler", Verdict.OK, "none" if direct else "a pooler: waiting claims poll")
+    if health.backend_pid == database.backend_pid:
+        return Finding("pooler", Verdict.OK, "none")
+    mode = "most likely in session mode: it keeps a server process for each client"
+    try:
+        with database.beside(POOL_PROBE_S) as other:
+            for _ in range(POOL_TRIES):
+                if other.inspect(_shares_processes, database, health.backend_pid):
+                    mode = "in transaction mode"
+                    break
+    except Unreachable as error:
+        if STATEMENT_MODE in error.message:
+            return Finding("pooler", Verdict.FAILURE, error.message, error.hint)
+        mode = f"whose mode cannot be seen: {error.message}"
+    return Finding("pooler", Verdict.OK, f"a pooler, {mode}; waiting claims poll")
+
+
+def _shares_processes(tx: Transaction, database: Database, pid: int) -> bool:
+    """Whether a second client gets the server process of the first one between two of its transactions."""
+    [second] = tx.send(Statement("compare_backend"))
+    # While the second one's transaction is open.
+    [[first]] = database.inspect(lambda between: between.commit(Statement("compare_backend")))
+    return bool(second[0]["pid"] == pid or first["pid"] != pid)
 
 
 def _tls(health: Health, host: str) -> Finding:
@@ -173,10 +202,21 @@ def _snapshot(health: Health) -> Finding:
     return Finding("oldest snapshot", Verdict.WARNING, text, f"SELECT pg_terminate_backend({health.snapshot_pid})")
 
 
-def _storage(health: Health) -> Iterator[Finding]:
+def _hot_updates(health: Health, inspection: schema.Inspection | None) -> Iterator[Finding]:
     updates, hot = health.updates or 0, health.hot_updates or 0
-    if updates >= LEAST_UPDATES:
-        yield Finding("HOT updates", Verdict.OK, f"{hot / updates:.0%} of {updates}")
+    if updates < LEAST_UPDATES:
+        return
+    text = f"{hot / updates:.0%} of {updates}"
+    optional = {one.file: one.in_force for one in inspection.optional} if inspection else {}
+    if updates < COSTLY_UPDATES or hot / updates >= HOT_SHARE or optional.get(HOT_FILE):
+        # The statistics go back to before the file was applied.
+        yield Finding("HOT updates", Verdict.OK, f"{text}; {HOT_FILE} is in force" if optional.get(HOT_FILE) else text)
+        return
+    mend = "claude-sessions schema apply --optional hot_heartbeats" if HOT_FILE in optional else None
+    yield Finding("HOT updates", Verdict.WARNING, f"{text}: the others write each index, for each heartbeat", mend)
+
+
+def _dead_rows(health: Health) -> Iterator[Finding]:
     dead, live = health.dead_rows or 0, health.live_rows or 0
     if dead > max(LEAST_DEAD, DEAD_SHARE * live):
         text = f"{dead} dead row versions beside {live} rows"

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli, Table
+from conftest import Cli, Table, make_caller
+from wire import Fault, Wire
 
 from claude_sessions_cli import cli as program
+from claude_sessions_cli import surroundings
+from claude_sessions_cli.embedded import cluster, server
+from claude_sessions_cli.operations.doctor import Finding, Verdict
+from claude_sessions_cli.settings import Settings
 from claude_sessions_cli.timers import upkeep_log
 from commands.answers import Inside, apply_schema, data_of, execute
 
@@ -54,11 +62,17 @@ def test_unreachable_database_leaves_the_other_checks(cli: Cli) -> None:
     assert _findings(cli("doctor", "--json", env=env), 6)["connection"]["verdict"] == "failure"
 
 
+def test_server_that_goes_away_is_a_failure(full_table: Table, inside: Inside) -> None:
+    with Wire(full_table.dsn) as wire:
+        wire.arm(Fault("cut before", 1))
+        found = _findings(inside("doctor", "--json", env={"CLAUDE_SESSIONS_DSN": wire.dsn}), 7)
+    assert found["server"]["verdict"] == "failure"
+    assert found["schema"]["verdict"] == "skipped" and found["timer"]
+
+
 def test_timer_that_failed_or_stopped_is_a_warning(
     full_table: Table, inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from claude_sessions_cli import surroundings
-
     monkeypatch.setattr(surroundings, "_timers", lambda environ: ["cron"])
     env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_STATE_DIR": str(tmp_path)}
 
@@ -72,6 +86,52 @@ def test_timer_that_failed_or_stopped_is_a_warning(
     assert timer().startswith("cron, last ran ")
     (tmp_path / "upkeep.json").write_text(json.dumps({"at": "2026-01-01T00:00:00+00:00", "error": None}))
     assert timer().startswith("cron: it last ran ")
+
+
+def test_malformed_settings_leave_the_other_checks(inside: Inside) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": "host=127.0.0.1 port=1", "CLAUDE_SESSIONS_STALE_AFTER": "60s"}
+    done = inside("doctor", env=env)
+    assert done.returncode == 2
+    settings = "FAILURE  settings: stale_after (60s) is shorter than three heartbeats (60s each)"
+    assert done.stdout.splitlines()[0] == settings
+    assert "timer: " in done.stdout and "connection: " not in done.stdout
+    assert _findings(inside("doctor", "--json", env=env), 2)["settings"]["verdict"] == "failure"
+
+
+def test_refused_state_directory_is_a_warning(full_table: Table, inside: Inside, tmp_path: Path) -> None:
+    open_to_all = tmp_path / "state"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_STATE_DIR": str(open_to_all)}
+    found = _findings(inside("doctor", "--json", env=env))["state"]
+    assert found["verdict"] == "warning" and found["text"].startswith(f"{open_to_all} is not used: ")
+    assert inside("status", env=env).returncode == 0
+
+
+def test_private_server_is_named_with_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = datetime.now(timezone.utc) - timedelta(days=2, minutes=1)
+    state = server.Status(True, False, 1, tmp_path, tmp_path, tmp_path, "16", began)
+    monkeypatch.setattr(server, "status", lambda: state)
+    who, used = make_caller("a").identity, make_caller("a").settings
+
+    def found(settings: Settings | None, *installed: str) -> Finding | None:
+        monkeypatch.setattr(cluster, "installed", lambda: dict.fromkeys(installed, tmp_path))
+        findings = surroundings.diagnose(os.environ, who, settings)
+        return next((one for one in findings if one.check == "private server"), None)
+
+    text = f"Postgres 16 in {tmp_path}, up for 2d0h"
+    assert found(used, "16") == Finding("private server", Verdict.OK, text)
+    elsewhere = replace(used, dsn="service=work")
+    assert found(elsewhere, "16") == Finding("private server", Verdict.OK, f"{text}; not used here")
+    upgrade = "claude-sessions db upgrade"
+    assert found(used, "16", "18") == Finding(
+        "private server", Verdict.WARNING, f"{text}; Postgres 18 is installed", upgrade
+    )
+    state = replace(state, running=False)
+    assert found(used, "16") == Finding(
+        "private server", Verdict.WARNING, f"none runs in {tmp_path}", "claude-sessions db start"
+    )
+    assert found(elsewhere, "16") is None
 
 
 def test_agent_hooks_are_found(full_table: Table, inside: Inside, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,10 +24,13 @@ from embedded.control import ENSURE, ME, ask, command, kill_all, newest, refusal
 
 def test_server_starts_reports_and_stops(home: Path) -> None:
     announced: list[str] = []
+    before = int(time.time())
     dsn = embedded.ensure(announced.append)
     first = embedded.status()
     assert announced == [f"creating the private Postgres server in {home}"]
-    assert first == embedded.Status(True, False, first.pid, home, home / "postgres", home / "postgres.log", newest())
+    log, began = home / "postgres.log", first.started_at
+    assert first == embedded.Status(True, False, first.pid, home, home / "postgres", log, newest(), began)
+    assert began and before <= began.timestamp() <= time.time()
     assert ask(dsn, "SELECT current_user, current_database()") == [("claude_sessions", "claude_sessions")]
     ask(dsn, "CREATE TABLE kept AS SELECT 42 AS value")
 

@@ -151,6 +151,25 @@ def test_statement_mode_is_named_with_remedy(cli: Cli) -> None:
         failed(cli("release", "--end", env=env), 6, message)
 
 
+def test_doctor_names_the_mode_of_the_pool(cli: Cli) -> None:
+    with servers.private_server() as server:
+        direct = apply_schema(server.create("bounced"))
+        for mode, code, finding in (
+            ("transaction", 0, "OK       pooler: a pooler, in transaction mode; waiting claims poll"),
+            ("session", 0, "OK       pooler: a pooler, most likely in session mode: "),
+            ("statement", 7, "FAILURE  pooler: PgBouncer is in statement mode, "),
+        ):
+            with servers.pgbouncer(server, mode) as through:
+                done = cli("doctor", env={"CLAUDE_SESSIONS_DSN": through(direct)})
+            assert (done.returncode, f"\n{finding}" in done.stdout) == (code, True), done.stdout
+        with servers.pgbouncer(server, "session") as through, ExitStack() as stack:
+            for _ in range(servers.POOL_SIZE - 1):
+                stack.enter_context(psycopg.connect(through(direct))).execute("SELECT")
+            done = cli("doctor", env={"CLAUDE_SESSIONS_DSN": through(direct)})
+        hidden = "OK       pooler: a pooler, whose mode cannot be seen: the database fell silent"
+        assert (done.returncode, f"\n{hidden}" in done.stdout) == (0, True), done.stdout
+
+
 def test_every_waiter_gets_the_item(dsns: tuple[str, str], watch: Watch, cli: Cli) -> None:
     waiting = {f"w{number}" for number in range(5)}
 

@@ -11,7 +11,8 @@ import pytest
 from commands.answers import as_role
 from conftest import Table, make_caller
 
-from claude_sessions_cli import database
+from claude_sessions_cli import database, queries
+from claude_sessions_cli.operations import doctor
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.doctor import Finding, Verdict, diagnose
 from claude_sessions_cli.operations.release import release
@@ -63,6 +64,34 @@ def test_double_claim_is_a_failure(seed_table: Table) -> None:
     found = _findings(seed_table)["double claims"]
     assert (found.verdict, found.text) == (Verdict.FAILURE, "SD-1 is held by x and y")
     assert found.mend == "claude-sessions list SD-1"
+
+
+def test_double_claim_in_two_forms_is_a_failure(seed_table: Table) -> None:
+    for session, form in (("x", "SD-caf\u00e9"), ("y", "SD-cafe\u0301")):
+        seed_table.insert(session, sd_id=form, status="active")
+    found = _findings(seed_table)["double claims"]
+    assert (found.verdict, found.text) == (Verdict.FAILURE, "SD-caf\u00e9 is held by x and y")
+
+
+def test_few_hot_updates_are_a_warning_if_many(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim(full_table.database, make_caller("a"), "SD-1")
+    for _ in range(20):
+        full_table.execute("UPDATE public.claude_sessions SET heartbeat_at = clock_timestamp()")
+    full_table.execute("SELECT pg_stat_force_next_flush()")
+    monkeypatch.setattr(doctor, "LEAST_UPDATES", 10)
+
+    def hot() -> Finding:
+        return next(one for one in diagnose(full_table.database, make_caller("a")) if one.check == "HOT updates")
+
+    few = hot()
+    assert few.verdict is Verdict.OK and few.text.startswith(("0%", "1%", "2%", "3%", "4%"))
+    monkeypatch.setattr(doctor, "COSTLY_UPDATES", 10)
+    many = hot()
+    assert many.verdict is Verdict.WARNING
+    there = (queries.directory() / "ddl" / doctor.HOT_FILE).exists()
+    assert many.mend == ("claude-sessions schema apply --optional hot_heartbeats" if there else None)
+    monkeypatch.setattr(doctor, "HOT_SHARE", 0.0)
+    assert hot().verdict is Verdict.OK
 
 
 def test_program_that_ends_claims_is_named(full_table: Table) -> None:
