@@ -55,7 +55,7 @@ def _check_value(path: Path | None, key: str, value: str) -> None:
     if key == "dsn":
         if not value:
             raise UsageError("dsn is empty", "remove it: claude-sessions config unset dsn")
-        if not value.startswith("env:"):
+        if value != settings.EMBEDDED and not value.startswith("env:"):
             from claude_sessions_cli import connection  # late: it imports psycopg
 
             connection.parse_dsn(value, "dsn")

@@ -83,6 +83,14 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
                 directory.chmod(mode)
 
 
+def remove_empty(directory: Path, below: Path) -> None:
+    """Remove a directory if it is empty, and so each one above it that lies `below` another, which stays."""
+    with suppress(OSError):
+        for place in (directory, *(above for above in directory.parents if below in above.parents)):
+            if place != below:
+                place.rmdir()
+
+
 def stranger_of(path: Path) -> str | None:
     """Return who besides this account and root may have written a directory or a file; None for nobody.
 

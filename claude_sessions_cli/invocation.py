@@ -182,7 +182,8 @@ def beat(
         if is_current():
             show_loss(caller, database, error, shown=is_shown)
         raise
-    if is_current():
+    # After `uninstall --data`, a terminal that is open writes nothing again.
+    if is_current() and (not in_background or result.outcome == "registered" or prompt.has_state(os.environ)):
         update_prompt(caller, result.session.session, database, shown=is_shown)
     return result
 
@@ -270,7 +271,8 @@ def open_database(
 
     if found.dsn is not None:
         with database.connect(found.dsn, found.dsn_source, deadline, output.note) as connection:
-            fallback.remember(os.environ, found)
+            if starts or prompt.has_state(os.environ):
+                fallback.remember(os.environ, found)
             yield connection
         return
 

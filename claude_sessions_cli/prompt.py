@@ -178,6 +178,13 @@ def always() -> bool:
     return True
 
 
+def has_state(environ: Mapping[str, str]) -> bool:
+    """Return whether this account has a state directory."""
+    with suppress(UsageError):
+        return state_directory(environ).exists()
+    return False
+
+
 def write(
     environ: Mapping[str, str],
     anchor: Process | ProcessRecord,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from claude_sessions_cli import settings
+from claude_sessions_cli import files, settings
 from claude_sessions_cli.claude_code import settings_file
 from claude_sessions_cli.embedded import server
 from claude_sessions_cli.errors import SessionsError
@@ -63,8 +63,11 @@ def remove_data(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remova
     """Delete the configuration, the state and the private server's data."""
     home = home_directory(environ)
     config = settings.config_path(environ)
+    private = server.status()
     for what, directory, names in (
-        ("data", server.status().data_dir, DATA),
+        ("data", private.data_dir, DATA),
+        # A short path to the socket of a cluster whose own is too long.
+        ("data", private.socket_dir.parent, ("socket",)),
         ("state", settings.state_directory(environ), STATE),
         ("configuration", config.parent, (config.name,)),
     ):
@@ -104,8 +107,4 @@ def _delete(found: Sequence[Path], home: Path, dry_run: bool) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-    with suppress(OSError):
-        for directory in found[0].parents:
-            if directory == home:
-                break
-            directory.rmdir()
+    files.remove_empty(found[0].parent, home)

@@ -23,7 +23,8 @@ def install(job: Job, environ: Mapping[str, str], *, dry_run: bool) -> TimerResu
 
 def remove(environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
     """Stop the agent and delete it."""
-    return unit_files.remove("launchd", [_path(environ)], _stop(), stop_without_file=_stop(), dry_run=dry_run)
+    home = home_directory(environ)
+    return unit_files.remove("launchd", [_path(environ)], _stop(), home, stop_without_file=_stop(), dry_run=dry_run)
 
 
 def _path(environ: Mapping[str, str]) -> Path:

@@ -42,6 +42,7 @@ def remove(environ: Mapping[str, str], *, dry_run: bool) -> TimerResult:
         "systemd",
         paths,
         [*SYSTEMCTL, "disable", "--now", TIMER],
+        home_directory(environ),
         reload=[RELOAD],
         stop_without_file=[*SYSTEMCTL, "stop", TIMER],
         dry_run=dry_run,

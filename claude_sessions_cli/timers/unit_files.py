@@ -38,18 +38,23 @@ def remove(
     kind: str,
     paths: Sequence[Path],
     stop: list[str],
+    home: Path,
     *,
     reload: Sequence[list[str]] = (),
     stop_without_file: list[str],
     dry_run: bool,
 ) -> TimerResult:
-    """Stop the timer and delete its files. The note names `stop_without_file` if it could not be stopped."""
+    """Stop the timer and delete its files, and each directory below `home` that is empty then.
+
+    The note names `stop_without_file` if it could not be stopped.
+    """
     there = [path for path in paths if os.path.lexists(path)]
     note = None
     if there and not dry_run:
         failure = _run([stop])
         for path in there:
             path.unlink(missing_ok=True)
+            files.remove_empty(path.parent, home)
         _run(reload)
         if failure and not _NOTHING_RUNS.search(failure):
             note = f"{failure}; it is removed, but stops only after: {shlex.join(stop_without_file)}"

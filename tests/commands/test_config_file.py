@@ -52,6 +52,8 @@ def test_directory_and_file_are_made_for_this_account(config: Config, file: Path
     config("set", "dsn", "host=db dbname=work")
     assert file.stat().st_mode & 0o777 == 0o600
     assert config("get", "dsn") == "host=db dbname=work\n"
+    config("set", "dsn", "embedded")
+    assert config("get", "dsn") == "embedded\n"
 
 
 def test_link_to_the_file_stays(config: Config, file: Path, tmp_path: Path) -> None:

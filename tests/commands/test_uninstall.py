@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,18 @@ def test_files_of_others_in_its_directories_stay(cli: Cli, home: Path) -> None:
     assert cli("uninstall", "--data", env=_env(home), cwd=home).returncode == 0
     # A cluster has a version.
     assert sorted(path.name for path in data.iterdir()) == ["photos", "postgres"]
+
+
+@pytest.mark.faults
+def test_open_terminal_writes_no_state_after_it(cli: Cli, home: Path, dsn: str) -> None:
+    env = {**_env(home), "CLAUDE_SESSIONS_DSN": dsn}
+    own = ("--quiet", "--within", "20s", "--pid", str(os.getpid()), "--tty", "/dev/pts/9")
+    state = home / ".local" / "state" / "claude-sessions"
+    assert cli("heartbeat", "--register", *own, env=env).returncode == 0 and state.exists()
+    assert cli("uninstall", "--data", env=env).returncode == 0
+    assert cli("heartbeat", "--register", *own, env=env).returncode == 0
+    assert cli("release", "--end", *own, env=env).returncode == 0
+    assert not state.parent.exists()
 
 
 @pytest.mark.faults
