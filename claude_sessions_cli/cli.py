@@ -11,11 +11,10 @@ from importlib import import_module
 from typing import Any, TextIO, cast
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from claude_sessions_cli import __version__, completion, manual, options
-from claude_sessions_cli.errors import EXIT_INTERRUPTED, SessionsError, UsageError
+from claude_sessions_cli.errors import EXIT_INTERRUPTED, REPORT, SessionsError, UsageError
 from claude_sessions_cli.manual import SECTIONS
 from claude_sessions_cli.text import mask_passwords
 
@@ -28,7 +27,7 @@ HELP_LIMIT = 60
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(options.Group):
     """Commands by name, each imported only when it is called or listed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -65,6 +64,10 @@ class LazyGroup(TyperGroup):
             name, equals, _ = rest[0].partition("=")
             words = 2 if options.LEADING[name] and not equals else 1
             leading, rest = leading + rest[:words], rest[words:]
+        if rest[:1] and rest[0] in completion.OPTIONS and not ctx.resilient_parsing:
+            completion.require_shell()
+        if leading and not rest:
+            raise UsageError("Missing command", options.see_help(ctx))
         depth = 2 if rest[:1] and rest[0] in GROUPS else 1
         # Without a command, its absence is the error to report.
         return super().parse_args(ctx, [*rest[:depth], *(leading if len(rest) >= depth else ()), *rest[depth:]])
@@ -143,7 +146,7 @@ def run(argv: list[str]) -> int:
             if type(error).__name__ == "NoArgsIsHelpError":
                 _show(str(error))
                 return UsageError.exit_code
-            raise UsageError(error.format_message()) from None  # type: ignore[attr-defined]
+            raise options.usage_error(error, _command(argv)) from None
         except (BrokenPipeError, SystemExit):  # typer exits on a broken pipe itself
             # The reader has closed the pipe, and the command is done; Python must not complain at exit.
             _silence(sys.stdout)
@@ -171,23 +174,25 @@ def _fail(argv: list[str], error: Exception) -> int:
 
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
         # Typer itself prints the help.
-        error = CannotWrite(f"cannot write the answer: {error.strerror}")
+        error = CannotWrite(error)
     if not isinstance(error, SessionsError):
         if os.environ.get("CLAUDE_SESSIONS_DEBUG"):
             Output("").traceback(error)
         error = SessionsError(
             f"unforeseen: {type(error).__name__}: {error}",
-            "show the traceback: set CLAUDE_SESSIONS_DEBUG=1 and run it again",
+            REPORT,
         )
-    words = _own_words(argv)
-    named = [word for word in words if not word.startswith("-")]
-    command = next((word for word in named if word in COMMANDS), "")
-    if command in GROUPS:
-        command = mask_passwords(" ".join(named[named.index(command) :][:2]))
     # If this cannot be printed either, the exit code remains.
     with suppress(CannotWrite):
-        Output(command, json="--json" in words).failure(error)
+        Output(_command(argv), json="--json" in _own_words(argv)).failure(error)
     return error.exit_code
+
+
+def _command(argv: list[str]) -> str:
+    """Return the command of a command line, as its answers name it."""
+    named = [word for word in _own_words(argv) if not word.startswith("-")]
+    command = next((word for word in named if word in COMMANDS), "")
+    return mask_passwords(" ".join(named[named.index(command) :][:2])) if command in GROUPS else command
 
 
 def _own_words(argv: list[str]) -> list[str]:
@@ -200,4 +205,4 @@ def _check_encoding(argv: list[str]) -> None:
             word.encode()
         except UnicodeEncodeError:
             # The argument is not shown: it may be a DSN with a password.
-            raise UsageError(f"argument {number} is not UTF-8") from None
+            raise UsageError(f"argument {number} is not UTF-8", "write it in UTF-8") from None

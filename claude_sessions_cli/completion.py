@@ -20,6 +20,8 @@ from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.names import forms, nfc
 
 VARIABLE = "_CLAUDE_SESSIONS_COMPLETE"
+# Of Typer, before any command.
+OPTIONS = ("--install-completion", "--show-completion")
 # A longer limit, for a distant database.
 BUDGET_VARIABLE = "CLAUDE_SESSIONS_COMPLETION_TIME"
 BUDGET_S = 0.3
@@ -29,6 +31,21 @@ ROW_LIMIT = 200
 EVENT_LIMIT = 2000
 # zsh evaluates the words, and every shell would split or expand other characters, or read an option.
 _HARMLESS = re.compile(r"[\w./:@+,][\w./:@+,-]*")
+
+
+def require_shell() -> None:
+    """Raise UsageError if the shell that calls has no completion."""
+    from typer.completion import _get_shell_name  # type: ignore[attr-defined]
+
+    from claude_sessions_cli.shell.hooks import SHELLS
+
+    shell = _get_shell_name()
+    # Without a known one, the option needs a value.
+    if shell is not None and shell not in SHELLS:
+        raise UsageError(
+            f"no completion for this shell: {shell}",
+            "print the script of another one: claude-sessions completion bash",
+        )
 
 
 def completer(*queries: str) -> Callable[[typer.Context, str], list[str]]:

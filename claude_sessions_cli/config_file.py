@@ -10,19 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from claude_sessions_cli import files, settings
-from claude_sessions_cli.errors import SessionsError, UsageError
+from claude_sessions_cli.errors import SessionsError, UsageError, unknown_word
 
 
 def check_key(key: str) -> None:
     """Raise UsageError for an unknown key; the hint names the nearest."""
     if key not in settings.KEYS:
-        from difflib import get_close_matches  # late: few keys are wrong
-
-        near = get_close_matches(key, settings.KEYS, 1)
-        raise UsageError(
-            f"unknown key: {key[:40]!r}",
-            f"did you mean {near[0]}?" if near else f"the keys are {', '.join(settings.KEYS)}",
-        )
+        raise unknown_word(f"unknown key: {key[:40]!r}", key, settings.KEYS, f"the keys are {', '.join(settings.KEYS)}")
 
 
 def change(environ: Mapping[str, str], key: str, value: str | None) -> tuple[Path, bool]:
@@ -46,7 +40,7 @@ def change(environ: Mapping[str, str], key: str, value: str | None) -> tuple[Pat
             files.write(target, after.encode())
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SessionsError(f"cannot change {path}: {reason}") from None
+        raise SessionsError(f"cannot change {path}: {reason}", settings.MEND) from None
     return path, after != before
 
 

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 
 from claude_sessions_cli import adapters, connection, names, queries
 from claude_sessions_cli.connection import Connection, Patience, Row
-from claude_sessions_cli.errors import HeldByAnother, SessionsError, Unreachable
+from claude_sessions_cli.errors import AGAIN, HeldByAnother, SessionsError, Unreachable
 from claude_sessions_cli.failures import MISSING, OUT_OF_STEP, STATEMENT_MODE, first_line, table_elsewhere, translate
 from claude_sessions_cli.model import Actor, Session
 
@@ -367,11 +367,11 @@ class Database:
             try:
                 return _attempt(Transaction(self._connection, kind, actor), self._connection, work)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
-                failure: SessionsError = Unreachable(f"the database gave up on a conflict: {first_line(error)}")
+                failure: SessionsError = Unreachable(f"the database gave up on a conflict: {first_line(error)}", AGAIN)
             except psycopg.errors.UniqueViolation as error:
                 if error.diag.constraint_name != UNIQUE_CLAIM:
                     raise translate(error) from error
-                failure = ClaimConflict("another program claimed the work item at the same moment")
+                failure = ClaimConflict("another program claimed the work item at the same moment", AGAIN)
             except psycopg.Error as error:
                 raise self._missing_table(error) or self._statement_mode(error) or translate(error) from error
             time.sleep(random.uniform(0, 0.01 * 2**number))

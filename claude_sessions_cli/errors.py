@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from claude_sessions_cli.text import mask_passwords
+from claude_sessions_cli.text import mask_passwords, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,21 +24,31 @@ EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 EXIT_INTERRUPTED = 130
 
+# The next steps after several errors.
+AGAIN = "try again"
+REPORT = "show the traceback: set CLAUDE_SESSIONS_DEBUG=1 and run it again"
+SEE_ALL = "see them: claude-sessions list --all"
+SEE_TRIGGERS = "list the triggers: claude-sessions schema check"
+
 
 class SessionsError(Exception):
     """An unforeseen failure, and the base of every error that the tool raises on purpose.
 
-    `message` is the error in one line, `hint` the next step. They may quote what stands in a wrong place, so the
-    passwords of DSNs in them are masked. `data` is what a failed command prints with `--json`.
+    `message` is the error in one line, `hint` the next step: what to do, or a command, which stands between a colon and
+    a semicolon or the end. They may quote what stands in a wrong place, so the passwords of DSNs in them are masked.
+    `data` is what a failed command prints with `--json`, `holder` the session that holds the item.
     """
 
     code: ClassVar[str] = "failure"
     exit_code: ClassVar[int] = EXIT_FAILURE
 
-    def __init__(self, message: str, hint: str | None = None, data: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, hint: str, data: dict[str, Any] | None = None, holder: JudgedSession | None = None
+    ) -> None:
         self.message = mask_passwords(message)
-        self.hint = hint and mask_passwords(hint)
+        self.hint = mask_passwords(hint)
         self.data = data
+        self.holder = holder
         super().__init__(self.message)
 
 
@@ -49,15 +59,23 @@ class UsageError(SessionsError):
     exit_code = EXIT_USAGE
 
 
+class HoldsAnother(UsageError):
+    """The session already holds another work item."""
+
+    code = "holds_another"
+
+
+def unknown_word(message: str, word: str, known: Sequence[str], otherwise: str) -> UsageError:
+    """Return the error of a wrong word; its hint is the known word that is nearest, or `otherwise` if none is near."""
+    near = nearest(word, known)
+    return UsageError(message, f"did you mean {near}?" if near else otherwise)
+
+
 class HeldByAnother(SessionsError):
     """Another live session holds the work item."""
 
     code = "held"
     exit_code = EXIT_HELD
-
-    def __init__(self, message: str, hint: str | None = None, holder: JudgedSession | None = None) -> None:
-        super().__init__(message, hint)
-        self.holder = holder
 
 
 class NotHeld(SessionsError):
@@ -69,11 +87,12 @@ class NotHeld(SessionsError):
     def __init__(
         self,
         message: str,
-        hint: str | None = None,
+        hint: str,
         data: dict[str, Any] | None = None,
+        holder: JudgedSession | None = None,
         lost_item: str | None = None,
     ) -> None:
-        super().__init__(message, hint, data)
+        super().__init__(message, hint, data, holder)
         self.lost_item = lost_item
 
 
@@ -93,7 +112,7 @@ class Unreachable(SessionsError):
     code = "unreachable"
     exit_code = EXIT_UNREACHABLE
 
-    def __init__(self, message: str, hint: str | None = None, *, passing: bool = False) -> None:
+    def __init__(self, message: str, hint: str, *, passing: bool = False) -> None:
         super().__init__(message, hint)
         self.passing = passing
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 import psycopg
 
 from claude_sessions_cli.adapters import SEE_WHAT_DIFFERS
-from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable
+from claude_sessions_cli.errors import AGAIN, SEE_TRIGGERS, PermissionDenied, SchemaMismatch, SessionsError, Unreachable
 
 # What our own statements raise, by a cast that fails: require_access, require_history, take_claim and written_row.
 HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
@@ -19,6 +20,7 @@ OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
 # Of a table or a schema that does not exist.
 MISSING = ("42P01", "3F000")
 CREATE = "create it: claude-sessions schema apply"
+DIAGNOSE = "see what is wrong: claude-sessions doctor"
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
 FULL = re.compile("too many (clients|connections)|connection slots|no more connections|starting up|shutting down")
 # PgBouncer's answer to BEGIN, without an SQLSTATE of its own.
@@ -39,6 +41,25 @@ NO_IPV6 = re.compile(
     "|No route to host|Cannot assign requested address|Address family not supported|server closed the connection)"
 )
 
+# What is wrong with a connection, in libpq's or the server's words, and the next step; the first that fits.
+CONNECTING = (
+    (FULL, AGAIN),
+    ("password authentication failed", "correct the user, or the password in ~/.pgpass or the DSN"),
+    ("no password supplied", "write the password into ~/.pgpass"),
+    (f"{NOT_ADMITTED}|authentication failed", "ask an administrator to admit this user and host in pg_hba.conf"),
+    ('database "?.*"? does not exist', "create that database, or correct its name in the DSN"),
+    ('role "?.*"? does not exist', "create that role, or correct the user in the DSN"),
+    ("translate host name|resolve host|Name or service", "correct the host in the DSN"),
+    (
+        "[Cc]onnection refused|No such file|No route|unreachable",
+        "start the server, or correct host and port in the DSN",
+    ),
+    ("timeout|timed out", "correct host and port in the DSN, or look at the network; then try again"),
+    ("service file|definition of service", "correct the service in the DSN or PGSERVICE"),
+    ("SSL|sslmode|certificate", "correct sslmode, sslrootcert or sslcert in the DSN"),
+    ("", DIAGNOSE),
+)
+
 
 class NoAnswerError(psycopg.OperationalError):
     """The server, a pooler or the network fell silent after the connection."""
@@ -52,7 +73,7 @@ def translate(error: psycopg.Error) -> SessionsError:
     """Return the tool's error for a database error, by its SQLSTATE."""
     state, text = error.sqlstate or "", first_line(error)
     if isinstance(error, NoAnswerError):
-        return Unreachable(f"the database fell silent: {text}")
+        return Unreachable(f"the database fell silent: {text}", f"{AGAIN}; {DIAGNOSE}")
     if state == "22P02" and "claude_sessions: " in text:
         return _own_refusal(text)
     if state in MISSING:
@@ -62,26 +83,27 @@ def translate(error: psycopg.Error) -> SessionsError:
     if state == "25006" or _is_standby(error):  # a fail-over may make it the primary
         return Unreachable(f"the server takes no writes: {text}", "name the primary in the DSN", passing=True)
     if state == "42501":
-        return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint)
+        return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint or _grant("ROLE"))
     # A trigger may raise any code. Its error has a context; an unknown code without one does not come from Postgres.
     if state.startswith(("P0", "09")) or (error.diag.context and (state == "0A000" or not _is_known(state))):
-        return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint)
+        return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint or SEE_TRIGGERS)
     if state in ("57014", "55P03"):
-        return WaitedInVain(f"the database did not answer in time: {text}")
+        return WaitedInVain(f"the database did not answer in time: {text}", f"{AGAIN}; {DIAGNOSE}")
     if state in ("25P03", "25P04"):
-        return Unreachable(f"the database did not answer in time: {text}")
+        return Unreachable(f"the database did not answer in time: {text}", f"{AGAIN}; {DIAGNOSE}")
     if STATEMENT_MODE in text:
         return Unreachable(
             f"PgBouncer is in statement mode, which takes no transactions: {text}",
             "set pool_mode = transaction in pgbouncer.ini, or name another port in the DSN",
         )
     if state.startswith(("08", "57P", "53")) or not state:
-        return Unreachable(f"the database went away: {text}", passing=state == "53300")
+        return Unreachable(f"the database went away: {text}", f"{AGAIN}; {DIAGNOSE}", passing=state == "53300")
     if state.startswith("23") or state in ("22001", "22P05"):  # too long for the column, not in the encoding
         return SchemaMismatch(f"the database refuses it: {text}", error.diag.message_hint or SEE_WHAT_DIFFERS)
     if not _is_known(state):
-        return Unreachable(f"the database gave an answer that Postgres does not give: {text} (SQLSTATE {state})")
-    return SessionsError(f"the database failed: {text} (SQLSTATE {state})")
+        message = f"the database gave an answer that Postgres does not give: {text} (SQLSTATE {state})"
+        return Unreachable(message, f"name a Postgres in the DSN; {DIAGNOSE}")
+    return SessionsError(f"the database failed: {text} (SQLSTATE {state})", DIAGNOSE)
 
 
 def table_elsewhere(has_public: bool, places: Sequence[str]) -> SchemaMismatch | None:
@@ -125,7 +147,7 @@ def _own_refusal(text: str) -> SessionsError:
     if hidden := HIDDEN.search(text):
         return PermissionDenied(
             f"row security hides rows of claude_sessions from the role {hidden[1]}",
-            f"an administrator must run: claude-sessions schema apply --grant {hidden[1]}",
+            _grant(hidden[1]),
         )
     if NO_HISTORY in text:
         return SchemaMismatch(
@@ -134,18 +156,19 @@ def _own_refusal(text: str) -> SessionsError:
     if spent := NO_FENCE.search(text):
         return SchemaMismatch(
             f"no fence is left for this work item: a term that another program recorded has {spent[1]}",
-            "see it: claude-sessions history SD; the table's owner deletes it from claude_session_events, or from the"
-            " tombstones that name it",
+            "delete that term from claude_session_events, or from the tombstones that name it, as the table's owner;"
+            " find it: claude-sessions history SD",
         )
     return trigger_refused()
 
 
+def _grant(role: str) -> str:
+    return f"an administrator must run: claude-sessions schema apply --grant {shlex.quote(role)}"
+
+
 def trigger_refused() -> PermissionDenied:
     """Return the error of a write that a trigger of another program dropped."""
-    return PermissionDenied(
-        "a trigger of the table refused the change, and nothing was changed",
-        "list the triggers: claude-sessions schema check",
-    )
+    return PermissionDenied("a trigger of the table refused the change, and nothing was changed", SEE_TRIGGERS)
 
 
 def _is_known(state: str) -> bool:
@@ -172,7 +195,7 @@ def no_connection(error: psycopg.Error, source: str, password: object = None) ->
     text = "; ".join(dict.fromkeys(answered or attempts))
     if password:
         text = text.replace(str(password), "***")
-    hint = None
+    hint = next(hint for pattern, hint in CONNECTING if re.search(pattern, text))
     if all(map(NO_IPV6.match, attempts)):
         hint = "it has IPv6 addresses only: if this machine has no IPv6, name the provider's pooler in the DSN"
     message = f"cannot connect to the database from {source}: {text}"

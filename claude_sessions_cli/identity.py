@@ -34,6 +34,7 @@ DERIVED = "derived from the anchor"
 HOOK_INPUT = "hook input"
 EXPORTED = "exported"
 OPTION = "option"
+NAME_PROCESS = "name a process of your own that lives, or leave it out"
 T = TypeVar("T")
 
 
@@ -396,9 +397,9 @@ def _given_process(pid: int) -> Process:
     try:
         return process.read(pid)
     except ProcessLookupError:
-        raise UsageError(f"--pid {shorten(pid)}: no such process") from None
+        raise UsageError(f"--pid {shorten(pid)}: no such process", NAME_PROCESS) from None
     except PermissionError:
-        raise UsageError(f"--pid {pid}: that process is hidden from this user") from None
+        raise UsageError(f"--pid {pid}: that process is hidden from this user", NAME_PROCESS) from None
 
 
 def _explain(kind: str, rules: list[_Candidate[T]], show: Callable[[T], str]) -> list[Rule]:

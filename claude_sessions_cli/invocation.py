@@ -315,7 +315,7 @@ def ask_standings(
 
             asked = replace(asked, name=f"the private server in {server.status().data_dir}")
             if not server.status().running:
-                raise Unreachable(f"{asked.name} is not running", "start it: claude-sessions db start")
+                raise Unreachable(f"{asked.name} is not running", server.START)
 
         from claude_sessions_cli.operations.caller import Caller
         from claude_sessions_cli.operations.whoami import whoami

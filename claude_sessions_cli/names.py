@@ -30,7 +30,7 @@ def check_work_item(value: str) -> str:
 def check_session_id(value: str, source: str) -> str:
     """Return a well-formed session id, or raise UsageError that names the source."""
     if value.replace("-", "") == NIL_UUID.replace("-", ""):
-        raise UsageError(f"{source} is the nil UUID, not a session id")
+        raise UsageError(f"{source} is the nil UUID, not a session id", "name the session by an id of its own")
     if not SESSION_ID.fullmatch(value):
         raise UsageError(
             f"{source} is not a session id: {shorten(value)}",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from claude_sessions_cli import completion
-from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.errors import UsageError, unknown_word
 from claude_sessions_cli.model import TRACKS
 from claude_sessions_cli.settings import DEFAULT_STALE_AFTER, parse_duration
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+CANNOT_WRITE = "free space, or correct who may write it"
 # Of rows; Postgres takes no number of any length.
 MAX_LIMIT = 2**31 - 1
 # Options that are also accepted before the command's name.
@@ -22,7 +24,12 @@ LEADING = {"--dsn": True, "--session": True, "--json": False, "--quiet": False, 
 def new_app(help: str | None = None) -> typer.Typer:
     """Return an application with plain help: it costs 60 ms less than panels, and can be copied from a terminal."""
     return typer.Typer(
-        help=help, context_settings=CONTEXT, add_completion=False, rich_markup_mode=None, no_args_is_help=False
+        cls=Group,
+        help=help,
+        context_settings=CONTEXT,
+        add_completion=False,
+        rich_markup_mode=None,
+        no_args_is_help=False,
     )
 
 
@@ -35,11 +42,47 @@ def check_words(option: str, given: Iterable[str | None], allowed: Sequence[str]
     """Raise UsageError if a value of an option is not one of the allowed words."""
     for word in given:
         if word is not None and word not in allowed:
-            from difflib import get_close_matches  # late: few values are wrong
+            raise unknown_word(
+                f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}", word, allowed, "write one of these"
+            )
 
-            near = get_close_matches(word, allowed, 1)
-            hint = f"did you mean {near[0]}?" if near else None
-            raise UsageError(f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}", hint)
+
+class Group(TyperGroup):
+    """Commands by name, of which the nearest is suggested for an unknown one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments begin with. Raises UsageError if it is unknown."""
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            raise unknown_word(f"No such command {name[:40]!r}", name, known, see_help(ctx))
+        return super().resolve_command(ctx, args)
+
+
+def see_help(ctx: Any) -> str:
+    """Return the next step of a caller whose command line is wrong."""
+    what = "list the commands" if hasattr(ctx.command, "list_commands") else "see its usage"
+    return f"{what}: {ctx.command_path} --help"
+
+
+def usage_error(error: Any, command: str) -> UsageError:
+    """Return the tool's error for one of the parser of a command; it suggests the nearest of an unknown option."""
+    # The parser names no context if an option has no value.
+    hint = see_help(error.ctx) if error.ctx else f"see its usage: claude-sessions {command} --help"
+    if isinstance(error, BadValue):
+        hint = error.hint
+    if not hasattr(error, "possibilities"):
+        return UsageError(error.format_message().rstrip("."), hint)
+    options = [option for option in error.ctx.command.params if option.param_type_name == "option"]
+    known = [name for option in options if not option.hidden for name in option.opts]
+    return unknown_word(error.message, error.option_name, [*known, *CONTEXT["help_option_names"]], hint)
+
+
+class BadValue(typer.BadParameter):
+    """A value of an option, whose name is known to the parser alone, and the next step."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def duration(text: str) -> float:
@@ -47,7 +90,7 @@ def duration(text: str) -> float:
     try:
         return parse_duration(text)
     except UsageError as error:
-        raise typer.BadParameter(f"{error.message} ({error.hint})") from None
+        raise BadValue(error.message, error.hint) from None
 
 
 def duration_with_unit(text: str) -> float:
@@ -55,7 +98,7 @@ def duration_with_unit(text: str) -> float:
     seconds = duration(text)
     if text.strip()[-1:].isdigit():
         number = text.strip()
-        raise typer.BadParameter(f"{number} has no unit (write {number}h, {number}d, or {number}s for seconds)")
+        raise BadValue(f"{number} has no unit", f"write {number}h, {number}d, or {number}s for seconds")
     return seconds
 
 

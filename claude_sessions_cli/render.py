@@ -21,7 +21,7 @@ from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.table import Layout, Table
-from claude_sessions_cli.text import align, cut, pad, presentable
+from claude_sessions_cli.text import align, cut, pad, presentable, wrap
 
 SCHEMA_VERSION = 1
 PROGRAM = "claude-sessions"
@@ -45,6 +45,9 @@ T = TypeVar("T")
 
 class CannotWrite(SessionsError):
     """The command succeeded, but its output could not be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot write the answer: {error.strerror}", "the command is done: see to stdout alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,15 @@ class Output:
         else:
             _print_styled(rows, layout, footer)
 
+    def tables(self, data: dict[str, Any], tables: Sequence[tuple[Table, Layout]]) -> None:
+        """Print tables one below the other: each laid out for a terminal, or as plain lines."""
+        if self.json or self.quiet or not sys.stdout.isatty():
+            self.result(data, lambda: [line for rows, _ in tables for line in ("", *align(rows))][1:])
+            return
+        for number, (rows, layout) in enumerate(tables):
+            _write(sys.stdout, "\n" if number else "")
+            _print_styled(rows, layout, "")
+
     def objects(self, objects: Iterable[dict[str, Any] | None]) -> bool:
         """Print a JSON object on each line; return False if the reader has closed the pipe."""
         return _write(sys.stdout, "".join(json.dumps(one, default=json_value) + "\n" for one in objects))
@@ -104,21 +116,20 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line for people on stderr; it is not the result."""
         if not self.quiet and not self.json:
-            _print(sys.stderr, [f"{PROGRAM}: {text}"])
+            _talk([text])
 
     def loss(self, text: str) -> None:
         """Print a loss of this session on stderr, which --quiet does not silence; --json has it in its data."""
         if not self.json:
-            _print(sys.stderr, [f"{PROGRAM}: {text}"])
+            _talk([text])
 
     def failure(self, error: SessionsError) -> None:
         """Print an error: one line on stderr, or the JSON envelope on stdout."""
         if self.json and not isinstance(error, CannotWrite):
             _write(sys.stdout, self._envelope(error.data, error))
         else:
-            hint = f" ({error.hint})" if error.hint else ""
             *lines, last = error.lines if isinstance(error, RowsRefused) else [error.message]
-            _print(sys.stderr, [f"{PROGRAM}: {line}" for line in [*lines, f"{last}{hint}"]])
+            _talk([*lines, f"{last} ({error.hint})"])
 
     def traceback(self, error: Exception) -> None:
         """Print the traceback of an unforeseen failure on stderr."""
@@ -135,12 +146,11 @@ class Output:
             "error": None,
         }
         if error is not None:
-            holder = error.holder if isinstance(error, HeldByAnother) else None
             envelope["error"] = {
                 "code": error.code,
                 "message": error.message,
                 "hint": error.hint,
-                "holder": session_data(holder),
+                "holder": session_data(error.holder),
             }
         return json.dumps(envelope, default=json_value) + "\n"
 
@@ -160,6 +170,18 @@ def _print(stream: TextIO, lines: Iterable[str]) -> bool:
     return _write(stream, "".join(f"{presentable(line)}\n" for line in lines))
 
 
+def _talk(lines: Iterable[str]) -> None:
+    """Print lines for people on stderr."""
+    _write(sys.stderr, "".join(map(_spoken, lines)))
+
+
+def _spoken(line: str) -> str:
+    """Return a line of stderr after the program's name, wrapped at words on a terminal."""
+    text = f"{PROGRAM}: {presentable(line)}"
+    pieces = wrap(text, _columns(sys.stderr), "  ") if sys.stderr.isatty() else [text]
+    return "".join(f"{piece}\n" for piece in pieces)
+
+
 def _write(stream: TextIO, text: str) -> bool:
     """Write text and flush it; return False if the reader has closed the pipe."""
     try:
@@ -169,7 +191,7 @@ def _write(stream: TextIO, text: str) -> bool:
         # The rest of the buffer must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
-            raise CannotWrite(f"cannot write the answer: {error.strerror}") from None
+            raise CannotWrite(error) from None
         return False
     return True
 
@@ -181,13 +203,16 @@ def _count_down(left: float, refusal: HeldByAnother | None) -> None:
     time_left = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
     line = presentable(f"{time_left} left: waiting for {by} (Ctrl-C to give up)")
     # A second line of the terminal would not be cleared.
-    sys.stderr.write(CLEAR_LINE + cut(line, _columns() - 1))
+    sys.stderr.write(CLEAR_LINE + cut(line, _columns(sys.stderr) - 1))
     sys.stderr.flush()
 
 
-def _columns() -> int:
+def _columns(stream: TextIO) -> int:
+    """Return the width of a terminal, by the variable COLUMNS first, as rich has it."""
+    if (given := os.environ.get("COLUMNS", "")).isdigit() and int(given) > 0:
+        return int(given)
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_COLUMNS
+        return os.get_terminal_size(stream.fileno()).columns or USUAL_COLUMNS
     except OSError:
         return USUAL_COLUMNS
 
@@ -210,7 +235,7 @@ def _print_styled(rows: Table, layout: Layout, footer: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console, width = Console(), _columns(sys.stdout)
 
     @lru_cache
     def style(text: str, name: str) -> str:
@@ -218,15 +243,15 @@ def _print_styled(rows: Table, layout: Layout, footer: str) -> None:
             console.print(Text(text, name), end="", soft_wrap=True)
         return capture.get()
 
-    lines = ["  ".join(cells).rstrip() for cells in styled(layout.fit(rows, console.width), style)]
+    lines = ["  ".join(cells).rstrip() for cells in styled(layout.fit(rows, width), style)]
     if footer:
-        lines.append(style(cut(presentable(footer), console.width), FOOTER_STYLE))
+        lines.append(style(cut(presentable(footer), width), FOOTER_STYLE))
     _write(sys.stdout, "".join(f"{line}\n" for line in lines))
 
 
 def report(text: str, seconds: float) -> None:
     """Print a line on stderr within some seconds: a slow reader must not delay this process."""
-    line = f"{PROGRAM}: {presentable(text)}\n".encode(errors="backslashreplace")
+    line = _spoken(text).encode(errors="backslashreplace")
 
     def write() -> None:
         with suppress(OSError):

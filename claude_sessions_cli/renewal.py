@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from claude_sessions_cli.errors import NotHeld, SessionsError
+from claude_sessions_cli.errors import REPORT, NotHeld, SessionsError
 from claude_sessions_cli.times import uptime
 
 # The part of the window, and its limit in seconds, that is kept for TERM and KILL.
@@ -67,7 +67,7 @@ class KeepAlive:
         try:
             threading.Thread(target=self._attempt, args=(now,), daemon=True).start()
         except RuntimeError as error:  # too many threads
-            self._fail(now, SessionsError(str(error)))
+            self._fail(now, SessionsError(str(error), "let other programs end"))
 
     def _attempt(self, begun: float) -> None:
         try:
@@ -77,7 +77,7 @@ class KeepAlive:
         except SessionsError as error:
             self._fail(begun, error)
         except Exception as error:
-            self._fail(begun, SessionsError(f"unforeseen: {type(error).__name__}: {error}"))
+            self._fail(begun, SessionsError(f"unforeseen: {type(error).__name__}: {error}", REPORT))
         else:
             # An earlier attempt may end after a later one.
             if begun >= self.window.begun:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from claude_sessions_cli import files
-from claude_sessions_cli.errors import UsageError
+from claude_sessions_cli.errors import UsageError, unknown_word
 from claude_sessions_cli.model import STALE_AFTER_LIMIT_S
 
 DEFAULT_STALE_AFTER = "15m"
@@ -21,6 +21,7 @@ KEYS = ("dsn", "stale_after", "heartbeat_every")
 # As a DSN: the private server. Without any rule it is the fallback.
 EMBEDDED = "embedded"
 NO_RULE = "no rule"
+MEND = "mend the file, or name another: CLAUDE_SESSIONS_CONFIG"
 # If one of these is set, libpq's environment names the database.
 LIBPQ_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d)?", re.ASCII)
@@ -73,7 +74,9 @@ def load(environ: Mapping[str, str], *, dsn: str | None = None, stale_after: flo
         stale_after = _duration("stale_after", environ, config, path, DEFAULT_STALE_AFTER)
     heartbeat_every = _duration("heartbeat_every", environ, config, path, DEFAULT_HEARTBEAT_EVERY)
     if stale_after > STALE_AFTER_LIMIT_S:
-        raise UsageError("stale_after is at most 7d: a longer one would keep an item with a dead holder for good")
+        raise UsageError(
+            "stale_after is at most 7d: a longer one would keep an item with a dead holder for good", "write 7d or less"
+        )
     if stale_after < 3 * heartbeat_every:
         raise UsageError(
             f"stale_after ({stale_after:g}s) is shorter than three heartbeats ({heartbeat_every:g}s each)",
@@ -122,11 +125,13 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
         stranger = files.stranger_of(path)
     except (FileNotFoundError, NotADirectoryError):
         if environ.get("CLAUDE_SESSIONS_CONFIG"):
-            raise UsageError(f"CLAUDE_SESSIONS_CONFIG names a file that does not exist: {path}") from None
+            raise UsageError(
+                f"CLAUDE_SESSIONS_CONFIG names a file that does not exist: {path}", "create it, or unset the variable"
+            ) from None
         return {}, path
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"cannot read {path}: {reason}") from None
+        raise UsageError(f"cannot read {path}: {reason}", MEND) from None
     if stranger:
         raise UsageError(
             f"{path} is not read: {stranger} may write it or its directory",
@@ -139,10 +144,12 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     try:
         config = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number may have too many digits
-        raise UsageError(f"{path} is not TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}", MEND) from None
     unknown = [key for key in config if key not in KEYS]
     if unknown:
-        raise UsageError(f"{path} has unknown keys: {', '.join(unknown)}", f"the keys are {', '.join(KEYS)}")
+        raise unknown_word(
+            f"{path} has unknown keys: {', '.join(unknown)}", unknown[0], KEYS, f"the keys are {', '.join(KEYS)}"
+        )
     return config, path
 
 
@@ -193,5 +200,5 @@ def _configured_dsn(value: object, environ: Mapping[str, str], path: Path) -> st
         return value
     variable = value.removeprefix("env:")
     if not environ.get(variable):
-        raise UsageError(f"dsn in {path} reads the variable {variable}, which is not set")
+        raise UsageError(f"dsn in {path} reads the variable {variable}, which is not set", f"set {variable}")
     return environ[variable]

@@ -297,7 +297,8 @@ class _Runner:
             return
         if reason is None:
             failure = self._keep_alive.failure
-            reason = NotHeld(f"the claim could not be renewed in time{f': {failure.message}' if failure else ''}")
+            why = f": {failure.message}" if failure else ""
+            reason = NotHeld(f"the claim could not be renewed in time{why}", "claim it again later")
         self._stopped_for = reason
         self._stop(reason.message, window.kill_at(now))
 

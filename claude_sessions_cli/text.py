@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 
 # What stands before a secret in a DSN, as it is written or percent-encoded; in a URL, a port is no secret.
 _COLON = "(?::|%3A)"
@@ -59,6 +60,22 @@ def _beginning(text: str, columns: int) -> str:
     while text and width_of(text) > columns:
         text = text[:-1]
     return text
+
+
+def wrap(line: str, columns: int, indent: str = "") -> list[str]:
+    """Return a line in pieces that fit `columns` of a terminal, all but the first after `indent`; words stay whole.
+
+    >>> wrap("SD-1 is held by bob", 12, "  ")
+    ['SD-1 is held', '  by bob']
+    """
+    first, *words = line.split(" ")
+    pieces = [first]
+    for word in words:
+        if width_of(f"{pieces[-1]} {word}") <= columns:
+            pieces[-1] += f" {word}"
+        else:
+            pieces.append(indent + word)
+    return pieces
 
 
 def width_of(text: str) -> int:
@@ -125,6 +142,29 @@ def pad(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def _pad(cell: str, width: int) -> str:
     return cell + " " * (width - width_of(cell))
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like a wrong one, whatever the case; None if none is like it.
+
+    >>> nearest("clami", ["claim", "list"]), nearest("b", ["A", "B"]), nearest("x", ["claim"])
+    ('claim', 'B', None)
+    """
+    from difflib import get_close_matches  # late: few words are wrong
+
+    names = {name.lower(): name for name in known}
+    return next((names[name] for name in get_close_matches(word.lower(), names, 1)), None)
+
+
+def command_line(verb: str, item: str, options: str = "") -> str:
+    """Return the command line that does `verb` with an item, as a shell reads it.
+
+    >>> command_line("claim", "SD-1", "--switch"), command_line("list", "my item"), command_line("list", "-x")
+    ('claude-sessions claim SD-1 --switch', "claude-sessions list 'my item'", 'claude-sessions list -- -x')
+    """
+    quoted = shlex.quote(item)
+    words = [verb, options, "--", quoted] if item.startswith("-") else [verb, quoted, options]
+    return " ".join(["claude-sessions", *filter(None, words)])
 
 
 def shorten(value: object, limit: int = 60) -> str:

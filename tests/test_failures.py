@@ -18,6 +18,7 @@ ADVICE = (
     "Either provide the file, use the system's trusted roots with sslrootcert=system, or change sslmode to disable."
 )
 POOLER = "pooler"
+PASSWORD, START, DOCTOR = "correct the user, or the password", "start the server", "claude-sessions doctor"
 
 
 def _several(*attempts: str) -> str:
@@ -32,31 +33,31 @@ def _several(*attempts: str) -> str:
 @pytest.mark.parametrize(
     ("text", "told", "hint"),
     [
-        (f"connection failed: {WRONG_PASSWORD}", WRONG_PASSWORD, None),
+        (f"connection failed: {WRONG_PASSWORD}", WRONG_PASSWORD, PASSWORD),
         (
             f"connection failed: {WRONG_PASSWORD}\n{NOT_ADMITTED.format('no encryption')}",
             WRONG_PASSWORD,
-            None,
+            PASSWORD,
         ),
         (
             f"connection failed: {NOT_ADMITTED.format('SSL encryption')}\n{WRONG_PASSWORD}",
             WRONG_PASSWORD,
-            None,
+            PASSWORD,
         ),
         (
             f"connection failed: {NOT_ADMITTED.format('SSL encryption')}\n{NOT_ADMITTED.format('no encryption')}",
             NOT_ADMITTED.format("SSL encryption"),
-            None,
+            "pg_hba.conf",
         ),
-        (f"connection failed: {NO_ROOT}\n{ADVICE}", NO_ROOT, None),
-        (f"connection failed: {REFUSED}", REFUSED.splitlines()[0], None),
+        (f"connection failed: {NO_ROOT}\n{ADVICE}", NO_ROOT, "sslrootcert"),
+        (f"connection failed: {REFUSED}", REFUSED.splitlines()[0], START),
         (
             _several(f"connection failed: {REFUSED}", f"connection failed: {REFUSED.replace('0.1', '0.2')}"),
             f"{REFUSED.splitlines()[0]}; {REFUSED.splitlines()[0].replace('0.1', '0.2')}",
-            None,
+            START,
         ),
-        (_several(f"connection failed: {WRONG_PASSWORD}", f"connection failed: {REFUSED}"), WRONG_PASSWORD, None),
-        (_several(f"connection failed: {REFUSED}", f"connection failed: {STARTING}"), STARTING, None),
+        (_several(f"connection failed: {WRONG_PASSWORD}", f"connection failed: {REFUSED}"), WRONG_PASSWORD, PASSWORD),
+        (_several(f"connection failed: {REFUSED}", f"connection failed: {STARTING}"), STARTING, "try again"),
         (
             f"connection failed: {AT.format('2600:1f18::7')}{NO_ROUTE}",
             AT.format("2600:1f18::7") + NO_ROUTE.splitlines()[0],
@@ -79,15 +80,22 @@ def _several(*attempts: str) -> str:
         (
             _several(f"connection failed: {AT.format('2600:1f18::7')}{NO_ROUTE}", f"connection failed: {REFUSED}"),
             f"{AT.format('2600:1f18::7')}{NO_ROUTE.splitlines()[0]}; {REFUSED.splitlines()[0]}",
-            None,
+            START,
         ),
-        ('connection is bad: invalid sslmode value: "foo"', 'invalid sslmode value: "foo"', None),
-        ("connection timeout expired", "connection timeout expired", None),
-        ("", "no reason given", None),
+        ('connection is bad: invalid sslmode value: "foo"', 'invalid sslmode value: "foo"', "sslmode"),
+        ("connection timeout expired", "connection timeout expired", "correct host and port"),
+        (
+            AT.format("h") + 'FATAL:  database "x" does not exist',
+            AT.format("h") + 'FATAL:  database "x" does not exist',
+            "name",
+        ),
+        ("[Errno -2] Name or service not known", "[Errno -2] Name or service not known", "correct the host"),
+        ("no password supplied", "no password supplied", "~/.pgpass"),
+        ("", "no reason given", DOCTOR),
     ],
 )
-def test_failure_that_matters_is_told(text: str, told: str, hint: str | None) -> None:
+def test_failure_that_matters_is_told(text: str, told: str, hint: str) -> None:
     error = no_connection(psycopg.OperationalError(text), "--dsn")
     assert error.message == f"cannot connect to the database from --dsn: {told}"
     assert error.passing == (told == STARTING)
-    assert hint in error.hint if hint and error.hint else error.hint == hint
+    assert hint in error.hint

@@ -110,7 +110,7 @@ def test_late_renewal_does_not_undo_a_newer_one() -> None:
 
 
 def test_failed_renewal_is_retried_soon() -> None:
-    renewal = Renewal(Unreachable("no answer"))
+    renewal = Renewal(Unreachable("no answer", "try again"))
     kept = keeper(renewal, begun=0)
     kept.begin(begun := uptime())
     until(lambda: kept.failure, "its failure is noted")
@@ -132,7 +132,7 @@ def test_unexpected_exception_counts_as_failed_renewal() -> None:
 
 
 def test_lost_term_is_not_renewed_again() -> None:
-    renewal = Renewal(NotHeld("lost to b"))
+    renewal = Renewal(NotHeld("lost to b", "claim it again"))
     kept = keeper(renewal)
     kept.begin(1060)
     until(lambda: kept.lost, "its loss is noted")

@@ -299,7 +299,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes | None]:
     except FileNotFoundError:
         return {}, None
     except OSError as error:
-        raise NotSettingsError(f"cannot read {path}: {error.strerror}") from None
+        raise NotSettingsError(f"cannot read {path}: {error.strerror}", MEND) from None
     try:
         settings = json.loads(
             raw.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float

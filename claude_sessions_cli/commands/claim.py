@@ -51,11 +51,11 @@ def claim(
     """
     options.check_track(track)
     if len(sd) > 1 and not any_:
-        raise UsageError("a session holds one work item at a time", "claim the first free one of several: add --any")
+        raise UsageError("a session holds one work item at a time", "claim the first free one: add --any")
     if force and not (reason and reason.strip()):
-        raise UsageError("--force needs --reason TEXT, which the holder will read")
+        raise UsageError("--force needs --reason", "write why, for the holder: --reason TEXT")
     if not force and (reason is not None or fence is not None):
-        raise UsageError(f"{'--reason' if fence is None else '--fence'} needs --force")
+        raise UsageError(f"{'--reason' if fence is None else '--fence'} needs --force", "add --force --reason TEXT")
     if note is not None:
         note = check_note(note)
     settings = invocation.load_settings(dsn, stale_after)

@@ -59,7 +59,10 @@ def heartbeat(
     settings = invocation.load_settings(dsn, stale_after)
     if here:
         if register or any(option is not None for option in (if_older_than, session, pid, tty)):
-            raise UsageError("--here cannot be combined with --session, --pid, --tty, --register or --if-older-than")
+            raise UsageError(
+                "--here cannot be combined with --session, --pid, --tty, --register or --if-older-than",
+                "renew all sessions of this host: claude-sessions heartbeat --here",
+            )
         _beat_here(settings, json=json, quiet=quiet)
         return
     caller = invocation.find_caller(settings, session=session, pid=pid, tty=tty)

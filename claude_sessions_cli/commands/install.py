@@ -40,7 +40,7 @@ def _add_timer(name: str, kind: Kind) -> None:
                 planned = job.plan(os.environ, sys.argv[0], dsn)
                 result = operation.install(name, planned, os.environ, dry_run=dry_run)
         except OSError as error:
-            raise SessionsError(f"cannot write {error.filename}: {error.strerror}") from None
+            raise SessionsError(f"cannot write {error.filename}: {error.strerror}", options.CANNOT_WRITE) from None
         if result.note:
             output.note(result.note)
         output.result(asdict(result), lambda: as_text.timer_text(result))
@@ -69,7 +69,7 @@ def claude(
     output = render.Output("install claude", json, quiet)
     chosen = [scope for scope, given in zip(settings_file.SCOPES, (user, project, local), strict=True) if given]
     if len(chosen) > 1:
-        raise UsageError("--user, --project and --local exclude each other")
+        raise UsageError("--user, --project and --local exclude each other", "name one of them")
     if plugin:
         directory = str(settings_file.plugin_directory())
         output.result({"plugin": directory}, lambda: as_text.plugin_text(directory))
@@ -84,7 +84,7 @@ def claude(
         else:
             result = settings_file.install(path, choice, dry_run=dry_run)
     except OSError as error:
-        raise SessionsError(f"cannot write {error.filename}: {error.strerror}") from None
+        raise SessionsError(f"cannot write {error.filename}: {error.strerror}", options.CANNOT_WRITE) from None
     if result.note:
         output.note(result.note)
     output.result(asdict(result), lambda: as_text.merged_text(result, {} if remove else settings_file.describe(choice)))

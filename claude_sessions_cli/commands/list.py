@@ -79,9 +79,9 @@ def list_(
     options.check_words("--status", status or (), STATUSES)
     options.check_track(*(track or ()))
     if host is not None and here:
-        raise UsageError("--host cannot be combined with --here")
+        raise UsageError("--host cannot be combined with --here", "leave one of them out")
     if jsonl and json:
-        raise UsageError("--jsonl cannot be combined with --json")
+        raise UsageError("--jsonl cannot be combined with --json", "leave one of them out")
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, required=mine)
 

@@ -9,6 +9,7 @@ import typer
 from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.names import check_session_id, check_work_item
+from claude_sessions_cli.text import command_line
 
 app = options.new_app()
 
@@ -76,7 +77,11 @@ def release(
         invocation.correct_prompts(caller, [result.session])
     if result.tombstone and result.sd_id is None:
         instead = held_instead(result.tombstone, result.session.session) if result.session else ""
-        raise NotHeld(f"this session {describe(result.tombstone)}{instead}", data=as_json.release_data(result))
+        raise NotHeld(
+            f"this session {describe(result.tombstone)}{instead}",
+            f"claim it again: {command_line('claim', result.tombstone.sd_id)}",
+            as_json.release_data(result),
+        )
     if result.tombstone:
         output.loss(f"before this, the session {describe(result.tombstone)}")
     output.result(as_json.release_data(result), lambda: as_text.release_text(result))

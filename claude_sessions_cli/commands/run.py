@@ -45,7 +45,7 @@ class RunCommand(TyperCommand):
         if "--" in args:
             before, _, _ = self.make_parser(ctx).parse_args(args[: args.index("--")])
             if not (before.get("sd") or before.get("help")):
-                raise UsageError("no work item before --", "claude-sessions run SD -- COMMAND")
+                raise UsageError("no work item before --", "name it: claude-sessions run SD -- COMMAND")
         return super().parse_args(ctx, args)
 
 
@@ -148,7 +148,7 @@ def _check_command(program: str, output: Output) -> None:
         reason, code = "it is a directory", EXIT_NOT_EXECUTABLE
     elif ("/" in program and os.path.lexists(program)) or shutil.which(program, os.F_OK) is not None:
         reason, code = "it is not executable", EXIT_NOT_EXECUTABLE
-    output.failure(UsageError(f"cannot run {shorten(program)}: {reason}"))
+    output.failure(UsageError(f"cannot run {shorten(program)}: {reason}", "name a program, or its path"))
     raise typer.Exit(code)
 
 
@@ -156,4 +156,6 @@ def _read_itself() -> process.Process:
     try:
         return process.read(os.getpid())
     except PermissionError:
-        raise NoIdentity("this process cannot see itself in /proc, so it cannot be a session") from None
+        raise NoIdentity(
+            "this process cannot see itself in /proc, so it cannot be a session", "mount /proc without hidepid"
+        ) from None

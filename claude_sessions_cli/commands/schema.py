@@ -58,7 +58,7 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
             output.result(data, lambda: lines)
         raise SchemaMismatch(
             f"the table is not as shipped: {wrong} missing or changed",
-            "claude-sessions schema apply creates missing objects, and repairs changed functions and privileges",
+            "create what is missing, and repair functions and privileges: claude-sessions schema apply",
             data,
         )
     output.result(data, lambda: [*lines, as_text.shipped_line(found)])

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from claude_sessions_cli import options, process, render
-from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.shell import hooks
 from claude_sessions_cli.shell.hooks import SHELLS
 
@@ -25,6 +24,5 @@ def shell_init(
     while a person works in it, and ends with its shell. CLAUDE_SESSIONS_PROMPT shows what it holds.
     CLAUDE_SESSIONS_HOOK=0 (in fish: set -g CLAUDE_SESSIONS_HOOK 0) turns it off; claude_sessions_unhook removes it.
     """
-    if shell not in SHELLS:
-        raise UsageError(f"unknown shell: {shell[:40]!r}", f"the shells are {', '.join(SHELLS)}")
+    options.check_words("shell", [shell], SHELLS)
     render.verbatim(hooks.render(shell, process.this_program(sys.argv[0]), hooks.heartbeat_seconds()))

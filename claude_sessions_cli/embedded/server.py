@@ -24,6 +24,7 @@ from claude_sessions_cli.embedded.cluster import ELSEWHERE, SOCKET, Paths
 from claude_sessions_cli.errors import Unreachable
 
 WAIT_SECONDS = 15.0
+START = "start it: claude-sessions db start"
 STOP_SECONDS = 60.0
 MAX_SOCKET_PATH = 100  # the kernel's limit is 108 bytes on Linux, 104 on macOS
 
@@ -53,9 +54,7 @@ def ensure(announce: Callable[[str], None]) -> str:
 def running_dsn() -> str:
     """Return the DSN of the running server, for callers that must not start it. Raises Unreachable."""
     if not status().running:
-        raise Unreachable(
-            "no database is configured, and the private server is not running", "start it: claude-sessions db start"
-        )
+        raise Unreachable("no database is configured, and the private server is not running", START)
     return dsn()
 
 
@@ -272,7 +271,7 @@ def stopped(paths: Paths) -> Iterator[tuple[int, bool]]:
     while (lock := _try_lock(paths)) is None:
         if not asked and (pid := _listener(paths)) is not None:
             if pid == 0:
-                raise Unreachable("the server runs in another container", "stop it there")
+                raise Unreachable("the server runs in another container", "stop it there, with the same command")
             os.kill(pid, signal.SIGINT)
             asked = True
         if time.monotonic() > deadline:

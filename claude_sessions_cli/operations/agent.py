@@ -28,6 +28,7 @@ from claude_sessions_cli.names import RANDOM_ID, is_same, is_short
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
+from claude_sessions_cli.text import command_line
 from claude_sessions_cli.times import fence_of, format_age, utc
 
 # A command is tried again this often, after its row was put in order.
@@ -82,7 +83,7 @@ def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) 
             caller = acting
     raise NotHeld(
         f"session {caller.session_id} cannot be settled: other programs change its row, or its ids continue each other",
-        "look: claude-sessions whoami; or act under another id: --session ID",
+        "act under another id: add --session ID; look: claude-sessions whoami",
     )
 
 
@@ -409,9 +410,9 @@ def twin(seen: JudgedSession) -> HeldByAnother:
     return HeldByAnother(
         f"session {session.session_id}{holds} is open in another process{place_of(session)}, last heartbeat"
         f" {format_age(session.heartbeat_age_s)} ago{lapses}",
-        "use another id; end it there: claude-sessions release --end; or move it here:"
-        f" claim {session.sd_id if session.holds else 'SD'} --force --reason WHY",
-        seen,
+        "use another id; end it there: claude-sessions release --end; or move it here: "
+        + command_line("claim", session.sd_id if session.holds and session.sd_id else "SD", "--force --reason WHY"),
+        holder=seen,
     )
 
 
@@ -423,6 +424,6 @@ def moved_away(caller: Caller, session: Session) -> SessionsError | None:
     at = f" at {utc(moved.at)}" if moved.at else ""
     return NotHeld(
         f"session {session.session_id} was moved to another process{place_of(session)}{at}: {moved.reason}",
-        "go on under another id, or there",
+        "go on there, or under another id: add --session ID",
         lost_item=session.sd_id,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import JudgedSession, Session
@@ -9,6 +11,7 @@ from claude_sessions_cli.names import check_work_item, is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
+from claude_sessions_cli.text import command_line
 
 
 def check(database: Database, caller: Caller, sd_id: str | None = None, *, fence: int | None = None) -> JudgedSession:
@@ -38,29 +41,52 @@ def require_claim(caller: Caller, found: Rows, sd_id: str | None, fence: int | N
     """Return the caller's session if it holds the item; `found` are the rows of read_holders. Raises NotHeld."""
     session, others = rows.split(found, caller)
     if session is None:
-        raise NotHeld(f"session {caller.session_id} is not registered, and holds nothing")
+        raise NotHeld(
+            f"session {caller.session_id} is not registered, and holds nothing",
+            _claim(sd_id),
+            holder=_holder(caller, others, sd_id),
+        )
     try:
         agent.require_own(caller, session)
     except HeldByAnother as error:
-        raise NotHeld(error.message, error.hint) from None
-    lost = agent.lost_term(session, others)
-    if lost and (sd_id is None or is_same(sd_id, lost.sd_id)):
-        raise claim_lost(lost, session)
-    told = session.tombstone if session.unsettled_loss else None
-    if told and (sd_id is None or is_same(sd_id, told.sd_id)):
-        raise claim_lost(told, session)
+        raise NotHeld(error.message, error.hint, holder=error.holder) from None
+    for lost in (agent.lost_term(session, others), session.tombstone if session.unsettled_loss else None):
+        if lost and (sd_id is None or is_same(sd_id, lost.sd_id)):
+            raise claim_lost(lost, session, _holder(caller, others, lost.sd_id))
     if not session.holds or not (sd_id is None or is_same(sd_id, session.sd_id)):
-        holder = next((other.session_id for other in others if other.holds and is_same(other.sd_id, sd_id)), None)
-        instead = f": {holder} does" if holder else ""
-        raise NotHeld(f"this session does not hold {sd_id}{instead}" if sd_id else "this session holds nothing")
+        holder = _holder(caller, others, sd_id)
+        instead = f": {holder.session.session_id} does" if holder else ""
+        raise NotHeld(
+            f"this session does not hold {sd_id}{instead}" if sd_id else "this session holds nothing",
+            f"see its holder: {command_line('list', sd_id)}" if sd_id and holder else _claim(sd_id),
+            holder=holder,
+        )
     if fence not in (None, session.fence):
-        raise NotHeld(f"fence {fence} is not current: this session holds {session.sd_id} under fence {session.fence}")
+        raise NotHeld(
+            f"fence {fence} is not current: this session holds {session.sd_id} under fence {session.fence}",
+            f"check the current one: claude-sessions check --fence {session.fence}",
+        )
     rows.refuse_stale(session)
     if later := agent.later_holder(session, others):
-        raise overtaken(later)
+        raise overtaken(caller.judge(later))
     return caller.judge(session)
 
 
-def overtaken(later: Session) -> NotHeld:
+def _holder(caller: Caller, others: Sequence[Session], sd_id: str | None) -> JudgedSession | None:
+    """Return the other session that holds the item."""
+    found = next((other for other in others if other.holds and is_same(other.sd_id, sd_id)), None)
+    return caller.judge(found) if found and sd_id else None
+
+
+def _claim(sd_id: str | None) -> str:
+    return f"claim it first: {command_line('claim', sd_id or 'SD')}"
+
+
+def overtaken(later: JudgedSession) -> NotHeld:
     """Return the error of a term that a later one of another session has overtaken."""
-    return NotHeld(f"{later.sd_id} is held by {later.session_id} under the later fence {later.fence}", "claim it again")
+    session = later.session
+    return NotHeld(
+        f"{session.sd_id} is held by {session.session_id} under the later fence {session.fence}",
+        f"see its holder: {command_line('list', session.sd_id or '')}",
+        holder=later,
+    )

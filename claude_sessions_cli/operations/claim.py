@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from claude_sessions_cli.database import ClaimConflict, Database, Statement, Transaction
-from claude_sessions_cli.errors import HeldByAnother, SessionsError, Unreachable, UsageError
+from claude_sessions_cli.errors import HeldByAnother, HoldsAnother, SessionsError, Unreachable
 from claude_sessions_cli.failures import WaitedInVain
 from claude_sessions_cli.model import (
     CLEARED,
@@ -23,6 +23,7 @@ from claude_sessions_cli.names import check_work_item, is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import held_by, own_loss, tell, tombstone_for
+from claude_sessions_cli.text import command_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def claim(
     and leaves its removal to the next command.
 
     Raises HeldByAnother if the item has a live holder and `force_reason` is None, if its term is not `force_fence`, or
-    if the caller's session is open in another process, UsageError if the caller holds another item and `switch` is
+    if the caller's session is open in another process, HoldsAnother if the caller holds another item and `switch` is
     False, Unreachable if another connection keeps the item's advisory lock.
     """
     check_work_item(sd_id)
@@ -71,7 +72,7 @@ def claim(
     try:
         settled = agent.settled(database, caller, attempt)
     except ClaimConflict as error:
-        raise HeldByAnother(f"{sd_id}: {error.message}") from None
+        raise HeldByAnother(f"{sd_id}: {error.message}", f"see who has it: {command_line('list', sd_id)}") from None
     except WaitedInVain as error:
         raise database.read(_locked_by_another, sd_id) or error from None
     if settled.outcome and settled.result.outcome == "already_yours":
@@ -167,10 +168,10 @@ def _refused(
     return error
 
 
-def _holds_another(mine: Session, sd_id: str, lost: Tombstone | None) -> UsageError:
-    return UsageError(
+def _holds_another(mine: Session, sd_id: str, lost: Tombstone | None) -> HoldsAnother:
+    return HoldsAnother(
         f"this session already holds {mine.sd_id}{own_loss(lost)}",
-        f"give that back and take this: claim {sd_id} --switch",
+        f"give that back and take this: {command_line('claim', sd_id, '--switch')}",
     )
 
 
@@ -182,7 +183,7 @@ def _current_fence(mine: Session, holders: list[JudgedSession], sd_id: str) -> i
 
 def _other_fence(sd_id: str, fence: int | None, current: int | None, lost: Tombstone | None) -> HeldByAnother:
     now = f"{sd_id} is held under fence {current} now" if current else f"{sd_id} is free now"
-    return HeldByAnother(f"{now}, not under {fence}{own_loss(lost)}", f"look: claude-sessions list {sd_id}")
+    return HeldByAnother(f"{now}, not under {fence}{own_loss(lost)}", f"look: {command_line('list', sd_id)}")
 
 
 def _evict(caller: Caller, holder: JudgedSession, force_reason: str | None) -> Statement:

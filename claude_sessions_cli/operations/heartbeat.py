@@ -25,6 +25,8 @@ from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to
 
+REGISTER = "register it: claude-sessions heartbeat --register"
+
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatResult:
@@ -75,7 +77,7 @@ def _beat(
         if not register:
             raise NotHeld(
                 f"session {caller.session_id} is not registered",
-                "register it: claude-sessions heartbeat --register",
+                REGISTER,
                 lost_item=witness.sd_id if witness else None,
             )
         _refuse_gone(caller)
@@ -160,7 +162,7 @@ def _try_settling(
     answers = tx.send(*lock, rows.lock_claim(tx, caller, item), *history)
     mine, others = rows.split(answers[len(lock)], caller)
     if mine is None:
-        raise NotHeld(f"session {caller.session_id} was deleted during its heartbeat")
+        raise NotHeld(f"session {caller.session_id} was deleted during its heartbeat", REGISTER)
     agent.require_here(caller, mine)
     agent.require_term(mine, others)
     if mine.status == "released":
@@ -245,4 +247,7 @@ def _refuse_gone(caller: Caller) -> None:
     identity = caller.identity
     record = ProcessRecord(**identity.process_record) if identity.process_record else None
     if record and liveness_of(record, identity.host.hostname, identity.host) is Liveness.DEAD:
-        raise NotHeld(f"the process of session {caller.session_id} is gone, so it is not opened")
+        raise NotHeld(
+            f"the process of session {caller.session_id} is gone, so it is not opened",
+            "run it in a terminal that lives",
+        )

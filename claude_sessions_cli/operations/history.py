@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from claude_sessions_cli.database import Database, Statement, Transaction
-from claude_sessions_cli.errors import NotHeld
+from claude_sessions_cli.errors import SEE_ALL, NotHeld
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.operations import rows
 
@@ -77,7 +77,7 @@ def read(database: Database, name: str, *, limit: int | None = None) -> History:
     if _is_empty(found) and (session := rows.pick(sessions, name)):
         found, _ = database.read(_read, session.session_id, limit)
     if _is_empty(found):
-        raise NotHeld(f"no history: no work item or session was ever named {name}")
+        raise NotHeld(f"no history: no work item or session was ever named {name}", SEE_ALL)
     return found
 
 

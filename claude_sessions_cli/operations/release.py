@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from claude_sessions_cli.database import Database, Statement, Transaction
-from claude_sessions_cli.errors import NotHeld, UsageError
+from claude_sessions_cli.errors import SEE_ALL, NotHeld, UsageError
 from claude_sessions_cli.model import RELEASED_BY_OTHER, JudgedSession, Session, Tombstone
 from claude_sessions_cli.names import check_session_id, check_work_item, is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import tell, tombstone_for
+from claude_sessions_cli.text import command_line
 
 # A shorter prefix is more likely a slip.
 LEAST_PREFIX = 4
@@ -72,10 +73,15 @@ def _release(
         holding = f"this session holds {other}"
         if holder:
             raise NotHeld(
-                f"{sd_id} is held by {holder.session_id}, not by this session{f'; {holding}' if other else ''}"
+                f"{sd_id} is held by {holder.session_id}, not by this session{f'; {holding}' if other else ''}",
+                f"release it for its holder: claude-sessions release --session {holder.session_id} --reason WHY",
+                holder=caller.judge(holder),
             )
         if other:
-            raise NotHeld(f"{holding}, not {sd_id}", f"release what it holds: release {'--end' if end else other}")
+            options = "--end" if end else ""
+            raise NotHeld(
+                f"{holding}, not {sd_id}", f"release what it holds: {command_line('release', other, options)}"
+            )
     if mine is None or not (held or lost or (end and mine.status != "released")):
         return ReleaseResult("nothing_held", caller.judge(mine) if mine else None)
 
@@ -99,7 +105,7 @@ def release_other(
     check_session_id(prefix, "--session")
     found = rows.pick(database.read(_find, caller, prefix), prefix)
     if found is None:
-        raise NotHeld(f"no session's id begins with {prefix}", "see them: claude-sessions list --all")
+        raise NotHeld(f"no session's id begins with {prefix}", SEE_ALL)
     if len(prefix) < LEAST_PREFIX and found.session_id != prefix:
         raise UsageError(
             f"--session {prefix} is too short: give at least {LEAST_PREFIX} characters, or the whole id",
@@ -132,11 +138,11 @@ def _release_other(
     [found] = tx.send(Statement("lock_session", session_id=session_id, now=caller.now))
     session = found.session
     if session is None:
-        raise NotHeld(f"session {session_id} was deleted")
+        raise NotHeld(f"session {session_id} was deleted", SEE_ALL)
     if _is_itself(session, caller):
         return None
     if sd_id is not None and (not session.holds or not is_same(session.sd_id, sd_id)):
-        raise NotHeld(f"{session.session_id} does not hold {sd_id}")
+        raise NotHeld(f"{session.session_id} does not hold {sd_id}", f"see who does: {command_line('list', sd_id)}")
     held = session.sd_id if session.holds else None
     if not held and (session.status == "released" or not end):
         return ReleaseResult("nothing_held", caller.judge(session))

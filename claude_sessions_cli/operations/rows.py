@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from claude_sessions_cli.database import Rows, Statement, Transaction
-from claude_sessions_cli.errors import NotHeld, PermissionDenied, UsageError
+from claude_sessions_cli.errors import SEE_ALL, SEE_TRIGGERS, NotHeld, PermissionDenied, UsageError
 from claude_sessions_cli.failures import trigger_refused
 from claude_sessions_cli.model import MOVED, Session
 from claude_sessions_cli.names import is_same, nfc
@@ -34,7 +34,9 @@ def pick(matches: Sequence[Session], prefix: str) -> Session | None:
     found = exact or [session for session in matches if session.status != "released"] or matches
     if len(found) > 1:
         candidates = ", ".join(session.session_id for session in found)
-        raise UsageError(f"more than one session id begins with {prefix}: {candidates}", "give more of the id")
+        raise UsageError(
+            f"more than one session id begins with {prefix}: {candidates}", f"give more of the id; {SEE_ALL}"
+        )
     return found[0] if found else None
 
 
@@ -190,5 +192,6 @@ def not_registered(caller: Caller) -> PermissionDenied:
     """Return the error of a session that has no row just after it was registered."""
     return PermissionDenied(
         f"session {caller.session_id} could not be registered: a trigger of the table refused it, or another program"
-        " deleted it"
+        " deleted it",
+        SEE_TRIGGERS,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from claude_sessions_cli import supervisor
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.errors import NotHeld, SessionsError, UsageError
+from claude_sessions_cli.errors import AGAIN, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.identity import derive_session_id, export_anchor
 from claude_sessions_cli.liveness import Host
@@ -128,7 +128,7 @@ def _start_guardian(caller: Caller) -> Guardian:
     try:
         return Guardian(grace)
     except OSError as error:
-        raise SessionsError(f"cannot start /bin/sh, which guards the command: {error.strerror}") from None
+        raise SessionsError(f"cannot start /bin/sh, which guards the command: {error.strerror}", AGAIN) from None
 
 
 def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *, named: bool) -> tuple[Caller, bool]:
@@ -268,7 +268,7 @@ def supervise(
 
 def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
     """Do some work in a thread that may hang; return its error."""
-    problems = [SessionsError("the database did not answer in time")]
+    problems = [SessionsError("the database did not answer in time", AGAIN)]
 
     def attempt() -> None:
         try:
@@ -277,7 +277,7 @@ def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
         except SessionsError as error:
             problems[:] = [error]
         except Exception as error:
-            problems[:] = [SessionsError(f"{type(error).__name__}: {error}")]
+            problems[:] = [SessionsError(f"{type(error).__name__}: {error}", AGAIN)]
 
     worker = threading.Thread(target=attempt, daemon=True)
     worker.start()

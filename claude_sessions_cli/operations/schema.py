@@ -8,7 +8,7 @@ from pathlib import Path
 
 from claude_sessions_cli import queries
 from claude_sessions_cli.database import Database, Statement, Transaction
-from claude_sessions_cli.errors import SchemaMismatch, UsageError
+from claude_sessions_cli.errors import SchemaMismatch, UsageError, unknown_word
 
 # Objects by kind and name, in the catalog's words.
 Catalog = dict[tuple[str, str], str]
@@ -99,7 +99,9 @@ def apply(database: Database, *, grant: str | None = None, optional: Sequence[st
     known = {path.stem: path for path in optional_files()}
     for name in optional:
         if name not in known:
-            raise UsageError(f"--optional: no such file: {name[:60]!r}", f"the optional files: {', '.join(known)}")
+            raise unknown_word(
+                f"--optional: no such file: {name[:60]!r}", name, [*known], f"the optional files: {', '.join(known)}"
+            )
     if grant is not None:
         database.alter(_require_role, grant)
         if grant in ("anon", "authenticated") and LEAST_PRIVILEGE in (*optional, *_in_force(database)):

@@ -13,6 +13,7 @@ from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.check import overtaken, read_holders, require_claim
 from claude_sessions_cli.operations.tombstones import claim_lost
+from claude_sessions_cli.text import command_line
 from claude_sessions_cli.times import time_of
 
 
@@ -39,10 +40,15 @@ def _enter(
         agent.require_term(found.session, rows.split(holders, caller)[1])
     session = rows.require_holder(found.session, "this session holds nothing to run a command under")
     if not is_same(session.sd_id, sd_id):
-        raise NotHeld(f"this session holds {session.sd_id} now, not {sd_id}", "claim it again")
+        raise NotHeld(
+            f"this session holds {session.sd_id} now, not {sd_id}",
+            f"claim it again: {command_line('claim', sd_id, '--switch')}",
+        )
     if may_run(session, caller.identity.host):
         raise HeldByAnother(
-            f"a command runs under {session.sd_id} in this session already", holder=caller.judge(session)
+            f"a command runs under {session.sd_id} in this session already",
+            "wait for its end: add --wait 10m",
+            holder=caller.judge(session),
         )
     # The command trusts a window that every other client has to respect.
     stale_after = session.effective_stale_after(caller.settings.stale_after)
@@ -90,9 +96,9 @@ def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> N
     # `others` hold this item, or the one that the session holds now.
     later = [other for other in others if is_same(other.sd_id, sd_id) and (other.fence or 0) > fence]
     if later:
-        raise overtaken(max(later, key=_fence))
+        raise overtaken(caller.judge(max(later, key=_fence)))
     if session is None:
-        raise NotHeld(f"session {caller.session_id} was deleted")
+        raise NotHeld(f"session {caller.session_id} was deleted", f"claim it again: {command_line('claim', sd_id)}")
 
 
 def _fence(session: Session) -> int:
@@ -105,7 +111,7 @@ def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedS
     held = require_claim(caller, found, sd_id, fence)
     if renewed:
         return held
-    raise NotHeld(f"the term of {sd_id} under fence {fence} is over")
+    raise NotHeld(f"the term of {sd_id} under fence {fence} is over", f"claim it again: {command_line('claim', sd_id)}")
 
 
 def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> tuple[bool, Rows]:

@@ -9,6 +9,7 @@ from typing import Any
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import RELEASED_BY_OTHER, SILENT, JudgedSession, Session, Tombstone
 from claude_sessions_cli.names import is_same
+from claude_sessions_cli.text import command_line
 from claude_sessions_cli.times import fence_of, format_age, utc
 
 
@@ -59,11 +60,12 @@ def tell(lost: Tombstone | None) -> dict[str, Any] | None:
     return None if lost is None or lost.told else replace(lost, told=True).as_metadata()
 
 
-def claim_lost(tombstone: Tombstone, session: Session) -> NotHeld:
+def claim_lost(tombstone: Tombstone, session: Session, holder: JudgedSession | None = None) -> NotHeld:
     """Return the error of a session whose claim is lost, which names what its row holds instead."""
     return NotHeld(
         f"this session {describe(tombstone)}{held_instead(tombstone, session)}",
-        "claim it again, or acknowledge the loss: claude-sessions release",
+        f"claim it again: {command_line('claim', tombstone.sd_id)}; or acknowledge the loss: claude-sessions release",
+        holder=holder,
         lost_item=tombstone.sd_id,
     )
 
@@ -77,7 +79,7 @@ def place_of(session: Session) -> str:
 
 def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnother:
     """Return the error of a caller whose item `holder` holds; `lost` is the caller's own loss, if it had one."""
-    session = holder.session
+    session, item = holder.session, holder.session.sd_id or ""
     note = f", working on: {session.note}" if session.note else ""
     since = f" for {format_age(session.claim_age_s)}" if session.claimed_at else ""
     left = f"; its run was killed, and process group {holder.left} of the command works on" if holder.left else ""
@@ -85,9 +87,9 @@ def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnoth
     return HeldByAnother(
         f"{session.sd_id} is held by {session.session_id}{place_of(session)}{since},"
         f" last heartbeat {format_age(session.heartbeat_age_s)} ago{note}{left}{own_loss(lost)}",
-        f"{end}wait for it: add --wait 10m; look: claude-sessions list {session.sd_id};"
-        f" take it: claude-sessions claim {session.sd_id} --force --reason WHY",
-        holder,
+        f"{end}wait for it: add --wait 10m; look: {command_line('list', item)};"
+        f" take it: {command_line('claim', item, '--force --reason WHY')}",
+        holder=holder,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from claude_sessions_cli.database import Database
-from claude_sessions_cli.errors import HeldByAnother, Unreachable
+from claude_sessions_cli.errors import AGAIN, HeldByAnother, Unreachable
 from claude_sessions_cli.names import forms, is_same
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
@@ -98,5 +98,5 @@ def _wait(
                 gone, is_ready = error, False
         if time.monotonic() >= deadline:
             if refusal is None or gone:
-                raise gone or Unreachable("the database did not answer in time")
-            raise HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, refusal.holder) from None
+                raise gone or Unreachable("the database did not answer in time", AGAIN)
+            raise HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, holder=refusal.holder) from None

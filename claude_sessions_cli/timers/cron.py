@@ -20,6 +20,7 @@ DAEMONS = ("cron", "crond", "fcron", "bcron-sched", "dcron")
 GENERATORS = tuple(f"{lib}/systemd/system-generators/systemd-crontab-generator" for lib in ("usr/lib", "lib"))
 BEGIN, END = "# >>> claude-sessions >>>", "# <<< claude-sessions <<<"
 LINE_LIMIT = 990
+ANOTHER = "use another timer: claude-sessions install systemd"
 SAFE = re.compile(r"[\w@+=:,./%-]+", re.ASCII)
 UNSAFE = re.compile(r"""[$`"'!\\]""")
 SPELLINGS = {"'": '$(printf "\\047")', "!": '$(printf "\\041")', "\\": '$(printf "\\134")'}
@@ -47,7 +48,7 @@ def cron_line(job: Job) -> str:
     words += [*map(_quote, job.words), "--log", ">/dev/null", "2>&1"]
     line = f"* * * * * /bin/sh -c '{' '.join(words)}'".replace("%", "\\%")
     if len(os.fsencode(line)) > LINE_LIMIT:
-        raise UsageError("the paths are too long for a line of a crontab", "use another timer: install systemd")
+        raise UsageError("the paths are too long for a line of a crontab", ANOTHER)
     return line
 
 
@@ -136,7 +137,7 @@ def _read() -> bytes:
     # After any other error, writing could replace a crontab that was not read.
     if "no crontab for" in said or "No such file" in said:
         return b""
-    raise SessionsError(f"cannot read the crontab: {said or f'crontab -l exits {done.returncode}'}")
+    raise SessionsError(f"cannot read the crontab: {said or f'crontab -l exits {done.returncode}'}", ANOTHER)
 
 
 def _write(text: bytes) -> None:
@@ -147,9 +148,9 @@ def _write(text: bytes) -> None:
 def _crontab(words: list[str], text: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
     program = shutil.which("crontab")
     if program is None:
-        raise SessionsError("the program crontab is missing", "install cron, or use another timer: install systemd")
+        raise SessionsError("the program crontab is missing", f"install cron, or {ANOTHER}")
     done = subprocess.run([program, *words], input=text, capture_output=True, env={**os.environ, "LC_ALL": "C"})
     if check and done.returncode != 0:
         said = " ".join(done.stderr.decode(errors="replace").split())
-        raise SessionsError(f"cannot write the crontab: {said or f'crontab exits {done.returncode}'}")
+        raise SessionsError(f"cannot write the crontab: {said or f'crontab exits {done.returncode}'}", ANOTHER)
     return done

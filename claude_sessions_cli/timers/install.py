@@ -48,10 +48,10 @@ def install(kind: str, job: Job, environ: Mapping[str, str], *, dry_run: bool = 
 def _require_platform(kind: str) -> None:
     needed = KINDS[kind].PLATFORM
     if needed is not None and needed != HERE:
-        others = [f"install {name}" for name, other in KINDS.items() if other.PLATFORM in (None, HERE)]
+        others = [f"claude-sessions install {name}" for name, other in KINDS.items() if other.PLATFORM in (None, HERE)]
         raise UsageError(
             f"{kind} runs timers on {NAMES.get(needed, needed)} only, and this is {NAMES.get(HERE, HERE)}",
-            f"use another timer: {' or '.join(others)}",
+            f"use another timer: {'; or: '.join(others)}",
         )
 
 

@@ -88,7 +88,9 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
     job = Job((*process.this_program(called), "upkeep"), variables, settings.state_directory(environ).absolute())
     for text in (*job.words, *job.variables.values(), str(job.directory)):
         if not text.isprintable():
-            raise UsageError(f"a timer cannot run this: {text[:60]!r} contains control characters")
+            raise UsageError(
+                f"a timer cannot run this: {text[:60]!r} contains control characters", "rename it without them"
+            )
     return job
 
 

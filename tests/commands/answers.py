@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from jsonschema import Draft202012Validator
+from typer.main import get_command
 
 import claude_sessions_cli
-from claude_sessions_cli import database
+from claude_sessions_cli import cli, database
 from claude_sessions_cli.operations import schema
 
 SCHEMA = Draft202012Validator(
@@ -36,16 +39,55 @@ def data_of(done: subprocess.CompletedProcess[str], command: str, code: int = 0)
     assert (envelope["error"] is None) == (code == 0)
     if envelope["error"]:
         assert list(envelope["error"]) == ["code", "message", "hint", "holder"]
+        require_next_step(envelope["error"]["hint"])
         return {"data": envelope["data"], **envelope["error"]}
     data = envelope["data"]
     assert isinstance(data, dict)
     return data
 
 
+# A command of a hint ends with the hint, or before the next one.
+COMMAND_LINE = re.compile(r"(?:: |^)claude-sessions (.*?)(?=; |\n|\)|$)")
+
+
+def require_next_step(hint: str) -> None:
+    """Assert that an error has a hint, and that the program's parser accepts the commands that it names."""
+    assert hint
+    # A name of a command after a colon lacks the program's.
+    assert not re.search(rf": (?:{'|'.join(cli.COMMANDS)})(?: |$)", hint), hint
+    require_commands(hint)
+
+
+def require_commands(hint: str, where: str = "") -> int:
+    """Assert that the program's parser accepts each command that a hint names; return their number."""
+    lines = COMMAND_LINE.findall(hint)
+    for line in lines:
+        words = shlex.split(line)
+        depth = 2 if words[0] in cli.GROUPS and words[1] != "--help" else 1
+        command, rest = _parser(*words[:depth]), words[depth:]
+        assert command, (line, where)
+        if words[-1] == "--help":
+            continue
+        assert not hasattr(command, "list_commands"), (line, where)
+        try:
+            command.make_context(command.name, rest)
+        except Exception as error:
+            raise AssertionError(f"{where}: {line}: {error}") from error
+    return len(lines)
+
+
+@cache
+def _parser(*names: str) -> Any:
+    command: Any = get_command(cli.app)
+    for name in names if names != ("--help",) else ():
+        command = command and command.get_command(None, name)
+    return command
+
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 CODES = {
     1: "failure",
-    2: "usage",
+    2: "usage holds_another",
     3: "held",
     4: "not_held",
     5: "no_identity",
@@ -104,7 +146,8 @@ def failed_json(done: subprocess.CompletedProcess[str], code: int, message: str)
     error = envelope["error"]
     assert isinstance(error, dict)
     assert set(error) == {"code", "message", "hint", "holder"}
-    assert error["code"] == CODES[code]
+    assert error["code"] in CODES[code]
+    require_next_step(error["hint"])
     assert re.search(message, f"{error['message']} ({error['hint']})"), error
     return error
 

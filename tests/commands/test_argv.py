@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import Cli
 
-from commands.answers import LONG, NIL, Refused, Run, data_of, failed, rows
+from commands.answers import LONG, NIL, Inside, Refused, Run, data_of, failed, failed_json, rows
 
 
 def test_options_are_accepted_before_command(run: Run, dsn: str) -> None:
@@ -95,6 +97,58 @@ def test_version_and_help(run: Run) -> None:
 )
 def test_wrong_command_line_is_refused(refused: Refused, argv: list[str], message: str) -> None:
     refused(*argv, code=2, message=message, process="\udcff" in argv)
+
+
+def test_wrong_word_suggests_nearest(inside: Inside) -> None:
+    nearest = {
+        "clami SD-1": "claim",
+        "schema aply": "apply",
+        "install crom": "cron",
+        "list --alll": "--all",
+        "list --trak A": "--track",
+        "--versoin": "--version",
+        "list --sort hots": "host",
+        "list --columns sd,claimd": "claimed",
+        "list --track standalon": "STANDALONE",
+        "list --status aktive": "active",
+        "help exitcodes": "exit-codes",
+        "help clami": "claim",
+        "completion bsh": "bash",
+        "shell-init zhs": "zsh",
+        "config get dns": "dsn",
+        "config set stale-after 1h": "stale_after",
+        "config unset heartbeat": "heartbeat_every",
+    }
+    for line, word in nearest.items():
+        failed(inside(*line.split()), 2, rf"\(did you mean {re.escape(word)}\?\)$")
+
+
+def test_command_line_that_is_like_none_names_help(inside: Inside) -> None:
+    helps = {
+        "": "claude-sessions",
+        "xyz": "claude-sessions",
+        "--xyz": "claude-sessions",
+        "schema": "claude-sessions schema",
+        "config xyz": "claude-sessions config",
+        "claim": "claude-sessions claim",
+        "config set dsn": "claude-sessions config set",
+        "release --reason": "claude-sessions release",
+        "unpark SD-1": "claude-sessions unpark",
+        "list --all=3": "claude-sessions list",
+        "list --limit 0": "claude-sessions list",
+        "check --fence x": "claude-sessions check",
+    }
+    for line, command in helps.items():
+        error = failed_json(inside("--json", *line.split()), 2, "")
+        assert error["hint"].endswith(f": {command} --help"), line
+        if line:
+            failed(inside(*line.split()), 2, f"{command} --help")
+
+
+def test_unknown_shell_has_no_completion(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: "tcsh")
+    for option in ("--install-completion", "--show-completion"):
+        failed(inside(option), 2, "no completion for this shell: tcsh .*claude-sessions completion bash")
 
 
 @pytest.mark.parametrize("value", ["-5m", "0", "nan", "1e3", "", "soon", "9" * 20 + "d"])

@@ -43,7 +43,7 @@ def test_shell_init_ignores_broken_configuration(cli: Cli, tmp_path: Path) -> No
 def test_shell_init_rejects_unknown_shell(cli: Cli) -> None:
     done = cli("shell-init", "tcsh")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "claude-sessions: unknown shell: 'tcsh' (the shells are bash, zsh, fish)\n"
+    assert done.stderr == "claude-sessions: shell is not one of bash, zsh, fish: 'tcsh' (write one of these)\n"
 
 
 def test_unknown_shell_has_no_hook() -> None:

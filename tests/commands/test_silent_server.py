@@ -104,7 +104,7 @@ def test_lost_commit_names_the_way_to_settle_it(proxy: Proxy, monkeypatch: pytes
         opened.read(lambda tx: tx.commit())
         with pytest.raises(Unreachable) as caught:
             opened.read(fall_silent)
-        assert caught.value.hint is None
+        assert caught.value.hint == "try again; see what is wrong: claude-sessions doctor"
 
 
 def test_command_after_lost_commit_settles_it(full_table: Table, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -724,7 +724,11 @@ class Ledger:
         row = self.row(operation.session or "")
         if operation.facts.get("ids"):
             return  # it may act for another id
-        refused = operation.error is None or type(operation.error).__name__ in ("HeldByAnother", "UsageError")
+        refused = operation.error is None or type(operation.error).__name__ in (
+            "HeldByAnother",
+            "HoldsAnother",
+            "UsageError",
+        )
         if not operation.alone or row is None or not refused or row["session_id"] in self.disturbed:
             return
         mine = operation.facts.get("process")

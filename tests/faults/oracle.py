@@ -239,7 +239,7 @@ class Oracle:
             held = mine["sd_id"] if mine and laws.holds(mine) else None
             live = [row for row in others if not table.has_lapsed(row)]
             if held not in (None, sd_id) and not switch:
-                return "UsageError"
+                return "HoldsAnother"
             if live and not force:
                 return "HeldByAnother"
             if held == sd_id and elsewhere is not False:

@@ -259,12 +259,18 @@ def test_optional_file_is_applied_by_name_and_then_kept(shipped: str, cli: Cli) 
     assert check(shipped) == set()
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", "../001_claude_sessions", "reap_by_silence.sql"])
-def test_unknown_optional_file_changes_nothing(fresh_database: Callable[..., str], name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        *((name, "the optional files: least_privilege, reap_by_silence") for name in ("nonsense", "", "../001")),
+        ("reap_by_silence.sql", "did you mean reap_by_silence?"),
+    ],
+)
+def test_unknown_optional_file_changes_nothing(fresh_database: Callable[..., str], name: str, hint: str) -> None:
     dsn = fresh_database()
     with pytest.raises(UsageError, match="--optional: no such file") as caught:
         apply(dsn, optional=[name])
-    assert caught.value.hint == "the optional files: least_privilege, reap_by_silence"
+    assert caught.value.hint == hint
     assert run(dsn, "SELECT to_regclass('public.claude_sessions')") == [(None,)]
 
 

@@ -106,7 +106,7 @@ def test_wait_fails_if_outage_outlasts_it(table: Table, monkeypatch: pytest.Monk
         nonlocal attempts
         attempts += 1
         if attempts > 1:
-            raise Unreachable("the database went away")
+            raise Unreachable("the database went away", "try again")
         return claim(database, make_caller("b"), "SD-1")
 
     monkeypatch.setattr("claude_sessions_cli.operations.wait.POLL_S", (0.01, 0.02))

@@ -101,9 +101,9 @@ def test_remove_reports_failed_stop_and_deletes_links(install: Install, tmp_path
 @pytest.mark.parametrize(
     ("kind", "here", "names", "others"),
     [
-        ("launchd", "linux", ("macOS", "Linux"), "install cron or install systemd"),
-        ("systemd", "darwin", ("Linux", "macOS"), "install cron or install launchd"),
-        ("systemd", "freebsd14", ("Linux", "freebsd14"), "install cron"),
+        ("launchd", "linux", ("macOS", "Linux"), "claude-sessions install cron; or: claude-sessions install systemd"),
+        ("systemd", "darwin", ("Linux", "macOS"), "claude-sessions install cron; or: claude-sessions install launchd"),
+        ("systemd", "freebsd14", ("Linux", "freebsd14"), "claude-sessions install cron"),
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["install", "dry run"])
