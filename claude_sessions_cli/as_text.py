@@ -265,11 +265,11 @@ def _standing_facts(found: Standings | None) -> dict[str, str | None]:
     return facts
 
 
-def history_text(found: History) -> list[str]:
-    """Return the terms of a work item or a session, and a session's events, as aligned lines."""
-    terms = align(table.rows(table.terms(found.reader), found.terms)) if found.terms else []
-    events = align(table.rows(table.events(found.reader), found.events)) if found.events else []
-    return [*terms, *([""] if terms and events else []), *events]
+def history_tables(found: History) -> list[tuple[table.Table, table.Layout]]:
+    """Return the terms of a work item or a session, and a session's events."""
+    terms = [table.of_terms(found.terms, found.reader, found.name)] if found.terms else []
+    events = [table.of_events(found.events, found.reader)] if found.events else []
+    return [*terms, *events]
 
 
 def timer_text(result: TimerResult) -> list[str]:
@@ -306,7 +306,7 @@ def plugin_text(directory: str) -> list[str]:
         "In Claude Code, or with `claude` before each line instead of the slash:",
         f"  /plugin marketplace add {directory}",
         "  /plugin install work-claims@work-claims",
-        "The plugin has no status line and no guard: claude-sessions install claude has both, and needs no plugin.",
+        "The plugin has no status line and no guard. Both are in the settings: claude-sessions install claude",
     ]
 
 

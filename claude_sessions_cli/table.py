@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from claude_sessions_cli.model import JudgedSession
 from claude_sessions_cli.names import RANDOM_ID
-from claude_sessions_cli.text import presentable, width_of
+from claude_sessions_cli.text import presentable, width_of, wrap
 from claude_sessions_cli.times import format_age, utc
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ MORE: tuple[Column[JudgedSession], ...] = (
 COLUMNS = {column.head.lower(): column for column in (*LIST, *MORE)}
 # The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
 DROPPED_FIRST = ("PID", "TTY", "NOTE", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
+# Steps between columns that are dropped.
+_SHORTEN, _WRAP = "shorten", "wrap"
+_TIME = re.compile(r"^(\d{4,}-\d\d-\d\d)T(?=\d\d:)")
 
 
 def terms(reader: str) -> tuple[Column[Term], ...]:
@@ -91,6 +95,18 @@ def events(reader: str) -> tuple[Column[SessionEvent], ...]:
     )
 
 
+def of_terms(items: Sequence[Term], reader: str, name: str) -> tuple[Table, Layout]:
+    """Return the table of the terms of a work item or session, and how it fits a terminal."""
+    own = "SESSION" if items and all(term.session_id == name for term in items) else "SD"
+    layout = Layout(dropped=(own, "HOST", "NOTE", "BY", "ENDED"), texts=("FROM", "TO", "ENDED", "BY", "NOTE"))
+    return rows(terms(reader), items), layout
+
+
+def of_events(items: Sequence[SessionEvent], reader: str) -> tuple[Table, Layout]:
+    """Return the table of a session's events, and how it fits a terminal."""
+    return rows(events(reader), items), Layout(dropped=("BY", "REASON"), texts=("AT", "REASON", "BY"))
+
+
 def named(names: Sequence[str]) -> list[Column[JudgedSession]]:
     """Return columns of `list`, each a key of COLUMNS."""
     return [COLUMNS[name] for name in names]
@@ -106,46 +122,99 @@ def rows(columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
 class Layout:
     """How a table is laid out: as `plain` lines, `wide` with every cell whole, or fitted to its terminal.
 
-    `chosen` says that its reader chose the columns, so that none is dropped.
+    `chosen` says that its reader chose the columns, so that none is dropped. A narrow terminal drops columns in the
+    order of `dropped`, and wraps the cells of `texts` at words.
     """
 
     plain: bool = False
     wide: bool = False
     chosen: bool = False
+    dropped: Sequence[str] = DROPPED_FIRST
+    texts: Sequence[str] = ()
 
     def fit(self, table: Table, limit: int) -> Table:
         """Return the part of a table that a terminal of `limit` columns shows."""
-        return table if self.wide or self.plain else fit(table, limit, self.chosen)
+        return table if self.wide or self.plain else fit(table, limit, self.chosen, self.dropped, self.texts)
 
 
-def fit(table: Table, limit: int, chosen: bool = False) -> Table:
-    """Return the part of a table of `list` that fits `limit` columns of a terminal, one line for each session.
+def fit(
+    table: Table,
+    limit: int,
+    chosen: bool = False,
+    dropped: Sequence[str] = DROPPED_FIRST,
+    texts: Sequence[str] = (),
+) -> Table:
+    """Return the part of a table that fits `limit` columns of a terminal, one line for each row without `texts`.
 
-    Columns that are empty in every row are dropped first, then equal ones. Then random session ids are shortened, other
-    columns dropped, and other ids cut, to prefixes that differ within the table. A work item is never cut, so that only
-    a long one makes a line too wide. If the columns are `chosen`, only ids are shortened.
+    Columns that are empty in every row are dropped first, then equal ones. Then random session ids are shortened, the
+    cells of `texts` wrapped at words, other columns dropped, and other ids cut, to prefixes that differ within the
+    table. A work item is never cut, so that only a long one makes a line too wide. If the columns are `chosen`, only
+    ids are shortened.
     """
     columns = {head: [row[number] for row in table[1:]] for number, head in enumerate(table[0])}
-    optional = [head for head in DROPPED_FIRST if head in columns and not chosen]
+    optional = [head for head in dropped if head in columns and not chosen]
     empty = [head for head in optional if set(columns[head]) <= {EMPTY}]
-    equal = [head for head in optional if head not in empty and len(table) > 2 and len(set(columns[head])) == 1]
+    equal = [
+        head for head in optional if head not in (*empty, *texts) and len(table) > 2 and len(set(columns[head])) == 1
+    ]
     rest = [head for head in optional if head not in empty and head not in equal]
+    # Of the wrapped columns that are left, the width of the longest word.
+    least: dict[str, int] = {}
 
     def excess() -> int:
-        widths = [max(map(width_of, (head, *cells))) for head, cells in columns.items()]
+        widths = [least.get(head) or _width(head, cells) for head, cells in columns.items()]
         return sum(widths) + 2 * (len(widths) - 1) - limit
 
-    for head in [*empty, *equal, "SESSION", *rest]:
+    for step in (*empty, *equal, _SHORTEN, _WRAP, *rest):
         if excess() <= 0:
             break
-        if head == "SESSION" and head in columns:
-            columns[head] = _shorten_random(columns[head])
-        elif head != "SESSION":
-            del columns[head]
+        if step is _SHORTEN:
+            columns |= {head: _shorten_names(columns[head]) for head in ("SESSION", "BY") if head in columns}
+        elif step is _WRAP:
+            columns |= {head: [_TIME.sub(r"\1 ", cell) for cell in columns[head]] for head in texts if head in columns}
+            least |= {head: max(map(_longest_word, (head, *columns[head]))) for head in texts if head in columns}
+        else:
+            del columns[step]
     if (over := excess()) > 0 and "SESSION" in columns:
         longest = max(map(width_of, columns["SESSION"]), default=0)
         columns["SESSION"] = _shorten_to(columns["SESSION"], longest - over)
-    return [tuple(columns), *zip(*columns.values(), strict=True)]
+    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
+    return _wrapped(rows, least, -excess()) if least else rows
+
+
+def _wrapped(table: Table, least: Mapping[str, int], spare: int) -> Table:
+    """Return a table with the cells of some columns wrapped: to their `least` width, and what the `spare` one adds."""
+    columns = {head: cells for head, *cells in zip(*table, strict=True)}
+    widths = {head: width for head, width in least.items() if head in columns}
+    whole = {head: _width(head, columns[head]) for head in widths}
+    for _ in range(spare):
+        # The column with the most lines gains most.
+        tallest = max(widths, key=lambda head: whole[head] / widths[head])
+        if whole[tallest] <= widths[tallest]:
+            break
+        widths[tallest] += 1
+    return [
+        line
+        for row in table
+        for line in zip_longest(
+            *(wrap(cell, widths[head]) if head in widths else [cell] for head, cell in zip(columns, row, strict=True)),
+            fillvalue="",
+        )
+    ]
+
+
+def _width(head: str, cells: Sequence[str]) -> int:
+    return max(map(width_of, (head, *cells)))
+
+
+def _longest_word(cell: str) -> int:
+    return max(map(width_of, cell.split(" ")))
+
+
+def _shorten_names(cells: Sequence[str]) -> list[str]:
+    """Return cells with the random id that each begins with shortened."""
+    names, blanks, rest = zip(*(cell.partition(" ") for cell in cells), strict=True) if cells else ((), (), ())
+    return ["".join(parts) for parts in zip(_shorten_random(names), blanks, rest, strict=True)]
 
 
 def _shorten_random(ids: Sequence[str]) -> list[str]:

@@ -50,7 +50,7 @@ def history(
     For a session: its terms, with times, and who ended each, from which host. --timeline draws all items of a day.
     """
     if not (timeline or svg) and since is not None:
-        raise UsageError("--since needs --timeline")
+        raise UsageError("--since needs --timeline", "add --timeline")
     settings = invocation.load_settings(dsn)
     if timeline or svg:
         _draw(settings, name, since or DAY_S, svg, json, quiet)
@@ -65,7 +65,7 @@ def history(
     output = render.Output("history", json, quiet)
     with invocation.open_database(settings, output) as database:
         found = operation.read(database, name, limit=limit)
-    output.result(as_json.history_data(found), lambda: as_text.history_text(found))
+    output.tables(as_json.history_data(found), as_text.history_tables(found))
 
 
 def _draw(settings: Settings, name: str | None, seconds: float, svg: Path | None, json: bool, quiet: bool) -> None:

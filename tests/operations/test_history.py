@@ -19,6 +19,7 @@ from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.history import read
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.operations.release import release, release_other
+from claude_sessions_cli.text import align
 from claude_sessions_cli.times import fence_of
 
 
@@ -247,7 +248,8 @@ def test_history_names_other_role_beside_name_it_gave(
         ("SD-2", "cs_bob", None),
         ("SD-1", "cs_alice", "cs_bob"),
     ]
-    lines = [re.split(r"  +", line) for line in as_text.history_text(found)]
+    [(terms, _), (changes, _)] = as_text.history_tables(found)
+    lines = [re.split(r"  +", line) for line in [*align(terms), "", *align(changes)]]
     assert [(line[1], line[-1]) for line in lines[1:3]] == [("alice as cs_bob", "-"), ("alice", "alice as cs_bob")]
     events = [(line[1], line[-1]) for line in lines[5:]]
     host = make_caller("a").identity.host.hostname
