@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli.errors import EXIT_NOT_HELD
-from claude_sessions_cli.model import JudgedSession, Session, Tombstone
+from claude_sessions_cli.model import METADATA_KEY, JudgedSession, Session, Tombstone
 from claude_sessions_cli.settings import Asked
-from claude_sessions_cli.times import fence_of, utc
+from claude_sessions_cli.times import fence_of, to_time, utc
 
 if TYPE_CHECKING:
     from claude_sessions_cli.identity import Identity
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Fields of Session that are not columns of the table.
 _NOT_COLUMNS = ("server_now", "row_version")
+# Of the tool's part of metadata.
+_TIMES = ("at", "parked_until")
 
 
 def claim_data(result: ClaimResult) -> dict[str, Any]:
@@ -197,6 +199,7 @@ def session_data(seen: JudgedSession | None) -> dict[str, Any] | None:
     }
     return {
         **columns,
+        "metadata": _with_times_in_utc(session.metadata),
         "label": seen.label.value,
         "state": seen.label.value,
         "note": session.note,
@@ -207,6 +210,19 @@ def session_data(seen: JudgedSession | None) -> dict[str, Any] | None:
         "expires_in_s": seen.expires_in_s,
         "fence": session.fence,
     }
+
+
+def _with_times_in_utc(metadata: Any) -> Any:
+    """Return a row's metadata with the times of the tool's part as all others are printed, whoever wrote them."""
+    own = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    return {**metadata, METADATA_KEY: _in_utc(own)} if isinstance(own, dict) else metadata
+
+
+def _in_utc(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _in_utc(part, name) for name, part in value.items()}
+    moment = to_time(value) if name in _TIMES else None
+    return moment or value
 
 
 def tombstone_data(tombstone: Tombstone | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from claude_sessions_cli.times import EPOCH, fence_of, to_fence, to_time
+from claude_sessions_cli.times import EPOCH, fence_of, to_fence, to_time, utc
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -99,7 +99,7 @@ class Tombstone:
         return {
             "sd_id": self.sd_id,
             "fence": self.fence,
-            "at": self.at.isoformat() if self.at else None,
+            "at": utc(self.at) if self.at else None,
             "reason": self.reason,
             "by": self.by,
             "track": self.track,
@@ -140,7 +140,7 @@ class Moved:
 
     def as_metadata(self) -> dict[str, Any]:
         """Return the JSON form that the row keeps."""
-        at = self.at.isoformat() if self.at else None
+        at = utc(self.at) if self.at else None
         return {"process": asdict(self.process), "fence": self.fence, "at": at, "reason": self.reason}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from claude_sessions_cli import invocation, options
+from claude_sessions_cli.errors import NotHeld
 
 if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
@@ -38,9 +39,14 @@ def check(
     """
 
     def operate(database: Database, caller: Caller) -> JudgedSession:
+        from claude_sessions_cli import as_json
         from claude_sessions_cli.operations import check as operation
 
-        return operation.check(database, caller, sd, fence=fence)
+        try:
+            return operation.check(database, caller, sd, fence=fence)
+        except NotHeld as error:
+            error.data = {"holder": as_json.session_data(error.holder)}
+            raise
 
     invocation.act_on_claim(
         "check",

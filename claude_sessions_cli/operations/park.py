@@ -9,12 +9,16 @@ from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import PARK_LIMIT_S, JudgedSession
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.times import utc
 
 
 def park(database: Database, caller: Caller, seconds: float) -> JudgedSession:
     """Declare silence for `seconds` from now, 45 minutes at most. Raises NotHeld if the caller holds nothing."""
     if seconds > PARK_LIMIT_S:
-        raise UsageError(f"a session parks for {PARK_LIMIT_S // 60}m at most", f"park {PARK_LIMIT_S // 60}m")
+        raise UsageError(
+            f"a session parks for {PARK_LIMIT_S // 60}m at most",
+            f"park again before that is over: claude-sessions park {PARK_LIMIT_S // 60}m",
+        )
     return _settled(database, caller, seconds)
 
 
@@ -38,7 +42,7 @@ def _park(tx: Transaction, caller: Caller, seconds: float | None) -> JudgedSessi
     if found.session:
         agent.require_term(found.session, rows.split(holders, caller)[1])
     session = rows.require_holder(found.session, "this session holds nothing, so there is nothing to park")
-    until = None if seconds is None else (session.server_now + timedelta(seconds=seconds)).isoformat()
+    until = None if seconds is None else utc(session.server_now + timedelta(seconds=seconds))
     # Parking is also a heartbeat.
     [parked] = tx.commit(Statement("revive_session", **caller.columns(caller.standing(session), parked_until=until)))
     return caller.judge(rows.written(parked))

@@ -25,7 +25,7 @@ from claude_sessions_cli.operations.refusals import (
     refusals_of,
 )
 from claude_sessions_cli.operations.tombstones import tombstone_for
-from claude_sessions_cli.times import format_age
+from claude_sessions_cli.times import format_age, utc
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -198,7 +198,7 @@ def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVer
         "claim_age_s": session.claim_age_s,
         "hostname": session.hostname,
         "boot": _boot(session, caller),
-        "parked_until": session.parked_until.isoformat() if session.parked_until else None,
+        "parked_until": utc(session.parked_until) if session.parked_until else None,
     }
 
     def verdict(to: str | None, reason: str, limit: tuple[str | None, float | None] = (None, None)) -> ReapVerdict:
