@@ -21,7 +21,7 @@ def generate(reference: str) -> str:
         if found := same.search(text):
             commands[name] = commands[found[1]]
     definitions = {
-        name: _any([_object(table) for table in tables])
+        name: _nested(tables[0]) if name == "Metadata" else _any([_object(table) for table in tables])
         for name, text in sections.items()
         if name != "JSON" and (tables := _tables(text, "field"))
     }
@@ -62,6 +62,20 @@ def _object(rows: list[list[str]]) -> dict[str, Any]:
         for name in re.findall("`([^`]+)`", names)
     }
     return {"type": "object", "properties": fields, "required": sorted(fields)}
+
+
+def _nested(rows: list[list[str]]) -> dict[str, Any]:
+    """Return an object whose fields may be missing; a dotted name is a field of a field."""
+    top: dict[str, Any] = {"type": "object", "properties": {}}
+    for names, kind, meaning in rows:
+        for name in re.findall("`([^`]+)`", names):
+            *parents, last = name.split(".")
+            place = top
+            for parent in parents:
+                place = place["properties"].setdefault(parent, {"type": "object"})
+                place.setdefault("properties", {})
+            place["properties"][last] = {**_type(kind), "description": _plain(meaning)}
+    return top
 
 
 def _type(kind: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "claude_sessions_cli"
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted(CHECKOUT.glob("docs/*.md"))]
 URLS: dict[str, str] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+TIME = re.compile(r"\d{4,}-\d\d-\d\dT\d\d:\d\d")
 TYPES: dict[str, Any] = {
     "string": str,
     "integer": int,
@@ -174,12 +175,25 @@ def test_reference_lists_states_in_order() -> None:
     assert [row[0].strip("`") for row in table] == [label.value for label in Label]
 
 
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Return the values in an object that are no objects, by dotted names."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _leaves(part, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part, path)
+    else:
+        yield path, value
+
+
 class Checker:
-    """Compares JSON with the reference's tables, and notes which of them it has used."""
+    """Compares JSON with the reference's tables; notes which of them, and which fields of metadata, it has seen."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.used: set[str] = set()
+        self.fields: set[str] = set()
 
     def check(self, value: object, tables: list[Table], where: str) -> None:
         """Compare an object's fields with the table that fits best."""
@@ -195,11 +209,27 @@ class Checker:
         links = [found for found in (re.search(r"\[(.+)\]\(#", alternative) for alternative in kinds) if found]
         if value is not None and links:
             self.used.add(links[0][1])
+            if links[0][1] == "Session":
+                self._check_metadata(value if isinstance(value, list) else [value], where)
             items = value if kind.startswith("array of ") and isinstance(value, list) else [value]
             for item in items:
                 self.check(item, _tables(links[0][1], "field"), where)
         elif kind != "any" and not any(self._is_a(value, alternative) for alternative in kinds):
             self.problems.append(f"{where} is not {kind}: {value!r}")
+
+    def _check_metadata(self, sessions: list[Any], where: str) -> None:
+        [table] = _tables("Metadata", "field")
+        kinds = {name: row[1] for row in table for name in _names(row[0])}
+        [tombstone] = _tables("Tombstone", "field")
+        kinds |= {f"tombstone.{name}": row[1] for row in tombstone for name in _names(row[0])}
+        processes = {name: kind for name, kind in kinds.items() if name.startswith("process.")}
+        for place in ("run", "moved.process"):
+            kinds |= {name.replace("process", place, 1): kind for name, kind in processes.items()}
+        for session in sessions:
+            for name, value in _leaves((session["metadata"] or {}).get("claude_sessions_cli", {})):
+                self.fields.add(name)
+                if name not in kinds or not any(self._is_a(value, kind) for kind in kinds[name].split(" or ")):
+                    self.problems.append(f"{where}.metadata.{name}: {value!r}")
 
     def _is_a(self, value: object, kind: str) -> bool:
         return isinstance(value, TYPES.get(kind, ())) and (kind == "boolean" or not isinstance(value, bool))
@@ -230,6 +260,11 @@ def test_json_has_the_fields_of_the_reference(
         called.add(described)
         where = " ".join([command, *argv])
         checker.check(answer, _tables("JSON", "field"), where)
+        checker.problems += [
+            f"{where}.{name} has no Z: {value}"
+            for name, value in _leaves(answer)
+            if isinstance(value, str) and TIME.match(value) and not value.endswith("Z")
+        ]
         if answer["data"] is not None:
             checker.check(answer["data"], _tables(described, "data"), where)
         return answer
@@ -246,10 +281,12 @@ def test_json_has_the_fields_of_the_reference(
     assert call("claim", "SD-1", "--session", "bob")["error"]["holder"]["session_id"] == "alice"
     call("claim", "SD-1", "--session", "bob", "--force", "--reason", "urgent")
     assert call("heartbeat", "--session", "alice")["data"]["outcome"] == "lost"
-    held = call("claim", "SD-2", "--session", "alice")["data"]["session"]
+    call("claim", "SD-2", "--session", "alice")
     call("park", "20m", "--session", "alice")
     call("unpark", "--session", "alice")
     call("check", "--session", "alice")
+    assert call("check", "SD-1", "--session", "alice")["data"]["holder"]["session_id"] == "bob"
+    assert call("claim", "SD-9", "--session", "alice")["error"]["code"] == "holds_another"
     call("claim", "SD-3", "--session", "carol", "--pid", str(dead.pid))
     dead.kill()
     dead.wait()
@@ -263,7 +300,15 @@ def test_json_has_the_fields_of_the_reference(
     refusing = call("reap", "--prune", "1d")["data"]
     assert refusing["refused"] and refusing["references"]
     run_as_another_program("DROP TABLE public.notes", "ALTER TABLE public.claude_sessions DROP CONSTRAINT good")
-    call("list")
+    # An earlier version wrote times in another form.
+    lost = {"sd_id": "SD-0", "at": "2026-01-01T00:00:00+00:00", "reason": "silent"}
+    own = {"parked_until": "2026-01-01T02:00:00+02:00", "tombstone": lost}
+    run_as_another_program(
+        "INSERT INTO public.claude_sessions (session_id, status, metadata) VALUES ('older', 'idle',"
+        f" '{json.dumps({'claude_sessions_cli': own})}')"
+    )
+    sessions = {session["session_id"]: session for session in call("list")["data"]["sessions"]}
+    assert sessions["older"]["metadata"]["claude_sessions_cli"]["parked_until"] == "2026-01-01T00:00:00Z"
     call("run", "SD-4", "--", "true")
     call("release", "--session", "bob")
     call("history", "SD-1")
@@ -293,9 +338,7 @@ def test_json_has_the_fields_of_the_reference(
     call("db upgrade", on=None)
 
     assert checker.problems == []
-    assert held["metadata"]["claude_sessions_cli"].keys() <= {
-        name for [table] in [_tables("Metadata", "field")] for row in table for name in _names(row[0])
-    }
+    assert {"process.pid", "run.guardian.pid", "term.fence", "tombstone.at", "parked_until"} <= checker.fields
     # Nothing of the reference is left unseen.
     assert checker.used == {section for section in REFERENCE if _tables(section, "field")} - {"JSON", "Metadata"}
     with_json = {name for name, command in COMMANDS.items() if "--json" in _options(command)}
