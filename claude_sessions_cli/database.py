@@ -19,7 +19,16 @@ from psycopg.rows import dict_row
 from claude_sessions_cli import adapters, connection, names, queries
 from claude_sessions_cli.connection import Connection, Patience, Row
 from claude_sessions_cli.errors import AGAIN, HeldByAnother, SessionsError, Unreachable
-from claude_sessions_cli.failures import MISSING, OUT_OF_STEP, STATEMENT_MODE, first_line, table_elsewhere, translate
+from claude_sessions_cli.failures import (
+    CONSTRAINTS,
+    MISSING,
+    OUT_OF_STEP,
+    STATEMENT_MODE,
+    first_line,
+    refused_by_constraint,
+    table_elsewhere,
+    translate,
+)
 from claude_sessions_cli.model import Actor, Session
 
 STATEMENT_TIMEOUT_MS = 10_000
@@ -29,7 +38,7 @@ ATTEMPTS = 8
 NOBODY = Actor()
 PARAMETER = re.compile(rb"%\((\w+)\)s")
 # Parameters that tell people where a session is. Nothing is found by them, so an encoding may cut them.
-DECORATIONS = frozenset({"hostname", "codebase", "tty", "own", "actor_host"})
+DECORATIONS = frozenset({"hostname", "codebase", "tty", "own", "actor_host", "machine_id"})
 # A parameter that takes another value each time; see Transaction.for_each.
 EACH = object()
 UNIQUE_CLAIM = "idx_claude_sessions_unique_active_claim"
@@ -111,6 +120,9 @@ class Transaction:
         self._actor = actor
         self._has_begun = False
         self.has_history = False
+        self.has_terminals = False
+        # Set by work that goes on without a row which the table refuses, and need not know why.
+        self.expects_refusal = False
 
     def send(self, *statements: Statement) -> list[Rows]:
         """Send statements as one message; return the rows of each."""
@@ -120,6 +132,7 @@ class Transaction:
         if opening:
             access = answers[len(opening) - 1].first
             self.has_history = bool(access and access.get("has_history"))
+            self.has_terminals = bool(access and access.get("has_terminals"))
         return answers[len(opening) :]
 
     def forms(self, item: str | None) -> list[str] | None:
@@ -364,16 +377,18 @@ class Database:
 
     def _retry(self, kind: _Kind, actor: Actor, work: Callable[[Transaction], T]) -> T:
         for number in range(ATTEMPTS):
+            tx = Transaction(self._connection, kind, actor)
             try:
-                return _attempt(Transaction(self._connection, kind, actor), self._connection, work)
+                return _attempt(tx, self._connection, work)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
                 failure: SessionsError = Unreachable(f"the database gave up on a conflict: {first_line(error)}", AGAIN)
             except psycopg.errors.UniqueViolation as error:
                 if error.diag.constraint_name != UNIQUE_CLAIM:
-                    raise translate(error) from error
+                    raise self._constraint(tx, error) or translate(error) from error
                 failure = ClaimConflict("another program claimed the work item at the same moment", AGAIN)
             except psycopg.Error as error:
-                raise self._missing_table(error) or self._statement_mode(error) or translate(error) from error
+                found = self._missing_table(error) or self._constraint(tx, error) or self._statement_mode(error)
+                raise found or translate(error) from error
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
 
@@ -384,6 +399,22 @@ class Database:
         with _translated():
             [[row]] = _exchange(self._connection, [queries.get("find_table").rstrip(";").encode()])
         return table_elsewhere(**row)
+
+    def _constraint(self, tx: Transaction, error: psycopg.Error) -> SessionsError | None:
+        """Return the error that says what the constraint asks for which refused a row."""
+        refused = error.diag
+        if tx.expects_refusal or error.sqlstate not in CONSTRAINTS or not refused.constraint_name:
+            return None
+        with _translated():
+            [found] = Transaction(self._connection, _INSPECT, NOBODY).commit(
+                Statement(
+                    "find_constraint",
+                    schema_name=refused.schema_name,
+                    table_name=refused.table_name,
+                    constraint_name=refused.constraint_name,
+                )
+            )
+        return refused_by_constraint(error, **found[0]) if found else None
 
     def _statement_mode(self, error: psycopg.Error) -> SessionsError | None:
         """Return PgBouncer's own error if it broke off an answer: that of BEGIN alone arrives whole."""

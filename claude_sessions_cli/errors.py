@@ -65,6 +65,10 @@ class HoldsAnother(UsageError):
     code = "holds_another"
 
 
+class UnknownItem(UsageError):
+    """A foreign key of the table refers to a list of work items, and the item is not on it."""
+
+
 def unknown_word(message: str, word: str, known: Sequence[str], otherwise: str) -> UsageError:
     """Return the error of a wrong word; its hint is the known word that is nearest, or `otherwise` if none is near."""
     near = nearest(word, known)
@@ -122,6 +126,10 @@ class SchemaMismatch(SessionsError):
 
     code = "schema"
     exit_code = EXIT_SCHEMA
+
+
+class DuplicateRefused(SchemaMismatch):
+    """A unique index that is not of this tool refuses a row."""
 
 
 class RowsRefused(SchemaMismatch):

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 import psycopg
 
 from claude_sessions_cli.adapters import SEE_WHAT_DIFFERS
-from claude_sessions_cli.errors import AGAIN, SEE_TRIGGERS, PermissionDenied, SchemaMismatch, SessionsError, Unreachable
+from claude_sessions_cli.errors import (
+    AGAIN,
+    SEE_TRIGGERS,
+    DuplicateRefused,
+    PermissionDenied,
+    SchemaMismatch,
+    SessionsError,
+    UnknownItem,
+    Unreachable,
+)
+from claude_sessions_cli.model import Session
+from claude_sessions_cli.text import quote_name
 
 # What our own statements raise, by a cast that fails: require_access, require_history, take_claim and written_row.
 HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
@@ -17,6 +28,10 @@ NO_HISTORY = "claude_sessions: no history"
 NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 # As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
 OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
+# Of constraints with a name: a query tells what they ask for.
+CONSTRAINTS = {"23503": "foreign key", "23505": "unique index", "23514": "check", "23P01": "exclusion constraint"}
+NOT_OURS = "it is not of claude-sessions, so ask its owner; see it: claude-sessions schema check"
+TABLE = "public.claude_sessions"
 # Of a table or a schema that does not exist.
 MISSING = ("42P01", "3F000")
 CREATE = "create it: claude-sessions schema apply"
@@ -80,6 +95,8 @@ def translate(error: psycopg.Error) -> SessionsError:
         return SchemaMismatch(f"the table is missing: {text}", CREATE)
     if state in ("42703", "42704", "42804", "42809", "42846", "42883", "42P10"):
         return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
+    if state == "23502" and error.diag.column_name:
+        return _no_value(f"{error.diag.schema_name}.{error.diag.table_name}", error.diag.column_name)
     if state == "25006" or _is_standby(error):  # a fail-over may make it the primary
         return Unreachable(f"the server takes no writes: {text}", "name the primary in the DSN", passing=True)
     if state == "42501":
@@ -123,6 +140,34 @@ def table_elsewhere(has_public: bool, places: Sequence[str]) -> SchemaMismatch |
             "the database has no schema public", f"as its owner: {first}then {CREATE.removeprefix('create it: ')}"
         )
     return None
+
+
+def refused_by_constraint(
+    error: psycopg.Error, *, definition: str, columns: Sequence[str], refers_to: str | None
+) -> SessionsError:
+    """Return the error of a row that a constraint or a unique index refused, from what it asks for."""
+    table = f"{error.diag.schema_name}.{error.diag.table_name}"
+    constraint = f"the {CONSTRAINTS[error.sqlstate or '']} {error.diag.constraint_name} of {table}"
+    if refers_to and table == TABLE:
+        if "sd_id" in columns:
+            return UnknownItem(
+                f"no such work item: {constraint} refers to {refers_to}, which does not have it",
+                f"add it to {refers_to}, or correct the name",
+            )
+        return SchemaMismatch(f"{constraint} refuses it: {refers_to} has no such row: {definition}", NOT_OURS)
+    if error.sqlstate == "23505":
+        hint = f"end or prune that session: claude-sessions list --all; {NOT_OURS.replace('it is', 'the index is')}"
+        return DuplicateRefused(f"{constraint} refuses it: another row has the same {definition}", hint)
+    return SchemaMismatch(f"{constraint} refuses it: {definition}", NOT_OURS if table == TABLE else None)
+
+
+def _no_value(table: str, column: str) -> SchemaMismatch:
+    alter = f"ALTER TABLE {table} ALTER COLUMN {quote_name(column)}"
+    mend = f"{alter} DROP NOT NULL" if column in Session.__dataclass_fields__ else f"{alter} SET DEFAULT 'value'"
+    return SchemaMismatch(
+        f"the column {column} of {table} must have a value, and this command has none for it",
+        f"as its owner: {mend}; {SEE_WHAT_DIFFERS}",
+    )
 
 
 def may_concern_one_row(error: SessionsError) -> bool:

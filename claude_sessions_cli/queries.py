@@ -14,6 +14,8 @@ FRAGMENTS = (
     "written_row",
     "written_heartbeats",
     "listed",
+    "has_terminals",
+    "new_session",
 )
 
 

@@ -45,6 +45,15 @@ def presentable(text: str) -> str:
     return mask_passwords(clean(text))
 
 
+def quote_name(name: str) -> str:
+    """Return the name of an object of the database as SQL takes it.
+
+    >>> quote_name('a "b" c')
+    '"a ""b"" c"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
 def cut(line: str, columns: int) -> str:
     """Return a line cut to fit `columns` of a terminal.
 

@@ -107,6 +107,10 @@ TESTS = {
     "list_sessions_here": ("operations/heartbeat_here",),
     "list_session_events": ("operations/history", "operations/predicates"),
     "list_terms": ("operations/history", "operations/forms", "operations/predicates"),
+    **dict.fromkeys(
+        ("has_terminals", "new_session", "insert_terminal_session", "fill_terminal", "find_constraint"),
+        ("operations/other_tables", "operations/heartbeat"),
+    ),
     "insert_session": ("operations/heartbeat", "operations/claim", "operations/tombstones"),
     "renew_claim": ("operations/claim", *LEASES),
     "take_claim": ("operations/claim", "operations/heartbeat", "operations/history", "operations/tombstones"),

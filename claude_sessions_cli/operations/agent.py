@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any, Generic, TypeVar
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
+from claude_sessions_cli.errors import DuplicateRefused, HeldByAnother, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.identity import OPTION
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import (
@@ -71,9 +71,14 @@ class Settled(Generic[T]):
 def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) -> Settled[T]:
     """Run a command for the caller, again after each time that its row had to be put in order."""
     outcome = source = None
+    is_filled = False
     for _ in range(ATTEMPTS):
         try:
             return Settled(command(caller), caller, outcome, source)
+        except DuplicateRefused:
+            if is_filled or not database.renew(caller.actor, _fill_terminal, caller):
+                raise
+            is_filled = True
         except UnsettledError as unsettled:
             acting = unsettled.settle(database, caller)
             if acting is None:
@@ -85,6 +90,15 @@ def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) 
         f"session {caller.session_id} cannot be settled: other programs change its row, or its ids continue each other",
         "act under another id: add --session ID; look: claude-sessions whoami",
     )
+
+
+def _fill_terminal(tx: Transaction, caller: Caller) -> bool:
+    """Fill the columns for the terminal of a session that an older version registered; return whether any was empty."""
+    tx.send()
+    if not tx.has_terminals:
+        return False
+    [filled] = tx.commit(Statement("fill_terminal", **caller.key, **caller.terminal))
+    return bool(filled)
 
 
 def require_own(caller: Caller, session: Session | None) -> Standing:
@@ -238,11 +252,7 @@ def continue_session(database: Database, caller: Caller, earlier: Session) -> Ca
 def _continue(tx: Transaction, caller: Caller, earlier_id: str, sd_id: str | None) -> Caller | None:
     lock = [rows.lock_item(sd_id)] if sd_id else []
     both = Statement("lock_sessions", session_ids=[earlier_id, caller.session_id], now=caller.now)
-    *_, found = tx.send(
-        *lock,
-        Statement("insert_session", **caller.columns()),
-        rows.lock_claim(tx, caller, sd_id) if sd_id else both,
-    )
+    _, found = rows.register(tx, caller, lock, rows.lock_claim(tx, caller, sd_id) if sd_id else both)
     mine, others = rows.split(found, caller)
     earlier = next((other for other in others if other.session_id == earlier_id), None)
     if earlier is None or not _is_earlier(caller, earlier) or not is_same(earlier.sd_id, sd_id):

@@ -57,6 +57,15 @@ class Caller:
         record = self.identity.known_process
         return ProcessRecord(**record) if record else None
 
+    @property
+    def terminal(self) -> dict[str, str]:
+        """The parameters that tell this session's terminal from any other, on tables that have columns for it.
+
+        One terminal has several sessions, as those of `run`, so the session itself names it.
+        """
+        host = self.identity.host
+        return {"terminal_id": self.session_id, "machine_id": host.machine_id or host.boot_id or host.hostname}
+
     def as_session(self, session_id: str) -> Caller:
         """Return this caller under another session id of its process. The row of that id keeps its own `id_from`."""
         return replace(self, identity=replace(self.identity, session_id=session_id, id_from=None))

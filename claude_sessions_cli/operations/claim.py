@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from claude_sessions_cli.database import ClaimConflict, Database, Statement, Transaction
-from claude_sessions_cli.errors import HeldByAnother, HoldsAnother, SessionsError, Unreachable
+from claude_sessions_cli.errors import HeldByAnother, HoldsAnother, SessionsError, UnknownItem, Unreachable
 from claude_sessions_cli.failures import WaitedInVain
 from claude_sessions_cli.model import (
     CLEARED,
@@ -60,7 +60,8 @@ def claim(
 
     Raises HeldByAnother if the item has a live holder and `force_reason` is None, if its term is not `force_fence`, or
     if the caller's session is open in another process, HoldsAnother if the caller holds another item and `switch` is
-    False, Unreachable if another connection keeps the item's advisory lock.
+    False, UnknownItem if the table has a list of items and not this one, Unreachable if another connection keeps the
+    item's advisory lock.
     """
     check_work_item(sd_id)
 
@@ -73,6 +74,8 @@ def claim(
         settled = agent.settled(database, caller, attempt)
     except ClaimConflict as error:
         raise HeldByAnother(f"{sd_id}: {error.message}", f"see who has it: {command_line('list', sd_id)}") from None
+    except UnknownItem as error:
+        raise UnknownItem(f"{sd_id}: {error.message}", error.hint) from None
     except WaitedInVain as error:
         raise database.read(_locked_by_another, sd_id) or error from None
     if settled.outcome and settled.result.outcome == "already_yours":
@@ -104,11 +107,8 @@ def _claim(
     note: str | None,
     several: bool,
 ) -> ClaimResult:
-    _, new, found, *same = tx.send(
-        rows.lock_item(sd_id),
-        Statement("insert_session", **caller.columns()),
-        rows.lock_claim(tx, caller, sd_id),
-        *agent.look(caller),
+    new, found, *same = rows.register(
+        tx, caller, [rows.lock_item(sd_id)], rows.lock_claim(tx, caller, sd_id), *agent.look(caller)
     )
     mine, others = rows.split(found, caller)
     if mine is None:

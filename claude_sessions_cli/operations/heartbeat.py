@@ -70,7 +70,8 @@ def heartbeat(
 def _beat(
     database: Database, caller: Caller, register: bool, if_older_than: float | None, witness: Witness | None
 ) -> HeartbeatResult:
-    (renewed, found, *same), has_history = database.renew(caller.actor, _renew, caller, if_older_than)
+    answers, has_history, has_terminals = database.renew(caller.actor, _renew, caller, if_older_than)
+    renewed, found, *same = answers
     mine, others = rows.split(found, caller)
     agent.require_current(caller, mine, same, registers=register)
     if mine is None:
@@ -81,7 +82,7 @@ def _beat(
                 lost_item=witness.sd_id if witness else None,
             )
         _refuse_gone(caller)
-        return database.renew(caller.actor, _register, caller, witness)
+        return database.renew(caller.actor, _register, caller, witness, has_terminals)
     agent.require_here(caller, mine)
     agent.require_term(mine, others)
     if agent.forgotten_term(mine, witness) and (lost := agent.note_loss(database, caller, witness)):
@@ -95,8 +96,11 @@ def _beat(
     return _answer(caller, mine, "renewed" if renewed else "fresh", new_fence=new_fence)
 
 
-def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tuple[list[Rows], bool]:
-    """Return the session, if this could renew it, the rows of read_holders and of `agent.look`; and of a history."""
+def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tuple[list[Rows], bool, bool]:
+    """Return the session, if this could renew it, the rows of read_holders and of `agent.look`.
+
+    Beside them, whether the table has a history, and columns for terminals.
+    """
     record = caller.identity.known_process
     answers = tx.commit(
         Statement(
@@ -109,7 +113,7 @@ def _renew(tx: Transaction, caller: Caller, if_older_than: float | None) -> tupl
         Statement("read_holders", **caller.key, forms=None),
         *agent.look(caller),
     )
-    return answers, tx.has_history
+    return answers, tx.has_history, tx.has_terminals
 
 
 def _correct_term(tx: Transaction, caller: Caller) -> Session:
@@ -126,8 +130,9 @@ def _correct_term(tx: Transaction, caller: Caller) -> Session:
     return rows.written(corrected)
 
 
-def _register(tx: Transaction, caller: Caller, witness: Witness | None) -> HeartbeatResult:
-    insert, look = Statement("insert_session", **caller.columns()), Statement("lock_session", **caller.key)
+def _register(tx: Transaction, caller: Caller, witness: Witness | None, has_terminals: bool) -> HeartbeatResult:
+    insert = rows.insert(caller, has_terminals=has_terminals)
+    look = Statement("lock_session", **caller.key)
     _, found = tx.send(insert, look) if witness else tx.commit(insert, look)
     session = found.session
     if session is None:

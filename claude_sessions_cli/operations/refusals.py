@@ -98,6 +98,7 @@ def change_rows(write: Write, caller: Caller, change: Change) -> Changed:
 
 
 def _change_all(tx: Transaction, change: Change) -> Changed:
+    tx.expects_refusal = True
     [answered] = tx.commit(change.whole)
     changed = Changed()
     for row in answered:

@@ -100,6 +100,25 @@ def lock_claim(tx: Transaction, caller: Caller, sd_id: str | None) -> Statement:
     return Statement("lock_claim", **caller.key, forms=tx.forms(sd_id))
 
 
+def insert(caller: Caller, *, has_terminals: bool = False) -> Statement:
+    """Return the statement that registers the caller's session, unless it exists."""
+    if has_terminals:
+        return Statement("insert_terminal_session", **caller.columns(), **caller.terminal)
+    return Statement("insert_session", **caller.columns())
+
+
+def register(tx: Transaction, caller: Caller, before: Sequence[Statement], *look: Statement) -> tuple[Rows, ...]:
+    """Register the caller's session, unless it exists, between two groups of statements.
+
+    Return the rows that were inserted, and those of `look`. It is one message, and two if the first one finds that the
+    table has columns for the session's terminal.
+    """
+    inserted, *found = tx.send(*before, insert(caller), *look)[len(before) :]
+    if tx.has_terminals and split(found[0], caller)[0] is None:
+        inserted, *found = tx.send(insert(caller, has_terminals=True), *look)
+    return inserted, *found
+
+
 def require(session: Session | None) -> Session:
     """Return a session that was there a moment ago. Raises NotHeld if another program deleted it since."""
     if session is None:

@@ -1,13 +1,13 @@
--- Register a new session: idle, without a claim.
--- Parameters: session_id, tty, pid, hostname, codebase, own (jsonb), now. Returns: the session, or nothing if it
--- exists.
+-- Register a new session, on a table without columns for its terminal.
+-- Parameters: those of new_session, and now. Returns: the session; nothing if it exists, or the table has the columns.
 INSERT INTO public.claude_sessions AS s (
     session_id, tty, pid, hostname, codebase, heartbeat_at, status, metadata, created_at, updated_at
 )
 SELECT
-    %(session_id)s::text, %(tty)s::text, %(pid)s::integer, %(hostname)s::text, %(codebase)s::text, clock.now, 'idle',
-    pg_catalog.jsonb_build_object('claude_sessions_cli', pg_catalog.jsonb_strip_nulls(%(own)s::jsonb)),
-    clock.now, clock.now
+{new_session}
 FROM (SELECT coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp()) AS now) AS clock
+WHERE NOT (
+{has_terminals}
+)
 ON CONFLICT (session_id) DO NOTHING
 RETURNING {session_columns};

@@ -1,7 +1,7 @@
 -- Fail if row security may hide rows from this role: a hidden holder would be a hidden conflict. Statements after this
 -- one in its message are skipped then. A cast that fails carries the role's name; one of constants would always fail.
 -- Parameters: commands (text[]: letters of pg_policy.polcmd). Returns: has_history (whether this role may read it; NULL
--- if it is missing).
+-- if it is missing), has_terminals.
 WITH policies AS (
     SELECT
         polcmd, polpermissive,
@@ -39,4 +39,5 @@ SELECT CASE
         )
         THEN pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.claude_session_events'::text)::oid, 'SELECT'::text)
     ELSE pg_catalog.concat('claude_sessions: rows are hidden from ', current_user)::boolean
-END AS has_history;
+END AS has_history,
+{has_terminals} AS has_terminals;
