@@ -317,9 +317,13 @@ def applied_text(applied: Sequence[AppliedFile]) -> list[str]:
         changes = [
             _counted(verb, found) for verb, found in (("created", file.created), ("removed", file.removed)) if found
         ]
+        if file.differences:
+            changes.append(f"left {len(file.differences)} that differ{'s' if len(file.differences) == 1 else ''}")
         lines.append(f"{file.file}: {', '.join(changes) or 'already in force'}")
         lines += [f"  {made.kind} {made.name}" for made in file.created]
         lines += [f"  removed {made.kind} {made.name}" for made in file.removed]
+        for found in file.differences:
+            lines += [f"  {found.difference} {found.kind} {found.name}", f"    mend: {found.mend}"]
     return lines
 
 
@@ -342,6 +346,8 @@ def inspection_lines(inspection: Inspection) -> list[str]:
         elif found.difference == "changed":
             line += f": {found.found}, expected {found.expected}"
         lines.append(line)
+        if found.mend:
+            lines.append(f"  mend: {found.mend}")
     return lines
 
 

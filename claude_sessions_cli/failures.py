@@ -34,6 +34,9 @@ NOT_OURS = "it is not of claude-sessions, so ask its owner; see it: claude-sessi
 TABLE = "public.claude_sessions"
 # Of a table or a schema that does not exist.
 MISSING = ("42P01", "3F000")
+SEE_WHAT_MENDS = (
+    "schema apply adds no column to a table that is there; the statement that does: claude-sessions schema check"
+)
 CREATE = "create it: claude-sessions schema apply"
 DIAGNOSE = "see what is wrong: claude-sessions doctor"
 # A server or pooler that is full or starting says so before it sends SQLSTATEs to libpq: the text alone is kept.
@@ -94,7 +97,9 @@ def translate(error: psycopg.Error) -> SessionsError:
     if state in MISSING:
         return SchemaMismatch(f"the table is missing: {text}", CREATE)
     if state in ("42703", "42704", "42804", "42809", "42846", "42883", "42P10"):
-        return SchemaMismatch(f"the table differs from the shipped one: {text}", SEE_WHAT_DIFFERS)
+        return SchemaMismatch(
+            f"the table differs from the shipped one: {text}", SEE_WHAT_MENDS if state == "42703" else SEE_WHAT_DIFFERS
+        )
     if state == "23502" and error.diag.column_name:
         return _no_value(f"{error.diag.schema_name}.{error.diag.table_name}", error.diag.column_name)
     if state == "25006" or _is_standby(error):  # a fail-over may make it the primary
@@ -158,7 +163,7 @@ def refused_by_constraint(
     if error.sqlstate == "23505":
         hint = f"end or prune that session: claude-sessions list --all; {NOT_OURS.replace('it is', 'the index is')}"
         return DuplicateRefused(f"{constraint} refuses it: another row has the same {definition}", hint)
-    return SchemaMismatch(f"{constraint} refuses it: {definition}", NOT_OURS if table == TABLE else None)
+    return SchemaMismatch(f"{constraint} refuses it: {definition}", NOT_OURS if table == TABLE else f"ask the owner of {table}")
 
 
 def _no_value(table: str, column: str) -> SchemaMismatch:

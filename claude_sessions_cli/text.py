@@ -62,13 +62,9 @@ def cut(line: str, columns: int) -> str:
     """
     if width_of(line) <= columns:
         return line
-    return _beginning(line, columns - 1) + "…"
-
-
-def _beginning(text: str, columns: int) -> str:
-    while text and width_of(text) > columns:
-        text = text[:-1]
-    return text
+    while line and width_of(line) > columns - 1:
+        line = line[:-1]
+    return line + "…"
 
 
 def wrap(line: str, columns: int, indent: str = "") -> list[str]:
@@ -122,24 +118,6 @@ def labelled(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
         for label, text in rows
         for number, part in enumerate(wrap(presentable(text), columns - indent))
     ]
-
-
-def wrap(text: str, columns: int) -> list[str]:
-    """Return text as lines of at most `columns`, broken at blanks, and within a word that is longer.
-
-    >>> wrap("SD-1 for 5m, fence 17", 13)
-    ['SD-1 for 5m,', 'fence 17']
-    """
-    lines: list[str] = []
-    for word in text.split(" "):
-        if lines and width_of(f"{lines[-1]} {word}") <= columns:
-            lines[-1] += f" {word}"
-            continue
-        while width_of(word) > columns > 1:
-            lines.append(_beginning(word, columns))
-            word = word[len(lines[-1]) :]
-        lines.append(word)
-    return lines
 
 
 def pad(rows: Sequence[Sequence[str]]) -> list[list[str]]:

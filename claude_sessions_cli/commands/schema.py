@@ -45,20 +45,20 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
 
     Exit 7 if an object is missing or changed. Names the roles that may write.
     """
-    from claude_sessions_cli.operations import schema
+    from claude_sessions_cli.operations import mend, schema
 
     output = render.Output("schema check", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
         found = schema.inspect(database)
     lines = as_text.inspection_lines(found)
     data = asdict(found)
-    wrong = sum(difference.difference != "extra" for difference in found.differences)
+    wrong = [difference for difference in found.differences if difference.difference != "extra"]
     if wrong:
         if not json:
             output.result(data, lambda: lines)
         raise SchemaMismatch(
-            f"the table is not as shipped: {wrong} missing or changed",
-            "create what is missing, and repair functions and privileges: claude-sessions schema apply",
+            f"the table is not as shipped: {len(wrong)} missing or changed",
+            mend.hint(difference.mend for difference in wrong),
             data,
         )
     output.result(data, lambda: [*lines, as_text.shipped_line(found)])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from claude_sessions_cli import queries
 from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.errors import SchemaMismatch, UsageError, unknown_word
-
-# Objects by kind and name, in the catalog's words.
-Catalog = dict[tuple[str, str], str]
+from claude_sessions_cli.operations.mend import APPLY, Catalog, mend
 
 LEAST_PRIVILEGE = "least_privilege"
 
@@ -26,17 +24,11 @@ class CatalogObject:
 
 
 @dataclass(frozen=True, slots=True)
-class AppliedFile:
-    """The objects that one DDL file created or changed, and those that it removed or replaced."""
-
-    file: str
-    created: list[CatalogObject]
-    removed: list[CatalogObject] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference of the live table: `missing`, `changed` or `extra`, and the file that it concerns."""
+    """A difference of the live table: `missing`, `changed` or `extra`, and the file that it concerns.
+
+    `mend` is what ends it, a statement or a command; None for an extra object.
+    """
 
     difference: str
     kind: str
@@ -44,6 +36,20 @@ class Difference:
     expected: str | None
     found: str | None
     file: str | None
+    mend: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedFile:
+    """The objects that one DDL file created or changed, those that it removed or replaced, and those that it left.
+
+    `differences` are what is missing or changed all the same.
+    """
+
+    file: str
+    created: list[CatalogObject]
+    removed: list[CatalogObject] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,8 @@ def apply(database: Database, *, grant: str | None = None, optional: Sequence[st
     applied += [database.alter(_apply_file, path) for name, path in known.items() if name in wanted]
     if grant is not None:
         database.alter(_grant, grant)
-    return applied
+    left = [found for found in check(database) if found.difference != "extra"]
+    return [replace(file, differences=[found for found in left if found.file == file.file]) for file in applied]
 
 
 def _require_role(tx: Transaction, role: str) -> None:
@@ -154,12 +161,14 @@ def inspect(database: Database) -> Inspection:
     live = _by_place(objects)
     optional = _optional(live)
     shipped = expected_catalog({found.file for found in optional if found.in_force})
+    definitions = {place: definition for place, (_, definition) in shipped.items()}
     differences = []
     for (kind, name), (file, definition) in shipped.items():
         found = live.get((kind, name))
         if found != definition:
             word = "missing" if found is None else "changed"
-            differences.append(Difference(word, kind, name, definition, found, file))
+            mended_by = mend(kind, name, definition, live, definitions)
+            differences.append(Difference(word, kind, name, definition, found, file, mended_by))
     for (kind, name), definition in live.items():
         if (kind, name) not in shipped:
             differences.append(Difference("extra", kind, name, None, definition, None))
@@ -170,10 +179,10 @@ def inspect(database: Database) -> Inspection:
 def _excess(writer: Writer) -> Difference:
     file = f"optional/{LEAST_PRIVILEGE}.sql" if writer.object == "claude_sessions" else "003_history.sql"
     name = f"{writer.role} on {writer.object}"
-    return Difference("changed", "privileges", name, "none of these", ", ".join(writer.deeds), file)
+    return Difference("changed", "privileges", name, "none of these", ", ".join(writer.deeds), file, APPLY)
 
 
-def _by_place(objects: list[CatalogObject]) -> Catalog:
+def _by_place(objects: list[CatalogObject]) -> dict[tuple[str, str], str]:
     return {(found.kind, found.name): found.definition for found in objects}
 
 

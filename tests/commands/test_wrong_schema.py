@@ -80,6 +80,24 @@ def test_missing_column_is_named(refused: Refused, fresh_database: Callable[...,
     assert json_rows(dsn) == before
 
 
+def test_renamed_column_leads_to_its_mend(refused: Refused, inside: Inside, fresh_database: Callable[..., str]) -> None:
+    dsn = apply_schema(fresh_database())
+    execute(dsn, "ALTER TABLE claude_sessions RENAME COLUMN sd_id TO sd_key")
+    for argv in (("claim", "SD-1"), ("schema", "apply")):
+        message = "sd_id.* .schema apply adds no column .*claude-sessions schema check"
+        refused(*argv, "--dsn", dsn, code=7, message=message)
+    found = inside("schema", "check", "--dsn", dsn)
+    assert (found.returncode, "as the table's owner, run each mend; schema apply changes no" in found.stderr) == (
+        7,
+        True,
+    )
+    mend = 'ALTER TABLE public.claude_sessions RENAME COLUMN "sd_key" TO sd_id'
+    assert f"missing column sd_id (of 001_claude_sessions.sql)\n  mend: {mend}; or" in found.stdout
+    execute(dsn, mend)
+    assert inside("claim", "SD-1", "--session", "a", "--dsn", dsn).returncode == 0
+    assert inside("schema", "check", "--dsn", dsn).returncode == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -551,6 +551,91 @@ def test_check_finds_each_difference(shipped: str, change: Change, differences: 
     else:
         change(shipped)
     assert check(shipped) == differences
+    carry_out_mends(shipped)
+    assert {found for found in check(shipped) if found[0] != "extra"} == set()
+
+
+def carry_out_mends(dsn: str) -> None:
+    """Do what `schema check` says, one difference after another."""
+    run(dsn, "DELETE FROM claude_sessions")
+    for _ in range(3):
+        with database.connect(dsn, "the test") as connection:
+            mend = next((found.mend for found in schema.check(connection) if found.mend), None)
+        if mend is None:
+            break
+        for step in mend.partition("; or, if")[0].split("; then "):
+            if step == "claude-sessions schema apply":
+                apply(dsn)
+            else:
+                run(dsn, step)
+
+
+@pytest.mark.parametrize(
+    ("change", "mends"),
+    [
+        (
+            f"{TABLE} RENAME COLUMN sd_id TO sd_key; {TABLE} ADD COLUMN project text",
+            {
+                "sd_id": f'{TABLE} RENAME COLUMN "sd_key" TO sd_id; or, if that is another one:'
+                f" {TABLE} ADD COLUMN sd_id text"
+            },
+        ),
+        pytest.param(
+            f"{TABLE} RENAME COLUMN hostname TO host_name; {TABLE} ADD COLUMN hostnames integer",
+            {
+                "hostname": f'{TABLE} RENAME COLUMN "host_name" TO hostname; or, if that is another one:'
+                f" {TABLE} ADD COLUMN hostname text"
+            },
+            marks=pytest.mark.faults,
+        ),
+        pytest.param(
+            f"{TABLE} DROP COLUMN codebase; {TABLE} ADD COLUMN project text",
+            {"codebase": f"{TABLE} ADD COLUMN codebase text"},
+            marks=pytest.mark.faults,
+        ),
+        (
+            f"{TABLE} DROP CONSTRAINT claude_sessions_session_id_key",
+            {
+                "claude_sessions_session_id_key": f"{TABLE} ADD CONSTRAINT claude_sessions_session_id_key"
+                " UNIQUE (session_id)"
+            },
+        ),
+        pytest.param(
+            "DROP INDEX idx_claude_sessions_status",
+            {"idx_claude_sessions_status": "claude-sessions schema apply"},
+            marks=pytest.mark.faults,
+        ),
+        pytest.param(
+            "DROP TABLE claude_session_events CASCADE",
+            {"claude_session_events.note": "claude-sessions schema apply"},
+            marks=pytest.mark.faults,
+        ),
+    ],
+    ids=["renamed", "renamed without index", "dropped", "constraint", "index", "history"],
+)
+def test_check_names_what_mends_a_difference(shipped: str, change: str, mends: dict[str, str]) -> None:
+    run(shipped, change)
+    with database.connect(shipped, "the test") as connection:
+        found = {one.name: one.mend for one in schema.check(connection)}
+    assert {name: found[name] for name in mends} == mends
+
+
+def test_apply_names_narrower_index_of_002(shipped: str, cli: Cli) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": shipped}
+    run(shipped, f"DROP INDEX {UNIQUE_CLAIM}")
+    run(shipped, f"CREATE UNIQUE INDEX {UNIQUE_CLAIM} ON claude_sessions (sd_id) WHERE status = 'active'")
+    done = cli("schema", "apply", env=env)
+    assert (done.returncode, done.stdout.splitlines()[1:4]) == (
+        0,
+        [
+            "002_exclusive_claims.sql: left 1 that differs",
+            f"  changed index {UNIQUE_CLAIM}",
+            f"    mend: DROP INDEX public.{UNIQUE_CLAIM}; then claude-sessions schema apply",
+        ],
+    )
+    files = json.loads(cli("schema", "apply", "--json", env=env).stdout)["data"]["files"]
+    [left] = files[1]["differences"]
+    assert (left["difference"], left["name"], files[0]["differences"]) == ("changed", UNIQUE_CLAIM, [])
 
 
 @pytest.mark.parametrize(
