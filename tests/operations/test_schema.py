@@ -467,97 +467,114 @@ def _invalid_index(dsn: str) -> None:
         run(dsn, f"{build} WHERE sd_id IS NOT NULL AND status IN ('active', 'idle')")
 
 
+CHANGES: list[tuple[Change, Found]] = [
+    (f"{TABLE} DROP COLUMN hostname", {("missing", "column", "hostname")}),
+    (f"{TABLE} ADD COLUMN extra text", {("extra", "column", "extra")}),
+    (f"{TABLE} ALTER COLUMN codebase TYPE varchar(80)", {("changed", "column", "codebase")}),
+    (f"{TABLE} ALTER COLUMN created_at TYPE timestamp", {("changed", "column", "created_at")}),
+    (f"{TABLE} ALTER COLUMN status SET DEFAULT 'idle'", {("changed", "column", "status")}),
+    (f"{TABLE} ALTER COLUMN heartbeat_at DROP DEFAULT", {("changed", "column", "heartbeat_at")}),
+    (f"{TABLE} ALTER COLUMN status SET NOT NULL", {("changed", "column", "status")}),
+    (f"{TABLE} ALTER COLUMN session_id DROP NOT NULL", {("changed", "column", "session_id")}),
+    (
+        f"{TABLE} DROP CONSTRAINT claude_sessions_track_check",
+        {("missing", "constraint", "claude_sessions_track_check")},
+    ),
+    (
+        f"{TABLE} DROP CONSTRAINT claude_sessions_status_check,"
+        " ADD CONSTRAINT claude_sessions_status_check CHECK (status IN ('active', 'idle'))",
+        {("changed", "constraint", "claude_sessions_status_check")},
+    ),
+    (f"{TABLE} ADD CONSTRAINT more CHECK (pid > 0)", {("extra", "constraint", "more")}),
+    (
+        f"{TABLE} DROP CONSTRAINT claude_sessions_session_id_key",
+        {("missing", kind, "claude_sessions_session_id_key") for kind in ("constraint", "index")},
+    ),
+    ("DROP INDEX idx_claude_sessions_status", {("missing", "index", "idx_claude_sessions_status")}),
+    (
+        "DROP INDEX idx_claude_sessions_sd; CREATE INDEX idx_claude_sessions_sd ON claude_sessions (sd_id)",
+        {("changed", "index", "idx_claude_sessions_sd")},
+    ),
+    ("CREATE INDEX more ON claude_sessions (codebase)", {("extra", "index", "more")}),
+    (_invalid_index, {("changed", "index", UNIQUE_CLAIM)}),
+    (f"DROP INDEX {UNIQUE_CLAIM}", {("missing", "index", UNIQUE_CLAIM)}),
+    (f"{TABLE} DISABLE ROW LEVEL SECURITY", {("changed", "row security", "enabled")}),
+    (f"{TABLE} FORCE ROW LEVEL SECURITY", {("extra", "row security", "forced")}),
+    ('DROP POLICY "Allow all for anon" ON claude_sessions', {("missing", "policy", "Allow all for anon")}),
+    (
+        'ALTER POLICY "Allow all for anon" ON claude_sessions USING (sd_id IS NULL)',
+        {("changed", "policy", "Allow all for anon")},
+    ),
+    (
+        'ALTER POLICY "Allow all for authenticated" ON claude_sessions TO PUBLIC',
+        {("changed", "policy", "Allow all for authenticated")},
+    ),
+    ("CREATE POLICY more ON claude_sessions FOR SELECT USING (true)", {("extra", "policy", "more")}),
+    (
+        "CREATE TRIGGER more BEFORE UPDATE ON claude_sessions FOR EACH ROW"
+        " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        {("extra", "trigger", "more")},
+    ),
+    (
+        f"{TABLE} DISABLE TRIGGER claude_sessions_record_change",
+        {("changed", "trigger", "claude_sessions_record_change")},
+    ),
+    (
+        "DROP TRIGGER claude_sessions_record_delete ON claude_sessions",
+        {("missing", "trigger", "claude_sessions_record_delete")},
+    ),
+    (
+        "ALTER FUNCTION claude_sessions_record() SECURITY INVOKER",
+        {("changed", "function", "claude_sessions_record")},
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION claude_sessions_record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+        " SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'",
+        {("changed", "function", "claude_sessions_record")},
+    ),
+    (
+        "ALTER TABLE claude_session_events DROP COLUMN note",
+        {("missing", "column", "claude_session_events.note")},
+    ),
+    (
+        "ALTER TABLE claude_session_events ENABLE ROW LEVEL SECURITY",
+        {("extra", "row security", "claude_session_events.enabled")},
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("change", "differences"),
-    [
-        (f"{TABLE} DROP COLUMN hostname", {("missing", "column", "hostname")}),
-        (f"{TABLE} ADD COLUMN extra text", {("extra", "column", "extra")}),
-        (f"{TABLE} ALTER COLUMN codebase TYPE varchar(80)", {("changed", "column", "codebase")}),
-        (f"{TABLE} ALTER COLUMN created_at TYPE timestamp", {("changed", "column", "created_at")}),
-        (f"{TABLE} ALTER COLUMN status SET DEFAULT 'idle'", {("changed", "column", "status")}),
-        (f"{TABLE} ALTER COLUMN heartbeat_at DROP DEFAULT", {("changed", "column", "heartbeat_at")}),
-        (f"{TABLE} ALTER COLUMN status SET NOT NULL", {("changed", "column", "status")}),
-        (f"{TABLE} ALTER COLUMN session_id DROP NOT NULL", {("changed", "column", "session_id")}),
-        (
-            f"{TABLE} DROP CONSTRAINT claude_sessions_track_check",
-            {("missing", "constraint", "claude_sessions_track_check")},
-        ),
-        (
-            f"{TABLE} DROP CONSTRAINT claude_sessions_status_check,"
-            " ADD CONSTRAINT claude_sessions_status_check CHECK (status IN ('active', 'idle'))",
-            {("changed", "constraint", "claude_sessions_status_check")},
-        ),
-        (f"{TABLE} ADD CONSTRAINT more CHECK (pid > 0)", {("extra", "constraint", "more")}),
-        (
-            f"{TABLE} DROP CONSTRAINT claude_sessions_session_id_key",
-            {("missing", kind, "claude_sessions_session_id_key") for kind in ("constraint", "index")},
-        ),
-        ("DROP INDEX idx_claude_sessions_status", {("missing", "index", "idx_claude_sessions_status")}),
-        (
-            "DROP INDEX idx_claude_sessions_sd; CREATE INDEX idx_claude_sessions_sd ON claude_sessions (sd_id)",
-            {("changed", "index", "idx_claude_sessions_sd")},
-        ),
-        ("CREATE INDEX more ON claude_sessions (codebase)", {("extra", "index", "more")}),
-        (_invalid_index, {("changed", "index", UNIQUE_CLAIM)}),
-        (f"DROP INDEX {UNIQUE_CLAIM}", {("missing", "index", UNIQUE_CLAIM)}),
-        (f"{TABLE} DISABLE ROW LEVEL SECURITY", {("changed", "row security", "enabled")}),
-        (f"{TABLE} FORCE ROW LEVEL SECURITY", {("extra", "row security", "forced")}),
-        ('DROP POLICY "Allow all for anon" ON claude_sessions', {("missing", "policy", "Allow all for anon")}),
-        (
-            'ALTER POLICY "Allow all for anon" ON claude_sessions USING (sd_id IS NULL)',
-            {("changed", "policy", "Allow all for anon")},
-        ),
-        (
-            'ALTER POLICY "Allow all for authenticated" ON claude_sessions TO PUBLIC',
-            {("changed", "policy", "Allow all for authenticated")},
-        ),
-        ("CREATE POLICY more ON claude_sessions FOR SELECT USING (true)", {("extra", "policy", "more")}),
-        (
-            "CREATE TRIGGER more BEFORE UPDATE ON claude_sessions FOR EACH ROW"
-            " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-            {("extra", "trigger", "more")},
-        ),
-        (
-            f"{TABLE} DISABLE TRIGGER claude_sessions_record_change",
-            {("changed", "trigger", "claude_sessions_record_change")},
-        ),
-        (
-            "DROP TRIGGER claude_sessions_record_delete ON claude_sessions",
-            {("missing", "trigger", "claude_sessions_record_delete")},
-        ),
-        (
-            "ALTER FUNCTION claude_sessions_record() SECURITY INVOKER",
-            {("changed", "function", "claude_sessions_record")},
-        ),
-        (
-            "CREATE OR REPLACE FUNCTION claude_sessions_record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-            " SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'",
-            {("changed", "function", "claude_sessions_record")},
-        ),
-        (
-            "ALTER TABLE claude_session_events DROP COLUMN note",
-            {("missing", "column", "claude_session_events.note")},
-        ),
-        (
-            "ALTER TABLE claude_session_events ENABLE ROW LEVEL SECURITY",
-            {("extra", "row security", "claude_session_events.enabled")},
-        ),
-    ],
+    CHANGES,
     ids=lambda value: value.removeprefix(TABLE).strip()[:48] if isinstance(value, str) else "",
 )
 def test_check_finds_each_difference(shipped: str, change: Change, differences: Found) -> None:
-    if isinstance(change, str):
-        run(shipped, change)
-    else:
-        change(shipped)
+    make(shipped, change)
     assert check(shipped) == differences
-    carry_out_mends(shipped)
-    assert {found for found in check(shipped) if found[0] != "extra"} == set()
+
+
+def make(dsn: str, change: Change) -> None:
+    if isinstance(change, str):
+        run(dsn, change)
+    else:
+        change(dsn)
+
+
+@pytest.mark.faults
+def test_mends_end_each_difference(shipped: str) -> None:
+    for change, _ in CHANGES:
+        make(shipped, change)
+        run(shipped, "DELETE FROM claude_sessions")
+        carry_out_mends(shipped)
+        assert {found for found in check(shipped) if found[0] != "extra"} == set(), change
+        for name in ("extra", "more"):
+            run(shipped, f"{TABLE} DROP COLUMN IF EXISTS {name}, DROP CONSTRAINT IF EXISTS {name}")
+        run(shipped, "DROP INDEX IF EXISTS more; DROP POLICY IF EXISTS more ON claude_sessions")
+        run(shipped, "DROP TRIGGER IF EXISTS more ON claude_sessions")
 
 
 def carry_out_mends(dsn: str) -> None:
     """Do what `schema check` says, one difference after another."""
-    run(dsn, "DELETE FROM claude_sessions")
     for _ in range(3):
         with database.connect(dsn, "the test") as connection:
             mend = next((found.mend for found in schema.check(connection) if found.mend), None)
