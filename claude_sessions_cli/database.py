@@ -21,10 +21,12 @@ from claude_sessions_cli.connection import Connection, Patience, Row
 from claude_sessions_cli.errors import AGAIN, HeldByAnother, SessionsError, Unreachable
 from claude_sessions_cli.failures import (
     CONSTRAINTS,
+    HIDDEN,
     MISSING,
     OUT_OF_STEP,
     STATEMENT_MODE,
     first_line,
+    hidden_rows,
     refused_by_constraint,
     table_elsewhere,
     translate,
@@ -387,8 +389,8 @@ class Database:
                     raise self._constraint(tx, error) or translate(error) from error
                 failure = ClaimConflict("another program claimed the work item at the same moment", AGAIN)
             except psycopg.Error as error:
-                found = self._missing_table(error) or self._constraint(tx, error) or self._statement_mode(error)
-                raise found or translate(error) from error
+                found = self._missing_table(error) or self._hidden(kind, error) or self._constraint(tx, error)
+                raise found or self._statement_mode(error) or translate(error) from error
             time.sleep(random.uniform(0, 0.01 * 2**number))
         raise failure
 
@@ -396,25 +398,31 @@ class Database:
         """Return the error that names the schema of a table that is not in `public`."""
         if error.sqlstate not in MISSING:
             return None
-        with _translated():
-            [[row]] = _exchange(self._connection, [queries.get("find_table").rstrip(";").encode()])
-        return table_elsewhere(**row)
+        return table_elsewhere(**self._look_up("find_table")[0])
 
     def _constraint(self, tx: Transaction, error: psycopg.Error) -> SessionsError | None:
         """Return the error that says what the constraint asks for which refused a row."""
         refused = error.diag
         if tx.expects_refusal or error.sqlstate not in CONSTRAINTS or not refused.constraint_name:
             return None
-        with _translated():
-            [found] = Transaction(self._connection, _INSPECT, NOBODY).commit(
-                Statement(
-                    "find_constraint",
-                    schema_name=refused.schema_name,
-                    table_name=refused.table_name,
-                    constraint_name=refused.constraint_name,
-                )
-            )
+        found = self._look_up(
+            "find_constraint",
+            schema_name=refused.schema_name,
+            table_name=refused.table_name,
+            constraint_name=refused.constraint_name,
+        )
         return refused_by_constraint(error, **found[0]) if found else None
+
+    def _hidden(self, kind: _Kind, error: psycopg.Error) -> SessionsError | None:
+        """Return the error that names the policy which is missing or limits the role."""
+        if HIDDEN not in first_line(error):
+            return None
+        return hidden_rows(**self._look_up("read_access", commands=list(kind.commands))[0])
+
+    def _look_up(self, query: str, **parameters: Any) -> Rows:
+        """Return the rows of a query of the catalog that says more about an error."""
+        with _translated():
+            return Transaction(self._connection, _INSPECT, NOBODY).commit(Statement(query, **parameters))[0]
 
     def _statement_mode(self, error: psycopg.Error) -> SessionsError | None:
         """Return PgBouncer's own error if it broke off an answer: that of BEGIN alone arrives whole."""

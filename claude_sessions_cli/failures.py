@@ -23,7 +23,7 @@ from claude_sessions_cli.model import Session
 from claude_sessions_cli.text import quote_name
 
 # What our own statements raise, by a cast that fails: require_access, require_history, take_claim and written_row.
-HIDDEN = re.compile(r"claude_sessions: rows are hidden from (.*)\"")
+HIDDEN = "claude_sessions: rows are hidden from "
 NO_HISTORY = "claude_sessions: no history"
 NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 # As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
@@ -163,7 +163,27 @@ def refused_by_constraint(
     if error.sqlstate == "23505":
         hint = f"end or prune that session: claude-sessions list --all; {NOT_OURS.replace('it is', 'the index is')}"
         return DuplicateRefused(f"{constraint} refuses it: another row has the same {definition}", hint)
-    return SchemaMismatch(f"{constraint} refuses it: {definition}", NOT_OURS if table == TABLE else f"ask the owner of {table}")
+    hint = NOT_OURS if table == TABLE else f"ask the owner of {table}"
+    return SchemaMismatch(f"{constraint} refuses it: {definition}", hint)
+
+
+def hidden_rows(*, role: str, closed: Sequence[str], limits: Sequence[str], is_grantable: bool) -> PermissionDenied:
+    """Return the error of a role from which row security hides rows: a policy is missing, or `limits` stand against it.
+
+    `--grant` is the way out only if the policies that it gives a part in open the table.
+    """
+    text = f"row security hides rows of claude_sessions from the role {role}"
+    if limits:
+        names = ", ".join(limits)
+        return PermissionDenied(
+            f"{text}: the restrictive policy {names} limits it",
+            f"an administrator must drop that policy, or leave {role} out of it",
+        )
+    if is_grantable:
+        mend = f"claude-sessions schema apply --grant {role}"
+    else:
+        mend = f"CREATE POLICY claude_sessions_open ON {TABLE} TO {role} USING (true) WITH CHECK (true)"
+    return PermissionDenied(f"{text}: no policy opens {', '.join(closed)} to it", f"an administrator must run: {mend}")
 
 
 def _no_value(table: str, column: str) -> SchemaMismatch:
@@ -194,11 +214,6 @@ def _is_standby(error: psycopg.Error) -> bool:
 
 
 def _own_refusal(text: str) -> SessionsError:
-    if hidden := HIDDEN.search(text):
-        return PermissionDenied(
-            f"row security hides rows of claude_sessions from the role {hidden[1]}",
-            _grant(hidden[1]),
-        )
     if NO_HISTORY in text:
         return SchemaMismatch(
             "this table has no history, or this role may not read it", "add it: claude-sessions schema apply"

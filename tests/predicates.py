@@ -92,6 +92,7 @@ TESTS = {
     ),
     "limit_schema": ("database", "operations/schema"),
     "lock_schema": ("operations/predicates", "operations/schema"),
+    "read_access": ("commands/row_security",),
     "require_access": ("database", "operations/history", *SECURITY),
     "require_history": ("operations/history",),
     "written_row": ("operations/foreign_triggers",),

@@ -74,25 +74,67 @@ def test_read_only_role_lists_and_cannot_write(as_guest: AsGuest, cli: Cli, gues
     assert (done.returncode, done.stdout.count("SD-1")) == (0, 1)
 
 
+CREATE = r"no policy opens .* \(an administrator must run: CREATE POLICY claude_sessions_open .* TO cs_guest"
+DROP = r"the restrictive policy narrow limits it \(an administrator must drop that policy"
+
+
 @pytest.mark.parametrize(
-    "policies",
+    ("policies", "mend"),
     [
-        [],
-        ["CREATE POLICY other ON claude_sessions TO anon USING (true)"],
-        pytest.param(["CREATE POLICY own ON claude_sessions USING (session_id = 'b')"], marks=pytest.mark.faults),
-        [OPEN, "CREATE POLICY narrow ON claude_sessions AS RESTRICTIVE USING (session_id = 'b')"],
+        ([], CREATE),
+        (["CREATE POLICY other ON claude_sessions TO anon USING (true)"], CREATE),
+        pytest.param(
+            ["CREATE POLICY own ON claude_sessions USING (session_id = 'b')"], CREATE, marks=pytest.mark.faults
+        ),
+        ([OPEN, "CREATE POLICY narrow ON claude_sessions AS RESTRICTIVE USING (session_id = 'b')"], DROP),
         pytest.param(
             [OPEN, "CREATE POLICY narrow ON claude_sessions AS RESTRICTIVE FOR SELECT USING (session_id = 'b')"],
+            DROP,
             marks=pytest.mark.faults,
         ),
-        pytest.param(["CREATE POLICY a ON claude_sessions FOR UPDATE USING (true)"], marks=pytest.mark.faults),
+        pytest.param(["CREATE POLICY a ON claude_sessions FOR UPDATE USING (true)"], CREATE, marks=pytest.mark.faults),
     ],
     ids=["none", "another role's", "conditional", "restrictive", "restrictive select", "no select"],
 )
-def test_role_blinded_by_row_security_is_denied(as_guest: AsGuest, guest: str, policies: list[str]) -> None:
+def test_role_blinded_by_row_security_is_denied(as_guest: AsGuest, guest: str, policies: list[str], mend: str) -> None:
     execute(guest, RIGHTS, *policies)
-    message = "row security hides rows of claude_sessions from the role cs_guest.*schema apply --grant cs_guest"
-    as_guest(EVERY_COMMAND, message)
+    as_guest(EVERY_COMMAND, f"row security hides rows of claude_sessions from the role cs_guest: {mend}")
+
+
+SEED = 'CREATE POLICY "Allow all for authenticated" ON claude_sessions TO authenticated USING (true)'
+
+
+@pytest.mark.parametrize(
+    ("prepare", "commands", "mend"),
+    [
+        ([SEED], "SELECT, INSERT, UPDATE", "claude-sessions schema apply --grant cs_guest"),
+        (
+            ["CREATE POLICY reads ON claude_sessions FOR SELECT TO authenticated USING (true)"],
+            "INSERT, UPDATE",
+            "CREATE POLICY claude_sessions_open ON public.claude_sessions TO cs_guest USING (true) WITH CHECK (true)",
+        ),
+        (
+            ["CREATE POLICY claude_sessions_work ON claude_sessions TO CURRENT_USER USING (true)"],
+            "SELECT, INSERT, UPDATE",
+            "claude-sessions schema apply --grant cs_guest",
+        ),
+    ],
+    ids=["seed", "authenticated reads", "least privilege"],
+)
+def test_hint_for_hidden_rows_opens_the_table(
+    inside: Inside, guest: str, prepare: list[str], commands: str, mend: str
+) -> None:
+    if "reads" in prepare[0]:
+        execute(guest, "GRANT authenticated TO cs_guest")
+    execute(guest, RIGHTS, *prepare)
+    env = {"CLAUDE_SESSIONS_DSN": as_role(guest, "cs_guest"), "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    line = failed(inside("claim", "SD-1", env=env), 8, "row security hides rows")
+    assert f"role cs_guest: no policy opens {commands} to it (an administrator must run: {mend})" in line
+    if mend.startswith("claude-sessions "):
+        assert inside(*mend.split()[1:], "--dsn", guest).returncode == 0
+    else:
+        execute(guest, mend)
+    assert inside("claim", "SD-1", env=env).returncode == 0
 
 
 @pytest.mark.parametrize(
