@@ -122,12 +122,11 @@ def free_items(listing: Listing, filters: Filters) -> list[str]:
     return [] if listing.sessions else ["no sessions"]
 
 
-def reap_text(result: ReapResult, explain: bool) -> list[str]:
-    """Return a line for each row that changed, or would; with `explain` the kept ones too."""
+def reap_text(result: ReapResult) -> list[str]:
+    """Return a line for each row that changed, or would, and for those that were kept, if the result has them."""
     would = "would be " if result.dry_run else ""
     lines = [_verdict_line(verdict, f"{would}{verdict.to}") for verdict in result.changed]
-    if explain:
-        lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
+    lines += [_verdict_line(verdict, "kept") for verdict in result.kept]
     return [*lines, *_prune_lines(result)]
 
 

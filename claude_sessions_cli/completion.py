@@ -28,7 +28,7 @@ BUDGET_S = 0.3
 # The time to print the words and exit.
 RESERVE_S = 0.04
 ROW_LIMIT = 200
-EVENT_LIMIT = 2000
+EVENT_LIMIT = 1000
 # zsh evaluates the words, and every shell would split or expand other characters, or read an option.
 _HARMLESS = re.compile(r"[\w./:@+,][\w./:@+,-]*")
 

@@ -16,6 +16,9 @@ FRAGMENTS = (
     "listed",
     "has_terminals",
     "new_session",
+    "over",
+    "reapable",
+    "live",
 )
 
 

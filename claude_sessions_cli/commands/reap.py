@@ -69,10 +69,11 @@ def reap(
             prune=prune,
             cascade=cascade,
             dry_run=dry_run,
+            explain=explain,
             announce=lambda references: output.note(as_text.cascade_text(references)),
         )
         if not dry_run:
             invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
     output.result_unless_refused(
-        as_json.reap_data(result), lambda: as_text.reap_text(result, explain), as_text.refused_lines(result.refused)
+        as_json.reap_data(result), lambda: as_text.reap_text(result), as_text.refused_lines(result.refused)
     )

@@ -116,4 +116,4 @@ def _reap(database: Database, caller: Caller) -> tuple[list[str], list[str]]:
 
     result = reap(database, caller)
     invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
-    return as_text.reap_text(result, explain=False), as_text.refused_lines(result.refused)
+    return as_text.reap_text(result), as_text.refused_lines(result.refused)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from claude_sessions_cli.database import Database, Statement, Transaction
-from claude_sessions_cli.model import PROCESS_GONE, Liveness, ProcessRecord, Session
+from claude_sessions_cli.model import Liveness, ProcessRecord, Session
 from claude_sessions_cli.operations import reap
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.reap import ReapVerdict
@@ -39,10 +39,8 @@ def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     alive = [judged.session for judged in seen if judged.liveness is Liveness.ALIVE]
     if processes := [_as_row(session, session.process) for session in alive if session.process]:
         renewed = change_rows(database.renew, caller, Change("renew_heartbeats", "seen", processes, here))
-    verdicts = [reap.judge(caller, judged, None) for judged in seen if judged.liveness is Liveness.DEAD]
-    released, refused = reap.carry_out(
-        database, caller, [verdict for verdict in verdicts if verdict.reason == PROCESS_GONE]
-    )
+    dead = [reap.gone(caller, judged) for judged in seen if judged.liveness is Liveness.DEAD]
+    released, refused = reap.carry_out(database, caller, dead)
     return HereResult(len(renewed.written), released, [*refusals_of(renewed.refused, seen), *refused])
 
 

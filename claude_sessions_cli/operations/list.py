@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.model import JudgedSession, Label, Session
+from claude_sessions_cli.model import JudgedSession, Label
 from claude_sessions_cli.operations.caller import Caller
 
 # What a reader looks for first.
 FIRST = (Label.YOURS, Label.DEAD, Label.LAPSED)
+# The kinds of sessions that are over, by status, in the order of a list; the word that counts them.
+PAST = {"stale": "stale", "released": Label.ENDED.value}
 # What sorts a list, smallest first; an age is that of its time, so that the youngest comes first.
 SORTS: Mapping[str, Callable[[JudgedSession], Any]] = {
     "state": lambda seen: list(Label).index(seen.label),
@@ -69,14 +71,40 @@ NO_FILTERS = Filters()
 def list_sessions(database: Database, caller: Caller, filters: Filters = NO_FILTERS) -> Listing:
     """Return the sessions that fit every filter.
 
-    Unless they are sorted otherwise, those that need a look come first, then by work item; ended ones come last, the
-    latest change first.
+    Unless they are sorted otherwise, those that need a look come first, then by work item. Stale ones that hold nothing
+    follow, and ended ones, each with the latest change first.
     """
     return database.read(_list, caller, filters)
 
 
+def list_live(tx: Transaction, caller: Caller, filters: Filters = NO_FILTERS) -> Statement:
+    """Return the statement that lists the sessions which live or hold an item, and fit the filters."""
+    return Statement("list_sessions", **_listed(tx, caller, filters), statuses=list(filters.statuses) or None)
+
+
 def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
-    common = {
+    kinds = [kind for kind in PAST if filters.all_statuses or kind in filters.statuses]
+    found, *past = tx.commit(list_live(tx, caller, filters), *_list_past(tx, caller, filters, kinds))
+    live = [caller.judge(session) for session in found.sessions]
+    live.sort(key=_usual_order)
+    counts = Counter(seen.label.value for seen in live)
+    sessions, total = live, len(live)
+    for kind, listed, number in _in_pairs(kinds, past, filters.limit):
+        judged = [caller.judge(session) for session in listed.sessions]
+        # The label of a session needs a look at it.
+        counts.update([seen.label.value for seen in judged] if len(judged) == number else {PAST[kind]: number})
+        sessions, total = sessions + judged, total + number
+    for word in reversed(filters.sort):
+        key, reverse = SORTS[word.removeprefix("-")], word.startswith("-")
+        # What has no value comes last either way.
+        with_value = [seen for seen in sessions if key(seen) is not None]
+        without = [seen for seen in sessions if key(seen) is None]
+        sessions = sorted(with_value, key=key, reverse=reverse) + without
+    return Listing(sessions[: filters.limit], total, dict(+counts))
+
+
+def _listed(tx: Transaction, caller: Caller, filters: Filters) -> dict[str, Any]:
+    return {
         "sd_ids": [form for item in filters.sd_ids for form in tx.forms(item) or ()] if filters.sd_ids else None,
         "tracks": list(filters.tracks) or None,
         "hostname": filters.hostname,
@@ -85,36 +113,28 @@ def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
         "session_id": filters.session_id,
         "now": caller.now,
     }
-    wants_past = filters.all_statuses or "released" in filters.statuses
-    past = [Statement("list_past_sessions", **common, row_limit=filters.limit)] if wants_past else []
-    found, *ended = tx.commit(
-        Statement(
-            "list_sessions",
-            **common,
-            statuses=list(filters.statuses) or None,
-            idle_stale=filters.all_statuses or "stale" in filters.statuses,
-        ),
-        *past,
-    )
-    live = [caller.judge(session) for session in found.sessions]
-    over, number_over = _split_total(ended[0]) if ended else ([], 0)
-    live.sort(key=_usual_order)
-    sessions = live + [caller.judge(session) for session in over]
-    for word in reversed(filters.sort):
-        key, reverse = SORTS[word.removeprefix("-")], word.startswith("-")
-        # What has no value comes last either way.
-        with_value = [seen for seen in sessions if key(seen) is not None]
-        without = [seen for seen in sessions if key(seen) is None]
-        sessions = sorted(with_value, key=key, reverse=reverse) + without
-    counts = Counter(seen.label.value for seen in live)
-    if number_over:
-        counts[Label.ENDED.value] = number_over
-    return Listing(sessions[: filters.limit], len(live) + number_over, dict(counts))
 
 
-def _split_total(rows: Rows) -> tuple[list[Session], int]:
-    total = rows[0]["total"] if rows else 0
-    return [Session(**{name: value for name, value in row.items() if name != "total"}) for row in rows], total
+def _list_past(tx: Transaction, caller: Caller, filters: Filters, kinds: Sequence[str]) -> list[Statement]:
+    """Return the statements that list the sessions of each kind and, if there is a limit, count them."""
+    statements = []
+    for kind in kinds:
+        listed = {"status": kind, **_listed(tx, caller, filters)}
+        # Stale sessions are few enough to be sorted otherwise.
+        limit = None if filters.sort and kind == "stale" else filters.limit
+        statements.append(Statement("list_past_sessions", **listed, row_limit=limit))
+        if filters.limit is not None:
+            statements.append(Statement("count_past_sessions", **listed))
+    return statements
+
+
+def _in_pairs(kinds: Sequence[str], answers: list[Rows], limit: int | None) -> Iterator[tuple[str, Rows, int]]:
+    """Yield the sessions of each kind, and how many there are without the limit."""
+    for place, kind in enumerate(kinds):
+        if limit is None:
+            yield kind, answers[place], len(answers[place])
+        else:
+            yield kind, answers[2 * place], answers[2 * place + 1][0]["number"]
 
 
 def _usual_order(seen: JudgedSession) -> tuple[Any, ...]:

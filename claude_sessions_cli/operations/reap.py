@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.errors import SessionsError
-from claude_sessions_cli.failures import may_concern_one_row
+from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.model import MAX_AGE, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session
 from claude_sessions_cli.operations import prune as pruning
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.prune import Reference
-from claude_sessions_cli.operations.refusals import (
-    DROPPED,
-    Change,
-    Refusal,
-    Said,
-    change_rows,
-    read_refusals,
-    refusals_of,
-)
+from claude_sessions_cli.operations.refusals import Change, Refusal, change_rows, refusals_of
 from claude_sessions_cli.operations.tombstones import tombstone_for
 from claude_sessions_cli.times import format_age, utc
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+T = TypeVar("T")
+
 STALE_FOR = timedelta(days=1)
 # Sessions read in one message, and changed in another: a million rows must neither hold their locks nor fail together.
 PAGE = 1000
-# Heartbeats clamped in one transaction.
-CLAMP_BATCH = 5000
+# Ids found by one statement.
+IDS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +41,10 @@ class ReapVerdict:
 
 @dataclass(slots=True)
 class ReapResult:
-    """The sessions changed and kept, and those that the table refuses to change; in a dry run, those that would be.
+    """The sessions changed, and those that the table refuses to change; in a dry run, those that would be changed.
 
-    `pruned` is the number deleted, `referenced` that of sessions kept because of `references` of other tables. With
-    `cascade`, those of them that write their tables keep none.
+    `kept` are the others, if they are asked for. `pruned` is the number deleted, `referenced` that of sessions kept
+    because of `references` of other tables. With `cascade`, those of them that write their tables keep none.
     """
 
     dry_run: bool
@@ -73,25 +65,29 @@ def reap(
     prune: float | None = None,
     cascade: bool = False,
     dry_run: bool = False,
+    explain: bool = False,
     announce: Callable[[Sequence[Reference]], None] = lambda references: None,
 ) -> ReapResult:
     """Judge every live session, and change those that are dead or silent; see `judge` for the rules.
 
     Safe beside other reapers and the sessions themselves: a row that has changed since it was judged, or that is
     locked, is left alone. `max_age` and `prune` are in seconds; the latter also deletes sessions that have been
-    released, and unchanged, for longer. `cascade` and `announce` are those of `prune.prune`.
+    released, and unchanged, for longer. `explain` returns the sessions that are kept too. `cascade` and `announce` are
+    those of `prune.prune`.
     """
     result = ReapResult(dry_run, cascade=cascade)
-    for page in _live(database, caller, dry_run, result.refused):
+    for page in _pages(database, caller, dry_run, explain):
         verdicts = [judge(caller, caller.judge(session), max_age) for session in page]
         condemned = [verdict for verdict in verdicts if verdict.to]
-        result.kept.extend(verdict for verdict in verdicts if not verdict.to)
+        kept = [verdict for verdict in verdicts if not verdict.to]
+        if explain:
+            result.kept.extend(kept)
         if dry_run:
             result.changed.extend(condemned)
         else:
             changed, refused = carry_out(database, caller, condemned)
             result.changed.extend(changed)
-            result.refused.extend(refused)
+            result.refused += refused + _clamp(database, caller, [verdict.session for verdict in kept])
     result.changed.sort(key=_by_item)
     result.kept.sort(key=_by_item)
     if prune is not None:
@@ -101,77 +97,63 @@ def reap(
     return result
 
 
-def _live(database: Database, caller: Caller, dry_run: bool, refused: list[Refusal]) -> Iterator[list[Session]]:
-    """Yield the live sessions a page at a time, with heartbeats in the future set to now, so that they can age.
+def _pages(database: Database, caller: Caller, dry_run: bool, explain: bool) -> Iterator[list[Session]]:
+    """Yield the sessions to judge, a page at a time: those that live or hold an item, then those that are stale.
 
-    Adds the sessions whose heartbeat the table refuses to set.
+    Beyond the second page the live ones are found once, by their ids: a query for each page would read all of them.
     """
-    after, more_to_clamp = None, not dry_run
-    while True:
-        page = None
-        if more_to_clamp:
-            page, more_to_clamp = _clamp_and_read(database, caller, after, refused)
-        if page is None:
-            page = database.read(_read, caller, after)
+
+    def look(work: Callable[..., T], *args: Any) -> T:
+        # A role that may not write, and a standby, are refused before anything is judged.
+        return database.read(work, *args) if dry_run else database.renew(caller.actor, work, *args)
+
+    page, stale = look(_read, _live(caller, None), _stale(caller, explain, None))
+    yield page
+    after = page[-1].id if len(page) == PAGE else None
+    while after is not None:
+        page, ids = look(_read_with_ids, caller, after)
         yield page
-        if len(page) < PAGE:
-            break
-        after = page[-1].id
-    while more_to_clamp:
-        _, more_to_clamp = _clamp_and_read(database, caller, None, refused, row_limit=0)
+        for start in range(PAGE, len(ids), PAGE):
+            [found] = look(_read, Statement("list_sessions_by_id", ids=ids[start : start + PAGE], now=caller.now))
+            yield [session for session in found if session.status != "released"]
+        after = ids[-1] if len(ids) == IDS else None
+    while stale:
+        yield stale
+        [stale] = look(_read, _stale(caller, explain, stale[-1])) if len(stale) == PAGE else [[]]
 
 
-def _clamp_and_read(
-    database: Database, caller: Caller, after: UUID | None, refused: list[Refusal], row_limit: int | None = None
-) -> tuple[list[Session] | None, bool]:
-    """Clamp a batch of heartbeats and read a page of sessions; return the page, and whether there is more to clamp.
-
-    If the table refuses a heartbeat, all are set one by one, and there is no page.
-    """
-    limit = PAGE if row_limit is None else row_limit
-    try:
-        page, clamped = database.renew(caller.actor, _send_clamp_and_read, caller, after, limit)
-    except SessionsError as error:
-        if not may_concern_one_row(error):
-            raise
-        refused += read_refusals(database, caller, _clamp_each(database, caller))
-        return None, False
-    dropped = {row["row_id"]: (DROPPED, None) for row in clamped if not row["is_written"]}
-    refused += read_refusals(database, caller, dropped)
-    return page, len(clamped) - len(dropped) == CLAMP_BATCH
+def _live(caller: Caller, after: UUID | None) -> Statement:
+    return Statement("list_live_sessions", after=after, row_limit=PAGE, now=caller.now)
 
 
-def _send_clamp_and_read(
-    tx: Transaction, caller: Caller, after: UUID | None, row_limit: int
-) -> tuple[list[Session], Rows]:
-    clamp = Statement("clamp_future_heartbeats", row_limit=CLAMP_BATCH, now=caller.now)
-    clamped, page = tx.commit(clamp, _reading(caller, after, row_limit))
-    return page.sessions, clamped
+def _stale(caller: Caller, explain: bool, last: Session | None) -> Statement:
+    return Statement(
+        "list_stale_sessions",
+        stale_for_s=None if explain else STALE_FOR.total_seconds(),
+        after_at=last.updated_at if last else None,
+        after_id=last.id if last else None,
+        row_limit=PAGE,
+        now=caller.now,
+    )
 
 
-def _clamp_each(database: Database, caller: Caller) -> dict[UUID, Said]:
-    """Set all heartbeats in the future to now, one by one; return what the table said of those that it refused."""
-    refused: dict[UUID, Said] = {}
-    after = None
-    while listed := database.read(_list_future, caller, after):
-        change = Change("clamp_heartbeats", "listed", [{"id": row_id} for row_id in listed], {"now": caller.now})
-        refused |= change_rows(database.renew, caller, change).refused
-        after = listed[-1]
-    return refused
+def _read(tx: Transaction, *statements: Statement) -> list[list[Session]]:
+    return [found.sessions for found in tx.commit(*statements)]
 
 
-def _list_future(tx: Transaction, caller: Caller, after: UUID | None) -> list[UUID]:
-    [found] = tx.commit(Statement("list_future_heartbeats", after=after, row_limit=PAGE, now=caller.now))
-    return [row["id"] for row in found]
+def _read_with_ids(tx: Transaction, caller: Caller, after: UUID) -> tuple[list[Session], list[UUID]]:
+    """Return the next page, and the ids of its sessions and of those that follow."""
+    page, found = tx.commit(_live(caller, after), Statement("list_live_ids", after=after, row_limit=IDS))
+    return page.sessions, [row["id"] for row in found]
 
 
-def _read(tx: Transaction, caller: Caller, after: UUID | None) -> list[Session]:
-    [page] = tx.commit(_reading(caller, after, PAGE))
-    return page.sessions
-
-
-def _reading(caller: Caller, after: UUID | None, row_limit: int) -> Statement:
-    return Statement("list_live_sessions", after=after, row_limit=row_limit, now=caller.now)
+def _clamp(database: Database, caller: Caller, kept: Iterable[JudgedSession]) -> list[Refusal]:
+    """Set heartbeats in the future to now, so that they can age; return what the table refuses."""
+    ahead = [seen for seen in kept if seen.session.heartbeat_at and seen.session.heartbeat_at > seen.session.server_now]
+    if not ahead:
+        return []
+    change = Change("clamp_heartbeats", "listed", [{"id": seen.session.id} for seen in ahead], {"now": caller.now})
+    return refusals_of(change_rows(database.renew, caller, change).refused, ahead)
 
 
 def _by_item(verdict: ReapVerdict) -> tuple[bool, str, str]:
@@ -184,45 +166,60 @@ def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVer
 
     A dead process on this host: released. A claim or an idle session that has lapsed, or a claim older than `max_age`:
     stale. Stale for a day: released. `max_age` spares a proven live process, a parked session, the silence that the
-    holder recorded for itself, and a process elsewhere that beats.
+    holder recorded for itself, and a process elsewhere that beats. A stale session that holds nothing is judged by time
+    alone, unless its process is alive.
     """
     session = seen.session
+    if seen.liveness is Liveness.ALIVE:
+        return _verdict(caller, seen, None, "its process is alive")
+    if session.status == "stale" and session.sd_id is None:
+        touched = max(session.last_sign, session.updated_at or session.last_sign)
+        staleness = ("stale", STALE_FOR.total_seconds())
+        if session.server_now - touched > STALE_FOR:
+            return _verdict(caller, seen, "released", "stale for a day", staleness)
+        return _verdict(caller, seen, None, "stale for less than a day", staleness)
+    if seen.liveness is Liveness.DEAD:
+        return gone(caller, seen)
     stale_after = session.effective_stale_after(caller.settings.stale_after)
     is_recorded = stale_after > caller.settings.stale_after
     silence = ("recorded" if is_recorded else "stale_after", stale_after)
-    evidence: dict[str, Any] = {
+    if seen.lapsed:
+        return _verdict(caller, seen, "stale", SILENT, silence)
+    if session.parked_until:
+        return _verdict(caller, seen, None, "parked")
+    if session.sd_id is not None and max_age is not None and not _beats(session, caller):
+        limit = silence if is_recorded and stale_after > max_age else ("max_age", max_age)
+        if (session.claim_age_s or 0) > limit[1]:
+            return _verdict(caller, seen, "stale", MAX_AGE, limit)
+    return _verdict(caller, seen, None, f"last sign of life {format_age(session.heartbeat_age_s)} ago", silence)
+
+
+def gone(caller: Caller, seen: JudgedSession) -> ReapVerdict:
+    """Return the verdict on a session whose process is dead on this host."""
+    return _verdict(caller, seen, "released", PROCESS_GONE)
+
+
+def _verdict(
+    caller: Caller,
+    seen: JudgedSession,
+    to: str | None,
+    reason: str,
+    limit: tuple[str | None, float | None] = (None, None),
+) -> ReapVerdict:
+    session = seen.session
+    evidence = {
         "sd_id": session.sd_id,
         "process": seen.liveness.value,
         "heartbeat_age_s": session.heartbeat_age_s,
-        "stale_after_s": stale_after,
+        "stale_after_s": session.effective_stale_after(caller.settings.stale_after),
         "claim_age_s": session.claim_age_s,
         "hostname": session.hostname,
         "boot": _boot(session, caller),
         "parked_until": utc(session.parked_until) if session.parked_until else None,
+        "limit": limit[0],
+        "limit_s": limit[1],
     }
-
-    def verdict(to: str | None, reason: str, limit: tuple[str | None, float | None] = (None, None)) -> ReapVerdict:
-        return ReapVerdict(seen, to, reason, {**evidence, "limit": limit[0], "limit_s": limit[1]})
-
-    if seen.liveness is Liveness.DEAD:
-        return verdict("released", PROCESS_GONE)
-    if seen.liveness is Liveness.ALIVE:
-        return verdict(None, "its process is alive")
-    if session.status != "stale" or session.sd_id is not None:
-        if seen.lapsed:
-            return verdict("stale", SILENT, silence)
-        if session.parked_until:
-            return verdict(None, "parked")
-        if session.sd_id is not None and max_age is not None and not _beats(session, caller):
-            limit = silence if is_recorded and stale_after > max_age else ("max_age", max_age)
-            if (session.claim_age_s or 0) > limit[1]:
-                return verdict("stale", MAX_AGE, limit)
-        return verdict(None, f"last sign of life {format_age(session.heartbeat_age_s)} ago", silence)
-    touched = max(session.last_sign, session.updated_at or session.last_sign)
-    staleness = ("stale", STALE_FOR.total_seconds())
-    if session.server_now - touched > STALE_FOR:
-        return verdict("released", "stale for a day", staleness)
-    return verdict(None, "stale for less than a day", staleness)
+    return ReapVerdict(seen, to, reason, evidence)
 
 
 def _beats(session: Session, caller: Caller) -> bool:

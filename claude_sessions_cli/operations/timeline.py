@@ -9,6 +9,7 @@ from itertools import groupby
 from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.list import list_live
 
 ROW_LIMIT = 10_000
 # Ends by the session itself, or by its own next id.
@@ -63,7 +64,7 @@ def _read(tx: Transaction, caller: Caller, seconds: float, name: str | None) -> 
             row_limit=ROW_LIMIT,
             now=caller.now,
         ),
-        Statement("list_live_sessions", after=None, row_limit=ROW_LIMIT, now=caller.now),
+        list_live(tx, caller),
     )
     until = clock["now"]
     labels = {session.session_id: caller.judge(session).label for session in live.sessions if session.holds}

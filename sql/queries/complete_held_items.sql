@@ -2,7 +2,7 @@
 -- Parameters: prefixes (text[]: one in several forms), row_limit (bigint). Returns: name.
 SELECT DISTINCT sd_id AS name
 FROM public.claude_sessions
-WHERE status IS DISTINCT FROM 'released'
+WHERE {live}
     AND EXISTS (
         SELECT FROM pg_catalog.unnest(%(prefixes)s::text[]) AS prefix WHERE pg_catalog.starts_with(sd_id, prefix)
     )

@@ -1,9 +1,9 @@
--- List the sessions that are over, the latest first.
--- Parameters: those of listed; row_limit (bigint); now.
--- Returns: sessions, and total without the limit.
-SELECT {session_columns}, pg_catalog.count(*) OVER () AS total
+-- List the sessions that are over, the latest change first.
+-- Parameters: those of over and listed; row_limit (bigint); now.
+-- Returns: sessions.
+SELECT {session_columns}
 FROM public.claude_sessions
-WHERE status = 'released'
+WHERE {over}
 {listed}
-ORDER BY updated_at DESC NULLS LAST, id
+ORDER BY updated_at DESC NULLS LAST, id DESC
 LIMIT %(row_limit)s::bigint;

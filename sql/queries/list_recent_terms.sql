@@ -7,12 +7,13 @@ FROM (
     SELECT sd_id, session_id, hostname, claimed_at AS began_at, at AS ended_at, reason, actor_session AS ended_by
     FROM public.claude_session_events
     WHERE event = 'unclaimed' AND sd_id IS NOT NULL
-        AND at >= coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
+        -- The time of the statement, unlike clock_timestamp(), can be compared with an index.
+        AND at >= coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp())
             - pg_catalog.make_interval(secs => %(seconds)s::double precision)
     UNION ALL
     SELECT sd_id, session_id, hostname, claimed_at, NULL, NULL, NULL
     FROM public.claude_sessions
-    WHERE sd_id IS NOT NULL AND (status IN ('active', 'idle', 'stale') OR status IS NULL)
+    WHERE sd_id IS NOT NULL AND {live}
 ) AS term
 WHERE %(name)s::text IS NULL OR sd_id = ANY(%(forms)s::text[]) OR session_id = %(name)s::text
 ORDER BY sd_id, began_at NULLS FIRST, session_id

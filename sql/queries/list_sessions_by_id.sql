@@ -1,5 +1,6 @@
 -- List sessions by the ids of their rows.
--- Parameters: ids (uuid[]), now. Returns: sessions.
-SELECT {session_columns}
+-- Parameters: ids (uuid[]), now. Returns: sessions with row_version, in the order of id.
+SELECT {session_columns}, xmin::text AS row_version
 FROM public.claude_sessions
-WHERE id = ANY(%(ids)s::uuid[]);
+WHERE id = ANY(%(ids)s::uuid[])
+ORDER BY id;

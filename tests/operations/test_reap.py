@@ -194,8 +194,7 @@ def test_future_heartbeat_counts_as_now(table: Table) -> None:
     assert table.row("a")["heartbeat_at"] == at(50)
 
 
-def test_future_heartbeat_is_corrected_and_ages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.CLAMP_BATCH", 2)
+def test_future_heartbeat_is_corrected_and_ages(table: Table) -> None:
     future = at(99 * DAY)
     table.insert("held", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=future, updated_at=NOON)
     table.insert("stale", status="stale", heartbeat_at=future, updated_at=NOON)
@@ -210,12 +209,15 @@ def test_future_heartbeat_is_corrected_and_ages(table: Table, monkeypatch: pytes
     table.insert("past", sd_id="SD-3", status="active", claimed_at=NOON, heartbeat_at=at(49), updated_at=NOON)
     assert _reap(table, 51) == {}
     times = {row["session_id"]: row["heartbeat_at"] for row in table.execute("SELECT * FROM public.claude_sessions")}
-    assert times == {"held": at(51), "stale": at(50), "over": at(50), "none": None, "past": at(49)}
+    # A stale session that holds nothing is not looked at before it is due, and an ended one never.
+    assert times == {"held": at(51), "stale": future, "over": future, "none": None, "past": at(49)}
     assert table.row("held")["updated_at"] == NOON, "it is a heartbeat"
     assert _reap(table, 65.5) == {"none": ("stale", "silent"), "past": ("stale", "silent")}
     assert _reap(table, 67) == {"held": ("stale", "silent")}
-    assert _reap(table, 50 + DAY + 1)["stale"] == ("released", "stale for a day")
-    pruned = reap(table.database, make_caller(None, now=at(50 + DAY + 1)), prune=86400).pruned
+    assert "stale" not in _reap(table, DAY + 1)
+    assert table.row("stale")["heartbeat_at"] == at(DAY + 1)
+    assert _reap(table, 2 * DAY + 2)["stale"] == ("released", "stale for a day")
+    pruned = reap(table.database, make_caller(None, now=at(2 * DAY + 3)), prune=86400).pruned
     assert pruned == 1
 
 
@@ -234,7 +236,7 @@ def test_server_clock_decides_on_future_heartbeat(table: Table) -> None:
 
 
 def test_future_heartbeats_are_corrected_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.CLAMP_BATCH", 3)
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 3)
     for number in range(7):
         table.insert(f"s-{number}", heartbeat_at=at(60))
     reap(table.database, make_caller(None, now=NOON))
@@ -250,7 +252,7 @@ def test_dry_run_changes_nothing(table: Table) -> None:
 
 def test_verdict_shows_its_evidence(table: Table) -> None:
     claim(table.database, make_caller("a", now=NOON), "SD-1")
-    [verdict] = reap(table.database, make_caller(None, now=at(5))).kept
+    [verdict] = reap(table.database, make_caller(None, now=at(5)), explain=True).kept
     assert verdict.reason == "last sign of life 5m ago"
     assert verdict.evidence["heartbeat_age_s"] == 300
     assert verdict.evidence["stale_after_s"] == 900
@@ -314,13 +316,38 @@ def test_locked_row_is_left_to_next_reap(table: Table) -> None:
 
 def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 2)
-    for number in range(5):
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.IDS", 3)
+    for number in range(8):
         table.insert(f"s{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
+        # Several of one moment, and two without any.
+        changed = None if number > 5 else at(number // 4)
+        table.insert(f"t{number}", status="stale", heartbeat_at=NOON, updated_at=changed)
     table.insert("ended", status="released", heartbeat_at=NOON)
-    result = reap(table.database, make_caller(None, now=NOON), dry_run=True)
-    assert [verdict.session.session.session_id for verdict in result.kept] == [f"s{number}" for number in range(5)]
-    page = table.ask("list_live_sessions", after=None, row_limit=2, now=NOON)
-    assert len(page) == 2
+    result = reap(table.database, make_caller(None, now=at(5)), dry_run=True, explain=True)
+    kept = [verdict.session.session.session_id for verdict in result.kept]
+    assert kept == [*(f"s{number}" for number in range(8)), *(f"t{number}" for number in range(8))]
+    assert reap(table.database, make_caller(None, now=at(5)), dry_run=True).kept == []
+    assert len(_reap(table, DAY + 5)) == 16
+
+
+def test_stale_session_is_judged_by_time_alone(table: Table, sleeper: Sleeper) -> None:
+    alive, child = sleeper(), sleeper()
+    for name, anchor in (("alive", alive), ("dead", child)):
+        heartbeat(table.database, make_caller(name, now=NOON, anchor=process.read(anchor.pid)), register=True)
+    child.kill()
+    child.wait()
+    table.execute("UPDATE public.claude_sessions SET status = 'stale'")
+    for explain in (True, False):
+        assert _reap(table, DAY, explain=explain) == {}
+    assert _reap(table, DAY + 1) == {"dead": ("released", "stale for a day")}
+
+
+def test_session_released_between_pages_is_not_judged(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 1)
+    for number in range(3):
+        table.insert(f"s{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
+    end = "UPDATE public.claude_sessions SET status = 'released', heartbeat_at = '2026-01-01' WHERE status = 'active'"
+    assert len(_reap_interrupted(table, 16, lambda: table.execute(end))) == 0
 
 
 def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

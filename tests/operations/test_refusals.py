@@ -163,14 +163,6 @@ def test_reap_clamps_all_but_refused_heartbeats(table: Table, rule: str, monkeyp
     assert [table.row(name)["heartbeat_at"] for name in ("a", "bad", "c", "d")] == [at(16), at(99), at(16), at(16)]
 
 
-def test_dropped_clamps_end_the_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_sessions_cli.operations.reap.CLAMP_BATCH", 2)
-    for number in range(4):
-        table.insert(f"bad-{number}", status="idle", heartbeat_at=at(99))
-    with RULES["dropped"][0](table):
-        assert len(reap(table.database, REAPER).refused) == 2
-
-
 def test_dry_run_reports_no_refusal(table: Table) -> None:
     claim(table.database, make_caller("bad", now=NOON), "SD-1")
     with _check(table):
@@ -306,7 +298,6 @@ STATEMENTS: dict[str, Callable[[Table], dict[str, Any]]] = {
         ),
         **PROCESS,
     },
-    "clamp_future_heartbeats": lambda table: {"row_limit": 9},
     "clamp_heartbeats": lambda table: {"listed": _listed(table, "a", "bad", "c")},
     "delete_sessions": lambda table: {"listed": _listed(table, "a", "bad", "c")},
     "prune_sessions": lambda table: {"row_limit": 9, "after": None, "older_than_s": 1},
@@ -345,23 +336,10 @@ def test_server_clock_decides_on_listed_heartbeats(table: Table) -> None:
     for name, sign in (("past", "-"), ("future", "+")):
         beat = f"clock_timestamp() {sign} interval '1 hour'"
         table.execute(f"INSERT INTO claude_sessions (session_id, heartbeat_at) VALUES ('{name}', {beat})")
-    found = table.ask("list_future_heartbeats", after=None, row_limit=9, now=None)
-    assert [row["id"] for row in found] == [table.row("future")["id"]]
     rows = table.ask("clamp_heartbeats", listed=_listed(table, "past", "future"), now=None)
     assert _answer(table, rows) == {"future": True}
     past = "SELECT heartbeat_at <= clock_timestamp() AS past FROM claude_sessions WHERE session_id = 'future'"
     assert table.execute(past) == [{"past": True}]
-
-
-def test_future_heartbeats_are_listed_in_pages(table: Table) -> None:
-    ids = [f"{digit * 8}-0000-0000-0000-000000000000" for digit in "c0a5"]
-    for number, row_id in enumerate(ids):
-        table.insert(f"s{number}", id=row_id, heartbeat_at=at(99))
-
-    def page(after: str | None) -> list[str]:
-        return [str(row["id"])[0] for row in table.ask("list_future_heartbeats", after=after, row_limit=2, now=NOON)]
-
-    assert (page(None), page(ids[3]), page(ids[0])) == (["0", "5"], ["a", "c"], [])
 
 
 @pytest.mark.parametrize("query", ["list_prunable", "lock_prunable"])
