@@ -193,7 +193,12 @@ def _in_force(database: Database) -> list[str]:
 
 
 def _optional(live: Catalog) -> list[OptionalFile]:
-    there = {file for file, kind, name, definition in _shipped_rows() if definition and (kind, name) in live}
+    # An administrator may have chosen the same settings.
+    there = {
+        file
+        for file, kind, name, definition in _shipped_rows()
+        if definition and kind != "setting" and (kind, name) in live
+    }
     return [OptionalFile(_name(path), _name(path) in there) for path in optional_files()]
 
 

@@ -43,7 +43,9 @@ CREATE TABLE IF NOT EXISTS public.claude_sessions (
 DO $$
 BEGIN
     -- Checked first, because CREATE INDEX IF NOT EXISTS waits for every writer even if the index exists.
-    IF pg_catalog.to_regclass('public.idx_claude_sessions_heartbeat') IS NULL THEN
+    -- optional/hot_heartbeats.sql replaces the first.
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_heartbeat') IS NULL
+        AND pg_catalog.to_regclass('public.idx_claude_sessions_live_here') IS NULL THEN
         CREATE INDEX idx_claude_sessions_heartbeat ON public.claude_sessions USING btree (heartbeat_at DESC);
     END IF;
     IF pg_catalog.to_regclass('public.idx_claude_sessions_sd') IS NULL THEN

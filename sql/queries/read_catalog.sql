@@ -30,6 +30,12 @@ FROM relations
 JOIN pg_catalog.pg_index ON indrelid = relations.oid
 JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid
 UNION ALL
+-- The value is the administrator's choice.
+SELECT 'setting', prefix || option_name, 'set'
+FROM relations
+JOIN pg_catalog.pg_class ON pg_class.oid = relations.oid
+CROSS JOIN LATERAL pg_catalog.pg_options_to_table(reloptions)
+UNION ALL
 SELECT 'row security', prefix || setting, value::text
 FROM relations
 JOIN pg_catalog.pg_class ON pg_class.oid = relations.oid

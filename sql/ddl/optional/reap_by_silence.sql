@@ -36,7 +36,15 @@ BEGIN
 
     -- Heartbeats in the future came from wrong clocks. They are set to now, so that they can age.
     FOR one IN
-        SELECT s.* FROM public.claude_sessions AS s WHERE s.heartbeat_at > clock ORDER BY s.id FOR UPDATE SKIP LOCKED
+        SELECT s.*
+        FROM public.claude_sessions AS s
+        WHERE s.heartbeat_at > clock AND (
+            s.status IN ('active', 'idle') OR s.status IS NULL OR (s.status = 'stale' AND s.sd_id IS NOT NULL)
+            OR (s.status = 'stale' AND s.sd_id IS NULL AND s.updated_at IS NULL)
+            OR (s.status = 'stale' AND s.sd_id IS NULL AND s.updated_at < clock - pg_catalog.make_interval(days => 1))
+        )
+        ORDER BY s.id
+        FOR UPDATE SKIP LOCKED
     LOOP
         BEGIN
             UPDATE public.claude_sessions AS s SET heartbeat_at = clock WHERE s.id = one.id;
