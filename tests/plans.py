@@ -48,12 +48,12 @@ class Plan:
         """The number of rows read from the tables; those that an index alone answers are left out."""
         kinds = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
         nodes = [node for node in self.scans if node["Node Type"] != "Index Only Scan"]
-        return round(sum(node.get(kind, 0) * node["Actual Loops"] for node in nodes for kind in kinds))
+        return int(sum(node.get(kind, 0) * node["Actual Loops"] for node in nodes for kind in kinds))
 
     @property
     def rows_returned(self) -> int:
         """The number of rows that the statement returned."""
-        return round(self.root["Plan"]["Actual Rows"])
+        return int(self.root["Plan"]["Actual Rows"])
 
 
 @contextmanager
