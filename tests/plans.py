@@ -48,7 +48,8 @@ class Plan:
         """The number of rows read from the tables; those that an index alone answers are left out."""
         kinds = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
         nodes = [node for node in self.scans if node["Node Type"] != "Index Only Scan"]
-        return int(sum(node.get(kind, 0) * node["Actual Loops"] for node in nodes for kind in kinds))
+        found = [float(node.get(kind, 0) * node["Actual Loops"]) for node in nodes for kind in kinds]
+        return round(sum(found))
 
     @property
     def rows_returned(self) -> int:

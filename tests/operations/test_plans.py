@@ -63,7 +63,6 @@ ONLY_WITH_INDEXES: dict[str, Callable[[Database], object]] = {
     "complete items": _ask("complete_held_items", prefixes=["SD-"], **LIMIT),
     "complete sessions": _ask("complete_session_ids", prefix="", **LIMIT),
     "complete past items": _ask("complete_past_items", prefixes=["SD-"], event_limit=completion.EVENT_LIMIT, **LIMIT),
-    "double claims": _ask("list_double_claims", row_limit=10),
 }
 
 

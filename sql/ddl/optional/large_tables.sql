@@ -1,5 +1,5 @@
--- Indexes for a table with many sessions that are over. None of them is on a column that a heartbeat writes, and none holds
--- a session that beats, unless that fell silent or lost its item.
+-- Indexes for a table with many sessions that are over. None of them is on a column that a heartbeat writes, and none
+-- holds a session that beats, unless that fell silent or lost its item.
 -- Idempotent. Each index that is missing stops writers while it is built, for a second or two per million rows.
 
 DO $$

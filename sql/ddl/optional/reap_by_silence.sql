@@ -59,7 +59,13 @@ BEGIN
     FOR one IN
         SELECT s.*
         FROM public.claude_sessions AS s
-        WHERE (s.status IN ('active', 'idle', 'stale') OR s.status IS NULL)
+        WHERE (
+                s.status IN ('active', 'idle') OR s.status IS NULL OR (s.status = 'stale' AND s.sd_id IS NOT NULL)
+                OR (s.status = 'stale' AND s.sd_id IS NULL AND s.updated_at IS NULL)
+                OR (
+                    s.status = 'stale' AND s.sd_id IS NULL AND s.updated_at < clock - pg_catalog.make_interval(days => 1)
+                )
+            )
             AND coalesce(s.heartbeat_at, s.claimed_at, s.created_at, pg_catalog.to_timestamp(0))
                 < clock - pg_catalog.make_interval(secs => least(given_s, 86400::numeric)::float8)
         ORDER BY s.id
