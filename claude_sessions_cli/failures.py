@@ -96,7 +96,7 @@ def translate(error: psycopg.Error) -> SessionsError:
         return _own_refusal(text)
     if state in MISSING:
         return SchemaMismatch(f"the table is missing: {text}", CREATE)
-    if state in ("42703", "42704", "42804", "42809", "42846", "42883", "42P10"):
+    if state in ("22P02", "428C9", "42703", "42704", "42804", "42809", "42846", "42883", "42P10"):
         return SchemaMismatch(
             f"the table differs from the shipped one: {text}", SEE_WHAT_MENDS if state == "42703" else SEE_WHAT_DIFFERS
         )

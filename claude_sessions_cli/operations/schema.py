@@ -8,10 +8,16 @@ from pathlib import Path
 
 from claude_sessions_cli import queries
 from claude_sessions_cli.database import Database, Statement, Transaction
-from claude_sessions_cli.errors import SchemaMismatch, UsageError, unknown_word
+from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError, unknown_word
+from claude_sessions_cli.failures import WaitedInVain
 from claude_sessions_cli.operations.mend import APPLY, Catalog, mend
 
 LEAST_PRIVILEGE = "least_privilege"
+HINTS: dict[type[SessionsError], str] = {
+    PermissionDenied: f"as the table's owner or an administrator: {APPLY}",
+    WaitedInVain: f"when no other transaction keeps the table: {APPLY}; or in psql, without a limit of time:"
+    " claude-sessions schema print",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,8 @@ def apply(database: Database, *, grant: str | None = None, optional: Sequence[st
     """Apply every DDL file, each in a transaction of its own; then grant the role `grant` its rights.
 
     Of the optional files, those named in `optional` and those in force are applied too. Idempotent. Raises UsageError
-    if that role or a named file does not exist, SchemaMismatch if the table's rows conflict with a file.
+    if that role or a named file does not exist, SchemaMismatch if the table's rows conflict with a file,
+    PermissionDenied without the right to apply one, WaitedInVain if a lock does not come; those before it stay applied.
     """
     known = {path.stem: path for path in optional_files()}
     for name in optional:
@@ -114,13 +121,23 @@ def apply(database: Database, *, grant: str | None = None, optional: Sequence[st
             raise UsageError(
                 f"--grant: {LEAST_PRIVILEGE}.sql keeps {grant} from writing", "grant a role of the workers' own"
             )
-    applied = [database.alter(_apply_file, path) for path in ddl_files()]
+    applied = [_apply(database, path) for path in ddl_files()]
     wanted = {*optional, *_in_force(database)}
-    applied += [database.alter(_apply_file, path) for name, path in known.items() if name in wanted]
+    applied += [_apply(database, path) for name, path in known.items() if name in wanted]
     if grant is not None:
         database.alter(_grant, grant)
     left = [found for found in check(database) if found.difference != "extra"]
     return [replace(file, differences=[found for found in left if found.file == file.file]) for file in applied]
+
+
+def _apply(database: Database, path: Path) -> AppliedFile:
+    try:
+        return database.alter(_apply_file, path)
+    except SessionsError as error:
+        # The tool needs the table alone.
+        works_on = "" if path == ddl_files()[0] else ", and commands work on without it"
+        hint = error.hint or HINTS.get(type(error))
+        raise type(error)(f"{_name(path)} is not applied{works_on}: {error.message}", hint) from error
 
 
 def _require_role(tx: Transaction, role: str) -> None:

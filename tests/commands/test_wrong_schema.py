@@ -110,6 +110,8 @@ def test_renamed_column_leads_to_its_mend(refused: Refused, inside: Inside, fres
         "DROP CONSTRAINT claude_sessions_session_id_key",
         "ADD CONSTRAINT theirs CHECK (hostname = 'elsewhere')",
         "ADD COLUMN project text NOT NULL",
+        "DROP COLUMN codebase, ADD COLUMN codebase text GENERATED ALWAYS AS ('theirs') STORED",
+        "DROP COLUMN pid, ADD COLUMN pid bigint GENERATED ALWAYS AS IDENTITY",
     ],
 )
 def test_table_of_other_shape_is_refused(refused: Refused, fresh_database: Callable[..., str], change: str) -> None:
