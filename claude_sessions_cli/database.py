@@ -415,7 +415,7 @@ class Database:
 
     def _hidden(self, kind: _Kind, error: psycopg.Error) -> SessionsError | None:
         """Return the error that names the policy which is missing or limits the role."""
-        if HIDDEN not in first_line(error):
+        if error.sqlstate != "22P02" or HIDDEN not in first_line(error):
             return None
         return hidden_rows(**self._look_up("read_access", commands=list(kind.commands))[0])
 

@@ -31,6 +31,7 @@ OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
 # Of constraints with a name: a query tells what they ask for.
 CONSTRAINTS = {"23503": "foreign key", "23505": "unique index", "23514": "check", "23P01": "exclusion constraint"}
 NOT_OURS = "it is not of claude-sessions, so ask its owner; see it: claude-sessions schema check"
+OWN_CHECKS = ("claude_sessions_status_check", "claude_sessions_track_check")
 TABLE = "public.claude_sessions"
 # Of a table or a schema that does not exist.
 MISSING = ("42P01", "3F000")
@@ -163,7 +164,10 @@ def refused_by_constraint(
     if error.sqlstate == "23505":
         hint = f"end or prune that session: claude-sessions list --all; {NOT_OURS.replace('it is', 'the index is')}"
         return DuplicateRefused(f"{constraint} refuses it: another row has the same {definition}", hint)
-    hint = NOT_OURS if table == TABLE else f"ask the owner of {table}"
+    if table != TABLE:
+        hint = f"ask the owner of {table}"
+    else:
+        hint = SEE_WHAT_DIFFERS if error.diag.constraint_name in OWN_CHECKS else NOT_OURS
     return SchemaMismatch(f"{constraint} refuses it: {definition}", hint)
 
 
@@ -182,7 +186,8 @@ def hidden_rows(*, role: str, closed: Sequence[str], limits: Sequence[str], is_g
     if is_grantable:
         mend = f"claude-sessions schema apply --grant {role}"
     else:
-        mend = f"CREATE POLICY claude_sessions_open ON {TABLE} TO {role} USING (true) WITH CHECK (true)"
+        policy = f"{quote_name(f'claude_sessions_{role}')} ON {TABLE} TO {quote_name(role)}"
+        mend = f"CREATE POLICY {policy} USING (true) WITH CHECK (true)"
     return PermissionDenied(f"{text}: no policy opens {', '.join(closed)} to it", f"an administrator must run: {mend}")
 
 

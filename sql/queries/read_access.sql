@@ -1,5 +1,5 @@
 -- Say which commands row security does not open to this role, and whether `schema apply --grant` would: see grant_access.
--- Parameters: commands (text[]: letters of pg_policy.polcmd). Returns: role (as SQL takes it), closed (text[]: those
+-- Parameters: commands (text[]: letters of pg_policy.polcmd). Returns: role, closed (text[]: those
 -- without an open policy), limits (text[]: the restrictive policies), is_grantable.
 WITH policies AS (
     SELECT
@@ -45,7 +45,7 @@ verdicts AS (
     GROUP BY needed.place, needed.word
 )
 SELECT
-    pg_catalog.quote_ident(current_user::text) AS role,
+    current_user::text AS role,
     coalesce(pg_catalog.array_agg(word ORDER BY place) FILTER (WHERE NOT is_open), '{}'::text[]) AS closed,
     ARRAY(
         SELECT DISTINCT narrow FROM verdicts CROSS JOIN LATERAL pg_catalog.unnest(verdicts.limits) AS narrow ORDER BY narrow

@@ -74,7 +74,7 @@ def test_read_only_role_lists_and_cannot_write(as_guest: AsGuest, cli: Cli, gues
     assert (done.returncode, done.stdout.count("SD-1")) == (0, 1)
 
 
-CREATE = r"no policy opens .* \(an administrator must run: CREATE POLICY claude_sessions_open .* TO cs_guest"
+CREATE = r'no policy opens .* \(an administrator must run: CREATE POLICY "claude_sessions_cs_guest" .* TO "cs_guest"'
 DROP = r"the restrictive policy narrow limits it \(an administrator must drop that policy"
 
 
@@ -111,7 +111,8 @@ SEED = 'CREATE POLICY "Allow all for authenticated" ON claude_sessions TO authen
         (
             ["CREATE POLICY reads ON claude_sessions FOR SELECT TO authenticated USING (true)"],
             "INSERT, UPDATE",
-            "CREATE POLICY claude_sessions_open ON public.claude_sessions TO cs_guest USING (true) WITH CHECK (true)",
+            'CREATE POLICY "claude_sessions_cs_guest" ON public.claude_sessions TO "cs_guest"'
+            " USING (true) WITH CHECK (true)",
         ),
         (
             ["CREATE POLICY claude_sessions_work ON claude_sessions TO CURRENT_USER USING (true)"],

@@ -114,12 +114,17 @@ def _here() -> str:
     return host.machine_id or host.boot_id
 
 
-def test_columns_that_another_program_filled_stay(table: Table) -> None:
+@pytest.mark.parametrize(("machine", "terminal"), [("m", "t"), ("m", None), (None, "t")])
+def test_what_another_program_filled_stays(table: Table, machine: str | None, terminal: str | None) -> None:
     with _later_form(table, "live rows"):
-        table.insert("a", status="stale", heartbeat_at=NOON, machine_id="m", terminal_id="t")
+        given = {"machine_id": machine, "terminal_id": terminal, "tty": "/dev/pts/3", "heartbeat_at": NOON}
+        table.insert("a", status="stale", **given)
+        if not (machine and terminal):
+            # In the way, until the empty column is filled.
+            table.insert("theirs", status="active", **given)
         claim(table.database, _caller("a"), "SD-1")
         heartbeat(table.database, _caller("a"))
-        assert _places(table) == {"a": ("m", "t")}
+        assert _places(table)["a"] == (machine or _here(), terminal or "a")
 
 
 def test_two_rows_of_one_terminal_stay_refused(table: Table) -> None:
@@ -207,6 +212,16 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         SchemaMismatch,
         r"the check theirs of public.claude_sessions refuses it: CHECK \(\(sd_id <> 'SD-1'::text\)\)",
         "it is not of claude-sessions, so ask its owner; see it: claude-sessions schema check",
+    ),
+    "changed check": (
+        "ALTER TABLE public.claude_sessions DROP CONSTRAINT claude_sessions_status_check;"
+        f"{ADD} CONSTRAINT claude_sessions_status_check CHECK (status IN ('active', 'released'))",
+        "ALTER TABLE public.claude_sessions DROP CONSTRAINT claude_sessions_status_check;"
+        f"{ADD} CONSTRAINT claude_sessions_status_check CHECK (status IN ('active', 'idle', 'stale', 'released'))",
+        _register,
+        SchemaMismatch,
+        "the check claude_sessions_status_check of public.claude_sessions refuses it: CHECK",
+        "see what differs: claude-sessions schema check",
     ),
     "key of items": (
         "CREATE TABLE public.items (id text PRIMARY KEY);"
