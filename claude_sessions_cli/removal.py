@@ -65,9 +65,9 @@ def remove_data(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remova
     config = settings.config_path(environ)
     private = server.status()
     for what, directory, names in (
-        ("data", private.data_dir, DATA),
-        # A short path to the socket of a cluster whose own is too long.
+        # A link: the short path to a socket whose own is too long.
         ("data", private.socket_dir.parent, ("socket",)),
+        ("data", private.data_dir, DATA),
         ("state", settings.state_directory(environ), STATE),
         ("configuration", config.parent, (config.name,)),
     ):
