@@ -259,8 +259,8 @@ def _standing_facts(found: Standings | None) -> dict[str, str | None]:
         facts["holds"] = "nothing: its id is open in another process" + place_of(session)
     if found.lost:
         facts["lost"] = describe(found.lost).removeprefix("lost ")
-    for other in found.others:
-        facts["also"] = f"{other.session.session_id} holds {other.session.sd_id}"
+    if found.others:
+        facts["also"] = ", ".join(f"{other.session.session_id} holds {other.session.sd_id}" for other in found.others)
     return facts
 
 

@@ -36,6 +36,7 @@ EQUIVALENT = {
     "complete_past_items: ORDER BY name -> -": "likewise",
     "list_terms: ORDER BY later.id -> -": "the index that finds them has this order, which nothing promises",
     "002_exclusive_claims: ORDER BY sd_id -> -": "the groups are found by sorting today, which nothing promises",
+    "list_double_claims: ORDER BY item.form -> -": "likewise",
     "read_fence_floor: LIMIT 1 -> -": "the outer one has the same result; this one reads one row of each form",
     "find_sessions: , session_id -> -": "the index that finds them has this order, which nothing promises",
     "limit_transaction: ORDER BY place -> -": "the schemas of a path are listed in order today, which nothing promises",

@@ -126,8 +126,8 @@ def test_forms_that_encoding_lacks_are_left_out(
         assert (done.returncode, done.stderr) == (0, ""), argv
     assert [row[2] for row in rows(dsn)] == [composed]
     failed(inside("claim", typed, "--session", "b", env=env), 3, "is held by a")
-    assert inside("release", typed, env=env).returncode == 0
     assert "OK       double claims: none\n" in inside("doctor", env=env).stdout
+    assert inside("release", typed, env=env).returncode == 0
 
 
 def test_forms_in_sql_ascii_database_are_one_item(fresh_database: Callable[..., str], inside: Inside) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -730,3 +730,15 @@ def test_future_heartbeat_is_corrected_and_fresh_one_kept(table: Table) -> None:
         assert (table.row("a")["heartbeat_at"] != before["heartbeat_at"]) is written
         # A change of any other column would write the whole row to the log.
         assert {**table.row("a"), "heartbeat_at": None} == {**before, "heartbeat_at": None}
+
+
+def test_double_claims_are_of_live_rows_in_order(table: Table) -> None:
+    times = {"old": datetime(2026, 1, 1, tzinfo=timezone.utc), "new": datetime(2026, 1, 2, tzinfo=timezone.utc)}
+    for item, status in (("SD-C", "stale"), ("SD-B", None), ("SD-A", "stale"), ("SD-1", "released"), (None, "idle")):
+        for name in ("new", "old"):
+            table.insert(f"{item}-{name}", sd_id=item, status=status, claimed_at=times[name])
+    table.insert("single", sd_id="SD-2", status="stale")
+    doubles = [(item, [f"{item}-old", f"{item}-new"]) for item in ("SD-A", "SD-B", "SD-C")]
+    for limit in (9, 2):
+        found = table.ask("list_double_claims", row_limit=limit)
+        assert [(row["sd_id"], row["sessions"]) for row in found] == doubles[:limit]
