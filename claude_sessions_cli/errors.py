@@ -27,6 +27,8 @@ EXIT_INTERRUPTED = 130
 # The next steps after several errors.
 AGAIN = "try again"
 REPORT = "show the traceback: set CLAUDE_SESSIONS_DEBUG=1 and run it again"
+RUN_AGAIN = "run it again: add --wait 10m"
+NOT_A_PROGRAM = "correct its name, its rights or its first line"
 SEE_ALL = "see them: claude-sessions list --all"
 SEE_TRIGGERS = "list the triggers: claude-sessions schema check"
 
@@ -49,7 +51,12 @@ class SessionsError(Exception):
         self.hint = mask_passwords(hint)
         self.data = data
         self.holder = holder
+        self.lines: Sequence[str] = [self.message]
         super().__init__(self.message)
+
+    def as_text(self) -> list[str]:
+        """Return the lines that people read: the last one ends with the hint."""
+        return [*self.lines[:-1], f"{self.lines[-1]} ({self.hint})"]
 
 
 class UsageError(SessionsError):

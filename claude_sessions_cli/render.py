@@ -128,8 +128,7 @@ class Output:
         if self.json and not isinstance(error, CannotWrite):
             _write(sys.stdout, self._envelope(error.data, error))
         else:
-            *lines, last = error.lines if isinstance(error, RowsRefused) else [error.message]
-            _talk([*lines, f"{last} ({error.hint})"])
+            _talk(error.as_text())
 
     def traceback(self, error: Exception) -> None:
         """Print the traceback of an unforeseen failure on stderr."""

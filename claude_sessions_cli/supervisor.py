@@ -15,7 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from claude_sessions_cli import process
-from claude_sessions_cli.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMED_OUT, NotHeld, SessionsError
+from claude_sessions_cli.errors import (
+    EXIT_NOT_EXECUTABLE,
+    EXIT_NOT_FOUND,
+    EXIT_TIMED_OUT,
+    RUN_AGAIN,
+    NotHeld,
+    SessionsError,
+)
 from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.renewal import KeepAlive
 from claude_sessions_cli.terminal import Terminal
@@ -282,7 +289,8 @@ class _Runner:
             self._judge_claim(now)
         if self._deadline is not None and now >= self._deadline and not self._is_stopping:
             self._timed_out = True
-            self._stop(f"the command ran for {format_age(self._timeout or 0)}", now + TIMEOUT_GRACE_S)
+            ran = f"the command ran for {format_age(self._timeout or 0)} (raise --timeout)"
+            self._stop(ran, now + TIMEOUT_GRACE_S)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self._signal_all(signal.SIGKILL)
@@ -298,9 +306,9 @@ class _Runner:
         if reason is None:
             failure = self._keep_alive.failure
             why = f": {failure.message}" if failure else ""
-            reason = NotHeld(f"the claim could not be renewed in time{why}", "claim it again later")
+            reason = NotHeld(f"the claim could not be renewed in time{why}", RUN_AGAIN)
         self._stopped_for = reason
-        self._stop(reason.message, window.kill_at(now))
+        self._stop(f"{reason.message} ({RUN_AGAIN})", window.kill_at(now))
 
     def _stop(self, reason: str, kill_at: float) -> None:
         """End the command with TERM now and KILL at a time; a command that is being stopped already only gets KILL."""

@@ -19,6 +19,7 @@ from claude_sessions_cli.errors import (
     EXIT_NOT_EXECUTABLE,
     EXIT_NOT_FOUND,
     EXIT_NOT_HELD,
+    NOT_A_PROGRAM,
     HeldByAnother,
     NoIdentity,
     UsageError,
@@ -148,7 +149,7 @@ def _check_command(program: str, output: Output) -> None:
         reason, code = "it is a directory", EXIT_NOT_EXECUTABLE
     elif ("/" in program and os.path.lexists(program)) or shutil.which(program, os.F_OK) is not None:
         reason, code = "it is not executable", EXIT_NOT_EXECUTABLE
-    output.failure(UsageError(f"cannot run {shorten(program)}: {reason}", "name a program, or its path"))
+    output.failure(UsageError(f"cannot run {shorten(program)}: {reason}", NOT_A_PROGRAM))
     raise typer.Exit(code)
 
 

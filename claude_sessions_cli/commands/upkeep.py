@@ -65,7 +65,7 @@ def _run(directory: Path) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     for failure in failures:
-        for line in failure.lines if isinstance(failure, RowsRefused) else [failure.message]:
+        for line in failure.as_text():
             write_log(2, line)
     upkeep_log.record_run(directory, failures[0].message if failures else None)
     if failures:

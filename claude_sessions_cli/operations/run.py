@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from claude_sessions_cli import supervisor
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
-from claude_sessions_cli.errors import AGAIN, NotHeld, SessionsError, UsageError
+from claude_sessions_cli.errors import AGAIN, NOT_A_PROGRAM, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.identity import derive_session_id, export_anchor
 from claude_sessions_cli.liveness import Host
@@ -22,7 +22,7 @@ from claude_sessions_cli.operations.claim import ClaimResult, claim
 from claude_sessions_cli.operations.release import release
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.renewal import KeepAlive, TrustWindow
-from claude_sessions_cli.text import shorten
+from claude_sessions_cli.text import command_line, shorten
 from claude_sessions_cli.times import uptime
 
 # Seconds that the end of a run waits for the database, and for the reader of its last lines.
@@ -237,14 +237,14 @@ def supervise(
         )
     except OSError as error:
         has_started, finished = False, supervisor.Finished.not_started(error)
-        report(f"cannot run {shorten(command[0])}: {error.strerror}", LAST_WORDS_S)
+        report(f"cannot run {shorten(command[0])}: {error.strerror} ({NOT_A_PROGRAM})", LAST_WORDS_S)
 
     seconds = uptime() - begun
     if finished.left:
         # Its guardian waits for it, and keeps the claim.
         report(
             f"process group {finished.left} of the command is of another user and works on: {lease.sd_id} stays held"
-            " until it ends",
+            f" until it ends (end it, as its user: kill -KILL -- -{finished.left})",
             LAST_WORDS_S,
         )
         return RunResult(finished, finished.stopped_for is not None, seconds)
@@ -253,16 +253,19 @@ def supervise(
     keep = keep_on_failure and failed and has_started and keep_alive.lost is None
     problem = _within(LAST_WORDS_S, lambda: _give_back(connect, lease, keep, "failed" if failed else "completed"))
     lost = finished.stopped_for is not None or (has_started and isinstance(problem, NotHeld))
+    give_back = "give it back: claude-sessions release"
+    if not lease.shared:
+        give_back += f" --session {lease.caller.session_id} --end"
     if isinstance(problem, NotHeld):
         # The supervisor has reported a loss that it stopped the command for.
         if finished.stopped_for is None:
-            report(f"the claim was lost before the command ended: {problem.message}", LAST_WORDS_S)
+            seen = f"see by whom: {command_line('history', lease.sd_id)}"
+            report(f"the claim was lost before the command ended: {problem.message} ({seen})", LAST_WORDS_S)
     elif problem:
         # No error: the claim lapses by itself, because this process is gone.
-        report(f"the claim was not given back: {problem.message}", LAST_WORDS_S)
+        report(f"the claim was not given back: {problem.message} ({give_back})", LAST_WORDS_S)
     elif keep and not lease.shared:
-        command_line = f"claude-sessions release --session {lease.caller.session_id} --end"
-        report(f"{lease.sd_id} is kept until it lapses; give it back: {command_line}", LAST_WORDS_S)
+        report(f"{lease.sd_id} is kept until it lapses; {give_back}", LAST_WORDS_S)
     return RunResult(finished, lost, seconds)
 
 

@@ -429,7 +429,7 @@ def test_refusal_that_is_success_prints_nothing_if_quiet(bench: Bench) -> None:
 def test_command_past_its_time_is_stopped(bench: Bench, command: str) -> None:
     done = bench.call("SD-1", "--timeout", "1s", "--", "sh", "-c", command)
     assert done.returncode == 124
-    assert done.stderr == "claude-sessions: the command ran for 1s; stopping the command\n"
+    assert done.stderr == "claude-sessions: the command ran for 1s (raise --timeout); stopping the command\n"
     bench.assert_ended(reason="failed")
 
 
@@ -464,7 +464,8 @@ def test_command_that_fails_to_start_releases_claim(bench: Bench) -> None:
     _make(bench.directory / "script", f"#!{bench.directory}/missing\n", 0o755)
     done = bench.call("SD-1", "--keep-on-failure", "--", "./script")
     assert (done.returncode, done.stdout) == (127, "")
-    assert done.stderr == "claude-sessions: cannot run './script': No such file or directory\n"
+    reason = "cannot run './script': No such file or directory"
+    assert done.stderr == f"claude-sessions: {reason} (correct its name, its rights or its first line)\n"
     bench.assert_ended(reason="failed")
 
 

@@ -145,7 +145,10 @@ def test_claim_lost_before_command_exit_is_reported(bench: Bench, shared: bool, 
     go.touch()
     _, err = started.communicate(timeout=30)
     assert started.returncode == 4
-    lost = r"the claim was lost before the command ended: this session lost SD-1 to thief .*urgent\)\n"
+    lost = (
+        r"the claim was lost before the command ended: this session lost SD-1 to thief .*urgent\)"
+        r" \(see by whom: claude-sessions history SD-1\)\n"
+    )
     assert re.fullmatch(f"claude-sessions: {lost}", err)
     rows = {row["session_id"]: (row["status"], row["sd_id"]) for row in bench.rows()}
     assert rows.pop("thief") == ("active", "SD-1")

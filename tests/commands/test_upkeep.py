@@ -98,7 +98,9 @@ def test_upkeep_reaps_although_heartbeats_are_denied(
     finally:
         full_table.execute("DROP FUNCTION public.closed CASCADE")
     assert (done.returncode, done.stdout.count("\n"), done.stderr.count("\n")) == (8, 1, 1), done
-    assert " stale silent SD-s: silent" in done.stdout and done.stderr.endswith("closed\n")
+    assert " stale silent SD-s: silent" in done.stdout and done.stderr.endswith(
+        "closed (list the triggers: claude-sessions schema check)\n"
+    )
 
 
 def test_upkeep_prints_failure_with_time_and_records_it(cli: Cli, state: Path) -> None:
