@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli.model import Label
-from claude_sessions_cli.text import cut, presentable, width_of
+from claude_sessions_cli.text import cut, presentable, width_of, wrap
 
 if TYPE_CHECKING:
     from claude_sessions_cli.operations.timeline import Span, Timeline
@@ -53,7 +53,7 @@ def lines(timeline: Timeline, columns: int, *, ascii_only: bool = False) -> Iter
     for name, spans in zip(names, timeline.items.values(), strict=True):
         shown = cut(name, width)
         made.append(shown + " " * (width + 2 - width_of(shown)) + _bar(spans, scale, bar))
-    made.append(f"{HELD[0]}{HELD[1]} held  {FREE} free  {LOST} lost to another  {DEAD} its process is dead")
+    made += wrap(f"{HELD[0]}{HELD[1]} held  {FREE} free  {LOST} lost to another  {DEAD} its process is dead", columns)
     for line in made:
         yield (line.translate(ASCII) if ascii_only else line).rstrip()
 

@@ -20,7 +20,7 @@ from typing import Any, TextIO, TypeVar
 from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
-from claude_sessions_cli.table import Layout, Table
+from claude_sessions_cli.table import Layout, Table, widths_of
 from claude_sessions_cli.text import align, cut, pad, presentable, wrap
 
 SCHEMA_VERSION = 1
@@ -58,14 +58,17 @@ class Output:
     json: bool = False
     quiet: bool = False
 
-    def result(self, data: dict[str, Any], lines: Callable[[], list[str]]) -> None:
-        """Print the result of a command that succeeded."""
+    def result(self, data: dict[str, Any], lines: Callable[[], list[str]], indent: str | None = None) -> None:
+        """Print the result of a command that succeeded; with an `indent`, its lines are wrapped on a terminal."""
         if self.quiet:
             return
         if self.json:
             _write(sys.stdout, self._envelope(data, None))
-        else:
+        elif indent is None or not sys.stdout.isatty():
             _print(sys.stdout, lines())
+        else:
+            columns = _columns(sys.stdout)
+            _print(sys.stdout, [piece for line in lines() for piece in wrap(presentable(line), columns, indent)])
 
     def result_unless_refused(
         self, data: dict[str, Any], lines: Callable[[], list[str]], refused: Sequence[str]
@@ -216,9 +219,9 @@ def _columns(stream: TextIO) -> int:
         return USUAL_COLUMNS
 
 
-def styled(rows: Table, style: Callable[[str, str], T]) -> list[list[T | str]]:
-    """Return a table's cells, padded, with its heads and states in their styles, as `style` makes them."""
-    heads, *lines = pad(rows)
+def styled(rows: Table, style: Callable[[str, str], T], limit: int) -> list[list[T | str]]:
+    """Return a table's cells, padded for `limit` columns, its heads and states in their styles, made by `style`."""
+    heads, *lines = pad(rows, widths_of(rows, limit))
     states = [number for number, head in enumerate(rows[0]) if head == "STATE"]
     made: list[list[T | str]] = [[style(head, HEAD_STYLE) for head in heads]]
     for line in lines:
@@ -242,7 +245,7 @@ def _print_styled(rows: Table, layout: Layout, footer: str) -> None:
             console.print(Text(text, name), end="", soft_wrap=True)
         return capture.get()
 
-    lines = ["  ".join(cells).rstrip() for cells in styled(layout.fit(rows, width), style)]
+    lines = ["  ".join(cells).rstrip() for cells in styled(layout.fit(rows, width), style, width)]
     if footer:
         lines.append(style(cut(presentable(footer), width), FOOTER_STYLE))
     _write(sys.stdout, "".join(f"{line}\n" for line in lines))

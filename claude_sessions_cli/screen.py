@@ -75,7 +75,7 @@ class Screen:
         drawn.append(self._hint() + "\n", HINT_STYLE)
         if heads:
             table = self.layout.fit([heads, *kept[:room]], width)
-            for number, cells in enumerate(render.styled(table, Text)):
+            for number, cells in enumerate(render.styled(table, Text, width)):
                 for column, (head, cell) in enumerate(zip(table[0], cells, strict=True)):
                     text = cell if isinstance(cell, Text) else Text(cell)
                     if number and (kept[number - 1][_key(heads)], head) in self._changed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from claude_sessions_cli.model import JudgedSession
 from claude_sessions_cli.names import RANDOM_ID
-from claude_sessions_cli.text import presentable, width_of, wrap
+from claude_sessions_cli.text import cut, presentable, width_of, wrap
 from claude_sessions_cli.times import format_age, utc
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ MORE: tuple[Column[JudgedSession], ...] = (
 COLUMNS = {column.head.lower(): column for column in (*LIST, *MORE)}
 # The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
 DROPPED_FIRST = ("PID", "TTY", "NOTE", "TRACK", "CLAIMED", "CODEBASE", "HOST", "HEARTBEAT")
+# Cells that may be long, and are cut before a column is dropped.
+CUT = ("NOTE", "HOST", "CODEBASE")
 # Steps between columns that are dropped.
 _SHORTEN, _WRAP = "shorten", "wrap"
 _TIME = re.compile(r"^(\d{4,}-\d\d-\d\d)T(?=\d\d:)")
@@ -147,10 +149,10 @@ def fit(
 ) -> Table:
     """Return the part of a table that fits `limit` columns of a terminal, one line for each row without `texts`.
 
-    Columns that are empty in every row are dropped first, then equal ones. Then random session ids are shortened, the
-    cells of `texts` wrapped at words, other columns dropped, and other ids cut, to prefixes that differ within the
-    table. A work item is never cut, so that only a long one makes a line too wide. If the columns are `chosen`, only
-    ids are shortened.
+    Columns that are empty in every row are dropped first, then equal ones. Then random session ids are shortened, and
+    long cells cut to a quarter of the line, the cells of `texts` wrapped at words, other columns dropped, and other ids
+    cut, to prefixes that differ within the table. A work item is never cut: a long one makes its own line too wide. If
+    the columns are `chosen`, only ids are shortened.
     """
     columns = {head: [row[number] for row in table[1:]] for number, head in enumerate(table[0])}
     optional = [head for head in dropped if head in columns and not chosen]
@@ -163,13 +165,15 @@ def fit(
     least: dict[str, int] = {}
 
     def excess() -> int:
-        widths = [least.get(head) or _width(head, cells) for head, cells in columns.items()]
+        widths = [least.get(head) or _width(head, cells, limit) for head, cells in columns.items()]
         return sum(widths) + 2 * (len(widths) - 1) - limit
 
     for step in (*empty, *equal, _SHORTEN, _WRAP, *rest):
         if excess() <= 0:
             break
         if step is _SHORTEN:
+            long = [head for head in CUT if head in columns and head not in texts and not chosen]
+            columns |= {head: [cut(cell, limit // 4) for cell in columns[head]] for head in long}
             columns |= {head: _shorten_names(columns[head]) for head in ("SESSION", "BY") if head in columns}
         elif step is _WRAP:
             columns |= {head: [_TIME.sub(r"\1 ", cell) for cell in columns[head]] for head in texts if head in columns}
@@ -180,14 +184,14 @@ def fit(
         longest = max(map(width_of, columns["SESSION"]), default=0)
         columns["SESSION"] = _shorten_to(columns["SESSION"], longest - over)
     rows = [tuple(columns), *zip(*columns.values(), strict=True)]
-    return _wrapped(rows, least, -excess()) if least else rows
+    return _wrapped(rows, least, limit, -excess()) if least else rows
 
 
-def _wrapped(table: Table, least: Mapping[str, int], spare: int) -> Table:
+def _wrapped(table: Table, least: Mapping[str, int], limit: int, spare: int) -> Table:
     """Return a table with the cells of some columns wrapped: to their `least` width, and what the `spare` one adds."""
     columns = {head: cells for head, *cells in zip(*table, strict=True)}
     widths = {head: width for head, width in least.items() if head in columns}
-    whole = {head: _width(head, columns[head]) for head in widths}
+    whole = {head: _width(head, columns[head], limit) for head in widths}
     for _ in range(spare):
         # The column with the most lines gains most.
         tallest = max(widths, key=lambda head: whole[head] / widths[head])
@@ -204,8 +208,15 @@ def _wrapped(table: Table, least: Mapping[str, int], spare: int) -> Table:
     ]
 
 
-def _width(head: str, cells: Sequence[str]) -> int:
-    return max(map(width_of, (head, *cells)))
+def widths_of(table: Table, limit: int) -> list[int]:
+    """Return how wide each column is on a terminal of `limit` columns."""
+    return [_width(head, cells, limit) for head, *cells in zip(*table, strict=True)]
+
+
+def _width(head: str, cells: Sequence[str], limit: int) -> int:
+    """Return the width of a column: a work item that takes more than half of a line makes no other line wider."""
+    widths = [width_of(cell) for cell in (head, *cells)]
+    return max([width for width in widths if width <= limit // 2] or widths[:1]) if head == "SD" else max(widths)
 
 
 def _longest_word(cell: str) -> int:

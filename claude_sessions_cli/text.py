@@ -120,10 +120,10 @@ def labelled(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
     ]
 
 
-def pad(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the cells of rows as they will be printed, those of a column equally wide."""
+def pad(rows: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> list[list[str]]:
+    """Return the cells of rows as they will be printed, those of a column as wide as the widest, or of given widths."""
     cells = [[presentable(cell) for cell in row] for row in rows]
-    widths = [max(map(width_of, column)) for column in zip(*cells, strict=True)]
+    widths = widths or [max(map(width_of, column)) for column in zip(*cells, strict=True)]
     return [list(map(_pad, row, widths)) for row in cells]
 
 

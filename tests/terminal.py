@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -46,6 +51,29 @@ def environment(directory: Path, more: Mapping[str, str] | None = None) -> dict[
     """Return a small environment without anything of the account that runs the tests."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return {**kept, "HOME": str(directory), "LANG": "C.UTF-8", "TERM": "dumb", "PS1": PROMPT, **(more or {})}
+
+
+def on_terminal(*argv: str, env: dict[str, str], columns: int = 80) -> str:
+    """Return what a command prints on a terminal of so many columns."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "claude_sessions_cli", *argv]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), **env}
+    printing = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    printed = b""
+    # Linux reports the end of a terminal as an error.
+    with suppress(OSError):
+        while read := os.read(ours, 1 << 16):
+            printed += read
+    os.close(ours)
+    assert printing.wait(60) == 0
+    return printed.decode().replace("\r\n", "\n")
+
+
+def bare(shown: str) -> list[str]:
+    """Return the lines of a terminal without their styles."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,14 @@ def test_bars_show_terms_losses_gaps_and_the_dead() -> None:
         "one  ███████·····▒▒▒▒▒▒██████",
         "two  ······················█!",
     ]
-    assert lines[3].startswith("█▒ held  · free  x lost to another")
+    assert " ".join(lines[3:]).startswith("█▒ held  · free  x lost to another")
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
-def test_no_bar_is_wider_than_its_terminal(columns: int) -> None:
+def test_no_line_is_wider_than_its_terminal(columns: int) -> None:
     name = "SD-\u6f22\u5b57-" + "x" * 60
     lines = list(chart.lines(_timeline(**{name: [_span("a", 20, 1)]}), columns))
-    assert all(width_of(line) <= max(columns, chart.LEAST_BAR + columns // 3 + 2) for line in lines[:2])
+    assert all(width_of(line) <= max(columns, chart.LEAST_BAR + columns // 3 + 2) for line in lines)
 
 
 def test_plain_terminal_gets_ascii() -> None:

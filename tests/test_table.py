@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claude_sessions_cli.table import DROPPED_FIRST, LIST, Table, fit
+from claude_sessions_cli.table import DROPPED_FIRST, LIST, Table, fit, widths_of
 from claude_sessions_cli.text import align, width_of
 
 HEADS = tuple(column.head for column in LIST)
@@ -90,6 +90,40 @@ def test_long_work_item_stays_whole() -> None:
     item = "SD-" + "X" * 90
     fitted = fit(table({"SD": item}), 60)
     assert fitted[1][1] == item
+
+
+def test_long_work_item_widens_no_other_line() -> None:
+    item = "SD-" + "X" * 90
+    ordinary, beside = fit(table({}, {}), 80), fit(table({}, {"SD": item}), 80)
+    assert beside[0] == ordinary[0] and beside[1] == ordinary[1] and beside[2][1] == item
+    assert widths_of(beside, 80) == widths_of(ordinary, 80)
+
+
+@pytest.mark.parametrize(
+    ("limit", "heads"),
+    [
+        (40, "STATE SD SESSION"),
+        (60, "STATE SD SESSION HOST HEARTBEAT"),
+        (80, "STATE SD SESSION HOST CODEBASE CLAIMED HEARTBEAT"),
+        (120, "STATE SD SESSION HOST TTY PID CODEBASE CLAIMED HEARTBEAT NOTE"),
+        (200, "STATE SD TRACK SESSION HOST TTY PID CODEBASE CLAIMED HEARTBEAT NOTE"),
+    ],
+)
+def test_columns_of_each_width(limit: int, heads: str) -> None:
+    rows = table(
+        {}, dict(zip(HEADS, ("DEAD", "SD-2", "A", UUID, "vm2", "pts/1", "2", "x", "1h", "1m", "n" * 70), strict=True))
+    )
+    assert " ".join(fit(rows, limit)[0]) == heads
+    assert widest(fit(rows, limit)) <= limit
+
+
+def test_long_texts_are_cut_before_columns_leave() -> None:
+    rows = table({}, {"HOST": "h" * 80, "NOTE": "n" * 200})
+    fitted = fit(rows, 120)
+    assert "NOTE" in fitted[0] and "HOST" in fitted[0]
+    cells = dict(zip(fitted[0], fitted[2], strict=True))
+    assert cells["HOST"] == "h" * 29 + "…"
+    assert widest(fitted) <= 120
 
 
 def test_every_column_that_may_leave_exists() -> None:

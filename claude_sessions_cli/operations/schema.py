@@ -136,7 +136,7 @@ def _apply(database: Database, path: Path) -> AppliedFile:
     except SessionsError as error:
         # The tool needs the table alone.
         works_on = "" if path == ddl_files()[0] else ", and commands work on without it"
-        hint = error.hint or HINTS.get(type(error))
+        hint = HINTS.get(type(error), error.hint)
         raise type(error)(f"{_name(path)} is not applied{works_on}: {error.message}", hint) from error
 
 

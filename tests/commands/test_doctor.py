@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 from conftest import Cli, Table, make_caller
+from terminal import bare, on_terminal
 from wire import Fault, Wire
 
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import surroundings
+from claude_sessions_cli.as_text import FINDING_INDENT, MARKS
 from claude_sessions_cli.embedded import cluster, server
 from claude_sessions_cli.operations.doctor import Finding, Verdict
 from claude_sessions_cli.settings import Settings
+from claude_sessions_cli.text import width_of
 from claude_sessions_cli.timers import upkeep_log
 from commands.answers import Inside, apply_schema, data_of, execute
 
@@ -150,3 +153,13 @@ def test_each_mending_command_exists(full_table: Table, seed_dsn: str, inside: I
     for command in commands:
         name = shlex.split(command)[1]
         assert name in program.COMMANDS, command
+
+
+@pytest.mark.parametrize(
+    "columns", [40, *(pytest.param(columns, marks=pytest.mark.faults) for columns in (60, 80, 120, 200))]
+)
+def test_lines_fit_a_terminal_whole_words(dsn: str, columns: int) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    lines = bare(on_terminal("doctor", env=env, columns=columns))
+    assert max(map(width_of, lines)) <= columns
+    assert {line[: len(FINDING_INDENT)].strip() for line in lines} <= {"", *MARKS.values()}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
-import struct
 import subprocess
 import sys
-import termios
-from contextlib import suppress
 
 import pytest
 from conftest import Cli
+from terminal import bare, on_terminal
 
 from claude_sessions_cli.text import width_of
 from commands.answers import SESSION_KEYS, Run, data_of, execute
@@ -62,40 +58,17 @@ def test_jsonl_prints_a_session_on_each_line(run: Run) -> None:
     assert [(line["session_id"], set(line)) for line in lines] == [("a", SESSION_KEYS), ("b", SESSION_KEYS)]
 
 
-def _on_terminal(*argv: str, env: dict[str, str], columns: int = 80) -> str:
-    """Return what a command prints on a terminal of so many columns."""
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-    command = [sys.executable, "-m", "claude_sessions_cli", *argv]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), **env}
-    printing = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    printed = b""
-    # Linux reports the end of a terminal as an error.
-    with suppress(OSError):
-        while read := os.read(ours, 1 << 16):
-            printed += read
-    os.close(ours)
-    assert printing.wait(60) == 0
-    return printed.decode().replace("\r\n", "\n")
-
-
-def _bare(shown: str) -> list[str]:
-    """Return the lines of a terminal without their styles."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
-
-
 @pytest.mark.parametrize("more", [{}, {"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.faults)])
 def test_terminal_gets_a_footer_and_plain_lines_on_request(run: Run, dsn: str, more: dict[str, str]) -> None:
     for session in ("a", "b", "c"):
         run("claim", f"SD-{session}", session=session)
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a", **more}
-    shown = _on_terminal("list", "--limit", "2", env=env, columns=300)
+    shown = on_terminal("list", "--limit", "2", env=env, columns=300)
     # A dumb terminal has 80 columns, which cut the footer.
     assert "1 YOURS, 2 LIVE (" in shown and ("from CLAUDE_SESSIONS_DSN)" in shown or "…" in shown)
     assert shown.endswith("claude-sessions: 1 more\n")
     assert ("32mYOURS" in shown) == (not more)
-    plain = _on_terminal("list", "--plain", env=env)
+    plain = on_terminal("list", "--plain", env=env)
     assert "\x1b[" not in plain and "1 YOURS" not in plain and len(plain.splitlines()) == 4
 
 
@@ -106,12 +79,12 @@ def test_rows_and_footer_fit_their_terminal(run: Run, dsn: str, columns: int) ->
     run("claim", "SD-AUTH-001", "--track", "A", "--note", "wide \u6f22\u5b57 and right-to-left \u05d0\u05d1")
     run("claim", "SD-2", session="4f9c2a7e-1b2c-4d3e-8f90-123456789abc")
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a", "NO_COLOR": "1"}
-    lines = _bare(_on_terminal("list", env=env, columns=columns))
+    lines = bare(on_terminal("list", env=env, columns=columns))
     assert len(lines) == 4
     assert max(map(width_of, lines)) <= columns
     assert lines[1].split()[:2] == ["YOURS", "SD-AUTH-001"]
     if columns > 40:
-        whole = _bare(_on_terminal("list", "--wide", env=env, columns=columns))
+        whole = bare(on_terminal("list", "--wide", env=env, columns=columns))
         assert "4f9c2a7e-1b2c-4d3e-8f90-123456789abc" in whole[2]
 
 
