@@ -143,6 +143,7 @@ def status_data(identity: Identity, found: Standings | None, asked: Asked, aroun
     return {
         **_identity_data(identity),
         **_standing_data(found, asked),
+        "server_version": asked.server_version,
         "shell_hook": around.shell_hook,
         "agent_hooks": around.agent_hooks,
         "hook_ran_at": around.hook_ran_at,
@@ -163,7 +164,7 @@ def _standing_data(found: Standings | None, asked: Asked) -> dict[str, Any]:
         "lost": tombstone_data(found.lost) if found else None,
         "twin": found.is_twin if found else None,
         "others": [session_data(other) for other in found.others] if found else [],
-        "database": asdict(asked),
+        "database": {"name": asked.name, "source": asked.source, "error": asked.error},
     }
 
 

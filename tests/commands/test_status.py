@@ -53,7 +53,7 @@ def test_status_shows_claim_database_and_set_up(full_table: Table, inside: Insid
     assert facts["completion"] == "bash"
     data = data_of(inside("status", "--json", env=env), "status")
     assert (data["session_id"], data["session"]["fence"]) == (OWN, held.fence)
-    assert data["database"]["server_version"] == full_table.database.server_version
+    assert data["server_version"] == full_table.database.server_version
     assert (data["timer_error"], data["completion"], data["shell_hook"]) == ("no route", ["bash"], False)
 
 
