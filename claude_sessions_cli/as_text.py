@@ -344,6 +344,8 @@ def inspection_lines(inspection: Inspection) -> list[str]:
             line += f" (of {found.file})"
         elif found.difference == "changed":
             line += f": {found.found}, expected {found.expected}"
+        else:
+            line += f": {found.found}"
         lines.append(line)
         if found.mend:
             lines.append(f"  mend: {found.mend}")

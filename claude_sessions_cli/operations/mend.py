@@ -91,4 +91,6 @@ def _mend_policy(name: str, expected: str, found: str | None, live: Catalog) -> 
     if " " not in name or not any(kind == "policy" for kind, _ in live):
         return f"{drop}{APPLY}"
     permissive, command, rest = expected.split(" ", 2)
-    return f"{drop}CREATE POLICY {policy} AS {permissive} FOR {command} {rest}"
+    # It admits everybody without a login.
+    instead = f"; or, to do without it: {APPLY} --optional least_privilege" if "anon" in name else ""
+    return f"{drop}CREATE POLICY {policy} AS {permissive} FOR {command} {rest}{instead}"

@@ -583,7 +583,7 @@ def carry_out_mends(dsn: str) -> None:
             mend = next((found.mend for found in schema.check(connection) if found.mend), None)
         if mend is None:
             break
-        for step in mend.partition("; or, if")[0].split("; then "):
+        for step in mend.partition("; or, ")[0].split("; then "):
             if step == "claude-sessions schema apply":
                 apply(dsn)
             else:
@@ -663,7 +663,10 @@ def test_apply_names_narrower_index_of_002(shipped: str, cli: Cli) -> None:
     [
         (f"DROP INDEX {UNIQUE_CLAIM}", {f"missing index {UNIQUE_CLAIM}"}),
         (f"{TABLE} ALTER COLUMN status SET NOT NULL", {"changed column status"}),
-        ("CREATE INDEX more ON claude_sessions (codebase)", {"extra index more"}),
+        (
+            "CREATE INDEX more ON claude_sessions (codebase)",
+            {"extra index more: CREATE INDEX more ON public.claude_sessions"},
+        ),
         (
             f"{TABLE} DROP COLUMN hostname; {TABLE} ADD COLUMN extra text",
             {"missing column hostname", "extra column extra"},
