@@ -113,7 +113,7 @@ BEGIN
                     pg_catalog.to_char(clock AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS'::text),
                     CASE WHEN pg_catalog.to_char(clock, 'US'::text) <> '000000'::text
                         THEN pg_catalog.to_char(clock, '.US'::text) END,
-                    '+00:00'
+                    'Z'
                 ),
                 'fence', CASE WHEN one.claimed_at >= pg_catalog.to_timestamp(0)
                     AND one.claimed_at <= '9999-01-01 00:00:00Z'::timestamp with time zone
