@@ -320,7 +320,7 @@ def ask_standings(
         from claude_sessions_cli.operations.caller import Caller
         from claude_sessions_cli.operations.whoami import whoami
 
-        with open_database(found, output) as database:
+        with open_database(found, output, starts=False) as database:
             asked = replace(asked, name=asked.name or database.description, server_version=database.server_version)
             standings = whoami(database, Caller(who, found))
     except SessionsError as error:
