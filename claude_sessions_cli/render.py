@@ -70,6 +70,10 @@ class Output:
             columns = _columns(sys.stdout)
             _print(sys.stdout, [piece for line in lines() for piece in wrap(presentable(line), columns, indent)])
 
+    def script(self, text: str) -> None:
+        """Print a script for a shell, as it is."""
+        _write(sys.stdout, self._envelope({"script": text}, None) if self.json else text)
+
     def result_unless_refused(
         self, data: dict[str, Any], lines: Callable[[], list[str]], refused: Sequence[str]
     ) -> None:
@@ -155,11 +159,6 @@ class Output:
                 "holder": session_data(error.holder),
             }
         return json.dumps(envelope, default=json_value) + "\n"
-
-
-def verbatim(text: str) -> None:
-    """Print a script for a shell on stdout."""
-    _write(sys.stdout, text)
 
 
 def answer(text: str) -> None:

@@ -337,12 +337,21 @@ def test_json_has_the_fields_of_the_reference(
     # Without a cluster; embedded/test_upgrade.py compares the data.
     call("db upgrade", on=None)
 
+    call("prompt")
+    call("shell-init", "bash")
+    call("completion", "zsh")
+    call("schema print")
+    call("schema json")
+    assert call("help", "claim")["data"]["text"].startswith("Usage: claude-sessions claim")
+
     assert checker.problems == []
     assert {"process.pid", "run.guardian.pid", "term.fence", "tombstone.at", "parked_until"} <= checker.fields
     # Nothing of the reference is left unseen.
     assert checker.used == {section for section in REFERENCE if _tables(section, "field")} - {"JSON", "Metadata"}
     with_json = {name for name, command in COMMANDS.items() if "--json" in _options(command)}
     assert called == {SAME_DATA.get(name, name) for name in with_json}
+    # These have the output that Claude Code expects.
+    assert COMMANDS.keys() - with_json == {"hook", "statusline"}
 
 
 def test_json_schema_is_that_of_the_reference(cli: Cli) -> None:

@@ -16,6 +16,7 @@ app = options.new_app()
 @app.command()
 def completion(
     shell: Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="The shell that runs it.")],
+    json: options.Json = False,
 ) -> None:
     """Print the completion script of a shell.
 
@@ -28,4 +29,4 @@ def completion(
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     script = get_completion_script(prog_name=render.PROGRAM, complete_var=VARIABLE, shell=shell)
-    render.verbatim(script)
+    render.Output("completion", json).script(script)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Annotated
 
 import typer
@@ -19,12 +21,14 @@ def help_(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[TOPIC|COMMAND]...", help="A topic, or a command.")
     ] = None,
+    json: options.Json = False,
 ) -> None:
     """Explain a topic or a command."""
-    root = ctx.find_root()
+    root, output = ctx.find_root(), render.Output("help", json)
     commands = [name for names in SECTIONS.values() for name in names]
     if words and words[0] in manual.topics():
-        render.Output("help").result({}, manual.topic(words[0]).splitlines)
+        text = manual.topic(words[0])
+        output.result({"text": text}, text.splitlines)
         return
     if words and words[0] not in commands:
         raise unknown_word(
@@ -33,4 +37,7 @@ def help_(
             [*commands, *manual.topics()],
             "list them: claude-sessions help",
         )
-    root.command.main([*(words or ()), "--help"], prog_name=root.info_name, standalone_mode=False)
+    printed = StringIO()
+    with redirect_stdout(printed):
+        root.command.main([*(words or ()), "--help"], prog_name=root.info_name, standalone_mode=False)
+    output.result({"text": printed.getvalue()}, printed.getvalue().splitlines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import locale
 import os
 import time
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -22,21 +23,22 @@ def prompt(
         str | None,
         typer.Option("--pid", metavar="PID", help="The process of this session [detected]."),
     ] = None,
+    json: options.Json = False,
 ) -> None:
     """Print what this terminal holds.
 
     For a prompt or a status line: `SD-AUTH-001 12m`, `LOST SD-AUTH-001`, or nothing. Reads the small file that the
     commands of this session keep current, and no database. Always exits 0.
     """
-    try:
+    anchor = None
+    # A status line must not show errors, and its shell may just have ended.
+    with suppress(UsageError, ValueError):
         anchor = identity.detect(os.environ, pid=None if pid is None else int(pid)).anchor
-    except (UsageError, ValueError):
-        return  # a status line must not show errors, and its shell may just have ended
     found = prompt_file.read(os.environ, anchor) if anchor else None
     segment = found.segment(time.time()) if found else ""
-    if segment:
+    if segment or json:
         from claude_sessions_cli.render import Output
 
         # Python writes UTF-8 in the locale C too, whose terminals may take a byte of a character for a command.
         charset = locale.nl_langinfo(locale.CODESET) or "ascii"
-        Output("prompt").result({}, lambda: [segment.encode(charset, "replace").decode(charset)])
+        Output("prompt", json).result({"text": segment}, lambda: [segment.encode(charset, "replace").decode(charset)])

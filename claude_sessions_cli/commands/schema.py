@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from json import loads
 from pathlib import Path
 from typing import Annotated
 
@@ -65,19 +66,19 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
 
 
 @app.command("print")
-def print_() -> None:
+def print_(json: options.Json = False) -> None:
     """Print the DDL, for psql or a migration tool."""
     from claude_sessions_cli.operations import schema
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in schema.ddl_files())
-    render.Output("schema print").result({}, text.splitlines)
+    render.Output("schema print", json).result({"sql": text}, text.splitlines)
 
 
 @app.command("json")
-def json_() -> None:
+def json_(json: options.Json = False) -> None:
     """Print the JSON Schema of all answers."""
     text = (Path(render.__file__).parent / "answers.schema.json").read_text(encoding="utf-8")
-    render.Output("schema json").result({}, text.splitlines)
+    render.Output("schema json", json).result({"schema": loads(text)}, text.splitlines)
 
 
 @app.command()

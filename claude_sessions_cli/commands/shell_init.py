@@ -17,6 +17,7 @@ app = options.new_app()
 @app.command("shell-init")
 def shell_init(
     shell: Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="The shell that runs it.")],
+    json: options.Json = False,
 ) -> None:
     """Print the integration of a shell.
 
@@ -25,4 +26,5 @@ def shell_init(
     CLAUDE_SESSIONS_HOOK=0 (in fish: set -g CLAUDE_SESSIONS_HOOK 0) turns it off; claude_sessions_unhook removes it.
     """
     options.check_words("shell", [shell], SHELLS)
-    render.verbatim(hooks.render(shell, process.this_program(sys.argv[0]), hooks.heartbeat_seconds()))
+    script = hooks.render(shell, process.this_program(sys.argv[0]), hooks.heartbeat_seconds())
+    render.Output("shell-init", json).script(script)
