@@ -21,7 +21,7 @@ from claude_sessions_cli.operations.reap import reap
 DDL = queries.directory() / "ddl/optional/reap_by_silence.sql"
 CALL = "SELECT * FROM public.claude_sessions_reap_by_silence(%s::text::interval, %s, %s)"
 ELSEWHERE = {"pid": 7, "start": "1", "boot_id": "another boot", "pid_ns": "pid:[1]"}
-LOST = {"sd_id": "SD-0", "fence": 5, "at": "2026-01-01T11:00:00+00:00", "reason": "forced", "by": "b", "told": True}
+LOST = {"sd_id": "SD-0", "fence": 5, "at": "2026-01-01T11:00:00Z", "reason": "forced", "by": "b", "told": True}
 TERM = {"sd_id": "SD-1", "fence": 1767268800000000}
 
 
