@@ -62,9 +62,10 @@ def cut(line: str, columns: int) -> str:
     """
     if width_of(line) <= columns:
         return line
-    while line and width_of(line) > columns - 1:
-        line = line[:-1]
-    return line + "…"
+    kept = line
+    while kept and width_of(kept) >= columns:
+        kept = kept[:-1]
+    return kept + "…"
 
 
 def wrap(line: str, columns: int, indent: str = "") -> list[str]:
@@ -104,20 +105,6 @@ def width_of(text: str) -> int:
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines whose columns are aligned as they will be printed."""
     return ["  ".join(row).rstrip() for row in pad(rows)]
-
-
-def labelled(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
-    """Return labels and texts as two columns; a text that is too long for `columns` goes on below, at a blank.
-
-    >>> labelled([("timer:", "cron, last ran 5s ago")], 24)
-    ['timer:  cron, last ran', '        5s ago']
-    """
-    indent = max(width_of(label) for label, _ in rows) + 2
-    return [
-        _pad("" if number else label, indent) + part
-        for label, text in rows
-        for number, part in enumerate(wrap(presentable(text), columns - indent))
-    ]
 
 
 def pad(rows: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> list[list[str]]:
@@ -163,3 +150,32 @@ def shorten(value: object, limit: int = 60) -> str:
 def valid_utf8(name: str) -> str:
     """Return a file name as text that a database accepts: bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode(errors="replace")
+
+
+def labelled(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
+    """Return labels and texts as two columns; what is too long for `columns` goes on below, broken within long words.
+
+    >>> labelled([("timer:", "cron, last ran 5s ago")], 24)
+    ['timer:  cron, last ran', '        5s ago']
+    """
+    indent = max(width_of(label) for label, _ in rows) + 2
+    columns = max(columns, 2 * indent)
+    return [
+        piece
+        for label, text in rows
+        for piece in wrap(_pad(label, indent) + _broken(presentable(text), columns - indent), columns, " " * indent)
+    ]
+
+
+def _broken(text: str, columns: int) -> str:
+    """Return text with a blank wherever a word does not fit a line."""
+    words = []
+    for word in text.split(" "):
+        while width_of(word) > columns:
+            length = len(word)
+            while width_of(word[:length]) > columns:
+                length -= 1
+            words.append(word[:length])
+            word = word[length:]
+        words.append(word)
+    return " ".join(words)
