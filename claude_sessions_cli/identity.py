@@ -31,9 +31,9 @@ NOT_SET = "not set"
 NOT_GIVEN = "not given"
 DERIVED = "derived from the anchor"
 # What `id_from` calls the rules.
+OPTION = "option"
 HOOK_INPUT = "hook input"
 EXPORTED = "exported"
-OPTION = "option"
 NAME_PROCESS = "name a process of your own that lives, or leave it out"
 T = TypeVar("T")
 
