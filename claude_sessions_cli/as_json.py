@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli.errors import EXIT_NOT_HELD
 from claude_sessions_cli.model import METADATA_KEY, JudgedSession, Session, Tombstone
-from claude_sessions_cli.settings import Asked
 from claude_sessions_cli.times import fence_of, to_time, utc
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.operations.run import Lease, RunResult
     from claude_sessions_cli.operations.timeline import Timeline
     from claude_sessions_cli.operations.whoami import Standings
+    from claude_sessions_cli.settings import Asked
     from claude_sessions_cli.surroundings import Surroundings
 
 # Fields of Session that are not columns of the table.
@@ -133,7 +133,7 @@ def whoami_data(identity: Identity, found: Standings | None = None, asked: Asked
         "rules": [
             {"rule": rule.rule, "value": rule.value, "used": rule.used, "why": rule.why} for rule in identity.rules
         ],
-        **_standing_data(found, asked or Asked(None, None, None)),
+        **_standing_data(found, asked),
     }
 
 
@@ -158,13 +158,13 @@ def _identity_data(identity: Identity) -> dict[str, Any]:
     return {"session_id": identity.session_id, "id_from": identity.id_from}
 
 
-def _standing_data(found: Standings | None, asked: Asked) -> dict[str, Any]:
+def _standing_data(found: Standings | None, asked: Asked | None) -> dict[str, Any]:
     return {
         "session": session_data(found.session) if found else None,
         "lost": tombstone_data(found.lost) if found else None,
         "twin": found.is_twin if found else None,
         "others": [session_data(other) for other in found.others] if found else [],
-        "database": {"name": asked.name, "source": asked.source, "error": asked.error},
+        "database": {name: getattr(asked, name, None) for name in ("name", "source", "error")},
     }
 
 
