@@ -15,10 +15,10 @@ from commands.answers import Inside, data_of
 
 
 def test_plain_version_imports_no_driver() -> None:
-    code = "import sys; from claude_sessions_cli import cli; cli.run(sys.argv[1:]); print('psycopg' in sys.modules)"
-    for words in (["version"], ["--version"]):
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-        assert done.stdout == f"claude-sessions {__version__}\nFalse\n", words
+    code = "import sys; from claude_sessions_cli.cli import run; [run([word]) for word in ('version', '--version')]"
+    code += "; print('psycopg' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"claude-sessions {__version__}\n" * 2 + "False\n"
 
 
 def test_verbose_version_names_what_it_runs_on(inside: Inside) -> None:
