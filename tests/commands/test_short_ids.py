@@ -38,7 +38,7 @@ REGISTERING = ("claim SD-9", "heartbeat --register", "run SD-9")
 
 @pytest.fixture
 def call(full_table: Table, inside: Inside) -> Inside:
-    """Return a function that runs a command line as another session, on a table with two holders."""
+    """Return a function that runs a command line as another session, on a table with three holders."""
     for session, item in ((WHOLE, "SD-1"), (DERIVED, "SD-2"), ("worker-12", "SD-3")):
         claim(full_table.database, make_caller(session), item)
 
