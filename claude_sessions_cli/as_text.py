@@ -353,7 +353,6 @@ def inspection_lines(inspection: Inspection) -> list[str]:
 
 
 MARKS = {Verdict.OK: "OK", Verdict.WARNING: "WARNING", Verdict.FAILURE: "FAILURE", Verdict.SKIPPED: "-"}
-FINDING_INDENT = " " * 9
 
 
 def findings_text(findings: Sequence[Finding]) -> list[str]:
@@ -362,7 +361,7 @@ def findings_text(findings: Sequence[Finding]) -> list[str]:
     for found in findings:
         lines.append(f"{MARKS[found.verdict]:8} {found.check}: {found.text}")
         if found.mend and found.verdict is not Verdict.OK:
-            lines.append(f"{FINDING_INDENT}mend: {found.mend}")
+            lines.append(f"{'':8} mend: {found.mend}")
     return lines
 
 

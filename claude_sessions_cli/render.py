@@ -21,7 +21,7 @@ from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.table import Layout, Table, widths_of
-from claude_sessions_cli.text import align, cut, pad, presentable, wrap
+from claude_sessions_cli.text import align, cut, hang, pad, presentable
 
 SCHEMA_VERSION = 1
 PROGRAM = "claude-sessions"
@@ -58,17 +58,17 @@ class Output:
     json: bool = False
     quiet: bool = False
 
-    def result(self, data: dict[str, Any], lines: Callable[[], list[str]], indent: str | None = None) -> None:
-        """Print the result of a command that succeeded; with an `indent`, its lines are wrapped on a terminal."""
+    def result(self, data: dict[str, Any], lines: Callable[[], list[str]], *, whole: bool = False) -> None:
+        """Print the result of a command that succeeded, its lines wrapped on a terminal unless they stay `whole`."""
         if self.quiet:
             return
         if self.json:
             _write(sys.stdout, self._envelope(data, None))
-        elif indent is None or not sys.stdout.isatty():
+        elif whole or not sys.stdout.isatty():
             _print(sys.stdout, lines())
         else:
             columns = _columns(sys.stdout)
-            _print(sys.stdout, [piece for line in lines() for piece in wrap(presentable(line), columns, indent)])
+            _print(sys.stdout, [piece for line in lines() for piece in hang(presentable(line), columns)])
 
     def script(self, text: str) -> None:
         """Print a script for a shell, as it is."""
@@ -86,7 +86,7 @@ class Output:
     def table(self, data: dict[str, Any], rows: Table, layout: Layout, footer: str) -> None:
         """Print a table of sessions: laid out for a terminal, with a footer there, or as plain lines."""
         if self.json or self.quiet or layout.plain or not sys.stdout.isatty():
-            self.result(data, lambda: align(rows))
+            self.result(data, lambda: align(rows), whole=True)
         else:
             _print_styled(rows, layout, footer)
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from claude_sessions_cli import render
 from claude_sessions_cli.errors import Unreachable
 from claude_sessions_cli.table import Layout, Table
-from claude_sessions_cli.text import presentable
+from claude_sessions_cli.text import cut, presentable, width_of
 
 # Their cells change with the clock alone.
 AGES = ("CLAIMED", "HEARTBEAT", "EXPIRES")
@@ -71,8 +71,9 @@ class Screen:
         kept = [row for row in found if self.filter.lower() in " ".join(row).lower()]
         room = max(1, height - 4)
         drawn: Text = Text(no_wrap=True, overflow="crop")
-        drawn.append(f"{self.title}  {time.strftime('%H:%M:%S')}  ", "bold")
-        drawn.append(self._hint() + "\n", HINT_STYLE)
+        title = f"{self.title}  {time.strftime('%H:%M:%S')}  "
+        drawn.append(title, "bold")
+        drawn.append(cut(self._hint(), max(1, width - width_of(title))) + "\n", HINT_STYLE)
         if heads:
             table = self.layout.fit([heads, *kept[:room]], width)
             for number, cells in enumerate(render.styled(table, Text, width)):
@@ -83,7 +84,7 @@ class Screen:
                     drawn.append("  " if column else "").append(text)
                 drawn.append("\n")
         below = f"{len(kept) - room} more below; " if len(kept) > room else ""
-        drawn.append(f"{below}{self.footer}\n", HINT_STYLE)
+        drawn.append(cut(f"{below}{self.footer}", width) + "\n", HINT_STYLE)
         drawn.append(presentable(self.problem), "bold red")
         return drawn
 

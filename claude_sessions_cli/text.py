@@ -84,6 +84,17 @@ def wrap(line: str, columns: int, indent: str = "") -> list[str]:
     return pieces
 
 
+def hang(line: str, columns: int) -> list[str]:
+    """Return a line in pieces that fit `columns`, all but the first below what follows its label.
+
+    >>> hang("mend:  claude-sessions install cron", 32)
+    ['mend:  claude-sessions install', '       cron']
+    """
+    label = re.match(r" *\S.*?  +| *", line)
+    indent = len(label[0]) if label else 0
+    return wrap(line, columns, " " * (indent if 2 < indent <= columns // 2 else 2))
+
+
 def width_of(text: str) -> int:
     """Return how many columns of a terminal a text takes.
 

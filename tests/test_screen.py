@@ -53,6 +53,12 @@ def test_rows_beyond_the_height_are_counted() -> None:
     assert "24 more below; 2 LIVE" in lines
 
 
+def test_what_is_cut_beside_the_table_ends_in_an_ellipsis() -> None:
+    screen = _screen(*(("LIVE", f"SD-{number}", "a", "1s") for number in range(30)))
+    first, *_, last = screen.draw(20, 10).plain.splitlines()
+    assert first.endswith("…") and last == "24 more below; 2 LI…"
+
+
 def test_problem_stands_below_the_last_table() -> None:
     screen = _screen(("LIVE", "SD-1", "a", "1s"))
     screen.problem = "gone\x1b[31m"

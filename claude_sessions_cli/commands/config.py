@@ -34,7 +34,8 @@ def get(
         "heartbeat_every": f"{found.heartbeat_every:g}s",
     }
     lines = [values[key]] if key else [f"{name} = {value}" for name, value in values.items()]
-    render.Output("config get", json, quiet).result({"values": {key: values[key]} if key else values}, lambda: lines)
+    data = {"values": {key: values[key]} if key else values}
+    render.Output("config get", json, quiet).result(data, lambda: lines, whole=True)
 
 
 @app.command("set")
@@ -70,4 +71,4 @@ def _change(command: str, key: str, value: str | None, json: bool, quiet: bool) 
 def path(json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Print the path of config.toml."""
     found = settings.config_path(os.environ)
-    render.Output("config path", json, quiet).result({"file": str(found)}, lambda: [str(found)])
+    render.Output("config path", json, quiet).result({"file": str(found)}, lambda: [str(found)], whole=True)

@@ -46,7 +46,7 @@ def dsn(json: options.Json = False, quiet: options.Quiet = False) -> None:
     running = server.status().running
     if not running:
         output.note("the private server is not running (start it: claude-sessions db start)")
-    output.result({"dsn": found, "running": running}, lambda: [found])
+    output.result({"dsn": found, "running": running}, lambda: [found], whole=True)
 
 
 @app.command()

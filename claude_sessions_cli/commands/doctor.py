@@ -37,7 +37,7 @@ def doctor(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Q
     if failed and error is None:
         error = SchemaMismatch(f"{failed} check{'' if failed == 1 else 's'} failed", "mend it as shown")
     if error is None or not json:
-        output.result(data, lambda: as_text.findings_text(findings), as_text.FINDING_INDENT)
+        output.result(data, lambda: as_text.findings_text(findings))
     if error:
         error.data = data
         raise error

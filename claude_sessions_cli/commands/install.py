@@ -43,7 +43,7 @@ def _add_timer(name: str, kind: Kind) -> None:
             raise SessionsError(f"cannot write {error.filename}: {error.strerror}", options.CANNOT_WRITE) from None
         if result.note:
             output.note(result.note)
-        output.result(asdict(result), lambda: as_text.timer_text(result))
+        output.result(asdict(result), lambda: as_text.timer_text(result), whole=True)
 
 
 @app.command(short_help="Claude Code: hooks and a status line.")
@@ -72,7 +72,7 @@ def claude(
         raise UsageError("--user, --project and --local exclude each other", "name one of them")
     if plugin:
         directory = str(settings_file.plugin_directory())
-        output.result({"plugin": directory}, lambda: as_text.plugin_text(directory))
+        output.result({"plugin": directory}, lambda: as_text.plugin_text(directory), whole=True)
         return
     path = settings_file.path_of(chosen[0] if chosen else "user", os.environ)
     choice = settings_file.Choice(
@@ -87,7 +87,8 @@ def claude(
         raise SessionsError(f"cannot write {error.filename}: {error.strerror}", options.CANNOT_WRITE) from None
     if result.note:
         output.note(result.note)
-    output.result(asdict(result), lambda: as_text.merged_text(result, {} if remove else settings_file.describe(choice)))
+    described = {} if remove else settings_file.describe(choice)
+    output.result(asdict(result), lambda: as_text.merged_text(result, described), whole=True)
 
 
 for name, kind in KINDS.items():

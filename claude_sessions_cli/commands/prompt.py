@@ -41,4 +41,5 @@ def prompt(
 
         # Python writes UTF-8 in the locale C too, whose terminals may take a byte of a character for a command.
         charset = locale.nl_langinfo(locale.CODESET) or "ascii"
-        Output("prompt", json).result({"text": segment}, lambda: [segment.encode(charset, "replace").decode(charset)])
+        shown = segment.encode(charset, "replace").decode(charset)
+        Output("prompt", json).result({"text": segment}, lambda: [shown], whole=True)

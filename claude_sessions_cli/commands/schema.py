@@ -71,14 +71,14 @@ def print_(json: options.Json = False) -> None:
     from claude_sessions_cli.operations import schema
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in schema.ddl_files())
-    render.Output("schema print", json).result({"sql": text}, text.splitlines)
+    render.Output("schema print", json).result({"sql": text}, text.splitlines, whole=True)
 
 
 @app.command("json")
 def json_(json: options.Json = False) -> None:
     """Print the JSON Schema of all answers."""
     text = (Path(render.__file__).parent / "answers.schema.json").read_text(encoding="utf-8")
-    render.Output("schema json", json).result({"schema": loads(text)}, text.splitlines)
+    render.Output("schema json", json).result({"schema": loads(text)}, text.splitlines, whole=True)
 
 
 @app.command()
@@ -103,4 +103,4 @@ def describe(
     title = operation.Title(application, database, repository, purpose, overview)
     with invocation.open_database(invocation.load_settings(dsn), output) as opened:
         text = operation.describe(opened, title)
-    output.result({"markdown": text}, text.splitlines)
+    output.result({"markdown": text}, text.splitlines, whole=True)

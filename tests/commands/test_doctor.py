@@ -18,7 +18,7 @@ from wire import Fault, Wire
 
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import surroundings
-from claude_sessions_cli.as_text import FINDING_INDENT, MARKS
+from claude_sessions_cli.as_text import MARKS
 from claude_sessions_cli.embedded import cluster, server
 from claude_sessions_cli.operations.doctor import Finding, Verdict
 from claude_sessions_cli.settings import Settings
@@ -162,4 +162,4 @@ def test_lines_fit_a_terminal_whole_words(dsn: str, columns: int) -> None:
     env = {"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": "a"}
     lines = bare(on_terminal("doctor", env=env, columns=columns))
     assert max(map(width_of, lines)) <= columns
-    assert {line[: len(FINDING_INDENT)].strip() for line in lines} <= {"", *MARKS.values()}
+    assert {line[:9].strip() for line in lines} <= {"", *MARKS.values()}
