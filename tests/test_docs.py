@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ else:
     import tomli as tomllib
 
 from claude_sessions_cli import cli as program
-from claude_sessions_cli import errors, manual, settings
+from claude_sessions_cli import errors, manual, removal, settings
 from claude_sessions_cli.errors import SessionsError
 from claude_sessions_cli.model import Label
 
@@ -168,6 +169,17 @@ def test_reference_lists_config_keys_and_defaults() -> None:
     [table] = _tables("config.toml", "key")
     assert [row[0].strip("`") for row in table] == list(settings.KEYS)
     assert [row[1].strip("`") for row in table[1:]] == [settings.DEFAULT_STALE_AFTER, settings.DEFAULT_HEARTBEAT_EVERY]
+
+
+def test_reference_lists_the_files_that_uninstall_deletes() -> None:
+    for head, patterns in (
+        ("file in the state directory", removal.STATE),
+        ("file in the data directory", removal.DATA),
+    ):
+        [table] = _tables("Files", head)
+        names = [re.sub("<[^>]+>", "16", name).split("/")[0] for row in table for name in _names(row[0])]
+        assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+        assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)] == []
 
 
 def test_reference_lists_states_in_order() -> None:
