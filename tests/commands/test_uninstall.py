@@ -25,9 +25,13 @@ DETECT = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Return the home of an account whose shells have settings of their own."""
-    made = tmp_path / "home"
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the home of an account whose shells have settings of their own, and which has no crontab."""
+    made, programs = tmp_path / "home", tmp_path / "programs"
+    programs.mkdir()
+    (programs / "crontab").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "crontab").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     for name, text in OWN.items():
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).write_text(text)
@@ -131,7 +135,8 @@ def test_open_terminal_writes_no_state_after_it(cli: Cli, home: Path, dsn: str) 
 
 
 @pytest.mark.faults
-def test_crontab_is_as_before(tmp_path: Path, home: Path, dsn: str) -> None:
+def test_crontab_is_as_before(tmp_path: Path, home: Path, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"].partition(":")[2])
     run: Any = private_cron(tmp_path)
     before = "# mine\n5 4 * * * true\n"
     run("crontab", "-", input=before)
