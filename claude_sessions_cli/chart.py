@@ -53,7 +53,8 @@ def lines(timeline: Timeline, columns: int, *, ascii_only: bool = False) -> Iter
     for name, spans in zip(names, timeline.items.values(), strict=True):
         shown = cut(name, width)
         made.append(shown + " " * (width + 2 - width_of(shown)) + _bar(spans, scale, bar))
-    made += wrap(f"{HELD[0]}{HELD[1]} held  {FREE} free  {LOST} lost to another  {DEAD} its process is dead", columns)
+    legend = f"{HELD[0]}{HELD[1]} held  {FREE} free  {LOST} lost to another  {DEAD} its process is dead"
+    made += wrap(legend, columns)
     for line in made:
         yield (line.translate(ASCII) if ascii_only else line).rstrip()
 

@@ -21,7 +21,7 @@ from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.table import Layout, Table, widths_of
-from claude_sessions_cli.text import align, cut, hang, pad, presentable
+from claude_sessions_cli.text import align, cut, hang, pad, presentable, wrap
 
 SCHEMA_VERSION = 1
 PROGRAM = "claude-sessions"
@@ -67,7 +67,7 @@ class Output:
         elif whole or not sys.stdout.isatty():
             _print(sys.stdout, lines())
         else:
-            columns = _columns(sys.stdout)
+            columns = columns_of(sys.stdout)
             _print(sys.stdout, [piece for line in lines() for piece in hang(presentable(line), columns)])
 
     def script(self, text: str) -> None:
@@ -179,7 +179,7 @@ def _talk(lines: Iterable[str]) -> None:
 def _spoken(line: str) -> str:
     """Return a line of stderr after the program's name, wrapped at words on a terminal."""
     text = f"{PROGRAM}: {presentable(line)}"
-    pieces = wrap(text, _columns(sys.stderr), "  ") if sys.stderr.isatty() else [text]
+    pieces = wrap(text, columns_of(sys.stderr), "  ") if sys.stderr.isatty() else [text]
     return "".join(f"{piece}\n" for piece in pieces)
 
 
@@ -204,11 +204,11 @@ def _count_down(left: float, refusal: HeldByAnother | None) -> None:
     time_left = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
     line = presentable(f"{time_left} left: waiting for {by} (Ctrl-C to give up)")
     # A second line of the terminal would not be cleared.
-    sys.stderr.write(CLEAR_LINE + cut(line, _columns(sys.stderr) - 1))
+    sys.stderr.write(CLEAR_LINE + cut(line, columns_of(sys.stderr) - 1))
     sys.stderr.flush()
 
 
-def _columns(stream: TextIO) -> int:
+def columns_of(stream: TextIO) -> int:
     """Return the width of a terminal, by the variable COLUMNS first, as rich has it."""
     if (given := os.environ.get("COLUMNS", "")).isdigit() and int(given) > 0:
         return int(given)
@@ -236,7 +236,7 @@ def _print_styled(rows: Table, layout: Layout, footer: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console, width = Console(), _columns(sys.stdout)
+    console, width = Console(), columns_of(sys.stdout)
 
     @lru_cache
     def style(text: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,7 +95,7 @@ def _draw(settings: Settings, name: str | None, seconds: float, svg: Path | None
 
 
 def _bars(found: Timeline) -> list[str]:
-    from claude_sessions_cli import chart
+    from claude_sessions_cli import chart, render
 
     locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "")
-    return list(chart.lines(found, shutil.get_terminal_size().columns, ascii_only="utf" not in locale.lower()))
+    return list(chart.lines(found, render.columns_of(sys.stdout), ascii_only="utf" not in locale.lower()))

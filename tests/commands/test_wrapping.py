@@ -67,6 +67,14 @@ def test_error_is_wrapped_at_words_on_a_terminal(shown: Shown, inside: Inside, f
     assert all(line.startswith("  ") for line in lines[1:])
 
 
+def test_outcome_is_wrapped_at_words_on_a_terminal(shown: Shown, full_table: Table) -> None:
+    _fill(full_table)
+    lines = shown(40, "claim", "SD-AUTH-001", "--session", "carol", "--force", "--reason", "urgent")
+    words = " ".join(lines).split()
+    assert max(map(width_of, lines)) <= 40 < len(" ".join(lines))
+    assert words[:5] == ["took", "by", "force", "SD-AUTH-001", "from"] and DERIVED in words
+
+
 def test_terminal_without_a_width_has_80_columns(shown: Shown) -> None:
     lines = shown(0, "list", "--sort", "hots")
     assert lines == [
@@ -87,6 +95,12 @@ def test_history_fits_its_terminal_with_words_whole(shown: Shown, full_table: Ta
         assert {*f"({REASON})".split(), "forced"} <= set(words)
     if width >= 80:
         assert {*NOTE.split(), "BY"} <= set(words)
+
+
+def test_timeline_fits_its_terminal(shown: Shown, full_table: Table) -> None:
+    _fill(full_table)
+    for width in (40, 80):
+        assert max(map(width_of, shown(width, "history", "--timeline"))) <= width
 
 
 def test_history_in_a_pipe_has_a_line_for_each_term(inside: Inside, full_table: Table) -> None:
