@@ -47,7 +47,9 @@ class CannotWrite(SessionsError):
     """The command succeeded, but its output could not be written."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__(f"cannot write the answer: {error.strerror}", "the command is done: see to stdout alone")
+        super().__init__(
+            f"cannot write the answer: {error.strerror}", "the command itself is done; write its answer elsewhere"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +210,12 @@ def _count_down(left: float, refusal: HeldByAnother | None) -> None:
     sys.stderr.flush()
 
 
-def columns_of(stream: TextIO) -> int:
-    """Return the width of a terminal, by the variable COLUMNS first, as rich has it."""
+def columns_of(stream: TextIO | None = None) -> int:
+    """Return the width of a terminal, that of stdout by default; by the variable COLUMNS first, as rich has it."""
     if (given := os.environ.get("COLUMNS", "")).isdigit() and int(given) > 0:
         return int(given)
     try:
-        return os.get_terminal_size(stream.fileno()).columns or USUAL_COLUMNS
+        return os.get_terminal_size((stream or sys.stdout).fileno()).columns or USUAL_COLUMNS
     except OSError:
         return USUAL_COLUMNS
 
@@ -236,7 +238,7 @@ def _print_styled(rows: Table, layout: Layout, footer: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console, width = Console(), columns_of(sys.stdout)
+    console, width = Console(), columns_of()
 
     @lru_cache
     def style(text: str, name: str) -> str:

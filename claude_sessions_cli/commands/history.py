@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,4 +97,4 @@ def _bars(found: Timeline) -> list[str]:
     from claude_sessions_cli import chart, render
 
     locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "")
-    return list(chart.lines(found, render.columns_of(sys.stdout), ascii_only="utf" not in locale.lower()))
+    return list(chart.lines(found, render.columns_of(), ascii_only="utf" not in locale.lower()))
