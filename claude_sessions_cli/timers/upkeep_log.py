@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from claude_sessions_cli import files, log
+from claude_sessions_cli.times import to_time, utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def redirect_output(directory: Path) -> None:
 def record_run(directory: Path, error: str | None) -> None:
     """Record that a run ended now, and its error if it failed."""
     stamp = directory / "upkeep.json"
-    text = json.dumps({"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "error": error}) + "\n"
+    at = utc(datetime.now(timezone.utc).replace(microsecond=0))
+    text = json.dumps({"at": at, "error": error}) + "\n"
     with suppress(OSError):  # a full disk must not stop the heartbeats
         files.write(stamp, text.encode())
 
@@ -64,6 +66,7 @@ def last_run(directory: Path) -> LastRun | None:
     """Return the last run of a timer; None if there was none."""
     try:
         stamp = json.loads(files.read(directory / "upkeep.json"))
-        return LastRun(datetime.fromisoformat(stamp["at"]), stamp["error"])
+        at, error = to_time(stamp["at"]), stamp["error"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return LastRun(at, error) if at else None

@@ -30,7 +30,8 @@ def test_last_run_is_recorded_with_its_error(tmp_path: Path) -> None:
     assert run is not None and run.error == "it broke"
     assert datetime.now(timezone.utc) - run.at < timedelta(minutes=1)
     upkeep_log.record_run(tmp_path, None)
-    assert json.loads((tmp_path / "upkeep.json").read_text())["error"] is None
+    stamp = json.loads((tmp_path / "upkeep.json").read_text())
+    assert (stamp["at"][-1], stamp["error"]) == ("Z", None)
     assert (tmp_path / "upkeep.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "upkeep.json").write_text("{")
     assert upkeep_log.last_run(tmp_path) is None
