@@ -16,7 +16,7 @@ from claude_sessions_cli.errors import SessionsError, UsageError, unknown_word
 def check_key(key: str) -> None:
     """Raise UsageError for an unknown key; the hint names the nearest."""
     if key not in settings.KEYS:
-        raise unknown_word(f"unknown key: {key[:40]!r}", key, settings.KEYS, f"the keys are {', '.join(settings.KEYS)}")
+        raise unknown_word(f"unknown key: {key[:40]!r}", key, settings.KEYS, f"use one of {', '.join(settings.KEYS)}")
 
 
 def change(environ: Mapping[str, str], key: str, value: str | None) -> tuple[Path, bool]:

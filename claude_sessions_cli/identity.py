@@ -159,7 +159,7 @@ def detect(
     hook. Raises UsageError if a given value is wrong. If no rule finds a session, the identity has no `session_id`.
     """
     if tty is not None and not TTY.fullmatch(tty):
-        raise UsageError(f"--tty is not a terminal: {shorten(tty)}", "a terminal is named like /dev/pts/3")
+        raise UsageError(f"--tty is not a terminal: {shorten(tty)}", "name it like /dev/pts/3")
     given = anchor if anchor or pid is None else _given_process(pid)
     context = _Context.look(environ, process.lineage(os.getpid()) if lineage is None else lineage)
 

@@ -22,7 +22,7 @@ def check_work_item(value: str) -> str:
     if not _is_printable(nfc(value)) or value != value.strip():
         raise UsageError(
             f"not a work item: {shorten(value)}",
-            f"a work item is 1 to {SD_ID_LIMIT} printable characters without blanks around them, such as SD-AUTH-001",
+            f"write 1 to {SD_ID_LIMIT} printable characters without blanks around them, such as SD-AUTH-001",
         )
     return value
 
@@ -34,7 +34,7 @@ def check_session_id(value: str, source: str) -> str:
     if not SESSION_ID.fullmatch(value):
         raise UsageError(
             f"{source} is not a session id: {shorten(value)}",
-            "a session id is 1 to 128 of A-Z a-z 0-9 . _ : - and begins with a letter or digit",
+            "write 1 to 128 of A-Z a-z 0-9 . _ : - and begin with a letter or digit",
         )
     return value
 
@@ -53,7 +53,7 @@ def check_name(value: str) -> str:
     if not _is_printable(value):
         raise UsageError(
             f"not the name of a work item or a session: {shorten(value)}",
-            f"a name is 1 to {SD_ID_LIMIT} printable characters",
+            f"write 1 to {SD_ID_LIMIT} printable characters",
         )
     return value
 
@@ -61,9 +61,7 @@ def check_name(value: str) -> str:
 def check_note(value: str) -> str:
     """Return a well-formed note on a claim, or raise UsageError."""
     if not value.strip() or len(value) > NOTE_LIMIT or not value.isprintable():
-        raise UsageError(
-            f"not a note: {shorten(value)}", f"a note is one line of 1 to {NOTE_LIMIT} printable characters"
-        )
+        raise UsageError(f"not a note: {shorten(value)}", f"write one line of 1 to {NOTE_LIMIT} printable characters")
     return value.strip()
 
 

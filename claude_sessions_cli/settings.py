@@ -63,7 +63,7 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if not 0 < seconds <= DURATION_LIMIT_S:
-        raise UsageError(f"not a duration: {text[:40]!r}", "a duration is like 90, 90s, 15m, 2h or 1d, up to 3650d")
+        raise UsageError(f"not a duration: {text[:40]!r}", "write it like 90, 90s, 15m, 2h or 1d, up to 3650d")
     return seconds
 
 
@@ -148,7 +148,7 @@ def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:
     unknown = [key for key in config if key not in KEYS]
     if unknown:
         raise unknown_word(
-            f"{path} has unknown keys: {', '.join(unknown)}", unknown[0], KEYS, f"the keys are {', '.join(KEYS)}"
+            f"{path} has unknown keys: {', '.join(unknown)}", unknown[0], KEYS, f"use one of {', '.join(KEYS)}"
         )
     return config, path
 

@@ -171,11 +171,11 @@ def fit(
     for step in (*empty, *equal, _SHORTEN, _WRAP, *rest):
         if excess() <= 0:
             break
-        if step is _SHORTEN:
+        if step == _SHORTEN:
             long = [head for head in CUT if head in columns and head not in texts and not chosen]
             columns |= {head: [cut(cell, limit // 4) for cell in columns[head]] for head in long}
             columns |= {head: _shorten_names(columns[head]) for head in ("SESSION", "BY") if head in columns}
-        elif step is _WRAP:
+        elif step == _WRAP:
             columns |= {head: [_TIME.sub(r"\1 ", cell) for cell in columns[head]] for head in texts if head in columns}
             least |= {head: max(map(_longest_word, (head, *columns[head]))) for head in texts if head in columns}
         else:

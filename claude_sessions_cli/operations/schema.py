@@ -113,7 +113,7 @@ def apply(database: Database, *, grant: str | None = None, optional: Sequence[st
     for name in optional:
         if name not in known:
             raise unknown_word(
-                f"--optional: no such file: {name[:60]!r}", name, [*known], f"the optional files: {', '.join(known)}"
+                f"--optional: no such file: {name[:60]!r}", name, [*known], f"name one of {', '.join(known)}"
             )
     if grant is not None:
         database.alter(_require_role, grant)

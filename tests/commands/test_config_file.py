@@ -79,7 +79,7 @@ def test_password_is_masked_and_noted(inside: Inside, file: Path) -> None:
     ("argv", "message"),
     [
         (("set", "stale", "1h"), "unknown key: 'stale' (did you mean stale_after?)"),
-        (("get", "colour"), "unknown key: 'colour' (the keys are dsn, stale_after, heartbeat_every)"),
+        (("get", "colour"), "unknown key: 'colour' (use one of dsn, stale_after, heartbeat_every)"),
         (("set", "stale_after", "soon"), "stale_after: "),
         (("set", "stale_after", "2s"), "stale_after (2s) is shorter than three heartbeats"),
         (("set", "heartbeat_every", "1d"), "is shorter than three heartbeats (86400s each)"),

@@ -263,7 +263,7 @@ def test_optional_file_is_applied_by_name_and_then_kept(shipped: str, cli: Cli) 
     ("name", "hint"),
     [
         *(
-            (name, "the optional files: hot_heartbeats, large_tables, least_privilege, reap_by_silence")
+            (name, "name one of hot_heartbeats, large_tables, least_privilege, reap_by_silence")
             for name in ("nonsense", "", "../001")
         ),
         ("reap_by_silence.sql", "did you mean reap_by_silence?"),
