@@ -113,6 +113,29 @@ def test_ended_sessions_are_last_latest_change_first(table: Table) -> None:
     assert (found.total, found.counts) == (4, {"LIVE": 1, "ENDED": 3})
 
 
+@pytest.mark.parametrize("status", ["stale", "released"])
+def test_limit_reads_only_the_latest_that_are_over(table: Table, status: str) -> None:
+    for digit, changed in (("1", at(1)), ("3", at(2)), ("2", at(2)), ("4", None)):
+        row_id = f"{digit * 8}-0000-0000-0000-000000000000"
+        table.insert(f"s-{digit}", id=row_id, status=status, heartbeat_at=NOON, updated_at=changed)
+    order = ["s-3", "s-2", "s-1", "s-4"]
+    assert list(_shown(table, statuses=[status])) == order
+    for limit in (2, 4):
+        found = list_sessions(table.database, make_caller(None, now=at(99)), Filters(statuses=[status], limit=limit))
+        assert [seen.session.session_id for seen in found.sessions] == order[:limit]
+        word = {"released": "ENDED", "stale": "LAPSED" if limit == 4 else "stale"}[status]
+        assert (found.total, found.counts) == (4, {word: 4})
+
+
+def test_sort_goes_through_all_stale_sessions(table: Table) -> None:
+    for number in (1, 2, 3):
+        table.insert(f"s-{number}", status="stale", heartbeat_at=at(-number), updated_at=at(number))
+    found = list_sessions(table.database, make_caller(None), Filters(statuses=["stale"], limit=1, sort=["-heartbeat"]))
+    assert [seen.session.session_id for seen in found.sessions] == ["s-3"]
+    found = list_sessions(table.database, make_caller(None), Filters(statuses=["stale"], limit=1, sort=["heartbeat"]))
+    assert [seen.session.session_id for seen in found.sessions] == ["s-1"]
+
+
 @pytest.mark.parametrize(
     ("sort", "order"),
     [

@@ -625,6 +625,16 @@ def test_prefix_search_prefers_exact_and_live_sessions(table: Table) -> None:
     assert [row["session_id"] for row in rows] == ["ab", "ab-3", "ab-4"]
 
 
+def test_prefix_search_finds_first_of_many_that_are_over(table: Table) -> None:
+    for number in (4, 3, 2, 1, 0):
+        table.insert(f"r-{number}", status="released")
+        table.insert(f"s-{number}", status="stale")
+        table.insert(f"m-{number}", status=("released", "released", "released", "stale", "idle")[number])
+    for prefix, names in {"r": "r-0 r-1 r-2", "s": "s-0 s-1 s-2", "m": "m-3 m-4 m-0"}.items():
+        rows = table.ask("find_sessions", prefix=prefix, now=None)
+        assert [row["session_id"] for row in rows] == names.split()
+
+
 def _listed(table: Table, **filters: Any) -> list[str]:
     found = list_sessions(table.database, make_caller(None), Filters(**filters)).sessions
     return [seen.session.session_id for seen in found]

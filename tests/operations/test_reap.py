@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -327,6 +328,13 @@ def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytes
     kept = [verdict.session.session.session_id for verdict in result.kept]
     assert kept == [*(f"s{number}" for number in range(8)), *(f"t{number}" for number in range(8))]
     assert reap(table.database, make_caller(None, now=at(5)), dry_run=True).kept == []
+    stale = {"stale_for_s": None, "after_at": None, "after_id": None}
+    for query, more in {
+        "list_live_sessions": {"after": None, "now": NOON},
+        "list_live_ids": {"after": UUID(int=0)},
+        "list_stale_sessions": {**stale, "now": NOON},
+    }.items():
+        assert len(table.ask(query, row_limit=2, **more)) == 2, query
     assert len(_reap(table, DAY + 5)) == 16
 
 
@@ -339,7 +347,8 @@ def test_stale_session_is_judged_by_time_alone(table: Table, sleeper: Sleeper) -
     table.execute("UPDATE public.claude_sessions SET status = 'stale'")
     for explain in (True, False):
         assert _reap(table, DAY, explain=explain) == {}
-    assert _reap(table, DAY + 1) == {"dead": ("released", "stale for a day")}
+    assert _reap(table, DAY + 1, dry_run=True) == {"dead": ("released", "stale for a day")}
+    assert [verdict.reason for verdict in reap(table.database, make_caller(None)).changed] == ["stale for a day"]
 
 
 def test_session_released_between_pages_is_not_judged(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
