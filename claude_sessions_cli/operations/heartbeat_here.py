@@ -9,7 +9,7 @@ from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.model import Liveness, ProcessRecord, Session
 from claude_sessions_cli.operations import reap
 from claude_sessions_cli.operations.caller import Caller
-from claude_sessions_cli.operations.reap import ReapVerdict
+from claude_sessions_cli.operations.reap import PAGE, ReapVerdict
 from claude_sessions_cli.operations.refusals import Change, Changed, Refusal, change_rows, refusals_of
 
 
@@ -25,9 +25,9 @@ class HereResult:
 def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     """Renew the sessions of this host whose process is alive, and release those whose process is gone.
 
-    Two messages for any number of live sessions, and one for each batch of dead ones, which are released as `reap`
-    does. A session of unknown liveness is left alone. A heartbeat keeps the status, a loss and a park: a stale session
-    does not end, but only its own heartbeat or claim opens it and restores its item.
+    A message finds them, and one more changes each page of live or dead ones; the latter are released as `reap` does. A
+    session of unknown liveness is left alone. A heartbeat keeps the status, a loss and a park: a stale session does not
+    end, but only its own heartbeat or claim opens it and restores its item.
     """
     host = caller.identity.host
     if not (host.boot_id and host.pid_ns):
@@ -35,10 +35,13 @@ def heartbeat_here(database: Database, caller: Caller) -> HereResult:
     here = {"boot_id": host.boot_id, "pid_ns": host.pid_ns, "now": caller.now}
     # No transaction is open while the processes are looked at: each write compares what was seen.
     seen = [caller.judge(session) for session in database.read(_list, here)]
-    renewed = Changed()
     alive = [judged.session for judged in seen if judged.liveness is Liveness.ALIVE]
-    if processes := [_as_row(session, session.process) for session in alive if session.process]:
-        renewed = change_rows(database.renew, caller, Change("renew_heartbeats", "seen", processes, here))
+    processes = [_as_row(session, session.process) for session in alive if session.process]
+    renewed = Changed()
+    for start in range(0, len(processes), PAGE):
+        change = Change("renew_heartbeats", "seen", processes[start : start + PAGE], here)
+        page = change_rows(database.renew, caller, change)
+        renewed = Changed({**renewed.written, **page.written}, {**renewed.refused, **page.refused})
     dead = [reap.gone(caller, judged) for judged in seen if judged.liveness is Liveness.DEAD]
     released, refused = reap.carry_out(database, caller, dead)
     return HereResult(len(renewed.written), released, [*refusals_of(renewed.refused, seen), *refused])

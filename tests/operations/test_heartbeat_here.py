@@ -340,6 +340,18 @@ def test_many_sessions_take_two_statements(table: Table, sleeper: Sleeper, count
     assert table.execute("SELECT DISTINCT heartbeat_at AS at FROM public.claude_sessions") == [{"at": at(5)}]
 
 
+def test_pages_of_sessions_are_renewed_each_in_a_message(
+    table: Table, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.heartbeat_here.PAGE", 2)
+    pid = sleeper().pid
+    for number in range(5):
+        heartbeat(table.database, _caller(f"s-{number}", pid), register=True)
+    watched = _Watched(table)
+    assert _here(table, 5, watched) == (5, [])
+    assert watched.statements == ["list_sessions_here", *["renew_heartbeats"] * 3]
+
+
 def test_many_dead_sessions_are_released_in_one_statement(table: Table, sleeper: Sleeper) -> None:
     child = sleeper()
     fences = {}

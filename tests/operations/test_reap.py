@@ -328,12 +328,12 @@ def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytes
     kept = [verdict.session.session.session_id for verdict in result.kept]
     assert kept == [*(f"s{number}" for number in range(8)), *(f"t{number}" for number in range(8))]
     assert reap(table.database, make_caller(None, now=at(5)), dry_run=True).kept == []
-    stale = {"stale_for_s": None, "after_at": None, "after_id": None}
-    for query, more in {
+    lists: dict[str, dict[str, Any]] = {
         "list_live_sessions": {"after": None, "now": NOON},
         "list_live_ids": {"after": UUID(int=0)},
-        "list_stale_sessions": {**stale, "now": NOON},
-    }.items():
+        "list_stale_sessions": {"stale_for_s": None, "after_at": None, "after_id": None, "now": NOON},
+    }
+    for query, more in lists.items():
         assert len(table.ask(query, row_limit=2, **more)) == 2, query
     assert len(_reap(table, DAY + 5)) == 16
 
