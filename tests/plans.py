@@ -52,6 +52,11 @@ class Plan:
         return round(sum(found))
 
     @property
+    def rows_of_busiest_node(self) -> int:
+        """The number of rows that a node returned, all its loops together."""
+        return int(max(node["Actual Rows"] * node["Actual Loops"] for node in self.nodes()))
+
+    @property
     def rows_returned(self) -> int:
         """The number of rows that the statement returned."""
         return int(self.root["Plan"]["Actual Rows"])

@@ -229,7 +229,7 @@ COMPARES = {"=", "<>", "<", ">", "<=", ">=", "IS", "IN", "EXISTS", "AND", "OR", 
 QUERIES = {"SELECT", "UPDATE", "DELETE", "WITH"}
 CLAUSE_ENDS = {
     *("GROUP", "ORDER", "LIMIT", "FOR", "RETURNING", "HAVING", "UNION", "INTO", "THEN", "WHERE", "FROM", "LOOP", ";"),
-    *("JOIN", "LEFT", "INNER", "CROSS", "EXECUTE"),
+    *("JOIN", "LEFT", "INNER", "CROSS", "FULL", "EXECUTE"),
 }
 
 

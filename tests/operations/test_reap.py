@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from clock import DAY, NOON, at
 from conftest import Sleeper, Table, make_caller
+from plans import recorded
 from poll import until
 from psycopg.types.json import Jsonb
 
@@ -365,3 +366,15 @@ def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.M
         table.insert(f"s-{number}", status="active", sd_id=f"SD-{number}", heartbeat_at=NOON)
     assert len(_reap(table, 16)) == 10
     assert table.execute("SELECT count(DISTINCT xmin::text) AS n FROM public.claude_sessions") == [{"n": 4}]
+
+
+def test_page_is_changed_without_comparing_all_its_rows(full_table: Table) -> None:
+    full_table.execute(
+        "INSERT INTO public.claude_sessions (session_id, heartbeat_at, sd_id)"
+        " SELECT 's-' || n, %s, 'SD-' || n FROM generate_series(1, 300) AS n",
+        NOON,
+    )
+    full_table.execute("ANALYZE public.claude_sessions")
+    with recorded() as plans:
+        assert len(_reap(full_table, 16)) == 300
+    assert max(plan.rows_of_busiest_node for plan in plans) <= 3 * 300
