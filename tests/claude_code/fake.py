@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from poll import until
 from run_bench import PROGRAM
 from terminal import environment
 
-from claude_sessions_cli import cli, process
+from claude_sessions_cli import cli, invocation, process
 from claude_sessions_cli.claude_code import settings_file, stamp
 from claude_sessions_cli.claude_code.settings_file import EVENTS, LATER_EVENTS, Choice
 from claude_sessions_cli.commands import hook
@@ -343,6 +344,8 @@ mv "{0}/$$.words" "{0}/$$.call"
                 process, "lineage", lambda pid: [itself, *lineage(self.pid)] if pid == os.getpid() else lineage(pid)
             )
             patch.setattr(hook, "_detach", lambda: None)
+            # Its deadline would end this process.
+            patch.setattr(invocation, "give_up_after", lambda *_: threading.Timer(0, print))
             patch.chdir(self.directory)
             self.output.readouterr()
             kept = os.dup(0)

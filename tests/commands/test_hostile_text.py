@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Cli, Table
+from poll import until
 from psycopg import sql
 
 from claude_sessions_cli.liveness import this_host
@@ -266,15 +267,21 @@ def test_hook_answers_and_logs_nothing_raw(full_table: Table, cli: Cli, tmp_path
     given = json.dumps({"session_id": lost, "hook_event_name": "SessionStart"})
     env = {**_env(full_table), "CLAUDE_SESSIONS_STATE_DIR": str(tmp_path), "CLAUDE_PID": str(os.getpid())}
     env["CLAUDE_SESSIONS_SESSION_ID"] = lost
-    done = cli("hook", "SessionStart", input=given, env=env, cwd=place, stdin=None)
-    assert (done.returncode, done.stderr) == (0, "")
+
+    def answer() -> subprocess.CompletedProcess[str] | None:
+        done = cli("hook", "SessionStart", input=given, env=env, cwd=place, stdin=None)
+        assert (done.returncode, done.stderr) == (0, "")
+        # On a busy machine it gives up.
+        return done if done.stdout else None
+
+    done = until(answer, "an answer")
     assert raw_in(done.stdout) == []
     context = json.loads(done.stdout)["hookSpecificOutput"]["additionalContext"]
     assert "It lost x" in context and "Held by others" in context and raw_in(context) == []
     nowhere = {**env, "CLAUDE_SESSIONS_DSN": f"host='/nowhere/{EVIL[:40]}'"}
     assert cli("hook", "SessionStart", input=given, env=nowhere, stdin=None).stdout == ""
-    log = (tmp_path / "hook.log").read_text()
-    assert log.count("\n") == 1 and "cannot connect" in log and raw_in(log) == []
+    log = [line for line in (tmp_path / "hook.log").read_text().splitlines() if "no answer within" not in line]
+    assert len(log) == 1 and "cannot connect" in log[0] and raw_in(log[0]) == []
 
 
 def test_completion_offers_nothing_raw(hostile: Table, cli: Cli) -> None:
