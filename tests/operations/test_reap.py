@@ -324,10 +324,11 @@ def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytes
         # Several of one moment, and two without any.
         changed = None if number > 5 else at(number // 4)
         table.insert(f"t{number}", status="stale", heartbeat_at=NOON, updated_at=changed)
+    table.insert("holder", sd_id="SD-8", status="stale", heartbeat_at=NOON, updated_at=NOON)
     table.insert("ended", status="released", heartbeat_at=NOON)
     result = reap(table.database, make_caller(None, now=at(5)), dry_run=True, explain=True)
     kept = [verdict.session.session.session_id for verdict in result.kept]
-    assert kept == [*(f"s{number}" for number in range(8)), *(f"t{number}" for number in range(8))]
+    assert kept == [*(f"s{number}" for number in range(8)), "holder", *(f"t{number}" for number in range(8))]
     assert reap(table.database, make_caller(None, now=at(5)), dry_run=True).kept == []
     lists: dict[str, dict[str, Any]] = {
         "list_live_sessions": {"after": None, "now": NOON},
@@ -336,7 +337,7 @@ def test_session_is_judged_once_over_many_pages(table: Table, monkeypatch: pytes
     }
     for query, more in lists.items():
         assert len(table.ask(query, row_limit=2, **more)) == 2, query
-    assert len(_reap(table, DAY + 5)) == 16
+    assert len(_reap(table, DAY + 5)) == 17
 
 
 def test_stale_session_is_judged_by_time_alone(table: Table, sleeper: Sleeper) -> None:
