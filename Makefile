@@ -42,13 +42,8 @@ format: $(VENV)/dev ## Format the sources
 predicates: $(VENV)/dev ## Remove each predicate of the SQL and expect a red test (an hour)
 	$(BIN)/python tests/predicates.py $(ARGS)
 
-bench: $(VENV)/dev ## Time the commands against bare scripts, as ratios within one run
-	$(BIN)/python tests/bench/bench.py $(ARGS)
-	$(BIN)/python tests/bench/here.py
-	$(BIN)/python tests/bench/run.py
-	$(BIN)/python tests/bench/distance.py
-	$(BIN)/python tests/bench/prompt.py
-	$(BIN)/python tests/bench/hook.py
+bench: $(VENV)/dev ## Measure in one sitting, as ratios, to build/bench.json; ARGS=--help
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 picture: $(VENV)/embedded ## Redraw the pictures of the README from real runs
 	$(BIN)/python docs/picture.py

@@ -1,42 +1,43 @@
-"""Time the commands as whole processes at a distance from the server, beside a bare connection with one statement.
+"""The commands at a distance from the server, by the delay each way, beside a bare connection with one statement.
 
-A proxy delays every message; a TCP handshake is not delayed. Makes the database cs_bench_distance on the server that
-the tests would use, and drops it.
+A proxy delays every message; a TCP handshake is not delayed.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench import PROGRAM, clean_environment, databases
 from conftest import Table, make_caller
 from wire import Wire
 
-from claude_sessions_cli import database, process
-from claude_sessions_cli.operations import schema
+from bench.programs import BARE, PROGRAM, clean_home
+from bench.rows import apply_schema, register, sleepers
+from bench.sitting import Sitting
 from claude_sessions_cli.operations.claim import claim
-from claude_sessions_cli.operations.heartbeat import heartbeat
 
+NEEDS = ()
 DATABASE = "cs_bench_distance"
 DELAYS_MS = (0, 10, 50, 150)
 SESSION, ITEM, LIVING = "bench", "SD-BENCH-001", 3
-BARE = """
-import os, psycopg
-with psycopg.connect(os.environ["CLAUDE_SESSIONS_DSN"], autocommit=True) as connection:
-    connection.execute("SELECT 1").fetchall()
-"""
+# Each waits for several delays.
+MAX_ROUNDS = 5
+COMMANDS = {
+    "heartbeat": ("heartbeat", True),
+    "check": ("check", True),
+    "list": ("list", True),
+    "claim, free": (f"claim {ITEM}", False),
+    "claim, own": (f"claim {ITEM}", True),
+    "release": ("release", True),
+    "heartbeat --here": ("heartbeat --here", True),
+    "reap, nothing to do": ("reap", True),
+}
 
 
 @dataclass
@@ -54,60 +55,38 @@ class Command:
         return statistics.median(self.seconds[delay]) * 1000
 
 
-def main() -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="how often each command runs at each distance [5]")
-    parser.add_argument(
-        "--program", default=str(PROGRAM), metavar="PATH", help="the claude-sessions to time [this one]"
-    )
-    arguments = parser.parse_args()
+def measure(sitting: Sitting) -> None:
+    """Print a line for each command, and the round trips that it takes beyond those of the bare connection."""
+    rounds = min(sitting.rounds, MAX_ROUNDS)
     bare = Command("bare connection, SELECT 1", [sys.executable, "-c", BARE])
-    lines = {
-        "heartbeat": ("heartbeat", True),
-        "check": ("check", True),
-        "list": ("list", True),
-        "claim, free": (f"claim {ITEM}", False),
-        "claim, own": (f"claim {ITEM}", True),
-        "release": ("release", True),
-        "heartbeat --here": ("heartbeat --here", True),
-        "reap, nothing to do": ("reap", True),
-    }
-    commands = [Command(name, [arguments.program, *line.split()], holding) for name, (line, holding) in lines.items()]
-    with tempfile.TemporaryDirectory(prefix="cs-bench-") as directory, ExitStack() as stack:
-        create = stack.enter_context(databases([DATABASE]))
-        os.environ.clear()
-        os.environ.update(clean_environment(Path(directory)))
-        table = _table(create(DATABASE), stack)
+    commands = [Command(name, [PROGRAM, *line.split()], holding) for name, (line, holding) in COMMANDS.items()]
+    with sitting.databases(DATABASE) as create, ExitStack() as stack:
+        home = stack.enter_context(tempfile.TemporaryDirectory())
+        dsn = create(DATABASE)
+        apply_schema(dsn)
+        table = Table(dsn)
+        stack.enter_context(table.stack)
+        pids = stack.enter_context(sleepers(LIVING))
+        environment = stack.enter_context(clean_home(home))
+        register(table.database, pids, range(LIVING))
         for delay in DELAYS_MS:
-            with Wire(table.dsn, delay) as wire:
-                _measure([bare, *commands], wire, table, delay, arguments.rounds)
-    _print(bare, commands, arguments.rounds)
-    return 0
+            with Wire(dsn, delay) as wire:
+                _measure([bare, *commands], wire, table, delay, rounds, environment)
+    farthest = DELAYS_MS[-1]
+    travel = {it.name: it.ms(farthest) - it.ms(0) for it in (bare, *commands)}
+    rows = []
+    for it in (bare, *commands):
+        more = (travel[it.name] - travel[bare.name]) / (2 * farthest)
+        rows.append([it.name, it.messages, *(it.ms(delay) for delay in DELAYS_MS), more])
+    columns = ["", "messages", *(f"{delay} ms" for delay in DELAYS_MS), "round trips"]
+    sitting.table(f"whole processes in ms by the delay each way, medians of {rounds} in turn", columns, rows)
 
 
-def _table(dsn: str, stack: ExitStack) -> Table:
-    """Return a table with some live sessions."""
-    with database.connect(dsn, "the bench") as connection:
-        schema.apply(connection)
-    table = Table(dsn)
-    stack.enter_context(table.stack)
-    for number in range(LIVING):
-        started = subprocess.Popen(["sleep", "3600"])
-        stack.callback(_end, started)
-        anchor = process.read(started.pid)
-        heartbeat(table.database, make_caller(f"live-{number}", anchor=anchor), register=True)
-    return table
-
-
-def _end(started: subprocess.Popen[bytes]) -> None:
-    started.kill()
-    started.wait()
-
-
-def _measure(commands: Sequence[Command], wire: Wire, table: Table, delay: int, rounds: int) -> None:
+def _measure(
+    commands: Sequence[Command], wire: Wire, table: Table, delay: int, rounds: int, base: Mapping[str, str]
+) -> None:
     """Run all commands in turn, after a round that is not counted."""
-    environment = {**os.environ, "CLAUDE_SESSIONS_DSN": wire.tcp_dsn, "CLAUDE_SESSIONS_SESSION_ID": SESSION}
+    environment = {**base, "CLAUDE_SESSIONS_DSN": wire.tcp_dsn, "CLAUDE_SESSIONS_SESSION_ID": SESSION}
     for number in range(-1, rounds):
         for command in commands:
             table.execute("DELETE FROM public.claude_sessions WHERE session_id = %s", SESSION)
@@ -129,19 +108,3 @@ def _measure(commands: Sequence[Command], wire: Wire, table: Table, delay: int, 
             command.messages = max(command.messages, len(wire.messages))
             if number >= 0:
                 command.seconds.setdefault(delay, []).append(seconds)
-
-
-def _print(bare: Command, commands: Sequence[Command], rounds: int) -> None:
-    farthest = DELAYS_MS[-1]
-    print(f"\nmedians of {rounds} whole processes, in ms, by the delay each way; round trips over the bare connection")
-    print(f"at {farthest} ms, without what the program takes at 0 ms\n")
-    print(f"{'':26}{'messages':>9}" + "".join(f"{f'{delay} ms':>9}" for delay in DELAYS_MS) + f"{'round trips':>13}")
-    travel: Callable[[Command], float] = lambda command: command.ms(farthest) - command.ms(0)  # noqa: E731
-    for command in (bare, *commands):
-        more = (travel(command) - travel(bare)) / (2 * farthest)
-        times = "".join(f"{command.ms(delay):9.1f}" for delay in DELAYS_MS)
-        print(f"{command.name:26}{command.messages:9}{times}{more:13.1f}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

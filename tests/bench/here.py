@@ -1,120 +1,75 @@
-"""Time `heartbeat --here` for 1, 100 and 1,000 sessions as whole processes, and count its messages and its WAL.
-
-Makes the database cs_bench_here on the server that the tests would use, and drops it.
-"""
+"""`heartbeat --here` for 1, 100 and 1,000 sessions as whole processes, its messages, and its WAL for each session."""
 
 from __future__ import annotations
 
-import itertools
-import os
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import Any
+import tempfile
 
 import psycopg
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench import databases
 from conftest import make_caller
 
-from claude_sessions_cli import database, process
-from claude_sessions_cli.operations import schema
-from claude_sessions_cli.operations.heartbeat import heartbeat
+from bench.programs import PROGRAM, Program, clean_home, recorded, take_turns
+from bench.rows import apply_schema, every_optional_file, register, sleepers
+from bench.sitting import Sitting
+from claude_sessions_cli import database
 from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
 
+NEEDS = ()
 COUNTS = (1, 100, 1000)
 PROCESSES = 200
-ROUNDS = 15
 MAX_RATIO = 3.0
-DATABASE = "cs_bench_here"
 
 
-def main() -> int:
-    """Print a line for each number of sessions; fail if the bar is missed."""
-    with databases([DATABASE]) as create:
-        sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(PROCESSES)]
-        try:
-            return _measure(create(DATABASE), [sleeper.pid for sleeper in sleepers])
-        finally:
-            for sleeper in sleepers:
-                sleeper.kill()
-                sleeper.wait()
+def measure(sitting: Sitting) -> None:
+    """Print a line for each number of sessions, and compare with the bar."""
+    names = [f"cs_bench_here_{count}" for count in COUNTS]
+    with (
+        sitting.databases(*names) as create,
+        sleepers(PROCESSES) as pids,
+        tempfile.TemporaryDirectory() as home,
+        clean_home(home) as environment,
+    ):
+        dsns = [_sessions(create(name), pids, count) for name, count in zip(names, COUNTS, strict=True)]
+        programs = [Program([PROGRAM, "heartbeat", "--here", "--quiet", "--dsn", dsn]) for dsn in dsns]
+        take_turns(programs, environment, sitting.rounds)
+        inside = [_inside(dsn, count) for dsn, count in zip(dsns, COUNTS, strict=True)]
+    rows = [
+        [f"{count} sessions", program.median, program.median / programs[0].median, messages, wal]
+        for count, program, (messages, wal) in zip(COUNTS, programs, inside, strict=True)
+    ]
+    columns = ["", "ms", "over one", "messages", "B of WAL each"]
+    sitting.table(f"whole processes, medians of {sitting.rounds} in turn; every optional file", columns, rows)
+    sitting.bar("heartbeat --here, 1,000 sessions over one", programs[-1].median / programs[0].median, most=MAX_RATIO)
+    sitting.bar("messages", max(messages for messages, _ in inside), most=2)
 
 
-def _measure(dsn: str, pids: list[int]) -> int:
+def _sessions(dsn: str, pids: list[int], count: int) -> str:
+    apply_schema(dsn, every_optional_file())
     with database.connect(dsn, "the bench") as connection:
-        schema.apply(connection)
-        median, messages = {}, {}
-        made = 0
-        for count in COUNTS:
-            for number in range(made, count):
-                anchor = process.read(pids[number % len(pids)])
-                heartbeat(connection, make_caller(f"s-{number}", anchor=anchor), register=True)
-            made = count
-            _vacuum(dsn)
-            median[count] = statistics.median(_run(dsn) for _ in range(ROUNDS))
-            messages[count], wal = _inside(dsn, connection, count)
-            print(
-                f"heartbeat --here, {count:5} sessions: {median[count] * 1000:6.1f} ms,"
-                f" {median[count] / median[1]:4.2f} of one; {messages[count]} messages; {wal:4.0f} B of WAL each"
-            )
-    ratio = median[COUNTS[-1]] / median[1]
-    good = ratio <= MAX_RATIO and set(messages.values()) == {2}
-    print(f"heartbeat --here: {'good' if good else 'MISSED'}: {ratio:.2f} <= {MAX_RATIO}, two messages")
-    return 0 if good else 1
+        register(connection, pids, range(count))
+    _settle(dsn)
+    return dsn
 
 
-def _run(dsn: str) -> float:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CLAUDE", "PG"))}
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "claude_sessions_cli", "heartbeat", "--here", "--quiet"],
-        env={**environment, "CLAUDE_SESSIONS_DSN": dsn},
-        stdin=subprocess.DEVNULL,
-        check=True,
-    )
-    return time.perf_counter() - start
-
-
-def _inside(dsn: str, connection: database.Database, count: int) -> tuple[int, float]:
+def _inside(dsn: str, count: int) -> tuple[int, float]:
     """Return how many messages one call sends, and the WAL it writes for each session."""
-    _vacuum(dsn)
-    counter = itertools.count()
-    execute = psycopg.Cursor.execute
-
-    def counted(self: Any, *args: Any, **options: Any) -> Any:
-        next(counter)
-        return execute(self, *args, **options)
-
-    try:
-        with psycopg.connect(dsn, autocommit=True) as watch:
-            before = _position(watch)
-            psycopg.Cursor.execute = counted  # type: ignore[method-assign]
+    _settle(dsn)
+    with database.connect(dsn, "the bench") as connection, psycopg.connect(dsn, autocommit=True) as watch:
+        before = position(watch)
+        with recorded() as found:
             assert heartbeat_here(connection, make_caller(None)).renewed == count
-            psycopg.Cursor.execute = execute  # type: ignore[method-assign]
-            written = _position(watch) - before
-    finally:
-        psycopg.Cursor.execute = execute  # type: ignore[method-assign]
-    return next(counter), written / count
+        return len(found.messages), (position(watch) - before) / count
 
 
-def _position(watch: psycopg.Connection[tuple[float]]) -> float:
+def position(watch: psycopg.Connection[tuple[float]]) -> float:
+    """Return how many bytes of WAL the server has written."""
     row = watch.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8").fetchone()
     assert row is not None
     return row[0]
 
 
-def _vacuum(dsn: str) -> None:
+def _settle(dsn: str) -> None:
     # After a checkpoint the first change of a page writes the whole page: twice, so that pruning is done too.
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CHECKPOINT")
         connection.execute("VACUUM ANALYZE public.claude_sessions")
         connection.execute("UPDATE public.claude_sessions SET heartbeat_at = clock_timestamp()")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

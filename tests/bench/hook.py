@@ -1,7 +1,6 @@
-"""Time an agent's hook that has nothing to do, beside `sh -c :`, as whole processes.
+"""An agent's hook that has nothing to do, beside `sh -c :`, as whole processes; and the tool calls of a client with it.
 
-With the client that `make test-claude` installs, also time its tool calls without and with our hooks, between two
-requests to a scripted model: both are only shown.
+The tool calls lie between two requests of a real client to a scripted model.
 """
 
 from __future__ import annotations
@@ -10,19 +9,18 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from claude_code.real import CLIENT, Place
 
+from bench.sitting import Sitting
 from claude_sessions_cli.claude_code import stamp
 from claude_sessions_cli.claude_code.settings_file import hook_command
 
+NEEDS = ()
 ROUNDS, CALLS = 400, 20
 BAR = 3.0
 
@@ -69,21 +67,17 @@ def tool_call(directory: Path, hooks: bool) -> float:
         place.close()
 
 
-def main() -> None:
-    """Print both, and fail if the bar is missed."""
+def measure(sitting: Sitting) -> None:
+    """Print both, and compare with the bar."""
     with tempfile.TemporaryDirectory(prefix="claude-sessions-bench-") as name:
         directory = Path(name)
         bare, hooked = fresh_hook(directory)
-        ratio = hooked / bare
-        print(f"hook: sh -c : {bare:.2f} ms, with a fresh stamp {hooked:.2f} ms, {ratio:.2f}x (bar {BAR:g})")
+        rows = [["sh -c :", bare, 1.0], ["hook with a fresh stamp", hooked, hooked / bare]]
+        sitting.table(f"whole processes, the least of {ROUNDS}", ["", "ms", "ratio"], rows)
+        sitting.bar("hook with a fresh stamp over sh -c :", hooked / bare, most=BAR)
         if CLIENT.exists() and shutil.which("tmux"):
             without, with_hooks = (tool_call(directory / str(hooks), hooks) for hooks in (False, True))
-            print(f"tool call of the client: {without:.0f} ms without hooks, {with_hooks:.0f} ms with ours")
+            rows = [["without hooks", without, 1.0], ["with ours", with_hooks, with_hooks / without]]
+            sitting.table(f"a client's tool call, medians of {CALLS}", ["", "ms", "ratio"], rows)
         else:
-            print("tool call of the client: left out, make test-claude installs it")
-    if ratio > BAR:
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
+            sitting.leave_out("a client's tool calls", "needs tmux, and the client that make test-claude installs")

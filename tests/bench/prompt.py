@@ -1,8 +1,7 @@
-"""Time the cost of the hooks at a prompt, beside a bare shell's prompt, in real shells on a pseudoterminal.
+"""The hooks at a prompt, beside a bare shell's prompt, in real shells on a pseudoterminal.
 
-A shell times itself, in bursts: the fastest burst is the cost of the work, the rest is other load. Forks are counted
-with strace, if it is installed. Fails if bash or zsh misses a bar, including the bare prompt's own time; fish is only
-shown.
+A shell times itself, in bursts: the fastest burst is the cost of the work, the rest is other load. The bars include the
+bare prompt's own time; fish is only shown.
 """
 
 from __future__ import annotations
@@ -17,10 +16,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.programs import clean_home
+from bench.sitting import Sitting
 from claude_sessions_cli.shell import hooks
 
+NEEDS = ("bash", "zsh", "fish", "strace")
 BURSTS, PROMPTS, DUE_BURSTS = 300, 20, 60
-NOT_DUE_BAR_US, DUE_BAR_US = 50, 3000
+NOT_DUE_BAR_US, DUE_BAR_MS = 50, 3
 FORKS = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(?:clone3?|v?fork)\(", re.MULTILINE)
 STATE = "held 1700000000 SD-AUTH-001 session_0a1b2c3d_pts3_4711 1700000000000000 1700000000000000 0f1e2d3c4b5a6978 +1"
 SHELLS = {
@@ -131,7 +133,7 @@ def on_terminal(argv: Sequence[str]) -> str:
     return output.decode(errors="replace")
 
 
-def measure(shell: str, directory: Path, hook: Path) -> dict[str, float]:
+def measure_shell(shell: str, directory: Path, hook: Path) -> dict[str, float]:
     """Return the microseconds of a bare prompt, of a hooked one, of one that beats; nothing without a clock."""
     body = BODIES[shell].replace("HOOK", str(hook)).replace("STATE", STATE)
     bursts = {"bash": BURSTS, "zsh": BURSTS, "fish": 20}[shell]
@@ -148,9 +150,7 @@ def measure(shell: str, directory: Path, hook: Path) -> dict[str, float]:
 
 
 def count_forks(shell: str, directory: Path, hook: Path) -> int | None:
-    """Return how many processes 100 prompts start that are not due; None if strace cannot count them."""
-    if shutil.which("strace") is None:
-        return None
+    """Return how many processes 100 prompts start that are not due; None if strace may not."""
     forks = []
     for number in (0, 100):
         text = FORKING[shell].replace("HOOK", str(hook)).replace("STATE", STATE).replace("COUNT", str(number))
@@ -166,36 +166,28 @@ def count_forks(shell: str, directory: Path, hook: Path) -> int | None:
     return forks[1] - forks[0]
 
 
-def main() -> None:
-    """Print a table, and fail if a bar is missed."""
-    failed, bars = False, f"{NOT_DUE_BAR_US} us not due, {DUE_BAR_US / 1000:+g} ms when due"
-    with tempfile.TemporaryDirectory(prefix="claude-sessions-bench-") as name:
+def measure(sitting: Sitting) -> None:
+    """Print a line for each shell, and compare with the bars."""
+    rows: list[tuple[str, float, float, float, float, int | None]] = []
+    with tempfile.TemporaryDirectory(prefix="claude-sessions-bench-") as name, clean_home(name):
         directory = Path(name)
         os.environ["CLAUDE_SESSIONS_STATE_DIR"] = name
         (directory / "terminals").mkdir()
-        print(f"{'prompt':8}{'bare':>11}{'not due':>11}{'ratio':>8}{'when due':>12}{'forks of 100 not due':>24}")
-        for shell in SHELLS:
-            if shutil.which(shell) is None:
-                print(f"{shell:8}left out: it is not installed")
-                continue
+        for shell in filter(sitting.has, SHELLS):
             hook = directory / f"hook.{shell}"
             hook.write_text(hooks.render(shell, [shutil.which("true") or "/bin/true"], 86400))
-            took = measure(shell, directory, hook)
+            took = measure_shell(shell, directory, hook)
             if not took:
-                print(f"{shell:8}left out: this version has no clock that is fine enough")
+                sitting.leave_out(shell, "this version has no clock that is fine enough")
                 continue
-            forks = count_forks(shell, directory, hook)
-            bare, hooked, due = took["bare"], took["hooked"], took["due"]
-            counted = "not counted: no strace" if forks is None else str(forks)
-            times = f"{bare:>8.1f} us{hooked:>8.1f} us{hooked / bare:>7.1f}x{(due - bare) / 1000:>+9.2f} ms"
-            print(f"{shell:8}{times}{counted:>24}")
-            if shell != "fish":
-                failed |= hooked > NOT_DUE_BAR_US or due - bare > DUE_BAR_US or bool(forks)
-    verdict = "MISSED" if failed else "good"
-    print(f"prompt: {verdict}: bash and zsh <= {bars}{', no fork' if shutil.which('strace') else ''}")
-    if failed:
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
+            forks = count_forks(shell, directory, hook) if sitting.has("strace") else None
+            bare, hooked, due = took["bare"], took["hooked"], (took["due"] - took["bare"]) / 1000
+            rows.append((shell, bare, hooked, hooked / bare, due, forks))
+    columns = ["", "bare, us", "not due, us", "ratio", "more when due, ms", "forks of 100 not due"]
+    sitting.table(f"a prompt, the least of {BURSTS} bursts", columns, rows)
+    for shell, _, hooked, _, due, forks in rows:
+        if shell != "fish":
+            sitting.bar(f"{shell}, not due, us", hooked, most=NOT_DUE_BAR_US)
+            sitting.bar(f"{shell}, more when due, ms", due, most=DUE_BAR_MS)
+            if forks is not None:
+                sitting.bar(f"{shell}, forks", forks, most=0)
