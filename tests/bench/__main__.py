@@ -43,12 +43,12 @@ def main(argv: list[str] | None = None) -> int:
             module.measure(sitting)
             print(f"({time.monotonic() - began:.0f} s)", flush=True)
             sitting.save()
-    missed = [bar["name"] for bar in sitting.bars if not bar["kept"]]
+    missed = sum(not bar["kept"] for bar in sitting.bars)
     for what in sitting.left_out:
         print(f"LEFT OUT: {what['what']}: {what['why']}")
     if not given.plan:
-        print(f"{len(sitting.bars) - len(missed)} bars kept, {len(missed)} missed; {sitting.file}")
-    return 1 if missed else 0
+        print(f"{len(sitting.bars) - missed} bars kept, {missed} missed; {sitting.file}")
+    return 0 if sitting.kept else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A day of 1,000 sessions, 1,440 heartbeats each, beside a snapshot that stays open: growth, and what a minute takes.
+"""A day of 1,000 sessions, 1,440 heartbeats each, beside an old snapshot: growth, and what a minute takes.
 
-The clock is a parameter of the tool's statements, so a day takes minutes. A minute is one `heartbeat --here`; each
-session claims and releases an item four times a day.
+The snapshot is open for two hours, as that of a dump: each heartbeat reads past every version that it keeps. The clock
+is a parameter of the tool's statements, so a day takes minutes. A minute is the message by which `heartbeat --here`
+renews all sessions; a VACUUM every ten minutes stands for autovacuum. Each session claims and releases an item twice.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import psycopg
 from conftest import make_caller
 from faults.servers import private_server
 
+from bench.programs import recorded
 from bench.rows import apply_schema, register, sleepers
 from bench.sitting import Sitting
 from claude_sessions_cli import database
@@ -25,8 +27,9 @@ from claude_sessions_cli.operations.release import release
 
 NEEDS = ()
 SESSIONS, PROCESSES, MINUTES = 1000, 200, 1440
+SNAPSHOT, VACUUM_EVERY, SAMPLE = 120, 10, 20
 # A new term begins at these minutes, and ends at half the way to the next.
-SHIFT = 360
+SHIFT = 720
 SCHEMAS: dict[str, list[str]] = {"as shipped": [], "with hot_heartbeats": ["hot_heartbeats"]}
 SIZES = """
 SELECT
@@ -36,7 +39,7 @@ SELECT
 
 
 def measure(sitting: Sitting) -> None:
-    """Print the sizes and the time of a minute before, at the end of, and after the snapshot."""
+    """Print the sizes and the time of a minute: at first, when the snapshot ends, and after the day."""
     rows: list[list[object]] = []
     with private_server() as server, sleepers(PROCESSES) as pids:
         with psycopg.connect(server.dsn) as watch:
@@ -54,29 +57,37 @@ def measure(sitting: Sitting) -> None:
 def _day(dsn: str, connection: Database) -> list[tuple[str, list[float]]]:
     start = datetime.now(timezone.utc)
     found = []
-    with psycopg.connect(dsn, autocommit=True) as watch:
-        with psycopg.connect(dsn) as old:
-            old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            old.execute("SELECT FROM public.claude_sessions LIMIT 1")
-            took = []
-            for minute in range(MINUTES):
-                now = start + timedelta(minutes=minute)
-                took.append(_minute(connection, now))
-                if minute == 10:
-                    found.append(("at first", [_ms(took), *_sizes(watch)]))
-                if minute % (SHIFT // 2) == 0:
-                    _shift(connection, now, begins=minute % SHIFT == 0)
-            found.append(("after a day", [_ms(took[-10:]), *_sizes(watch)]))
-        watch.execute("VACUUM public.claude_sessions")
-        later = [_minute(connection, start + timedelta(minutes=MINUTES + minute)) for minute in range(10)]
-        found.append(("snapshot closed, vacuumed", [_ms(later), *_sizes(watch)]))
+    with psycopg.connect(dsn, autocommit=True) as watch, psycopg.connect(dsn) as old:
+        beat = _beat_of(connection, start)
+        cursor = psycopg.ClientCursor(watch)
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT FROM public.claude_sessions LIMIT 1")
+        took: list[float] = []
+        for minute in range(MINUTES):
+            now = start + timedelta(minutes=minute)
+            if minute == SNAPSHOT:
+                found.append((f"snapshot open for {SNAPSHOT // 60} h", [_ms(took), *_sizes(watch)]))
+                old.rollback()
+            if minute % VACUUM_EVERY == 0:
+                watch.execute("VACUUM public.claude_sessions")
+            began = time.perf_counter()
+            cursor.execute(beat.replace(str(start).encode(), str(now).encode()))
+            took.append(time.perf_counter() - began)
+            if minute == SAMPLE:
+                found.append(("at first", [_ms(took), *_sizes(watch)]))
+            if minute % (SHIFT // 2) == 0:
+                _shift(connection, now, begins=minute % SHIFT == 0)
+        found.append(("after the day", [_ms(took), *_sizes(watch)]))
+        beaten = watch.execute("SELECT count(*) FROM public.claude_sessions WHERE heartbeat_at = %s", [now]).fetchone()
+        assert beaten == (SESSIONS,)
     return found
 
 
-def _minute(connection: Database, now: datetime) -> float:
-    began = time.perf_counter()
-    assert heartbeat_here(connection, make_caller(None, now=now)).renewed == SESSIONS
-    return time.perf_counter() - began
+def _beat_of(connection: Database, now: datetime) -> bytes:
+    """Return the message by which `heartbeat --here` renews all sessions at a time."""
+    with recorded() as found:
+        assert heartbeat_here(connection, make_caller(None, now=now)).renewed == SESSIONS
+    return found.messages[-1]
 
 
 def _shift(connection: Database, now: datetime, *, begins: bool) -> None:
@@ -89,7 +100,7 @@ def _shift(connection: Database, now: datetime, *, begins: bool) -> None:
 
 
 def _ms(seconds: list[float]) -> float:
-    return statistics.median(seconds) * 1000
+    return statistics.median(seconds[-SAMPLE:]) * 1000
 
 
 def _sizes(watch: psycopg.Connection[Any]) -> list[float]:
