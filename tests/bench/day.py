@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -40,23 +42,30 @@ SELECT
 
 def measure(sitting: Sitting) -> None:
     """Print the sizes and the time of a minute: at first, when the snapshot ends, and after the day."""
-    rows: list[list[object]] = []
-    with private_server() as server, sleepers(PROCESSES) as pids:
+    with private_server() as server, ExitStack() as stack:
+        pids = stack.enter_context(sleepers(PROCESSES))
         with psycopg.connect(server.dsn) as watch:
             sitting.name_server(watch, "a private server")
+        days: dict[str, list[tuple[str, list[float]]]] = {}
+        minutes = []
         for name, optional in SCHEMAS.items():
             dsn = server.create(f"cs_day_{len(optional)}")
             apply_schema(dsn, optional)
-            with database.connect(dsn, "the bench") as connection:
-                register(connection, pids, range(SESSIONS))
-                rows += [[f"{name}, {moment}", *figures] for moment, figures in _day(dsn, connection)]
+            connection = stack.enter_context(database.connect(dsn, "the bench"))
+            register(connection, pids, range(SESSIONS))
+            days[name] = []
+            minutes.append(_day(dsn, connection, days[name]))
+        # In turn, so that other load hits each alike.
+        for _ in zip(*minutes, strict=True):
+            pass
+    rows = [[f"{name}, {moment}", *figures] for name, day in days.items() for moment, figures in day]
     columns = ["", "ms a minute", "table, MB", "its indexes, MB", "history, MB"]
     sitting.table(f"{SESSIONS:,} sessions, {MINUTES:,} heartbeats each", columns, rows)
 
 
-def _day(dsn: str, connection: Database) -> list[tuple[str, list[float]]]:
+def _day(dsn: str, connection: Database, found: list[tuple[str, list[float]]]) -> Iterator[None]:
+    """Live through a day, a minute at each step; add what is found at its moments."""
     start = datetime.now(timezone.utc)
-    found = []
     with psycopg.connect(dsn, autocommit=True) as watch, psycopg.connect(dsn) as old:
         beat = _beat_of(connection, start)
         cursor = psycopg.ClientCursor(watch)
@@ -77,10 +86,10 @@ def _day(dsn: str, connection: Database) -> list[tuple[str, list[float]]]:
                 found.append(("at first", [_ms(took), *_sizes(watch)]))
             if minute % (SHIFT // 2) == 0:
                 _shift(connection, now, begins=minute % SHIFT == 0)
+            yield
         found.append(("after the day", [_ms(took), *_sizes(watch)]))
         beaten = watch.execute("SELECT count(*) FROM public.claude_sessions WHERE heartbeat_at = %s", [now]).fetchone()
         assert beaten == (SESSIONS,)
-    return found
 
 
 def _beat_of(connection: Database, now: datetime) -> bytes:
