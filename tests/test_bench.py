@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bench import peers
+from bench import peers, storage
 from bench.__main__ import QUESTIONS, main
 from bench.sitting import Sitting
 
@@ -49,12 +49,23 @@ def test_missed_bar_fails_the_sitting(tmp_path: Path) -> None:
     assert not sitting.kept
 
 
-@pytest.mark.parametrize("wrong", [["nothing"], ["--rounds", "0"], ["--rows", "many"]])
+@pytest.mark.parametrize(
+    "wrong", [["nothing"], ["--rounds", "0"], ["--rows", "many"], ["--json", "/dev/null/bench.json"]]
+)
 def test_invalid_bench_options_are_usage_errors(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(wrong)
     assert ended.value.code == 2
     assert capsys.readouterr().out == ""
+
+
+def test_question_without_its_server_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "private_server", lambda: pytest.skip("no Postgres programs"))
+    answers = tmp_path / "bench.json"
+    assert main(["storage", "--json", str(answers)]) == 0
+    written = json.loads(answers.read_text())
+    assert written["left_out"] == [{"question": "storage", "what": "storage", "why": "no Postgres programs"}]
+    assert written["tables"] == []
 
 
 def test_every_question_has_its_file_and_no_other() -> None:

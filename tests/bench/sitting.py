@@ -103,10 +103,12 @@ class Sitting:
                     connection.execute("ALTER SYSTEM RESET fsync")
                     connection.execute("SELECT pg_reload_conf()")
                 self.name_server(connection, server.source)
-            yield server.create
-            with psycopg.connect(server.dsn, autocommit=True) as connection:
-                for name in names:
-                    connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            try:
+                yield server.create
+            finally:
+                with psycopg.connect(server.dsn, autocommit=True) as connection:
+                    for name in names:
+                        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def name_server(self, connection: psycopg.Connection[Any], source: str) -> None:
         """Name the server that answers this question."""
