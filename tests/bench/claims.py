@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import statistics
 import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -25,7 +28,7 @@ from claude_sessions_cli.operations.release import release
 NEEDS = ("pgbench",)
 DATABASE, ITEM = "cs_bench_claims", "SD-BENCH-001"
 CLIENTS = (1, 8)
-SECONDS = 6
+SECONDS, TURNS = 3, 3
 COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
 # pgbench cannot judge the rows that it reads, so it asks once more.
 HELD = """SELECT count(*) AS holders FROM public.claude_sessions
@@ -42,14 +45,20 @@ def measure(sitting: Sitting) -> None:
         script = Path(directory) / "claim.sql"
         script.write_text(_script(dsn))
         for clients in CLIENTS:
-            own = _race(dsn, clients)
-            rows.append([f"claude-sessions, {clients} at once", *own, None])
+            runs: dict[str, Callable[[], list[float]]] = {"claude-sessions": partial(_race, dsn, clients)}
             if sitting.has("pgbench"):
-                same = _pgbench(dsn, script, clients)
-                rows[-1][-1] = own[0] / same[0]
-                rows.append([f"same SQL, pgbench, {clients} at once", *same, 1.0])
+                runs["same SQL, pgbench"] = partial(_pgbench, dsn, script, clients)
+            turns = [{name: run() for name, run in runs.items()} for _ in range(TURNS)]
+            medians = {
+                name: [statistics.median(column) for column in zip(*(turn[name] for turn in turns), strict=True)]
+                for name in runs
+            }
+            beside = medians.get("same SQL, pgbench")
+            for name, (tried, won) in medians.items():
+                rows.append([f"{name}, {clients} at once", tried, won, tried / beside[0] if beside else None])
     columns = ["", "claims each second", "of them won", "ratio"]
-    sitting.table(f"claims of one item for {SECONDS} s on open connections; the winner releases", columns, rows)
+    title = f"claims of one item on open connections, the winner releases; medians of {TURNS} turns of {SECONDS} s"
+    sitting.table(title, columns, rows)
 
 
 def _race(dsn: str, clients: int) -> list[float]:
