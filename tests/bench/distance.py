@@ -28,15 +28,16 @@ DELAYS_MS = (0, 10, 50, 150)
 SESSION, ITEM, LIVING = "bench", "SD-BENCH-001", 3
 # Each waits for several delays.
 MAX_ROUNDS = 5
+# The argv, whether the session holds the item before it, and the most messages after the connection.
 COMMANDS = {
-    "heartbeat": ("heartbeat", True),
-    "check": ("check", True),
-    "list": ("list", True),
-    "claim, free": (f"claim {ITEM}", False),
-    "claim, own": (f"claim {ITEM}", True),
-    "release": ("release", True),
-    "heartbeat --here": ("heartbeat --here", True),
-    "reap, nothing to do": ("reap", True),
+    "heartbeat": ("heartbeat", True, 1),
+    "check": ("check", True, 1),
+    "list": ("list", True, 1),
+    "claim, free": (f"claim {ITEM}", False, 2),
+    "claim, own": (f"claim {ITEM}", True, 2),
+    "release": ("release", True, 2),
+    "heartbeat --here": ("heartbeat --here", True, 2),
+    "reap, nothing to do": ("reap", True, 2),
 }
 
 
@@ -59,7 +60,7 @@ def measure(sitting: Sitting) -> None:
     """Print a line for each command, and the round trips that it takes beyond those of the bare connection."""
     rounds = min(sitting.rounds, MAX_ROUNDS)
     bare = Command("bare connection, SELECT 1", [sys.executable, "-c", BARE])
-    commands = [Command(name, [PROGRAM, *line.split()], holding) for name, (line, holding) in COMMANDS.items()]
+    commands = [Command(name, [PROGRAM, *line.split()], holding) for name, (line, holding, _) in COMMANDS.items()]
     with sitting.databases(DATABASE) as create, ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory())
         dsn = create(DATABASE)
@@ -80,6 +81,8 @@ def measure(sitting: Sitting) -> None:
         rows.append([it.name, it.messages, *(it.ms(delay) for delay in DELAYS_MS), more])
     columns = ["", "messages", *(f"{delay} ms" for delay in DELAYS_MS), "round trips"]
     sitting.table(f"whole processes in ms by the delay each way, medians of {rounds} in turn", columns, rows)
+    for it in commands:
+        sitting.bar(f"{it.name}: messages", it.messages, most=COMMANDS[it.name][2])
 
 
 def _measure(
