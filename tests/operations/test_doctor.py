@@ -75,6 +75,9 @@ def test_double_claim_in_two_forms_is_a_failure(seed_table: Table) -> None:
 
 def test_few_hot_updates_are_a_warning_if_many(full_table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(full_table.database, make_caller("a"), "SD-1")
+    # Those of earlier tests.
+    full_table.execute("SELECT pg_stat_force_next_flush()")
+    full_table.execute("SELECT pg_stat_reset_single_table_counters('public.claude_sessions'::regclass)")
     for _ in range(20):
         full_table.execute("UPDATE public.claude_sessions SET heartbeat_at = clock_timestamp()")
     full_table.execute("SELECT pg_stat_force_next_flush()")
