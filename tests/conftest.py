@@ -22,6 +22,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from claude_sessions_cli import cli as program
 from claude_sessions_cli import database, queries
 from claude_sessions_cli.database import Database, Rows, Statement
 from claude_sessions_cli.embedded import server as embedded
@@ -374,3 +375,22 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+@pytest.fixture
+def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Return a function that runs a command line in this process, ten times as fast as in a new one."""
+
+    def call(*argv: str, env: Mapping[str, str | None] | None = None) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name, value in (env or {}).items():
+                if value is None:
+                    patch.delenv(name, raising=False)
+                else:
+                    patch.setenv(name, value)
+            capfd.readouterr()
+            code = program.run([*argv])
+        output = capfd.readouterr()
+        return subprocess.CompletedProcess(argv, code, output.out, output.err)
+
+    return call

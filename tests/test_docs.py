@@ -249,6 +249,7 @@ class Checker:
 
 def test_json_has_the_fields_of_the_reference(
     cli: Cli,
+    inside: Cli,
     dsn: str,
     seed_dsn: str,
     fresh_database: Callable[..., str],
@@ -265,7 +266,9 @@ def test_json_has_the_fields_of_the_reference(
             env["CLAUDE_SESSIONS_CONFIG"] = str(config)
         if command == "uninstall":
             env["HOME"] = str(tmp_path)
-        answer = json.loads(cli(*command.split(), "--json", *argv, env=env).stdout)
+        # What may start a server or another command is a process of its own.
+        how = cli if on is None or command == "run" else inside
+        answer = json.loads(how(*command.split(), "--json", *argv, env=env).stdout)
         assert isinstance(answer, dict)
         SCHEMA.validate(answer)
         described = SAME_DATA.get(command, command)

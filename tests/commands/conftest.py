@@ -12,7 +12,6 @@ import pytest
 from conftest import Cli, Table
 from run_bench import Bench, Proxy
 
-from claude_sessions_cli import cli as program
 from commands.answers import Env, Inside, Refused, Run, execute, failed, failed_json, rows
 
 
@@ -26,25 +25,6 @@ def run(cli: Cli, dsn: str) -> Run:
         if "--json" in argv:
             assert done.stderr == ""
         return done
-
-    return call
-
-
-@pytest.fixture
-def inside(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Inside:
-    """Return a function that runs a command line in this process, ten times as fast as in a new one."""
-
-    def call(*argv: str, env: Env | None = None) -> subprocess.CompletedProcess[str]:
-        with monkeypatch.context() as patch:
-            for name, value in (env or {}).items():
-                if value is None:
-                    patch.delenv(name, raising=False)
-                else:
-                    patch.setenv(name, value)
-            capfd.readouterr()
-            code = program.run([*argv])
-        output = capfd.readouterr()
-        return subprocess.CompletedProcess(argv, code, output.out, output.err)
 
     return call
 

@@ -80,7 +80,8 @@ def _holder(table: Table) -> list[Any]:
 
 
 @only_linux
-@pytest.mark.parametrize("place", ["same namespace", pytest.param("another namespace", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["same namespace", "another namespace"])
 def test_resumed_conversation_never_takes_the_claim(table: Table, agent: Start, cli: Cli, place: str) -> None:
     prefix: list[str] = []
     if place == "another namespace":

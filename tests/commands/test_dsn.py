@@ -294,6 +294,7 @@ def test_first_failure_that_matters_is_reported(cli: Cli, tls: Guarded, tmp_path
     failed(cli("list", "--dsn", other, env=env), 6, "server certificate for .* does not match host name")
 
 
+@pytest.mark.faults
 def test_environment_of_libpq_is_honoured(cli: Cli, guarded: Guarded, tmp_path: Path) -> None:
     services, passwords = tmp_path / "services", tmp_path / "passwords"
     services.write_text(f"[mine]\nhost={guarded.host}\nuser={guarded.user}\ndbname=claude_sessions\n")

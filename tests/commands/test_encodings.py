@@ -19,6 +19,7 @@ from conftest import Cli, Table
 from commands.answers import Inside, apply_schema, execute, failed, rows
 
 
+@pytest.mark.faults
 def test_sql_ascii_database_works(fresh_database: Callable[..., str], cli: Cli, tmp_path: Path) -> None:
     dsn = apply_schema(fresh_database("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
     codebase = tmp_path / "größe-日本"

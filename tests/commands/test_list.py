@@ -58,7 +58,9 @@ def test_jsonl_prints_a_session_on_each_line(run: Run) -> None:
     assert [(line["session_id"], set(line)) for line in lines] == [("a", SESSION_KEYS), ("b", SESSION_KEYS)]
 
 
-@pytest.mark.parametrize("more", [{}, {"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "more", [{}, *(pytest.param(more, marks=pytest.mark.faults) for more in ({"NO_COLOR": "1"}, {"TERM": "dumb"}))]
+)
 def test_terminal_gets_a_footer_and_plain_lines_on_request(run: Run, dsn: str, more: dict[str, str]) -> None:
     for session in ("a", "b", "c"):
         run("claim", f"SD-{session}", session=session)
@@ -73,7 +75,7 @@ def test_terminal_gets_a_footer_and_plain_lines_on_request(run: Run, dsn: str, m
 
 
 @pytest.mark.parametrize(
-    "columns", [60, 80, *(pytest.param(columns, marks=pytest.mark.faults) for columns in (40, 120, 200))]
+    "columns", [60, *(pytest.param(columns, marks=pytest.mark.faults) for columns in (40, 80, 120, 200))]
 )
 def test_rows_and_footer_fit_their_terminal(run: Run, dsn: str, columns: int) -> None:
     run("claim", "SD-AUTH-001", "--track", "A", "--note", "wide \u6f22\u5b57 and right-to-left \u05d0\u05d1")

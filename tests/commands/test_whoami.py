@@ -183,6 +183,7 @@ FORMS = {
 }
 
 
+@pytest.mark.faults
 def test_command_agrees_with_terminal_however_started(terminal: Open) -> None:
     window = terminal()
     plain = window.run().data

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from commands.conftest import inside
 from conftest import Server
 
 from faults import pool as racing
 from faults.pool import Pool, Watch
-
-# A fixture that tests here use too.
-__all__ = ["inside"]
 
 
 @pytest.fixture(scope="module")

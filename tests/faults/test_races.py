@@ -13,6 +13,7 @@ from faults import pool as racing
 from faults.pool import Pool, Watch
 
 
+@pytest.mark.faults
 def test_one_of_sixteen_commands_wins(watch: Watch) -> None:
     racing.race_of_commands(watch, rounds=1)
 

@@ -377,6 +377,7 @@ def test_apply_waits_for_role_of_other_database(private_server: Server) -> None:
     assert check(mine) == set()
 
 
+@pytest.mark.faults
 def test_grant_allows_every_command(
     make_role: Callable[..., str], fresh_database: Callable[..., str], cli: Cli
 ) -> None:
@@ -882,6 +883,7 @@ def test_grant_and_least_privilege_agree_in_either_order(
     assert may_more == [(order == "grant first",)]
 
 
+@pytest.mark.faults
 def test_authenticated_lists_and_auditor_reads_history_too(
     make_role: Callable[..., str], shipped: str, cli: Cli
 ) -> None:
