@@ -403,7 +403,9 @@ class Database:
     def _constraint(self, tx: Transaction, error: psycopg.Error) -> SessionsError | None:
         """Return the error that says what the constraint asks for which refused a row."""
         refused = error.diag
-        if tx.expects_refusal or error.sqlstate not in CONSTRAINTS or not refused.constraint_name:
+        # A trigger can raise such an error without a table, and a domain has none.
+        names = (refused.schema_name, refused.table_name, refused.constraint_name)
+        if tx.expects_refusal or error.sqlstate not in CONSTRAINTS or not all(names):
             return None
         found = self._look_up(
             "find_constraint",

@@ -184,11 +184,11 @@ def hidden_rows(*, role: str, closed: Sequence[str], limits: Sequence[str], is_g
             f"an administrator must drop that policy, or leave {role} out of it",
         )
     if is_grantable:
-        mend = f"claude-sessions schema apply --grant {role}"
+        hint = _grant(role)
     else:
         policy = f"{quote_name(f'claude_sessions_{role}')} ON {TABLE} TO {quote_name(role)}"
-        mend = f"CREATE POLICY {policy} USING (true) WITH CHECK (true)"
-    return PermissionDenied(f"{text}: no policy opens {', '.join(closed)} to it", f"an administrator must run: {mend}")
+        hint = f"an administrator must run: CREATE POLICY {policy} USING (true) WITH CHECK (true)"
+    return PermissionDenied(f"{text}: no policy opens {', '.join(closed)} to it", hint)
 
 
 def _no_value(table: str, column: str) -> SchemaMismatch:

@@ -13,6 +13,9 @@ NOTE_LIMIT = 200
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 # A random id is known by its beginning: a UUID by 8 digits, a derived id by its hash.
 RANDOM_ID = re.compile(r"[0-9a-f]{8}(?=-[0-9a-f]{4}-)|session_[0-9a-f]{8}(?=_)", re.IGNORECASE)
+_WHOLE_ID = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|session_[0-9a-f]{8}_[a-z0-9]+_[0-9]+", re.IGNORECASE
+)
 _SHORT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f-]{0,26})?|session_[0-9a-f]{8}(?:_[a-z0-9]*)?", re.IGNORECASE)
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -37,6 +40,15 @@ def check_session_id(value: str, source: str) -> str:
             "write 1 to 128 of A-Z a-z 0-9 . _ : - and begin with a letter or digit",
         )
     return value
+
+
+def is_random(value: str) -> bool:
+    """Whether a session id is a random one: a UUID, or derived from an agent's process.
+
+    >>> is_random("session_1a2b3c4d_pts3_4711"), is_random("20261126-1417-2"), is_random("worker-1")
+    (True, False, False)
+    """
+    return _WHOLE_ID.fullmatch(value) is not None
 
 
 def is_short(value: str) -> bool:

@@ -13,7 +13,7 @@ from datetime import datetime
 from claude_sessions_cli.claude_code.stamp import LOST, TWIN
 from claude_sessions_cli.errors import HeldByAnother, SessionsError, UsageError
 from claude_sessions_cli.model import JudgedSession, Session, Tombstone
-from claude_sessions_cli.names import check_session_id
+from claude_sessions_cli.names import SESSION_ID, check_session_id
 from claude_sessions_cli.operations.start import Started
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.operations.whoami import Standings
@@ -117,7 +117,8 @@ def started(found: Started, session_id: str, codebase: str | None) -> str:
         f"The same process holds {_short(other.session.sd_id)} as session {other.session.session_id}, which"
         f" claude-sessions release --session {other.session.session_id} gives back."
         for other in found.standings.others[:2]
-        if held is None or other.session.session_id != held.session_id
+        if (held is None or other.session.session_id != held.session_id)
+        and SESSION_ID.fullmatch(other.session.session_id)
     ]
     usage = (
         "Commands: claude-sessions claim SD (before work on an item), release (after it), check SD (still mine?),"

@@ -24,7 +24,7 @@ from claude_sessions_cli.model import (
     Tombstone,
     Witness,
 )
-from claude_sessions_cli.names import RANDOM_ID, is_same, is_short
+from claude_sessions_cli.names import is_random, is_same, is_short
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
@@ -74,18 +74,19 @@ def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) 
     is_filled = False
     for _ in range(ATTEMPTS):
         try:
-            return Settled(command(caller), caller, outcome, source)
+            try:
+                return Settled(command(caller), caller, outcome, source)
+            except UnsettledError as unsettled:
+                acting = unsettled.settle(database, caller)
+                if acting is None:
+                    continue
+                if acting.session_id == caller.session_id:
+                    outcome, source = unsettled.outcome or outcome, unsettled.source or source
+                caller = acting
         except DuplicateRefused:
             if is_filled or not database.renew(caller.actor, _fill_terminal, caller):
                 raise
             is_filled = True
-        except UnsettledError as unsettled:
-            acting = unsettled.settle(database, caller)
-            if acting is None:
-                continue
-            if acting.session_id == caller.session_id:
-                outcome, source = unsettled.outcome or outcome, unsettled.source or source
-            caller = acting
     raise NotHeld(
         f"session {caller.session_id} cannot be settled: other programs change its row, or its ids continue each other",
         "act under another id: add --session ID; look: claude-sessions whoami",
@@ -163,10 +164,8 @@ def session_named_short(caller: Caller, mine: Session | None, found: Sequence[Ro
     """
     if mine or not _is_named_short(caller):
         return None
-    return rows.pick(
-        [session for looked in found for session in looked.sessions if RANDOM_ID.match(session.session_id)],
-        caller.session_id,
-    )
+    named = [session for looked in found for session in looked.sessions if is_random(session.session_id)]
+    return rows.pick([session for session in named if session.session_id != caller.session_id], caller.session_id)
 
 
 def require_current(

@@ -83,17 +83,22 @@ def list_live(tx: Transaction, caller: Caller, filters: Filters = NO_FILTERS) ->
 
 
 def _list(tx: Transaction, caller: Caller, filters: Filters) -> Listing:
-    kinds = [kind for kind in PAST if filters.all_statuses or kind in filters.statuses]
+    kinds = [kind for kind in PAST if (kind in filters.statuses if filters.statuses else filters.all_statuses)]
     found, *past = tx.commit(list_live(tx, caller, filters), *_list_past(tx, caller, filters, kinds))
     live = [caller.judge(session) for session in found.sessions]
     live.sort(key=_usual_order)
     counts = Counter(seen.label.value for seen in live)
-    sessions, total = live, len(live)
+    by_id, total = {seen.session.id: seen for seen in live}, len(live)
     for kind, listed, number in _in_pairs(kinds, past, filters.limit):
         judged = [caller.judge(session) for session in listed.sessions]
+        # A session may have fallen silent, or ended, between two of the statements.
+        earlier = [by_id.pop(seen.session.id) for seen in judged if seen.session.id in by_id]
+        counts.subtract(seen.label.value for seen in earlier)
         # The label of a session needs a look at it.
         counts.update([seen.label.value for seen in judged] if len(judged) == number else {PAST[kind]: number})
-        sessions, total = sessions + judged, total + number
+        by_id |= {seen.session.id: seen for seen in judged}
+        total += number - len(earlier)
+    sessions = [*by_id.values()]
     for word in reversed(filters.sort):
         key, reverse = SORTS[word.removeprefix("-")], word.startswith("-")
         # What has no value comes last either way.

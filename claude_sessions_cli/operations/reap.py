@@ -81,7 +81,9 @@ def reap(
         condemned = [verdict for verdict in verdicts if verdict.to]
         kept = [verdict for verdict in verdicts if not verdict.to]
         if explain:
-            result.kept.extend(kept)
+            # A session that this run has made stale comes again among the stale ones.
+            changed_before = {verdict.session.session.id for verdict in result.changed}
+            result.kept.extend(verdict for verdict in kept if verdict.session.session.id not in changed_before)
         if dry_run:
             result.changed.extend(condemned)
         else:
@@ -111,12 +113,14 @@ def _pages(database: Database, caller: Caller, dry_run: bool, explain: bool) -> 
     yield page
     after = page[-1].id if len(page) == PAGE else None
     while after is not None:
-        page, ids = look(_read_with_ids, caller, after)
+        page, found_ids = look(_read_with_ids, caller, after)
         yield page
-        for start in range(PAGE, len(ids), PAGE):
+        # Another reaper may have released some in between.
+        ids = [one for one in found_ids if one > page[-1].id] if page else found_ids
+        for start in range(0, len(ids), PAGE):
             [found] = look(_read, Statement("list_sessions_by_id", ids=ids[start : start + PAGE], now=caller.now))
             yield [session for session in found if session.status != "released"]
-        after = ids[-1] if len(ids) == IDS else None
+        after = found_ids[-1] if len(found_ids) == IDS else None
     while stale:
         yield stale
         [stale] = look(_read, _stale(caller, explain, stale[-1])) if len(stale) == PAGE else [[]]

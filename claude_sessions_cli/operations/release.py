@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from claude_sessions_cli.database import Database, Statement, Transaction
 from claude_sessions_cli.errors import SEE_ALL, NotHeld, UsageError
 from claude_sessions_cli.model import RELEASED_BY_OTHER, JudgedSession, Session, Tombstone
-from claude_sessions_cli.names import check_session_id, check_work_item, is_same
+from claude_sessions_cli.names import SESSION_ID, check_session_id, check_work_item, is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import tell, tombstone_for
@@ -74,7 +74,7 @@ def _release(
         if holder:
             raise NotHeld(
                 f"{sd_id} is held by {holder.session_id}, not by this session{f'; {holding}' if other else ''}",
-                f"release it for its holder: claude-sessions release --session {holder.session_id} --reason WHY",
+                _how_to_release(holder.session_id, sd_id),
                 holder=caller.judge(holder),
             )
         if other:
@@ -156,3 +156,10 @@ def _release_other(
     [cleared] = tx.commit(rows.clear(caller, session, status, tombstone=tombstone))
     outcome = "ended" if end else "released"
     return ReleaseResult(outcome, caller.judge(rows.written(cleared)), held, of_another=True)
+
+
+def _how_to_release(session_id: str, sd_id: str) -> str:
+    """Return the next step for an item that another session holds; another program's id may be one of no command."""
+    if not SESSION_ID.fullmatch(session_id):
+        return f"look: {command_line('list', sd_id)}"
+    return f"release it for its holder: claude-sessions release --session {session_id} --reason WHY"

@@ -47,7 +47,7 @@ def _enter(
     if may_run(session, caller.identity.host):
         raise HeldByAnother(
             f"a command runs under {session.sd_id} in this session already",
-            "wait for its end: add --wait 10m",
+            f"wait for its end; look: {command_line('list', sd_id)}",
             holder=caller.judge(session),
         )
     # The command trusts a window that every other client has to respect.

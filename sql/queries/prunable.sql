@@ -7,12 +7,15 @@
             OR updated_at < coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp())
             - pg_catalog.make_interval(secs => %(older_than_s)s::float8)
         )
-        AND greatest(
-            CASE
-                WHEN heartbeat_at <= coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp()) THEN heartbeat_at
-            END,
-            updated_at,
-            created_at
+        AND coalesce(
+            greatest(
+                CASE
+                    WHEN heartbeat_at <= coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp()) THEN heartbeat_at
+                END,
+                updated_at,
+                created_at
+            ),
+            '-infinity'::timestamptz
         )
             < coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
             - pg_catalog.make_interval(secs => %(older_than_s)s::float8)

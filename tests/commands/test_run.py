@@ -198,10 +198,8 @@ def test_second_run_of_item_in_one_session_is_refused(bench: Bench) -> None:
     before = bench.table.row("mine")
     second = bench.call("SD-1", "--conflict-exit-code", "9", "--", "echo", "ran", env=mine)
     assert (second.returncode, second.stdout) == (9, "")
-    assert (
-        second.stderr
-        == "claude-sessions: a command runs under SD-1 in this session already (wait for its end: add --wait 10m)\n"
-    )
+    hint = "wait for its end; look: claude-sessions list SD-1"
+    assert second.stderr == f"claude-sessions: a command runs under SD-1 in this session already ({hint})\n"
     assert bench.table.row("mine") == before
     first.terminate()
     first.wait(30)

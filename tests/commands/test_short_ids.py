@@ -73,6 +73,13 @@ def test_ambiguous_short_id_names_the_candidates(call: Inside, full_table: Table
     assert data_of(call("check", "4f9c2a7e-2", "--json"), "check")["session"]["session_id"] == SIMILAR
 
 
+def test_chosen_name_that_looks_random_is_a_whole_id(call: Inside, full_table: Table) -> None:
+    claim(full_table.database, make_caller("20261126-1417-21"), "SD-4")
+    failed(call("check", "20261126-1417-2"), 4, "not registered")
+    assert call("claim SD-5", "20261126-1417-2").returncode == 0
+    assert data_of(call("check", "20261126-1417-2", "--json"), "check")["session"]["sd_id"] == "SD-5"
+
+
 @pytest.mark.parametrize("line", _first_by_default(REGISTERING))
 def test_new_session_is_not_taken_for_another(call: Inside, full_table: Table, line: str) -> None:
     before = rows(full_table.dsn)

@@ -171,3 +171,10 @@ def test_expiry_honours_patience_of_holder(table: Table, own: dict[str, Any], ex
     table.insert("a", status="active", heartbeat_at=NOON, metadata=Jsonb({"claude_sessions_cli": own}))
     found = list_sessions(table.database, make_caller(None, now=NOON))
     assert found.sessions[0].expires_in_s == expires
+
+
+def test_all_with_a_status_lists_that_status_alone(table: Table) -> None:
+    table.insert("live", status="idle", heartbeat_at=NOON)
+    table.insert("gone", status="released", heartbeat_at=NOON)
+    found = list_sessions(table.database, make_caller("a"), Filters(all_statuses=True, statuses=("idle",)))
+    assert [seen.session.session_id for seen in found.sessions] == ["live"]

@@ -279,6 +279,16 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         "a trigger of the table refused it: not today",
         "list the triggers: claude-sessions schema check",
     ),
+    "trigger like a constraint": (
+        "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE 'frozen' USING ERRCODE = 'check_violation', CONSTRAINT = 'frozen'; END $$;"
+        "CREATE TRIGGER theirs BEFORE UPDATE ON public.claude_sessions FOR EACH ROW EXECUTE FUNCTION public.theirs()",
+        "DROP FUNCTION public.theirs CASCADE",
+        _claim,
+        SchemaMismatch,
+        "frozen",
+        "see what differs: claude-sessions schema check",
+    ),
 }
 
 

@@ -62,3 +62,8 @@ def test_each_batch_is_pruned_in_own_transaction(dsn: str, monkeypatch: pytest.M
             "SELECT count(*) AS n FROM claude_session_events WHERE event = 'deleted' GROUP BY xmin::text ORDER BY 1"
         )
         assert [row["n"] for row in planned.execute(deleted)] == [1, 2, 2]
+
+
+def test_session_whose_only_time_is_in_the_future_is_pruned(table: Table) -> None:
+    table.insert("ahead", status="released", heartbeat_at=at(99 * DAY), updated_at=None, created_at=None)
+    assert reap(table.database, make_caller(None, now=NOON), prune=3600).pruned == 1

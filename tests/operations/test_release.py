@@ -92,3 +92,10 @@ def test_prefix_is_not_a_pattern(table: Table) -> None:
     claim(table.database, make_caller("axb", now=NOON), "SD-1")
     with pytest.raises(NotHeld, match="no session"):
         release_other(table.database, make_caller("other", now=at(1)), "a_", None)
+
+
+def test_hint_names_no_session_that_no_command_takes(table: Table) -> None:
+    table.insert("x; touch planted", sd_id="SD-1", status="active", claimed_at=NOON, heartbeat_at=NOON)
+    with pytest.raises(NotHeld, match="SD-1 is held by x; touch planted") as caught:
+        release(table.database, make_caller("a", now=NOON), "SD-1")
+    assert caught.value.hint == "look: claude-sessions list SD-1"

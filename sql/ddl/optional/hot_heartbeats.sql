@@ -1,12 +1,17 @@
 -- For large fleets: heartbeats as HOT updates, which write no index and a third of the WAL. For that no index may be on
 -- heartbeat_at, and each page needs room for the next versions of its rows. The tool needs the dropped index for nothing.
 -- Idempotent. There is room in the pages that are written from now on; VACUUM FULL or pg_repack makes it in the others.
+-- The first time, it locks the table against everybody while it builds an index of the sessions that live.
 
 DO $$
 DECLARE
     option text;
     setting text;
 BEGIN
+    -- Dropped first: to take this lock after a weaker one would deadlock with writers. Checked, because of the lock.
+    IF pg_catalog.to_regclass('public.idx_claude_sessions_heartbeat') IS NOT NULL THEN
+        DROP INDEX public.idx_claude_sessions_heartbeat;
+    END IF;
     IF pg_catalog.to_regclass('public.idx_claude_sessions_live_here') IS NULL THEN
         -- heartbeat --here: the sessions of a host. A HOT update does not write it.
         CREATE INDEX idx_claude_sessions_live_here
@@ -14,10 +19,6 @@ BEGIN
             (metadata -> 'claude_sessions_cli'::text -> 'process'::text ->> 'boot_id'::text)
         )
         WHERE status IN ('active', 'idle') OR status IS NULL;
-    END IF;
-    -- Checked first, because it locks the table against everybody.
-    IF pg_catalog.to_regclass('public.idx_claude_sessions_heartbeat') IS NOT NULL THEN
-        DROP INDEX public.idx_claude_sessions_heartbeat;
     END IF;
     -- Sessions that live are few among those that ended, so their dead versions are a small share of the table. Other
     -- values stay as they are.
