@@ -16,11 +16,15 @@ from commands.answers import Env, Inside, Refused, Run, execute, failed, failed_
 
 
 @pytest.fixture
-def run(cli: Cli, dsn: str) -> Run:
-    """Return a function that runs a command as `session`, and checks the rules for every answer."""
+def run(cli: Cli, inside: Inside, dsn: str) -> Run:
+    """Return a function that runs a command as `session`, and checks the rules for every answer.
+
+    Without a session it runs in its own process, for that of this one would be found.
+    """
 
     def call(*argv: str, session: str | None = "a") -> subprocess.CompletedProcess[str]:
-        done = cli(*argv, env={"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": session})
+        how = inside if session else cli
+        done = how(*argv, env={"CLAUDE_SESSIONS_DSN": dsn, "CLAUDE_SESSIONS_SESSION_ID": session})
         assert "Traceback" not in done.stderr
         if "--json" in argv:
             assert done.stderr == ""
