@@ -74,7 +74,7 @@ def _draw() -> None:
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
         console.print("[bold]$[/bold] claude-sessions list")
-        for cells in render.styled(table.fit(table.rows(table.LIST, found.sessions), COLUMNS), Text):
+        for cells in render.styled(table.fit(table.rows(table.LIST, found.sessions), COLUMNS), Text, COLUMNS):
             console.print(Text("  ").join(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     svg = console.export_svg(title="claude-sessions")
     # A picture must not load fonts from elsewhere.
