@@ -7,9 +7,11 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 
-# What stands before a secret in a DSN, as it is written or percent-encoded; in a URL, a port is no secret.
+# What stands before a secret in a DSN, as it is written or percent-encoded; in a URL, a port is no secret. A URL that
+# was taken for a path has one slash.
 _COLON = "(?::|%3A)"
-_IN_URL = rf"{_COLON}(?:/|%2F){{2}}(?:(?!{_COLON})[^\s/\[])*{_COLON}(?!\d{{1,5}}(?:[/?][^\s@]*)?(?:[\s'\"),;.]|$))"
+_SCHEME = rf"(?:{_COLON}(?:/|%2F){{2}}|postgres(?:ql)?{_COLON}(?:/|%2F))"
+_IN_URL = rf"{_SCHEME}(?:(?!{_COLON})[^\s/\[])*{_COLON}(?!\d{{1,5}}(?:[/?][^\s@]*)?(?:[\s'\"),;.]|$))"
 _KEYWORD = r"(?:password|passwd|client_secret|scram_(?:client|server)_key)\s*(?:=|%3D)\s*"
 # A quoted value may itself be quoted in an error, with backslashes; an unquoted one may escape blanks.
 _VALUE = r"(?:\\*'(?:\\+.|[^'\\])*'?|\\*\"(?:\\+.|[^\"\\])*\"?|(?:\\+.|[^\s\\])+)"
@@ -35,9 +37,11 @@ def mask_passwords(text: str) -> str:
     "no such command 'postgresql://me:***@host/db'"
     >>> mask_passwords("host=h password='my secret' dbname=d")
     'host=h password=*** dbname=d'
+    >>> mask_passwords("no file: /home/me/postgresql:/me:secret@host/db"), mask_passwords("/bin:/usr/bin:/opt")
+    ('no file: /home/me/postgresql:/me:***@host/db', '/bin:/usr/bin:/opt')
     """
     # Few texts need the pattern, which takes longer to compile than a command may take to print.
-    return re.sub(_PASSWORD, r"\1\2***", text) if "://" in text or "=" in text or "%3" in text else text
+    return re.sub(_PASSWORD, r"\1\2***", text) if ":/" in text or "=" in text or "%3" in text else text
 
 
 def presentable(text: str) -> str:
@@ -147,7 +151,8 @@ def command_line(verb: str, item: str, options: str = "") -> str:
     >>> command_line("claim", "SD-1", "--switch"), command_line("list", "my item"), command_line("list", "-x")
     ('claude-sessions claim SD-1 --switch', "claude-sessions list 'my item'", 'claude-sessions list -- -x')
     """
-    quoted = shlex.quote(item)
+    # Between the quotes of a shell, a password would no longer be found.
+    quoted = shlex.quote(mask_passwords(item))
     words = [verb, options, "--", quoted] if item.startswith("-") else [verb, quoted, options]
     return " ".join(["claude-sessions", *filter(None, words)])
 

@@ -169,17 +169,23 @@ def session_named_short(caller: Caller, mine: Session | None, found: Sequence[Ro
 
 
 def require_current(
-    caller: Caller, mine: Session | None, found: Sequence[Rows], *, writes: bool = True, registers: bool = False
+    caller: Caller,
+    mine: Session | None,
+    found: Sequence[Rows],
+    *,
+    writes: bool = True,
+    registers: bool = False,
+    is_new: bool = False,
 ) -> None:
     """Raise UnsettledError if the command has to act under another id.
 
     `found` are the rows of `look`. A session that is named by the beginning of its id acts as itself; a command that
-    `registers` refuses that, for it would make a new one. A session that went on under a new id acts for that; the
-    claim of an earlier id goes over to this one, unless this one holds something. A command that does not begin a term
-    acts for the earlier id.
+    `registers` refuses that, for it would make a new one, or has just made `mine`, which `is_new`. A session that went
+    on under a new id acts for that; the claim of an earlier id goes over to this one, unless this one holds something.
+    A command that does not begin a term acts for the earlier id.
     """
     if _is_named_short(caller):
-        named = session_named_short(caller, mine, found)
+        named = session_named_short(caller, None if is_new else mine, found)
         if named and registers:
             raise UsageError(
                 f"no session is called {caller.session_id}, and {named.session_id} begins with it", "give the whole id"

@@ -113,7 +113,7 @@ def _claim(
     mine, others = rows.split(found, caller)
     if mine is None:
         raise rows.not_registered(caller)
-    agent.require_current(caller, None if new else mine, same, registers=True)
+    agent.require_current(caller, mine, same, registers=True, is_new=bool(new))
     standing = caller.standing(mine) if force_reason else agent.require_own(caller, mine)
     agent.require_term(mine, others)
     lost = None if standing is Standing.TWIN else mine.tombstone

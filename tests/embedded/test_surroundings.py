@@ -165,7 +165,7 @@ def test_two_containers_on_one_directory_get_one_server(home: Path, cli: Cli) ->
         assert cli("claim", "SD-1", "--session", "a").returncode == 0
         assert embedded.status().running
         _, complaint = contained(f"{words} db stop").communicate()
-        assert "the server runs in another container (stop it there)" in complaint
+        assert "the server runs in another container (stop it there, with the same command)" in complaint
         assert not (home / "stopped").exists()
     finally:
         for room in rooms:
