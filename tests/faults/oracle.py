@@ -99,10 +99,11 @@ class Table:
             if laws.known(other) == process and laws.own(other).get("id_from") == "claude_code"
             if laws.holds(other) or laws.unsettled(other) or self.lost_term(other, alone=True)
         ]
-        if not earlier:
+        # Nothing goes over to an id that is open in another process.
+        if not earlier or self.is_bound_elsewhere():
             return
         before = max(earlier, key=lambda other: (laws.holds(other), laws.last_sign(other)))
-        lost = laws.stone(row) if row and self.is_bound_elsewhere() is not True else None
+        lost = laws.stone(row) if row else None
         if lost and lost.get("told") is not True and not laws.holds(before):
             return
         acting = self._caller.as_session(before["session_id"])
@@ -113,7 +114,7 @@ class Table:
         if not writes or is_late or runs:
             self._caller = acting
             raise Again
-        if row and not self.is_bound_elsewhere():
+        if row:
             self.require_term(row, alone=True)
         self.require_term(before, alone=True)
         self._continue(before, acting)
@@ -126,9 +127,6 @@ class Table:
             empty = dict.fromkeys(("sd_id", "track", "claimed_at"))
             row = {"session_id": name, "status": "idle", "tty": before["tty"], "pid": before["pid"], **times, **empty}
             self._rows[name] = {**row, "metadata": {laws.KEY: own}}
-        if self.is_bound_elsewhere():
-            self._caller = acting
-            raise Again
         mine = self._rows[name]
         if laws.holds(before) and len(self.others(before["sd_id"])) > 1:
             self._caller = acting
