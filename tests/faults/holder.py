@@ -150,8 +150,8 @@ class Holder:
         start = time.monotonic()
         try:
             held = term.renew(self._connected(), self.caller, item, self._fence)
-        except NotHeld:
-            return self._lose(item)
+        except NotHeld as error:
+            return self._lose(item, error.message)
         if (held.session.sd_id, held.session.fence) != (item, self._fence):
             self.note("wrong", text=f"{item} under {self._fence} renewed as {held.session}")
         self._believe(held, start, "renewed")
@@ -161,11 +161,11 @@ class Holder:
         start = time.monotonic()
         try:
             beaten = heartbeat(self._connected(), caller, register=register)
-        except (NotHeld, HeldByAnother):
-            return self._lose(item)
+        except (NotHeld, HeldByAnother) as error:
+            return self._lose(item, error.message)
         held = beaten.session.session
         if beaten.outcome not in PROOFS:
-            self._lose(item)
+            self._lose(item, beaten.outcome)
         elif beaten.outcome == "renewed" and (held.sd_id != item or (held.fence or 0) < self._fence):
             self.note("wrong", text=f"{item} under {self._fence} renewed as {held}")
         if held.sd_id != item:
@@ -176,7 +176,8 @@ class Holder:
     def _rotate(self, item: str) -> bool:
         """Go on under the next id, perhaps while a command runs, and beat under the one before, which is late."""
         before, self._ids = self.caller, self._ids + 1
-        runs = self._choose.random() < 0.4
+        # A claim that stayed under an earlier id is not this one's to run a command under.
+        runs = self._choose.random() < 0.4 and self._session == self.caller.session_id
         if runs and not self._start_command(item):
             return False
         self.caller = self._caller(f"{before.session_id.partition('.')[0]}.{os.getpid()}.{self._ids}")
@@ -198,8 +199,8 @@ class Holder:
         runner = ProcessRecord(found.pid, found.start, host.boot_id, host.pid_ns)
         try:
             held = term.enter(self._connected(), self.caller, runner, item).session
-        except (NotHeld, HeldByAnother):
-            return self._lose(item)
+        except (NotHeld, HeldByAnother) as error:
+            return self._lose(item, error.message)
         self.note("ran", item=item, session=held.session_id, fence=held.fence, start=start, until=start + COMMAND_S)
         return True
 
@@ -210,9 +211,9 @@ class Holder:
             self._command.wait()
             self._command = None
 
-    def _lose(self, item: str) -> bool:
+    def _lose(self, item: str, why: str) -> bool:
         self._end_command()
-        self.note("lost", item=item, session=self._session, fence=self._fence)
+        self.note("lost", item=item, session=self._session, fence=self._fence, why=why)
         return False
 
     def _believe(self, held: JudgedSession, start: float, outcome: str) -> None:

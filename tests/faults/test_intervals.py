@@ -97,6 +97,11 @@ class Life:
         """The ids that it had."""
         return {self.session} | {line["session"] for line in self.lines if "session" in line}
 
+    def had(self, session: str) -> bool:
+        """Whether it had an id, perhaps one that it was killed before it could log."""
+        next_ids = f"{self.session.partition('.')[0]}.{self.child.pid}."
+        return session in self.sessions or session.startswith(next_ids)
+
 
 @dataclass
 class Interval:
@@ -372,7 +377,7 @@ def check_terms(troupe: Troupe, terms: list[dict[str, Any]]) -> None:
 
 def holder_of(troupe: Troupe, term: dict[str, Any]) -> Life:
     """Return the process that held a term: the one that knew its fence, or else one that was killed before it did."""
-    lives = [life for life in troupe.lives if term["session_id"] in life.sessions]
+    lives = [life for life in troupe.lives if life.had(term["session_id"])]
     key = (term["session_id"], term["fence"])
     knew = [life for life in lives if key in [(line.get("session"), line.get("fence")) for line in life.lines]]
     return min(knew or lives, key=lambda life: life.killed or float("inf"))
