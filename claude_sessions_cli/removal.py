@@ -79,7 +79,7 @@ def remove_data(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remova
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a directory has a cluster's name, and is none."""
+    """Whether a directory is named like a cluster but is not one."""
     return path.name.startswith("postgres") and path.is_dir() and not (path / "PG_VERSION").exists()
 
 

@@ -123,7 +123,7 @@ def test_each_command_and_option_has_help() -> None:
         assert all(_options(command).values()), name
 
 
-def test_help_shows_each_option_variable_and_code_of_the_reference() -> None:
+def test_help_shows_each_name_and_code_of_the_reference() -> None:
     shared = [row for table in _tables("Shared options", "option") for row in table]
     variables = {option: _names(row[2]) for row in shared for option in _names(row[0])}
     for name, command in COMMANDS.items():

@@ -235,7 +235,7 @@ def test_slow_heartbeat_does_not_show_the_database_left(
 
 
 @needs_proc
-def test_heartbeat_that_starts_late_does_not_show_the_database_left(
+def test_late_heartbeat_does_not_show_the_database_left(
     states: Path, full_table: Table, cli: Cli, sleeper: Sleeper
 ) -> None:
     anchor = process.read(sleeper().pid)
