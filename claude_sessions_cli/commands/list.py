@@ -86,8 +86,8 @@ def list_(
     caller = invocation.find_caller(settings, session=session, required=mine)
 
     from claude_sessions_cli import as_json, as_text, render, table
-    from claude_sessions_cli.operations import agent
     from claude_sessions_cli.operations import list as operation
+    from claude_sessions_cli.operations import short_ids
 
     named, sorts = _words(columns), _words(sort)
     options.check_words("--columns", named, tuple(table.COLUMNS))
@@ -107,7 +107,7 @@ def list_(
     layout = table.Layout(plain, wide, chosen=bool(named))
     shown = table.named(named) if named else table.LIST
     with invocation.open_database(settings, output) as database:
-        caller = agent.as_named(database, caller)
+        caller = short_ids.as_named(database, caller)
         if mine:
             filters = replace(filters, session_id=caller.session_id)
         name = "the private server" if settings.dsn is None else database.description

@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.errors import DuplicateRefused, HeldByAnother, NotHeld, SessionsError, UsageError
-from claude_sessions_cli.identity import OPTION
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import (
     CLEARED,
@@ -24,8 +23,8 @@ from claude_sessions_cli.model import (
     Tombstone,
     Witness,
 )
-from claude_sessions_cli.names import is_random, is_same, is_short
-from claude_sessions_cli.operations import rows
+from claude_sessions_cli.names import is_same
+from claude_sessions_cli.operations import rows, short_ids
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
 from claude_sessions_cli.text import command_line
@@ -140,32 +139,12 @@ def look(caller: Caller) -> list[Statement]:
     A random id may be named by its beginning. Claude Code gives its process a new id when a conversation is cleared or
     resumed. Ids of other sources stay.
     """
-    if _is_named_short(caller):
-        return [find(caller)]
+    if short_ids.is_named_short(caller):
+        return [short_ids.find(caller)]
     own = caller.process
     if own is None or caller.identity.id_from not in ROTATING:
         return []
     return [Statement("list_same_process", **caller.key, pid=own.pid, tty=caller.identity.known_tty)]
-
-
-def find(caller: Caller) -> Statement:
-    """Return the statement that finds the sessions whose ids begin with the caller's."""
-    return Statement("find_sessions", prefix=caller.session_id, now=caller.now)
-
-
-def _is_named_short(caller: Caller) -> bool:
-    return caller.identity.id_from == OPTION and is_short(caller.session_id)
-
-
-def session_named_short(caller: Caller, mine: Session | None, found: Sequence[Rows]) -> Session | None:
-    """Return the session whose random id the caller gave the beginning of; `found` are the rows of `look`.
-
-    Raises UsageError if there are several. A name that somebody chose has no short form: `worker` is not `worker-2`.
-    """
-    if mine or not _is_named_short(caller):
-        return None
-    named = [session for looked in found for session in looked.sessions if is_random(session.session_id)]
-    return rows.pick([session for session in named if session.session_id != caller.session_id], caller.session_id)
 
 
 def require_current(
@@ -184,8 +163,8 @@ def require_current(
     on under a new id acts for that; the claim of an earlier id goes over to this one, unless this one holds something.
     A command that does not begin a term acts for the earlier id.
     """
-    if _is_named_short(caller):
-        named = session_named_short(caller, None if is_new else mine, found)
+    if short_ids.is_named_short(caller):
+        named = short_ids.session_named(caller, None if is_new else mine, found)
         if named and registers:
             raise UsageError(
                 f"no session is called {caller.session_id}, and {named.session_id} begins with it", "give the whole id"
@@ -211,19 +190,9 @@ def require_current(
     )
 
 
-def as_named(database: Database, caller: Caller) -> Caller:
-    """Return the caller under the whole id of the session that it named by the beginning of it."""
-    if not _is_named_short(caller):
-        return caller
-    [found] = database.read(lambda tx: tx.commit(find(caller)))
-    mine, _ = rows.split(found, caller)
-    named = session_named_short(caller, mine, [found])
-    return caller.as_session(named.session_id) if named else caller
-
-
 def same_process(caller: Caller, found: Sequence[Rows]) -> list[Session]:
     """Return the other sessions of the caller's process among the rows of `look`."""
-    return [] if _is_named_short(caller) else [session for looked in found for session in looked.sessions]
+    return [] if short_ids.is_named_short(caller) else [session for looked in found for session in looked.sessions]
 
 
 def earlier_session(caller: Caller, found: Sequence[Rows]) -> Session | None:

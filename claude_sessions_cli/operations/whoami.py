@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from claude_sessions_cli.database import Database, Rows, Statement, Transaction
 from claude_sessions_cli.model import JudgedSession, Session, Tombstone
-from claude_sessions_cli.operations import agent, rows
+from claude_sessions_cli.operations import agent, rows, short_ids
 from claude_sessions_cli.operations.caller import Caller, Standing
 
 
@@ -31,7 +31,7 @@ def whoami(database: Database, caller: Caller) -> Standings:
         return Standings()
     found, *same = database.read(_look, caller)
     mine, others = rows.split(found, caller)
-    if named := agent.session_named_short(caller, mine, same):
+    if named := short_ids.session_named(caller, mine, same):
         return whoami(database, caller.as_session(named.session_id))
     earlier = [caller.judge(session) for session in agent.same_process(caller, same) if session.holds]
     is_twin = mine is not None and caller.standing(mine) is Standing.TWIN
