@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 from conftest import Table, make_caller
-from poll import until
+from poll import until, until_waiting
 
-from claude_sessions_cli import database
+from claude_sessions_cli import database, queries
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
@@ -57,3 +59,24 @@ def test_heartbeats_are_hot_and_write_little(hot_table: Table) -> None:
     assert updates == SESSIONS * BEATS
     assert hot >= 0.99 * updates
     assert written <= 250 * updates
+
+
+def test_applying_does_not_deadlock_with_a_writer(fresh_database: Callable[..., str]) -> None:
+    dsn = fresh_database()
+    with database.connect(dsn, "the test") as connection:
+        schema.apply(connection)
+        claim(connection, make_caller("a"), "SD-1")
+    file = (queries.directory() / "ddl/optional/hot_heartbeats.sql").read_text(encoding="utf-8")
+    with (
+        psycopg.connect(dsn) as writer,
+        psycopg.connect(dsn, autocommit=True) as applier,
+        psycopg.connect(dsn, autocommit=True) as looking,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        # As the first message of a release.
+        writer.execute("SELECT FROM public.claude_sessions FOR UPDATE")
+        applying = pool.submit(applier.execute, file.encode())
+        until_waiting(looking)
+        writer.execute("UPDATE public.claude_sessions SET updated_at = now()")
+        writer.commit()
+        applying.result()
