@@ -55,12 +55,11 @@ class Guardian:
             os.write(self._writer, b"done\n")
         self._leave()
 
-    def end_command(self, groups: Iterable[int]) -> bool:
-        """End what still lives of these process groups; return whether something does, which it may not end."""
+    def end_command(self, groups: Iterable[int]) -> None:
+        """End what still lives of these process groups, within some seconds."""
         with suppress(OSError):
             os.write(self._writer, b"".join(b"%d\n" % group for group in groups))
         self._leave()
-        return self._child.returncode is None
 
     def _leave(self) -> None:
         os.close(self._writer)

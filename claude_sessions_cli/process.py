@@ -281,9 +281,20 @@ def lineage(pid: int) -> list[Process]:
     return chain
 
 
-def is_alive(groups: Set[int]) -> bool:
-    """Whether a process of these groups lives, as far as this user may see."""
-    return any(found.group in groups for found in _living())
+def alive_among(groups: Set[int]) -> set[int]:
+    """Return those of these process groups that live; one that /proc hides from this user does if it exists."""
+    return {found.group for found in _living() if found.group in groups} | {*filter(_is_foreign, groups)}
+
+
+def _is_foreign(group: int) -> bool:
+    """Whether a process group exists, and this user may signal nothing in it."""
+    try:
+        os.killpg(group, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 def with_descendants(groups: Set[int]) -> set[int]:

@@ -34,6 +34,8 @@ PROOF_S = 5.0
 REPORT_S = 0.1
 # How long a command that has run for too long has between TERM and KILL.
 TIMEOUT_GRACE_S = 10.0
+# How long processes may take to die of KILL.
+DYING_S = 2.0
 FORWARDED = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
     signal.SIGTSTP,
@@ -45,7 +47,7 @@ WATCHED = (*FORWARDED, signal.SIGTTIN, signal.SIGCONT, signal.SIGCHLD)
 class Finished:
     """How a command ended: its exit code (128 + n for signal n), or the error that it was stopped for.
 
-    `timed_out` is whether it ran for too long, `left` a process group of it that this user may not end. `interrupt` is
+    `timed_out` is whether it ran for too long, `left` a process group of it that could not be ended. `interrupt` is
     the signal of the keyboard that it died of, `had_terminal` whether that reached the command alone.
     """
 
@@ -330,11 +332,20 @@ class _Runner:
         return min(1.0, max(0.0, min(due) - uptime())) if due else 1.0
 
     def _end_groups(self) -> int | None:
-        """Give the rest of the command the time until KILL; return a process group that this user may not end."""
-        while self._kill_at is not None and uptime() < self._kill_at and process.is_alive(self._groups):
-            time.sleep(0.05)
+        """Give the rest of the command the time until KILL; return a process group that could not be ended."""
+        if self._kill_at is not None:
+            self._await_end(self._kill_at)
         self._signal_all(signal.SIGKILL)
-        return min(self._groups) if self._guardian.end_command(self._groups) else None
+        # The guardian may be slow, or have been killed: only the processes themselves count.
+        left = self._await_end(uptime() + DYING_S)
+        self._guardian.end_command(self._groups)
+        return min(left, default=None)
+
+    def _await_end(self, until: float) -> set[int]:
+        """Wait for the end of the command's process groups; return those that still live at a time."""
+        while (left := process.alive_among(self._groups)) and uptime() < until:
+            time.sleep(0.05)
+        return left
 
     def _signal_all(self, number: int) -> None:
         """Signal the command's group and those of its descendants."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from claude_sessions_cli import as_json, as_text, identity, invocation, options, render, surroundings
 
@@ -31,7 +30,7 @@ def status(
     around = surroundings.look(os.environ)
     data = as_json.status_data(who, found, asked, around)
     if error is None or not json:
-        columns = min(render.columns_of(sys.stdout), render.USUAL_COLUMNS)
+        columns = min(render.columns_of(), render.USUAL_COLUMNS)
         set_up = surroundings.describe(os.environ, who, around)
         output.result(data, lambda: as_text.status_text(who, found, asked, error, set_up, columns))
     if error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -36,5 +35,5 @@ def version(
     from claude_sessions_cli.operations.version import versions
 
     found = versions()
-    columns = min(render.columns_of(sys.stdout), render.USUAL_COLUMNS)
+    columns = min(render.columns_of(), render.USUAL_COLUMNS)
     output.result(asdict(found), lambda: as_text.versions_text(found, columns))

@@ -243,7 +243,7 @@ def supervise(
     if finished.left:
         # Its guardian waits for it, and keeps the claim.
         report(
-            f"process group {finished.left} of the command is of another user and works on: {lease.sd_id} stays held"
+            f"process group {finished.left} of the command could not be ended and works on: {lease.sd_id} stays held"
             f" until it ends (end it, as its user: kill -KILL -- -{finished.left})",
             LAST_WORDS_S,
         )

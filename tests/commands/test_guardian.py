@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from conftest import Sleeper, Table, make_caller
@@ -30,13 +31,15 @@ from run_bench import (
     words,
 )
 
-from claude_sessions_cli import guardian, process
+from claude_sessions_cli import guardian, process, supervisor
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import Liveness, ProcessRecord
 from claude_sessions_cli.operations import term
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.list import list_sessions
+from claude_sessions_cli.renewal import KeepAlive, TrustWindow
+from claude_sessions_cli.times import uptime
 
 pytestmark = only_linux
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
@@ -130,6 +133,61 @@ def test_process_of_another_user_keeps_item_and_is_named(table: Table, sleeper: 
         member.wait()
         watcher.wait(30)
         assert try_claim(table, make_caller("b"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fate", [signal.SIGSTOP, signal.SIGKILL])
+def test_claim_is_given_back_without_the_guardian(bench: Bench, fate: signal.Signals) -> None:
+    ready = bench.file()
+    started = bench.start("--timeout", "1s", "SD-1", "--", *words(WAIT, ready))
+    child = read_pid(ready)
+    watcher = bench.holder()["metadata"]["claude_sessions_cli"]["run"]["guardian"]["pid"]
+    os.kill(watcher, fate)
+    _, err = started.communicate(timeout=30)
+    assert (started.returncode, err.count("\n")) == (124, 1), err
+    assert not is_alive(child)
+    bench.assert_ended(reason="failed")
+    with suppress(ProcessLookupError):
+        os.kill(watcher, signal.SIGKILL)
+
+
+@pytest.mark.faults
+@only_root
+@pytest.mark.parametrize("is_killed", [False, True], ids=["with its guardian", "without"])
+def test_run_names_group_that_it_could_not_end(monkeypatch: pytest.MonkeyPatch, is_killed: bool) -> None:
+    monkeypatch.setattr(supervisor, "TIMEOUT_GRACE_S", 0.1)
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        monkeypatch.setattr(guardian, "SCRIPT", shutil.copy(guardian.SCRIPT, directory))
+        become_root = shutil.copy(str(shutil.which("setpriv")), directory)
+        Path(become_root).chmod(0o4755)
+        result, ready = Path(directory, "result"), Path(directory, "ready")
+        for file in (result, ready):
+            file.touch(0o666)
+            file.chmod(0o666)
+        command = f"set -m; {become_root} --reuid 0 sh -c 'echo $$ >{ready}; exec sleep 600' & wait"
+        pid = os.fork()
+        if pid == 0:
+            _run_as_nobody(["bash", "-c", command], result, is_killed)
+        left = read_pid(ready)
+        os.waitpid(pid, 0)
+        os.kill(left, signal.SIGKILL)
+        assert result.read_text() == f"124 {left}"
+
+
+def _run_as_nobody(command: list[str], result: Path, is_killed: bool) -> NoReturn:
+    try:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        watcher = guardian.Guardian(1)
+        if is_killed:
+            os.kill(watcher.process.pid, signal.SIGKILL)
+        keep_alive = KeepAlive(lambda: 300, 60, TrustWindow(uptime(), 300))
+        finished = supervisor.run(command, os.environ, keep_alive, watcher, lambda *_: None, timeout=1)
+        result.write_text(f"{finished.code} {finished.left}")
+    finally:
+        os._exit(0)
 
 
 @pytest.mark.faults

@@ -111,7 +111,6 @@ def _writes(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.faults
 def test_only_the_printer_and_the_log_write_to_streams() -> None:
     found = {path.relative_to(PACKAGE).as_posix(): {*_writes(path)} for path in PACKAGE.rglob("*.py")}
     assert {name: places for name, places in found.items() if places} == {
