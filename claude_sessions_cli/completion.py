@@ -86,20 +86,20 @@ def _query(environ: Mapping[str, str], dsn: str | None, prefix: str, queries: tu
     found = settings.load(environ, dsn=dsn)
     fallback.refuse(environ, found)
 
-    from claude_sessions_cli import database
+    from claude_sessions_cli import database, transaction
     from claude_sessions_cli.embedded import server
 
     if found.dsn is None and not server.status().running:
         return []
 
-    def read(tx: database.Transaction) -> list[str]:
+    def read(tx: transaction.Transaction) -> list[str]:
         prefixes = tx.forms(prefix) or [prefix]
         limits = {"prefix": prefixes[0], "prefixes": prefixes, "row_limit": ROW_LIMIT, "event_limit": EVENT_LIMIT}
         live = [query for query in queries if query != "complete_past_items"]
-        found = tx.send(*(database.Statement(query, **limits) for query in live))
+        found = tx.send(*(transaction.Statement(query, **limits) for query in live))
         # No statement may name the history where there is none.
         if tx.has_history and live != list(queries):
-            found += tx.commit(database.Statement("complete_past_items", **limits))
+            found += tx.commit(transaction.Statement("complete_past_items", **limits))
         return [str(row["name"]) for rows in found for row in rows]
 
     with database.connect(server.dsn() if found.dsn is None else found.dsn, found.dsn_source) as connection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
 
 import psycopg
 
@@ -12,11 +11,9 @@ from claude_sessions_cli.adapters import SEE_WHAT_DIFFERS
 from claude_sessions_cli.errors import (
     AGAIN,
     SEE_TRIGGERS,
-    DuplicateRefused,
     PermissionDenied,
     SchemaMismatch,
     SessionsError,
-    UnknownItem,
     Unreachable,
 )
 from claude_sessions_cli.model import Session
@@ -28,10 +25,6 @@ NO_HISTORY = "claude_sessions: no history"
 NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
 # As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
 OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
-# Of constraints with a name: a query tells what they ask for.
-CONSTRAINTS = {"23503": "foreign key", "23505": "unique index", "23514": "check", "23P01": "exclusion constraint"}
-NOT_OURS = "it is not of claude-sessions, so ask its owner; see it: claude-sessions schema check"
-OWN_CHECKS = ("claude_sessions_status_check", "claude_sessions_track_check")
 TABLE = "public.claude_sessions"
 # Of a table or a schema that does not exist.
 MISSING = ("42P01", "3F000")
@@ -106,7 +99,7 @@ def translate(error: psycopg.Error) -> SessionsError:
     if state == "25006" or _is_standby(error):  # a fail-over may make it the primary
         return Unreachable(f"the server takes no writes: {text}", "name the primary in the DSN", passing=True)
     if state == "42501":
-        return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint or _grant("ROLE"))
+        return PermissionDenied(f"the database does not allow it: {text}", error.diag.message_hint or grant("ROLE"))
     # A trigger may raise any code. Its error has a context; an unknown code without one does not come from Postgres.
     if state.startswith(("P0", "09")) or (error.diag.context and (state == "0A000" or not _is_known(state))):
         return PermissionDenied(f"a trigger of the table refused it: {text}", error.diag.message_hint or SEE_TRIGGERS)
@@ -127,68 +120,6 @@ def translate(error: psycopg.Error) -> SessionsError:
         message = f"the database gave an answer that Postgres does not give: {text} (SQLSTATE {state})"
         return Unreachable(message, f"name a Postgres in the DSN; {DIAGNOSE}")
     return SessionsError(f"the database failed: {text} (SQLSTATE {state})", DIAGNOSE)
-
-
-def table_elsewhere(has_public: bool, places: Sequence[str]) -> SchemaMismatch | None:
-    """Return the error of a table that is in none but other schemas, or has no schema; None if it is not created yet.
-
-    Another table in `public` would be empty, and every work item in it free.
-    """
-    first = "" if has_public else "CREATE SCHEMA public; "
-    if places:
-        moves = f"{first}ALTER TABLE {places[0]}.claude_sessions SET SCHEMA public"
-        return SchemaMismatch(
-            f"the table is not in the schema public, but in {', '.join(places)}",
-            f"move it there, if it is the one: {moves}; or name the right database in the DSN",
-        )
-    if not has_public:
-        return SchemaMismatch(
-            "the database has no schema public", f"as its owner: {first}then {CREATE.removeprefix('create it: ')}"
-        )
-    return None
-
-
-def refused_by_constraint(
-    error: psycopg.Error, *, definition: str, columns: Sequence[str], refers_to: str | None
-) -> SessionsError:
-    """Return the error of a row that a constraint or a unique index refused, from what it asks for."""
-    table = f"{error.diag.schema_name}.{error.diag.table_name}"
-    constraint = f"the {CONSTRAINTS[error.sqlstate or '']} {error.diag.constraint_name} of {table}"
-    if refers_to and table == TABLE:
-        if "sd_id" in columns:
-            return UnknownItem(
-                f"no such work item: {constraint} refers to {refers_to}, which does not have it",
-                f"add it to {refers_to}, or correct the name",
-            )
-        return SchemaMismatch(f"{constraint} refuses it: {refers_to} has no such row: {definition}", NOT_OURS)
-    if error.sqlstate == "23505":
-        hint = f"end or prune that session: claude-sessions list --all; {NOT_OURS.replace('it is', 'the index is')}"
-        return DuplicateRefused(f"{constraint} refuses it: another row has the same {definition}", hint)
-    if table != TABLE:
-        hint = f"ask the owner of {table}"
-    else:
-        hint = SEE_WHAT_DIFFERS if error.diag.constraint_name in OWN_CHECKS else NOT_OURS
-    return SchemaMismatch(f"{constraint} refuses it: {definition}", hint)
-
-
-def hidden_rows(*, role: str, closed: Sequence[str], limits: Sequence[str], is_grantable: bool) -> PermissionDenied:
-    """Return the error of a role from which row security hides rows: a policy is missing, or `limits` stand against it.
-
-    `--grant` is the way out only if the policies that it gives a part in open the table.
-    """
-    text = f"row security hides rows of claude_sessions from the role {role}"
-    if limits:
-        names = ", ".join(limits)
-        return PermissionDenied(
-            f"{text}: the restrictive policy {names} limits it",
-            f"an administrator must drop that policy, or leave {role} out of it",
-        )
-    if is_grantable:
-        hint = _grant(role)
-    else:
-        policy = f"{quote_name(f'claude_sessions_{role}')} ON {TABLE} TO {quote_name(role)}"
-        hint = f"an administrator must run: CREATE POLICY {policy} USING (true) WITH CHECK (true)"
-    return PermissionDenied(f"{text}: no policy opens {', '.join(closed)} to it", hint)
 
 
 def _no_value(table: str, column: str) -> SchemaMismatch:
@@ -232,7 +163,8 @@ def _own_refusal(text: str) -> SessionsError:
     return trigger_refused()
 
 
-def _grant(role: str) -> str:
+def grant(role: str) -> str:
+    """Return the hint that gives a role what it needs."""
     return f"an administrator must run: claude-sessions schema apply --grant {shlex.quote(role)}"
 
 

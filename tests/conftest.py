@@ -24,7 +24,7 @@ from psycopg.rows import dict_row
 
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import database, queries
-from claude_sessions_cli.database import Database, Rows, Statement
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.embedded import server as embedded
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.liveness import this_host
@@ -32,6 +32,7 @@ from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
+from claude_sessions_cli.transaction import Rows, Statement
 
 FOREIGN = ("CLAUDE", "PG", "SUDO_", "DOAS_")
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from unittest import mock
 
 import psycopg
 
-from claude_sessions_cli import database
+from claude_sessions_cli import transaction
 
 EXPLAIN = b"EXPLAIN (ANALYZE, FORMAT JSON) "
 TABLES = ("claude_sessions", "claude_session_events")
@@ -66,9 +66,9 @@ class Plan:
 def recorded() -> Iterator[list[Plan]]:
     """Yield the plans of all statements that are sent inside the block; each runs as usual too."""
     plans: list[Plan] = []
-    exchange = database._exchange
+    exchange = transaction.exchange
 
-    def explain(connection: Any, statements: Sequence[bytes]) -> list[database.Rows]:
+    def explain(connection: Any, statements: Sequence[bytes]) -> list[transaction.Rows]:
         answers = []
         for statement in statements:
             in_transaction = connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
@@ -80,5 +80,5 @@ def recorded() -> Iterator[list[Plan]]:
             answers += exchange(connection, [statement])
         return answers
 
-    with mock.patch.object(database, "_exchange", explain):
+    with mock.patch.object(transaction, "exchange", explain):
         yield plans

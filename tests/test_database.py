@@ -9,8 +9,9 @@ import pytest
 from conftest import Server
 
 from claude_sessions_cli import database, queries
-from claude_sessions_cli.database import Database, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import PermissionDenied
+from claude_sessions_cli.transaction import Transaction
 
 
 def _settings(tx: Transaction) -> dict[str, str]:

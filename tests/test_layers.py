@@ -8,7 +8,10 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "claude_sessions_cli"
-IMPORTERS = {"psycopg": {"adapters", "failures", "connection", "database"}, "rich": {"render", "screen"}}
+IMPORTERS = {
+    "psycopg": {"adapters", "failures", "connection", "transaction", "diagnosis", "database"},
+    "rich": {"render", "screen"},
+}
 
 
 def _read_layers() -> list[set[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Generic, TypeVar
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import DuplicateRefused, HeldByAnother, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import (
@@ -29,6 +29,7 @@ from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
 from claude_sessions_cli.text import command_line
 from claude_sessions_cli.times import fence_of, format_age, utc
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # A command is tried again this often, after its row was put in order.
 ATTEMPTS = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import JudgedSession, Session
 from claude_sessions_cli.names import check_work_item, is_same
@@ -12,6 +12,7 @@ from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.text import command_line
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 
 def check(database: Database, caller: Caller, sd_id: str | None = None, *, fence: int | None = None) -> JudgedSession:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from claude_sessions_cli.database import ClaimConflict, Database, Statement, Transaction
+from claude_sessions_cli.database import ClaimConflict, Database
 from claude_sessions_cli.errors import HeldByAnother, HoldsAnother, SessionsError, UnknownItem, Unreachable
 from claude_sessions_cli.failures import WaitedInVain
 from claude_sessions_cli.model import (
@@ -24,6 +24,7 @@ from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import held_by, own_loss, tell, tombstone_for
 from claude_sessions_cli.text import command_line
+from claude_sessions_cli.transaction import Statement, Transaction
 
 
 @dataclass(frozen=True, slots=True)

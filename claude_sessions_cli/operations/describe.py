@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import SchemaMismatch
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 CONSTRAINTS = {
     "primary key": "Primary Key",

@@ -9,12 +9,13 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, TypeVar
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import SchemaMismatch, SessionsError, Unreachable
 from claude_sessions_cli.failures import STATEMENT_MODE
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.times import format_age
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 OLDEST_SERVER = 15
 CLOCK_LIMIT_S = 5.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.transaction import Statement, Transaction
 
 # A conversation and, at most, an earlier one of its process that still holds its claim.
 IDS = 2

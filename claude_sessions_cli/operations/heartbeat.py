@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from claude_sessions_cli.connection import Row
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.liveness import liveness_of
 from claude_sessions_cli.model import (
@@ -24,6 +24,7 @@ from claude_sessions_cli.names import is_same
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 REGISTER = "register it: claude-sessions heartbeat --register"
 

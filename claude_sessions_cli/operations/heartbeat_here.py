@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.model import Liveness, ProcessRecord, Session
 from claude_sessions_cli.operations import reap
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.reap import PAGE, ReapVerdict
 from claude_sessions_cli.operations.refusals import Change, Changed, Refusal, change_rows, refusals_of
+from claude_sessions_cli.transaction import Statement, Transaction
 
 
 @dataclass(frozen=True, slots=True)

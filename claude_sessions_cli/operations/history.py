@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import SEE_ALL, NotHeld
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.operations import rows
+from claude_sessions_cli.transaction import Statement, Transaction
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.model import JudgedSession, Label
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # What a reader looks for first.
 FIRST = (Label.YOURS, Label.DEAD, Label.LAPSED)

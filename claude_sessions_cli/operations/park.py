@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.model import PARK_LIMIT_S, JudgedSession
 from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.times import utc
+from claude_sessions_cli.transaction import Statement, Transaction
 
 
 def park(database: Database, caller: Caller, seconds: float) -> JudgedSession:

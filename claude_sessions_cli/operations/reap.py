@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.model import MAX_AGE, PROCESS_GONE, SILENT, JudgedSession, Liveness, Session
 from claude_sessions_cli.operations import prune as pruning
 from claude_sessions_cli.operations import rows
@@ -16,6 +16,7 @@ from claude_sessions_cli.operations.prune import Reference
 from claude_sessions_cli.operations.refusals import Change, Refusal, change_rows, refusals_of
 from claude_sessions_cli.operations.tombstones import tombstone_for
 from claude_sessions_cli.times import format_age, utc
+from claude_sessions_cli.transaction import Statement, Transaction
 
 if TYPE_CHECKING:
     from uuid import UUID

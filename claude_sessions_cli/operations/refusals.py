@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import SessionsError
 from claude_sessions_cli.failures import may_concern_one_row
 from claude_sessions_cli.model import JudgedSession, Session
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.transaction import Statement, Transaction
 
 if TYPE_CHECKING:
     from uuid import UUID

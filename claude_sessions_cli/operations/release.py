@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import SEE_ALL, NotHeld, UsageError
 from claude_sessions_cli.model import RELEASED_BY_OTHER, JudgedSession, Session, Tombstone
 from claude_sessions_cli.names import SESSION_ID, check_session_id, check_work_item, is_same
@@ -12,6 +12,7 @@ from claude_sessions_cli.operations import agent, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import tell, tombstone_for
 from claude_sessions_cli.text import command_line
+from claude_sessions_cli.transaction import Statement, Transaction
 
 # A shorter prefix is more likely a slip.
 LEAST_PREFIX = 4

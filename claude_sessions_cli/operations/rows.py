@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from claude_sessions_cli.database import Rows, Statement, Transaction
 from claude_sessions_cli.errors import SEE_ALL, SEE_TRIGGERS, NotHeld, PermissionDenied, UsageError
 from claude_sessions_cli.failures import trigger_refused
 from claude_sessions_cli.model import MOVED, Session
@@ -14,6 +13,7 @@ from claude_sessions_cli.names import is_same, nfc
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.times import time_of
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # What the end of a term leaves in the tool's own metadata: nothing of it. A new term inherits no command.
 ENDED: dict[str, Any] = {"parked_until": None, "term": None, "note": None, "run": None}

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 
 from claude_sessions_cli import supervisor
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import AGAIN, NOT_A_PROGRAM, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.identity import derive_session_id, export_anchor
@@ -24,6 +24,7 @@ from claude_sessions_cli.process import Process
 from claude_sessions_cli.renewal import KeepAlive, TrustWindow
 from claude_sessions_cli.text import command_line, shorten
 from claude_sessions_cli.times import uptime
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # Seconds that the end of a run waits for the database, and for the reader of its last lines.
 LAST_WORDS_S = 5.0

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from claude_sessions_cli import queries
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError, unknown_word
 from claude_sessions_cli.failures import WaitedInVain
 from claude_sessions_cli.operations.mend import APPLY, Catalog, mend
+from claude_sessions_cli.transaction import Statement, Transaction
 
 LEAST_PRIVILEGE = "least_privilege"
 HINTS: dict[type[SessionsError], str] = {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from claude_sessions_cli.database import Database, Rows, Statement
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.identity import OPTION
 from claude_sessions_cli.model import Session
 from claude_sessions_cli.names import is_random, is_short
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.transaction import Rows, Statement
 
 
 def find(caller: Caller) -> Statement:

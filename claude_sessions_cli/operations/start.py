@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import JudgedSession, Session
@@ -13,6 +13,7 @@ from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.list import Filters, list_sessions
 from claude_sessions_cli.operations.whoami import Standings, whoami
+from claude_sessions_cli.transaction import Statement, Transaction
 
 # Of the holders in a codebase, as many are read.
 NEIGHBOURS = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session
@@ -15,6 +15,7 @@ from claude_sessions_cli.operations.check import overtaken, read_holders, requir
 from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.text import command_line
 from claude_sessions_cli.times import time_of
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 
 def enter(

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from claude_sessions_cli.database import Database, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.model import Label
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.list import list_live
+from claude_sessions_cli.transaction import Statement, Transaction
 
 ROW_LIMIT = 10_000
 # Ends by the session itself, or by its own next id.

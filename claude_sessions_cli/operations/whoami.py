@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.model import JudgedSession, Session, Tombstone
 from claude_sessions_cli.operations import agent, rows, short_ids
 from claude_sessions_cli.operations.caller import Caller, Standing
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from run_bench import Proxy
 from wire import Fault, Wire
 
 from claude_sessions_cli import connection, database
-from claude_sessions_cli.database import NOBODY, Transaction
+from claude_sessions_cli.database import NOBODY
 from claude_sessions_cli.errors import Unreachable
 from claude_sessions_cli.operations import rows
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
+from claude_sessions_cli.transaction import Transaction
 from commands.answers import EVERY_COMMAND, Inside, failed, failed_json
 
 SILENT = "the database fell silent: no answer for 0.3 s"

@@ -21,7 +21,7 @@ from conftest import Cli, Server
 from poll import until_waiting
 
 from claude_sessions_cli import cli as program
-from claude_sessions_cli import database
+from claude_sessions_cli import transaction
 from commands.answers import EVERY_COMMAND, Refused, failed, rows
 
 
@@ -104,7 +104,7 @@ def test_lock_held_too_long_is_timeout(
     monkeypatch.setenv("CLAUDE_SESSIONS_DSN", dsn)
     monkeypatch.setenv("CLAUDE_SESSIONS_SESSION_ID", "a")
     assert program.run(["claim", "SD-1", "--quiet"]) == 0
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
+    monkeypatch.setattr(transaction, "STATEMENT_TIMEOUT_MS", 100)
     before = rows(dsn)
     commands = [("claim", "SD-1"), ("heartbeat",), ("release",), *([("list",)] if lock.startswith("LOCK") else [])]
     with psycopg.connect(dsn) as holder:
@@ -121,7 +121,7 @@ def test_lock_held_too_long_is_timeout(
 def test_hanging_claim_of_same_item_is_timeout(
     dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
+    monkeypatch.setattr(transaction, "STATEMENT_TIMEOUT_MS", 100)
     with psycopg.connect(dsn) as holder:
         holder.execute("SELECT pg_advisory_xact_lock(hashtext('SD-1'))")
         assert program.run(["claim", "SD-1", "--session", "a", "--dsn", dsn, "--json"]) == 6

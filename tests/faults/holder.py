@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from claude_sessions_cli import database, process
+from claude_sessions_cli import database, process, transaction
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable
 from claude_sessions_cli.identity import Identity
@@ -231,7 +231,7 @@ class Holder:
 
 def main(arguments: dict[str, Any]) -> None:
     """Run a holder or a reaper."""
-    database.STATEMENT_TIMEOUT_MS = TIMEOUT_MS
+    transaction.STATEMENT_TIMEOUT_MS = TIMEOUT_MS
     reaps = arguments.pop("reaps")
     holder = Holder(**arguments)
     holder.note("ready")

@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 import psycopg
 
 from claude_sessions_cli import database
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import SessionsError
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 from faults.steps import OPENING, steps
 
 GIVE_UP_S = 60

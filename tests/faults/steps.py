@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from claude_sessions_cli.database import Statement
+from claude_sessions_cli.transaction import Statement
 
 # They set the time-outs of the transaction, so nothing may come between them.
 OPENING = {"begin", "begin_writing", "limit_transaction", "require_access"}

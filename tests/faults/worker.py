@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from claude_sessions_cli import database, process
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli import database, process, transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.identity import Identity
 from claude_sessions_cli.liveness import this_host
@@ -33,6 +33,7 @@ from claude_sessions_cli.operations.heartbeat import HeartbeatResult, heartbeat
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.operations.release import ReleaseResult, release
 from claude_sessions_cli.settings import Settings
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 from faults.steps import steps
 
 Answer = dict[str, Any]
@@ -111,10 +112,10 @@ class Worker:
         self._dsn = ""
         self._oracles: dict[str, Oracle] = {}
 
-    def connect(self, dsn: str, timeout_ms: int = database.STATEMENT_TIMEOUT_MS) -> Answer:
+    def connect(self, dsn: str, timeout_ms: int = transaction.STATEMENT_TIMEOUT_MS) -> Answer:
         """Open a connection, closing the one before."""
         self.disconnect()
-        database.STATEMENT_TIMEOUT_MS = timeout_ms
+        transaction.STATEMENT_TIMEOUT_MS = timeout_ms
         self._dsn = dsn
         self._database = self._stack.enter_context(database.connect(dsn, "the test"))
         return {}

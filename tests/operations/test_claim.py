@@ -12,7 +12,7 @@ from clock import NOON, at
 from conftest import Server, Sleeper, Table, make_caller
 from poll import until_waiting
 
-from claude_sessions_cli import database, process
+from claude_sessions_cli import database, process, transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable, UsageError
 from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.operations import schema
@@ -316,7 +316,7 @@ def test_refusal_names_holder_of_advisory_lock(
     dsn = fresh_database()
     with database.connect(dsn, "the test") as opened:
         schema.apply(opened, grant=worker)
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
+    monkeypatch.setattr(transaction, "STATEMENT_TIMEOUT_MS", 100)
     as_worker = psycopg.conninfo.make_conninfo(dsn, options=f"-c role={worker}")
     lock = "SELECT pg_advisory_lock(hashtext(%s))"
     with (

@@ -23,7 +23,7 @@ from poll import until, until_waiting
 from psycopg.types.json import Jsonb
 
 from claude_sessions_cli import process
-from claude_sessions_cli.database import Database, Rows, Statement, Transaction
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.liveness import Host, this_host
 from claude_sessions_cli.operations.caller import Caller
@@ -34,6 +34,7 @@ from claude_sessions_cli.operations.heartbeat_here import heartbeat_here
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.operations.reap import reap as reap_sessions
 from claude_sessions_cli.operations.release import release
+from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 
 def _caller(name: str, pid: int, minutes: float = 0) -> Caller:

@@ -12,13 +12,14 @@ from fleet import fill
 from plans import Plan, recorded
 
 from claude_sessions_cli import completion, database
-from claude_sessions_cli.database import Database, Statement
+from claude_sessions_cli.database import Database
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.operations import heartbeat_here, history, reap, release, schema, timeline
 from claude_sessions_cli.operations.check import check
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.list import Filters, list_sessions
+from claude_sessions_cli.transaction import Statement
 
 pytestmark = pytest.mark.faults
 

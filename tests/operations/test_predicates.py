@@ -17,7 +17,7 @@ from conftest import Server, Sleeper, Table, make_caller
 from poll import until_waiting
 from psycopg.types.json import Jsonb
 
-from claude_sessions_cli import database, process, queries
+from claude_sessions_cli import database, process, queries, transaction
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, Unreachable
 from claude_sessions_cli.operations import schema, term
 from claude_sessions_cli.operations.claim import claim
@@ -62,7 +62,7 @@ def test_claim_waits_for_claim_of_same_item(table: Table) -> None:
     with psycopg.connect(table.dsn) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtext('SD-1'))")
         with pytest.raises(Unreachable), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(database, "STATEMENT_TIMEOUT_MS", 100)
+            patch.setattr(transaction, "STATEMENT_TIMEOUT_MS", 100)
             claim(table.database, make_caller("a"), "SD-1")
         assert claim(table.database, make_caller("a"), "SD-2").outcome == "claimed"
 
@@ -131,7 +131,7 @@ def test_latest_of_several_holders_is_reported(table: Table) -> None:
 def test_claim_does_not_wait_for_unrelated_rows(
     table: Table, status: str, item: str | None, lost: str | None, by: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 3000)
+    monkeypatch.setattr(transaction, "STATEMENT_TIMEOUT_MS", 3000)
     tombstone = {"sd_id": lost, "fence": 1, "reason": "silent", "by": by} if lost else None
     table.insert("b", status=status, sd_id=item, metadata=Jsonb({"claude_sessions_cli": {"tombstone": tombstone}}))
     with psycopg.connect(table.dsn) as other:

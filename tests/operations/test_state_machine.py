@@ -13,7 +13,7 @@ from faults.pool import SCHEMAS
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from claude_sessions_cli import database
+from claude_sessions_cli import transaction
 
 SETTINGS = settings(database=None, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck))
 SHORT = settings(SETTINGS, max_examples=8, stateful_step_count=40, derandomize=True)
@@ -43,7 +43,7 @@ def operate(stage: tuple[str, bool], how: settings, number: int) -> None:
 @pytest.fixture(autouse=True)
 def patient_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Extend the timeout of statements that wait for a stopped operation."""
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_MS", 60_000)
+    monkeypatch.setattr(transaction, "STATEMENT_TIMEOUT_MS", 60_000)
 
 
 def test_random_events_keep_lease_exclusive(stage: tuple[str, bool]) -> None:
