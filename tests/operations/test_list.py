@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from between import acting_before
 from clock import NOON, at
 from conftest import Sleeper, Table, make_caller
 
@@ -111,6 +112,18 @@ def test_ended_sessions_are_last_latest_change_first(table: Table) -> None:
     found = list_sessions(table.database, make_caller(None, now=NOON), Filters(all_statuses=True, limit=2))
     assert [seen.session.session_id for seen in found.sessions] == ["live", "over-3"]
     assert (found.total, found.counts) == (4, {"LIVE": 1, "ENDED": 3})
+
+
+@pytest.mark.parametrize(("status", "label"), [("stale", "LAPSED"), ("released", "ENDED")])
+def test_session_that_changes_between_statements_is_listed_once(table: Table, status: str, label: str) -> None:
+    table.insert("a", status="idle", heartbeat_at=NOON)
+    table.insert("b", status="idle", heartbeat_at=NOON)
+    fall = lambda: table.execute("UPDATE public.claude_sessions SET status = %s WHERE session_id = 'a'", status)  # noqa: E731
+    with acting_before("list_past_sessions", fall):
+        found = list_sessions(table.database, make_caller(None, now=at(16)), Filters(all_statuses=True))
+    seen = {each.session.session_id: (each.session.status, each.label.value) for each in found.sessions}
+    assert seen == {"a": (status, label), "b": ("idle", "LAPSED")}
+    assert len(found.sessions) == found.total == sum(found.counts.values()) == 2
 
 
 @pytest.mark.parametrize("status", ["stale", "released"])

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from clock import NOON, at
 from commands.answers import apply_schema, as_role, execute
-from conftest import Cli, Table, dsn_of, make_caller
+from conftest import Cli, Sleeper, Table, dsn_of, make_caller
 
+from claude_sessions_cli import process
 from claude_sessions_cli.errors import DuplicateRefused, PermissionDenied, SchemaMismatch, SessionsError, UnknownItem
 from claude_sessions_cli.liveness import Host
 from claude_sessions_cli.operations import schema
@@ -107,6 +108,21 @@ def test_session_of_older_version_gets_its_terminal(table: Table, form: str) -> 
         table.insert("theirs", status="active", heartbeat_at=NOON, tty="/dev/pts/3", sd_id="SD-2", claimed_at=NOON)
         claim(table.database, _caller("old"), "SD-1")
         assert _places(table) == {"old": (_here(), "old"), "theirs": (None, None)}
+
+
+def test_moved_session_of_older_version_gets_its_terminal(table: Table, sleeper: Sleeper) -> None:
+    child = sleeper()
+    before = make_caller("a", anchor=process.read(child.pid), tty="/dev/pts/3", now=NOON)
+    claim(table.database, before, "SD-1")
+    child.kill()
+    child.wait()
+    with _later_form(table, "live rows"):
+        # In the way, until the empty columns are filled.
+        table.execute("UPDATE public.claude_sessions SET status = 'stale'")
+        table.insert("theirs", status="active", heartbeat_at=NOON, tty="/dev/pts/3")
+        after = make_caller("a", anchor=process.read(sleeper().pid), tty="/dev/pts/3", now=at(1))
+        assert heartbeat(table.database, after).outcome == "moved"
+        assert _places(table) == {"a": (_here(), "a"), "theirs": (None, None)}
 
 
 def _here() -> str:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from between import acting_before
 from clock import DAY, NOON, at
 from conftest import Sleeper, Table, make_caller
 from plans import recorded
@@ -359,6 +360,25 @@ def test_session_released_between_pages_is_not_judged(table: Table, monkeypatch:
         table.insert(f"s{number}", sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
     end = "UPDATE public.claude_sessions SET status = 'released', heartbeat_at = '2026-01-01' WHERE status = 'active'"
     assert len(_reap_interrupted(table, 16, lambda: table.execute(end))) == 0
+
+
+def test_session_released_while_ids_are_read_hides_no_other(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 2)
+    for number in range(6):
+        row_id = f"{number}0000000-0000-0000-0000-000000000000"
+        table.insert(f"s{number}", id=row_id, sd_id=f"SD-{number}", status="active", heartbeat_at=NOON)
+    end = "UPDATE public.claude_sessions SET status = 'released', sd_id = NULL WHERE session_id = 's2'"
+    with acting_before("list_live_ids", lambda: table.execute(end)):
+        assert set(_reap(table, 16)) == {"s0", "s1", "s3", "s4", "s5"}
+
+
+def test_session_made_stale_by_this_run_is_not_kept_by_it(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claude_sessions_cli.operations.reap.PAGE", 1)
+    table.insert("before", status="stale", heartbeat_at=NOON, updated_at=at(1))
+    table.insert("now", status="active", sd_id="SD-1", heartbeat_at=NOON)
+    result = reap(table.database, make_caller(None, now=at(16)), explain=True)
+    assert [verdict.session.session.session_id for verdict in result.changed] == ["now"]
+    assert [verdict.session.session.session_id for verdict in result.kept] == ["before"]
 
 
 def test_many_sessions_are_reaped_in_batches(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
