@@ -14,6 +14,7 @@ from claude_sessions_cli.errors import SchemaMismatch, SessionsError, Unreachabl
 from claude_sessions_cli.failures import STATEMENT_MODE
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller
+from claude_sessions_cli.operations.mend import APPLY
 from claude_sessions_cli.times import format_age
 from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
@@ -33,8 +34,6 @@ DEAD_SHARE = 4
 LEAST_DEAD = 10_000
 OTHERS_DAYS = 7
 DOUBLE_LIMIT = 20
-# What `schema apply` adds to a table.
-APPLIED = ("index", "trigger", "function", "row security")
 
 T = TypeVar("T")
 
@@ -213,7 +212,7 @@ def _hot_updates(health: Health, inspection: schema.Inspection | None) -> Iterat
         # The statistics go back to before the file was applied.
         yield Finding("HOT updates", Verdict.OK, f"{text}; {HOT_FILE} is in force" if optional.get(HOT_FILE) else text)
         return
-    mend = "claude-sessions schema apply --optional hot_heartbeats" if HOT_FILE in optional else None
+    mend = f"{APPLY} --optional hot_heartbeats" if HOT_FILE in optional else None
     yield Finding("HOT updates", Verdict.WARNING, f"{text}: the others write each index, for each heartbeat", mend)
 
 
@@ -236,9 +235,8 @@ def _schema(inspection: schema.Inspection) -> Iterator[Finding]:
             yield Finding("schema", Verdict.OK, f"{file} is in force")
             continue
         text = f"{file}: {_objects(differences)}"
-        # It alters no table that is there.
-        applies = any(found.difference == "missing" and found.kind in APPLIED for found in differences)
-        mend = "claude-sessions schema apply" if applies else "claude-sessions schema check"
+        # The check prints what mends each of them.
+        mend = APPLY if all(found.mend == APPLY for found in differences) else "claude-sessions schema check"
         # The tool works on the first file alone.
         verdict = Verdict.FAILURE if file == schema.ddl_files()[0].name else Verdict.WARNING
         yield Finding("schema", verdict, text, mend)
@@ -256,7 +254,7 @@ def _writers(inspection: schema.Inspection) -> Finding:
     if not {"anon", "PUBLIC"} & set(roles):
         return Finding("who may write", Verdict.OK, f"the owner{''.join(f', {role}' for role in roles)}")
     text = f"{' and '.join(role for role in roles if role in ('anon', 'PUBLIC'))} may write the table, without a login"
-    return Finding("who may write", Verdict.WARNING, text, "claude-sessions schema apply --optional least_privilege")
+    return Finding("who may write", Verdict.WARNING, text, f"{APPLY} --optional least_privilege")
 
 
 def _double_claims(rows: Rows) -> Finding:

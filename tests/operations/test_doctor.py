@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import psycopg
 import pytest
-from commands.answers import as_role
+from commands.answers import apply_schema, as_role
 from conftest import Table, make_caller
 
 from claude_sessions_cli import database, queries
@@ -56,6 +56,30 @@ def test_seed_alone_warns_of_missing_files(seed_table: Table) -> None:
     assert {mend for _, _, mend in schema[1:]} == {"claude-sessions schema apply"}
     [others] = [one for one in found if one.check == "other programs"]
     assert others.verdict is Verdict.SKIPPED
+
+
+@pytest.mark.parametrize(
+    ("change", "mend"),
+    [
+        ("DROP INDEX idx_claude_sessions_heartbeat", "claude-sessions schema apply"),
+        # Applying the schema would mend one of the two.
+        (
+            "DROP INDEX idx_claude_sessions_heartbeat; ALTER TABLE claude_sessions ALTER COLUMN pid TYPE bigint",
+            "claude-sessions schema check",
+        ),
+        (
+            "DROP INDEX idx_claude_sessions_heartbeat; CREATE INDEX idx_claude_sessions_heartbeat"
+            " ON claude_sessions (heartbeat_at)",
+            "claude-sessions schema check",
+        ),
+    ],
+)
+def test_difference_names_the_command_that_mends_it(fresh_database: Callable[..., str], change: str, mend: str) -> None:
+    made = Table(apply_schema(fresh_database()))
+    with made.stack:
+        made.execute(change)
+        found = next(one for one in diagnose(made.database, make_caller("a")) if one.check == "schema")
+        assert (found.verdict, found.mend) == (Verdict.FAILURE, mend)
 
 
 def test_double_claim_is_a_failure(seed_table: Table) -> None:
