@@ -69,7 +69,7 @@ PAGES = {
     "completion": Page(("completion fish",), (2,), ("shell-init",)),
     "prompt": Page(("prompt",), (2,), ("shell-init",)),
     "install claude": Page(("install claude", "install claude --guard", "install claude --remove"), (2,), ("hook",)),
-    "install cron": Page(("install cron", "install cron --remove"), (2,), ("reap", "heartbeat")),
+    "install cron": Page(("install cron", "install cron --here", "install cron --remove"), (2,), ("reap", "heartbeat")),
     "install systemd": Page(("install systemd",), (2,), ("install cron",)),
     "install launchd": Page(("install launchd",), (2,), ("install cron",)),
     "hook": Page((), (2,), ("install claude",)),

@@ -15,6 +15,7 @@ from claude_sessions_cli.timers.install import KINDS, Kind
 
 app = options.new_app(help="Install hooks for an agent, or a timer.")
 
+Here = Annotated[bool, typer.Option("--here", help="Run heartbeat --here alone: another host reaps.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written; write nothing.")]
 Remove = Annotated[bool, typer.Option("--remove", help="Remove it.")]
 
@@ -22,6 +23,7 @@ Remove = Annotated[bool, typer.Option("--remove", help="Remove it.")]
 def _add_timer(name: str, kind: Kind) -> None:
     @app.command(name, help=f"{kind.HELP}: heartbeat --here and reap, each minute.", short_help=f"{kind.HELP}.")
     def install(
+        here: Here = False,
         dry_run: DryRun = False,
         remove: Remove = False,
         dsn: options.Dsn = None,
@@ -37,7 +39,7 @@ def _add_timer(name: str, kind: Kind) -> None:
             if remove:
                 result = operation.remove(name, os.environ, dry_run=dry_run)
             else:
-                planned = job.plan(os.environ, sys.argv[0], dsn)
+                planned = job.plan(os.environ, sys.argv[0], dsn, only_here=here)
                 result = operation.install(name, planned, os.environ, dry_run=dry_run)
         except OSError as error:
             raise SessionsError(f"cannot write {error.filename}: {error.strerror}", options.CANNOT_WRITE) from None

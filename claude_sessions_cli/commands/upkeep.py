@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
     from claude_sessions_cli.operations.caller import Caller
 
+# What it does to the database: the lines that it prints, and those of the rows that the table refused.
+Step: TypeAlias = "Callable[[Database, Caller], tuple[list[str], list[str]]]"
 # The next run is due after a minute.
 TIMEOUT_S = 50
 
@@ -25,6 +28,7 @@ app = options.new_app()
 
 @app.command(hidden=True)
 def upkeep(
+    here: Annotated[bool, typer.Option("--here", help="Reap nothing: another host does.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Print to the log in the state directory.")] = False,
 ) -> None:
     """Run heartbeat --here and reap, as a timer does. Print changes and errors, each with the time."""
@@ -39,14 +43,14 @@ def upkeep(
                 files.rotate(upkeep_log.log_path(directory))
                 if log:
                     upkeep_log.redirect_output(directory)
-                _run(directory)
+                _run(directory, [_renew] if here else [_renew, _reap])
     except OSError as error:
         raise UsageError(
             f"cannot use {error.filename or directory}: {error.strerror}", "name another CLAUDE_SESSIONS_STATE_DIR"
         ) from None
 
 
-def _run(directory: Path) -> None:
+def _run(directory: Path, steps: Sequence[Step]) -> None:
     from claude_sessions_cli.timers import upkeep_log
 
     def give_up(*_: object) -> None:
@@ -59,7 +63,7 @@ def _run(directory: Path) -> None:
     signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S)
     try:
-        failures = _renew_and_reap()
+        failures = _take(steps)
     except SessionsError as error:
         failures = [error]
     finally:
@@ -72,8 +76,8 @@ def _run(directory: Path) -> None:
         raise typer.Exit(failures[0].exit_code)
 
 
-def _renew_and_reap() -> list[SessionsError]:
-    """Renew and reap, and print what changed; return the errors of both steps."""
+def _take(steps: Sequence[Step]) -> list[SessionsError]:
+    """Take each step, and print what it changed; return the errors of all."""
     from claude_sessions_cli import render
     from claude_sessions_cli.embedded import server
 
@@ -86,13 +90,13 @@ def _renew_and_reap() -> list[SessionsError]:
     caller = invocation.find_caller(found, required=False)
     failures = []
     with invocation.open_database(found, render.Output("upkeep", quiet=True)) as database:
-        for step in (_renew, _reap):
+        for step in steps:
             try:
                 lines, refused = step(database, caller)
             except Unreachable:
                 raise
             except SessionsError as error:
-                # The other step may work.
+                # Another step may work.
                 failures.append(error)
                 continue
             for line in lines:

@@ -63,7 +63,7 @@ def _quote(text: str) -> str:
 
 
 def _block(job: Job) -> str:
-    return f"{BEGIN}\n# Each minute: heartbeat --here and reap. Log: {job.log}\n{cron_line(job)}\n{END}\n"
+    return f"{BEGIN}\n# Each minute: {job.work}. Log: {job.log}\n{cron_line(job)}\n{END}\n"
 
 
 def _change(block: str | None, dry_run: bool) -> TimerResult:

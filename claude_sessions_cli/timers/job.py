@@ -26,6 +26,9 @@ HARMLESS_PARAMETERS = frozenset(
     }
 )
 
+# The option of `upkeep` for hosts of which another one reaps.
+ONLY_HERE = "--here"
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -59,13 +62,21 @@ class Job:
     directory: Path
 
     @property
+    def work(self) -> str:
+        """What it runs, in the words of the commands."""
+        return "heartbeat --here" if ONLY_HERE in self.words else "heartbeat --here and reap"
+
+    @property
     def log(self) -> Path:
         """The log of its runs."""
         return upkeep_log.log_path(self.directory)
 
 
-def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
-    """Return the job of a timer; `called` is argv[0]. Raises UsageError if it would use another database than this."""
+def plan(environ: Mapping[str, str], called: str, dsn: str | None, *, only_here: bool = False) -> Job:
+    """Return the job of a timer; `called` is argv[0]. With `only_here` it judges the sessions of this host alone.
+
+    Raises UsageError if it would use another database than this.
+    """
     variables = {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
     # A timer starts in another directory.
     variables |= {name: str(Path(path).absolute()) for name, path in variables.items() if name in KEPT_PATHS}
@@ -85,7 +96,8 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None) -> Job:
         raise UsageError(message, hint)
     # Set in any case: a crontab may set another HOME for its lines.
     variables["HOME"] = str(home_directory(environ).absolute())
-    job = Job((*process.this_program(called), "upkeep"), variables, settings.state_directory(environ).absolute())
+    words = (*process.this_program(called), "upkeep", *([ONLY_HERE] if only_here else []))
+    job = Job(words, variables, settings.state_directory(environ).absolute())
     for text in (*job.words, *job.variables.values(), str(job.directory)):
         if not text.isprintable():
             raise UsageError(

@@ -60,11 +60,11 @@ def _units(job: Job, environ: Mapping[str, str]) -> dict[Path, bytes]:
     command = " ".join([_quote(program), *(_quote(word).replace("$", "$$") for word in rest)])
     variables = "".join(f"Environment={_quote(f'{name}={value}')}\n" for name, value in job.variables.items())
     service = (
-        "[Unit]\nDescription=Renew and reap the claude-sessions of this host (heartbeat --here and reap)\n\n"
+        f"[Unit]\nDescription=claude-sessions {job.work}\n\n"
         f"[Service]\nType=oneshot\n{variables}ExecStart={command}\nTimeoutStartSec=55\n"
     )
     timer = (
-        "[Unit]\nDescription=Renew and reap the claude-sessions of this host, each minute\n\n"
+        f"[Unit]\nDescription=claude-sessions {job.work}, each minute\n\n"
         "[Timer]\nOnCalendar=minutely\nAccuracySec=5s\n\n[Install]\nWantedBy=timers.target\n"
     )
     place = _directory(environ)

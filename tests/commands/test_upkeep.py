@@ -28,8 +28,8 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def _upkeep(cli: Cli, state: Path, dsn: str | None) -> subprocess.CompletedProcess[str]:
-    return cli("upkeep", env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DSN": dsn})
+def _upkeep(cli: Cli, state: Path, dsn: str | None, *options: str) -> subprocess.CompletedProcess[str]:
+    return cli("upkeep", *options, env={"CLAUDE_SESSIONS_STATE_DIR": str(state), "CLAUDE_SESSIONS_DSN": dsn})
 
 
 def test_upkeep_renews_living_and_reaps_dead_and_silent(
@@ -56,6 +56,19 @@ def test_upkeep_renews_living_and_reaps_dead_and_silent(
     assert run is not None and run.error is None
     quiet = _upkeep(cli, state, full_table.dsn)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_upkeep_here_judges_no_session_elsewhere(full_table: Table, sleeper: Sleeper, cli: Cli, state: Path) -> None:
+    dying = sleeper()
+    claim(full_table.database, make_caller("dies", anchor=process.read(dying.pid)), "SD-1")
+    noon = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    full_table.insert("silent", status="active", sd_id="SD-2", heartbeat_at=noon)
+    dying.kill()
+    dying.wait()
+    done = _upkeep(cli, state, full_table.dsn, "--here")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert "released dies SD-1: process gone" in done.stdout
+    assert full_table.row("silent")["sd_id"] == "SD-2"
 
 
 def test_upkeep_goes_on_after_refused_rows(full_table: Table, sleeper: Sleeper, inside: Inside, state: Path) -> None:

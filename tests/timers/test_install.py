@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from requirements import needs
 
 from timers.conftest import Install
 
@@ -61,6 +62,20 @@ def test_install_writes_only_its_files_and_remove_deletes_them(
     assert install(kind, "--remove", path=path).stdout == f"{kind}: removed\n"
     assert _tree(tmp_path) == before
     assert install(kind, "--remove", path=path).stdout == f"{kind}: not installed\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "called"),
+    [
+        ("systemd", 'upkeep" "--here"'),
+        ("launchd", "<string>upkeep</string>\n\t\t<string>--here</string>"),
+        pytest.param("cron", "upkeep --here --log", marks=needs("crontab")),
+    ],
+)
+def test_install_here_plans_a_timer_that_reaps_nothing(install: Install, kind: str, called: str) -> None:
+    for options in ([], ["--here"]):
+        writes = json.loads(install(kind, "--dry-run", "--json", *options).stdout)["data"]["writes"]
+        assert (called in "".join(write["text"] for write in writes)) == bool(options)
 
 
 UNREACHABLE = {
