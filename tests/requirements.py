@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Collection
@@ -34,6 +35,7 @@ def cross(argument: str, values: Collection[Any], usual: Collection[tuple[str, A
     return pytest.mark.parametrize(("name", argument), cases)
 
 
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 each_shell = each(*SHELLS)
 # If the shell matters little: bash by default, the others with the long tests.
 each_shell_at_length = pytest.mark.parametrize(

@@ -34,7 +34,9 @@ fi
 cs_stamp=${CLAUDE_SESSIONS_STATE_DIR:-$cs_state}/agents/$cs_pid.$cs_id
 
 cs_at=- cs_due=- cs_flag=-
-[ ! -f "$cs_stamp" ] || read -r cs_at cs_due cs_flag _ <"$cs_stamp"
+# What another account wrote says nothing. Every sh that Linux and macOS ship knows -O.
+# shellcheck disable=SC3067
+[ ! -f "$cs_stamp" ] || [ ! -O "$cs_stamp" ] || read -r cs_at cs_due cs_flag _ <"$cs_stamp"
 
 # A stamp of an earlier boot may lie in the future, and a malformed one is no number: then a heartbeat is due.
 cs_is_due() {

@@ -32,8 +32,11 @@ cs_segment() {
     case $cs_file in *[!0-9-]*) return 0 ;; esac
     cs_file=$cs_state/terminals/$cs_file
     cs_kind=- cs_since=- cs_item=- cs_known=- cs_track=- cs_note='' cs_at=0
-    [ ! -f "$cs_file" ] || read -r cs_kind cs_since cs_item _ <"$cs_file"
-    [ ! -f "$cs_stamp" ] || {
+    # What another account wrote says nothing.
+    # shellcheck disable=SC3067
+    [ ! -f "$cs_file" ] || [ ! -O "$cs_file" ] || read -r cs_kind cs_since cs_item _ <"$cs_file"
+    # shellcheck disable=SC3067
+    [ ! -f "$cs_stamp" ] || [ ! -O "$cs_stamp" ] || {
         read -r cs_at _
         read -r cs_known cs_track cs_note
     } <"$cs_stamp"

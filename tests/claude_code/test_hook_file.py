@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from poll import until
-from requirements import needs, needs_proc
+from requirements import needs, needs_proc, only_root
 
 from claude_sessions_cli.claude_code import stamp
 from claude_sessions_cli.claude_code.settings_file import hook_command
@@ -84,6 +84,19 @@ def test_malformed_stamp_means_that_a_heartbeat_is_due(tmp_path: Path, text: str
     hook.keep(text)
     hook.run("Stop")
     hook.called("hook Stop --background input\n")
+
+
+@each_shell
+@only_root
+def test_stamp_of_another_account_says_nothing(tmp_path: Path, shell: str) -> None:
+    hook = Hook(tmp_path, shell)
+    now = stamp.now()
+    hook.keep(Stamp(now, now + 600, "lost").text)
+    os.chown(hook.stamp, 65534, 65534)
+    hook.run("Stop")
+    hook.called("hook Stop --background input\n")
+    hook.run("PreToolUse")
+    assert not hook.calls.exists()
 
 
 @pytest.mark.parametrize(("text", "runs"), [("NOW\n", False), ("1\n", True), ("", True), ("x\n", True)])

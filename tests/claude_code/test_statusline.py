@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli, Sleeper
 from poll import until
-from requirements import needs_proc
+from requirements import needs_proc, only_root
 
 from claude_sessions_cli import process, prompt
 from claude_sessions_cli.claude_code import settings_file, stamp
@@ -83,6 +83,17 @@ def test_line_shows_track_and_note_of_the_item(show: Show, agent: process.Proces
     assert show().stdout.startswith("SD-1 (A) ")
     _hold(agent, 0, "SD-2")
     assert show().stdout.startswith("SD-2 ") and "login" not in show().stdout
+
+
+@only_root
+def test_what_another_account_wrote_is_not_shown(show: Show, agent: process.Process) -> None:
+    stamps = _keep(agent, item="SD-1", track="A", note="theirs")
+    _hold(agent)
+    os.chown(stamps, 65534, 65534)
+    assert show().stdout.startswith("SD-1 ") and "theirs" not in show().stdout
+    for file in stamps.parents[1].glob("terminals/*"):
+        os.chown(file, 65534, 65534)
+    assert show().stdout == ""
 
 
 def test_item_of_any_script_is_shown_and_known(show: Show, agent: process.Process) -> None:

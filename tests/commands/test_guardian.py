@@ -16,6 +16,7 @@ from typing import NoReturn
 import pytest
 from conftest import Sleeper, Table, make_caller
 from poll import until
+from requirements import only_root
 from run_bench import (
     IGNORE_TERM,
     PROGRAM,
@@ -42,7 +43,6 @@ from claude_sessions_cli.renewal import KeepAlive, TrustWindow
 from claude_sessions_cli.times import uptime
 
 pytestmark = only_linux
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 # The guardian gives the command a second between TERM and KILL; silence lapses much later.
 SHORT = {"CLAUDE_SESSIONS_STALE_AFTER": "10", "CLAUDE_SESSIONS_HEARTBEAT_EVERY": "1"}
 BELOW = "sh -c 'sh -c \"echo \\$\\$ >{0}; while :; do sleep 0.02; done\"; true'; true"
