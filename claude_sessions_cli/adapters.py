@@ -35,7 +35,7 @@ def require_zones(columns: Sequence[psycopg.Column]) -> None:
 
 
 def accept_any_text(connection: psycopg.Connection[Any]) -> None:
-    """Make a connection to a SQL_ASCII database read text that is not UTF-8, and find it again by what was read."""
+    """Make a connection to a SQL_ASCII database read any bytes as text, and write the same bytes back."""
     for name in ("text", "name", "varchar"):
         connection.adapters.register_loader(name, _AnyText)
     for kind in (str, _OddText):

@@ -292,7 +292,7 @@ def merged_text(result: Merged, entries: Mapping[str, str]) -> list[str]:
     """Return the outcome for an agent's settings file, or the plan of a dry run."""
     if not result.dry_run:
         words = {"installed": "installed in", "already_installed": "already installed in", "removed": "removed from"}
-        backup = f" (before: {result.backup})" if result.backup else ""
+        backup = f" (backup: {result.backup})" if result.backup else ""
         return [f"{result.agent}: {words.get(result.outcome, 'not installed in')} {result.file}{backup}"]
     verbs = {"installed": "would write to", "already_installed": "is already in", "removed": "would be removed from"}
     lines = [f"{verbs.get(result.outcome, 'is not in')} {result.file}"]

@@ -44,7 +44,7 @@ class _Scale:
 
 
 def lines(timeline: Timeline, columns: int, *, ascii_only: bool = False) -> Iterator[str]:
-    """Yield an axis, a bar for each item, and a legend, for a terminal of so many columns."""
+    """Yield an axis, a bar for each item, and a legend, for a terminal of `columns` columns."""
     names = [presentable(name) for name in timeline.items]
     width = min(max(map(width_of, names), default=0), columns // NAME_SHARE)
     bar = max(LEAST_BAR, columns - width - 2)

@@ -142,7 +142,7 @@ def parse_dsn(dsn: str, source: str) -> dict[str, Any]:
 def _misreading(dsn: str, message: str) -> tuple[str, str]:
     """Return why libpq does not read a DSN, and the remedy; of the DSN only words that cannot be of a password."""
     if QUOTED.match(dsn):
-        return ": it is in quotes", "remove the quotes around it: a file or program that gave it did not"
+        return ": it is in quotes", "remove the quotes: the file or program that supplied the DSN left them in"
     if assigned := ASSIGNED.match(dsn):
         return f": it begins with {assigned[1]}=", f"give the value of {assigned[1]} alone"
     scheme = SCHEME.match(dsn)
@@ -150,7 +150,7 @@ def _misreading(dsn: str, message: str) -> tuple[str, str]:
         return f": libpq does not know the scheme {scheme[1]}:", f"write it like {EXAMPLE}"
     unknown = UNKNOWN_PARAMETER.search(message)
     if unknown and _is_outside_password(dsn, unknown[1]):
-        return f": libpq does not know the parameter {unknown[1]}", "remove it: it is one of another program"
+        return f": libpq does not know the parameter {unknown[1]}", "remove it: it belongs to another program"
     return "", (
         f"a DSN is like {EXAMPLE} or host=... dbname=...; in the first form @ : / ? # in a password are written"
         " %40 %3A %2F %3F %23"

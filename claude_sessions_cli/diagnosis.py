@@ -14,7 +14,7 @@ from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # Of constraints with a name: a query tells what they ask for.
 CONSTRAINTS = {"23503": "foreign key", "23505": "unique index", "23514": "check", "23P01": "exclusion constraint"}
-NOT_OURS = "it is not of claude-sessions, so ask its owner; see it: claude-sessions schema check"
+NOT_OURS = "claude-sessions did not create it, so ask its owner; see it: claude-sessions schema check"
 OWN_CHECKS = ("claude_sessions_status_check", "claude_sessions_track_check")
 
 
@@ -92,15 +92,16 @@ def _refused_by_constraint(
                 f"no such work item: {constraint} refers to {refers_to}, which does not have it",
                 f"add it to {refers_to}, or correct the name",
             )
-        return SchemaMismatch(f"{constraint} refuses it: {refers_to} has no such row: {definition}", NOT_OURS)
+        return SchemaMismatch(f"{constraint} rejects the row: {refers_to} has no such row: {definition}", NOT_OURS)
     if error.sqlstate == "23505":
-        hint = f"end or prune that session: claude-sessions list --all; {NOT_OURS.replace('it is', 'the index is')}"
-        return DuplicateRefused(f"{constraint} refuses it: another row has the same {definition}", hint)
+        ours = NOT_OURS.replace("create it", "create the index")
+        hint = f"end or prune that session: claude-sessions list --all; {ours}"
+        return DuplicateRefused(f"{constraint} rejects the row: another row has the same {definition}", hint)
     if table != TABLE:
         hint = f"ask the owner of {table}"
     else:
         hint = SEE_WHAT_DIFFERS if error.diag.constraint_name in OWN_CHECKS else NOT_OURS
-    return SchemaMismatch(f"{constraint} refuses it: {definition}", hint)
+    return SchemaMismatch(f"{constraint} rejects the row: {definition}", hint)
 
 
 def _hidden_rows(*, role: str, closed: Sequence[str], limits: Sequence[str], is_grantable: bool) -> PermissionDenied:

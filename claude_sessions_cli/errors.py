@@ -28,8 +28,8 @@ EXIT_INTERRUPTED = 130
 AGAIN = "try again"
 REPORT = "show the traceback: set CLAUDE_SESSIONS_DEBUG=1 and run it again"
 RUN_AGAIN = "run it again: add --wait 10m"
-NOT_A_PROGRAM = "correct its name, its rights or its first line"
-SEE_ALL = "see them: claude-sessions list --all"
+NOT_A_PROGRAM = "correct its name, its permissions or its #! line"
+SEE_ALL = "list all sessions: claude-sessions list --all"
 SEE_TRIGGERS = "list the triggers: claude-sessions schema check"
 
 

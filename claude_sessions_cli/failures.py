@@ -23,7 +23,7 @@ from claude_sessions_cli.text import quote_name
 HIDDEN = "claude_sessions: rows are hidden from "
 NO_HISTORY = "claude_sessions: no history"
 NO_FENCE = re.compile(r"claude_sessions: no fence is left after (.*)\"")
-# As in change_each.sql: the classes of errors that are not of a row, and the expired wait for a lock.
+# As in change_each.sql: the classes of errors that no row causes, and the expired wait for a lock.
 OF_THE_SERVER = ("08", "25", "40", "53", "57", "58", "55P03")
 TABLE = "public.claude_sessions"
 # Of a table or a schema that does not exist.
@@ -115,7 +115,7 @@ def translate(error: psycopg.Error) -> SessionsError:
     if state.startswith(("08", "57P", "53")) or not state:
         return Unreachable(f"the database went away: {text}", f"{AGAIN}; {DIAGNOSE}", passing=state == "53300")
     if state.startswith("23") or state in ("22001", "22P05"):  # too long for the column, not in the encoding
-        return SchemaMismatch(f"the database refuses it: {text}", error.diag.message_hint or SEE_WHAT_DIFFERS)
+        return SchemaMismatch(f"the database rejects the change: {text}", error.diag.message_hint or SEE_WHAT_DIFFERS)
     if not _is_known(state):
         message = f"the database gave an answer that Postgres does not give: {text} (SQLSTATE {state})"
         return Unreachable(message, f"name a Postgres in the DSN; {DIAGNOSE}")

@@ -50,7 +50,7 @@ class Guardian:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
     def dismiss(self) -> None:
-        """Let what the command left in the background work on."""
+        """Dismiss the guardian; what the command left in the background keeps running."""
         with suppress(OSError):
             os.write(self._writer, b"done\n")
         self._leave()

@@ -86,7 +86,7 @@ def give_up_after(
         # At once, as if killed: a rollback would wait for the same server.
         os._exit(code)
 
-    # A thread and no signal: one waits while the name of a host is looked up.
+    # A thread, not a signal: Python runs no signal handler while libpq looks up a host name.
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
@@ -254,7 +254,7 @@ def _terminal_of(caller: Caller) -> Process | None:
 
 
 def deadline_after(seconds: float | None) -> float | None:
-    """Return the time so many seconds from now, by the monotonic clock; None for none."""
+    """Return the monotonic time `seconds` from now; None if `seconds` is None."""
     return None if seconds is None else time.monotonic() + seconds
 
 
@@ -324,7 +324,7 @@ def ask_standings(
             asked = replace(asked, name=asked.name or database.description, server_version=database.server_version)
             standings = whoami(database, Caller(who, found))
     except SessionsError as error:
-        # Of a database that answers, it is about the caller's own words.
+        # From a database that answered, it is about the caller's arguments.
         if isinstance(error, UsageError) and asked.server_version:
             raise
         return who, None, replace(asked, error=error.message), error

@@ -88,7 +88,7 @@ def group_left(session: Session, host: Host) -> int | None:
 
 
 def liveness_of(record: ProcessRecord | None, hostname: str | None, host: Host) -> Liveness:
-    """Return the same of one process that was recorded on `hostname`."""
+    """Return the liveness of one process that was recorded on `hostname`."""
     if record is None or record.pid <= 0 or not (host.boot_id and host.pid_ns):
         return Liveness.UNKNOWN
     if (record.boot_id, record.pid_ns) != (host.boot_id, host.pid_ns):

@@ -16,7 +16,7 @@ METADATA_KEY = "claude_sessions_cli"
 TRACKS = ("A", "B", "C", "STANDALONE")
 STATUSES = ("active", "idle", "stale", "released")
 PARK_LIMIT_S = 45 * 60
-# The limit of a recorded stale_after: a longer one would hold an item for good.
+# The limit of a recorded stale_after: a longer one would keep a dead holder's item for too long.
 STALE_AFTER_LIMIT_S = 7 * 24 * 3600
 
 SILENT = "silent"
@@ -356,7 +356,7 @@ class JudgedSession:
     @property
     def remark(self) -> str | None:
         """What people are told beside the state: what the claim is for, and what outlived its runner."""
-        left = f"run was killed, process group {self.left} works on" if self.left else None
+        left = f"run was killed, process group {self.left} is still running" if self.left else None
         return "; ".join(part for part in (self.session.note, left) if part) or None
 
 

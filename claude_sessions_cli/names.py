@@ -43,7 +43,7 @@ def check_session_id(value: str, source: str) -> str:
 
 
 def is_random(value: str) -> bool:
-    """Whether a session id is a random one: a UUID, or derived from an agent's process.
+    """Whether a session id is random: a UUID, or one derived from the anchor.
 
     >>> is_random("session_1a2b3c4d_pts3_4711"), is_random("20261126-1417-2"), is_random("worker-1")
     (True, False, False)

@@ -14,7 +14,7 @@ from claude_sessions_cli.model import TRACKS
 from claude_sessions_cli.settings import DEFAULT_STALE_AFTER, parse_duration
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
-CANNOT_WRITE = "free space, or correct who may write it"
+CANNOT_WRITE = "free some space, or fix its permissions"
 # Of rows; Postgres takes no number of any length.
 MAX_LIMIT = 2**31 - 1
 # Options that are also accepted before the command's name.

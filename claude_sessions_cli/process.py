@@ -79,7 +79,7 @@ class Process:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The arguments, from the known script that an interpreter runs or the applet of busybox on."""
+        """The arguments, from the known script that an interpreter runs, or from busybox's applet."""
         if not self.argv:
             return ()
         runner = _unversioned(_base(self.argv[0]))
@@ -282,7 +282,7 @@ def lineage(pid: int) -> list[Process]:
 
 
 def alive_among(groups: Set[int]) -> set[int]:
-    """Return those of these process groups that live; one that /proc hides from this user does if it exists."""
+    """Return the process groups that are alive; one that /proc hides from this user counts if it exists."""
     return {found.group for found in _living() if found.group in groups} | {*filter(_is_foreign, groups)}
 
 

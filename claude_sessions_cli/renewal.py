@@ -67,7 +67,7 @@ class KeepAlive:
         try:
             threading.Thread(target=self._attempt, args=(now,), daemon=True).start()
         except RuntimeError as error:  # too many threads
-            self._fail(now, SessionsError(str(error), "let other programs end"))
+            self._fail(now, SessionsError(str(error), "end other programs"))
 
     def _attempt(self, begun: float) -> None:
         try:

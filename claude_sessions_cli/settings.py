@@ -31,7 +31,7 @@ DURATION_LIMIT_S = 3650 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one command; durations in seconds, `dsn` None for the embedded server."""
+    """The settings of one command; durations in seconds, `dsn` None for the private server."""
 
     dsn: str | None
     dsn_source: str
@@ -75,7 +75,7 @@ def load(environ: Mapping[str, str], *, dsn: str | None = None, stale_after: flo
     heartbeat_every = _duration("heartbeat_every", environ, config, path, DEFAULT_HEARTBEAT_EVERY)
     if stale_after > STALE_AFTER_LIMIT_S:
         raise UsageError(
-            "stale_after is at most 7d: a longer one would keep an item with a dead holder for good", "write 7d or less"
+            "stale_after is at most 7d: a longer one would keep a dead holder's item for too long", "write 7d or less"
         )
     if stale_after < 3 * heartbeat_every:
         raise UsageError(

@@ -89,7 +89,7 @@ def wrap(line: str, columns: int, indent: str = "") -> list[str]:
 
 
 def hang(line: str, columns: int) -> list[str]:
-    """Return a line in pieces that fit `columns`, all but the first below what follows its label.
+    """Wrap a line to `columns`; indent the continuation lines to the text after its label.
 
     >>> hang("mend:  claude-sessions install cron", 32)
     ['mend:  claude-sessions install', '       cron']

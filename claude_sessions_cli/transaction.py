@@ -130,7 +130,7 @@ class Transaction:
         except psycopg.Error as error:
             lost = translate(error)
             if self.kind.writes and self._connection.closed and isinstance(lost, Unreachable):
-                lost.hint = "the change may have been made: the same command again settles it"
+                lost.hint = "the change may have been made; run the same command again to settle it"
                 raise lost from error
             raise
 

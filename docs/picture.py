@@ -69,7 +69,7 @@ def _draw() -> None:
     from claude_sessions_cli.operations.list import list_sessions
 
     caller = invocation.find_caller(invocation.load_settings(None), session="fix-login")
-    with database.connect(server.dsn(), "the embedded server") as connection:
+    with database.connect(server.dsn(), "the private server") as connection:
         found = list_sessions(connection, caller)
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)

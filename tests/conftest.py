@@ -1,4 +1,4 @@
-"""Real Postgres for every test: a given DSN, else a Docker container, else the embedded server."""
+"""Real Postgres for every test: a given DSN, else a Docker container, else the private server."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _embedded(stack: ExitStack) -> Server:
             embedded.stop()
 
     stack.callback(stop)
-    return Server(dsn, f"the embedded server, {version}")
+    return Server(dsn, f"the private server, {version}")
 
 
 @pytest.fixture(scope="session")

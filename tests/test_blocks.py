@@ -102,7 +102,7 @@ def _run_here(document: Path) -> list[Block]:
     return [block for block in blocks(document) if block.language == "console" and block.heading not in NOT_RUN]
 
 
-def test_what_is_not_run_quotes_messages_of_the_program() -> None:
+def test_blocks_that_are_not_run_quote_real_messages() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     left = [block for path in DOCUMENTS for block in blocks(path) if block.heading in NOT_RUN]
     assert {block.heading for block in left} == set(NOT_RUN)

@@ -94,7 +94,7 @@ def _several(*attempts: str) -> str:
         ("", "no reason given", DOCTOR),
     ],
 )
-def test_failure_that_matters_is_told(text: str, told: str, hint: str) -> None:
+def test_connection_error_reports_the_decisive_failure(text: str, told: str, hint: str) -> None:
     error = no_connection(psycopg.OperationalError(text), "--dsn")
     assert error.message == f"cannot connect to the database from --dsn: {told}"
     assert error.passing == (told == STARTING)

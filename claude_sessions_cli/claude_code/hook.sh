@@ -43,8 +43,8 @@ cs_is_due() {
     ! { [ "$cs_now" -ge "$cs_at" ] && [ "$cs_now" -lt "$cs_due" ]; }
 }
 
-# Of many hooks at one instant, one creates the file. It is removed by the program, which also excludes a second run;
-# left behind by a program that is gone, it counts for half a minute.
+# If many hooks run at once, one creates the lock. The program removes it, and excludes a second run by itself; a lock
+# that a killed program left behind counts for 30 s.
 cs_is_first() {
     cs_lock=$cs_stamp.lock
     [ ! -p "$cs_lock" ] || rm -f "$cs_lock"
@@ -78,7 +78,7 @@ case $cs_event in
     PreToolUse)
         case $cs_flag in lost | twin) "$@" hook PreToolUse ;; esac
         ;;
-    # A question waits for its user: the program beats until something else runs here.
+    # A question waits for its user: the program sends heartbeats until something else runs here.
     Notification) cs_in_background "$@" hook Notification --background ;;
     UserPromptSubmit | PostToolUse | PostToolUseFailure | Stop | SubagentStop | CwdChanged)
         [ ! -f "$cs_stamp.keep" ] || rm -f "$cs_stamp.keep"

@@ -128,7 +128,10 @@ def remove(path: Path, *, dry_run: bool = False) -> Merged:
 def _change(path: Path, choice: Choice | None, dry_run: bool) -> Merged:
     for _ in range(ATTEMPTS):
         before, raw = _read(path)
-        after = merge(before, choice)
+        try:
+            after = merge(before, choice)
+        except NotSettingsError as error:
+            raise NotSettingsError(f"{error.message} in {path}", error.hint) from None
         changed = after != before
         # A client that rewrites the file in between must not lose what it wrote.
         if dry_run or not changed or _replace(path, raw, after):
@@ -146,9 +149,9 @@ def _merged(
     has_line = _is_own(after.get("statusLine"))
     note = None
     if choice and choice.status_line and not has_line:
-        note = "its statusLine is not a command, and stays as it is"
+        note = f"statusLine in {path} is not a command, so it is left as it is"
     if choice and after.get("disableAllHooks") is True:
-        note = "it says disableAllHooks, so that no hook runs"
+        note = f"{path} sets disableAllHooks, so no hook runs"
     saved = str(_backup_of(path.resolve())) if backup else None
     return Merged("claude", outcome, dry_run, str(path), _installed_events(after), has_line, saved, note)
 
@@ -165,13 +168,13 @@ def merge(settings: dict[str, Any], choice: Choice | None) -> dict[str, Any]:
     wanted = _groups(choice) if choice else {}
     hooks = merged.get("hooks", {})
     if not isinstance(hooks, dict):
-        raise NotSettingsError("its hooks are not an object", MEND)
+        raise NotSettingsError("`hooks` is not an object", MEND)
     for event in [*hooks, *(event for event in wanted if event not in hooks)]:
         groups = hooks.get(event, [])
         if not isinstance(groups, list):
             if event not in wanted:
                 continue
-            raise NotSettingsError(f"its hooks of {event} are not a list", MEND)
+            raise NotSettingsError(f"`hooks.{event}` is not a list", MEND)
         placed = _place(groups, wanted.get(event))
         if placed or event not in hooks or placed == groups:
             hooks[event] = placed

@@ -8,7 +8,7 @@ A file in the state directory, named for the agent's process and its conversatio
 
 The times are those of a clock that nobody sets, or else of this host's. Beside it lie, for a while, a `.lock` of the
 hook that is about to run, a `.run` that the running program locks, a `.loss` with the text for the model, and a `.keep`
-while a shell beats because a question waits for its user.
+while a shell sends heartbeats because a question waits for its user.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _detach() -> None:
 
 
 def _age() -> float:
-    """Return how long this process runs: on a busy machine its start takes a part of the time."""
+    """Return how long this process has been running: on a busy machine its start takes a part of the time."""
     from claude_sessions_cli import process, times
 
     try:
@@ -174,7 +174,7 @@ def _renew(path: Path, known: Stamp, given: Input | None) -> None:
 
 
 def _keep_beating() -> None:
-    """Become a shell that beats until the question is answered: hours of a resident Python would cost more."""
+    """Become a shell that sends heartbeats until the question is answered: a resident Python would cost more."""
     from claude_sessions_cli import files, process
     from claude_sessions_cli.claude_code import settings_file, stamp
 
@@ -189,7 +189,7 @@ def _keep_beating() -> None:
 
 
 def _is_kept(keep: Path) -> bool:
-    """Whether a shell beats already."""
+    """Whether a shell sends heartbeats already."""
     from claude_sessions_cli import files
 
     with suppress(OSError, ValueError):
@@ -207,7 +207,7 @@ def _tell(event: str, given: Input) -> bool:
     if event not in events.TOLD_AT or not pending.exists():
         return False
     if given.agent_id is None:
-        # Of several hooks at one instant, one can rename it.
+        # If several hooks run at once, only one can rename it.
         taken = pending.with_name(f"{pending.name}.{os.getpid()}")
         with suppress(FileNotFoundError):
             pending.rename(taken)

@@ -59,7 +59,7 @@ def list_(
     wide: Annotated[bool, typer.Option("--wide", help="Show every column and whole ids.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print plain lines on a terminal too.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object for each session.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Draw it again and again, until q.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw the list until q is pressed.")] = False,
     interval: Annotated[
         float | None,
         typer.Option("--interval", parser=options.duration, metavar="DURATION", help="How often [2s]."),

@@ -22,7 +22,7 @@ def reap(
             "--max-age",
             parser=options.duration_with_unit,
             metavar="DURATION",
-            help="Also free older claims without a live process.",
+            help="Also free claims older than DURATION.",
         ),
     ] = None,
     prune: Annotated[
@@ -31,10 +31,10 @@ def reap(
             "--prune",
             parser=options.duration_with_unit,
             metavar="DURATION",
-            help="Also delete sessions released for longer.",
+            help="Also delete sessions released this long ago.",
         ),
     ] = None,
-    cascade: Annotated[bool, typer.Option("--cascade", help="Prune, although other tables lose rows by it.")] = False,
+    cascade: Annotated[bool, typer.Option("--cascade", help="With --prune: change other tables' rows too.")] = False,
     stale_after: options.StaleAfter = None,
     dsn: options.Dsn = None,
     json: options.Json = False,
@@ -52,7 +52,7 @@ def reap(
     if max_age is not None and max_age < settings.stale_after:
         raise UsageError(
             f"--max-age ({max_age:g}s) is shorter than stale_after ({settings.stale_after:g}s)",
-            "it frees claims that are no longer trusted although they are renewed: write --max-age 1d",
+            "write at least stale_after, such as --max-age 1d",
         )
     if cascade and prune is None:
         raise UsageError("--cascade is for --prune", "name the age: --prune 30d --cascade")

@@ -46,8 +46,8 @@ def release(
 ) -> None:
     """Give this session's claim back.
 
-    Exit 0 if nothing is held, 4 if the session holds another item, or another session holds this one. Exit 4 if the
-    session has lost its claim and holds nothing: until it was told twice, by a claim or a release.
+    Exit 0 if nothing is held, 4 if the session holds another item, or another session holds this one. Exit 4 if it
+    has lost its claim and holds nothing, until claims or releases have reported the loss twice.
     """
     invocation.limit_background_call(within)
     settings = invocation.load_settings(dsn)

@@ -67,7 +67,9 @@ def run(
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", parser=options.duration, metavar="DURATION", help="Stop the command then."),
+        typer.Option(
+            "--timeout", parser=options.duration, metavar="DURATION", help="Stop the command after this long."
+        ),
     ] = None,
     session: options.SessionId = None,
     stale_after: options.StaleAfter = None,
@@ -79,10 +81,10 @@ def run(
 ) -> None:
     """Run a command under a claim.
 
-    Claims the item, renews the claim while the command runs, and releases it. Exits with the command's code; 124 if its
-    time was over. If the claim is lost, or cannot be renewed in time, the command gets TERM and then KILL before
-    another session can take the item; exit 4. The same if this process is killed. The command finds CLAUDE_SESSIONS_SD,
-    CLAUDE_SESSIONS_FENCE and CLAUDE_SESSIONS_SESSION_ID in its environment.
+    Claims the item, renews the claim while the command runs, and releases it. Exits with the command's code; 124 if it
+    timed out. If the claim is lost, or cannot be renewed in time, the command gets TERM and then KILL before another
+    session can take the item; exit 4. If this process is killed, a guardian stops the command in the same way. The
+    command finds CLAUDE_SESSIONS_SD, CLAUDE_SESSIONS_FENCE and CLAUDE_SESSIONS_SESSION_ID in its environment.
     """
     from claude_sessions_cli import as_json, render, supervisor
     from claude_sessions_cli.operations import run as operation

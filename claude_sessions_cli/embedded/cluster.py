@@ -1,4 +1,4 @@
-"""The cluster of the embedded server: its programs, its account, its creation and its launch."""
+"""The cluster of the private server: its programs, its account, its creation and its launch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def installed() -> dict[str, Path]:
     installs = {_major(path): path for package in locations for path in sorted(Path(package).glob("pginstall*"))}
     if not installs:
         raise Unreachable(
-            "no database is configured, and the embedded server is not installed",
+            "no database is configured, and the private server is not installed",
             "reinstall with the extra `embedded` (README: Install), or set CLAUDE_SESSIONS_DSN or --dsn to a Postgres"
             " of your own",
         )
@@ -104,7 +104,7 @@ def server_account(cluster: Path) -> pwd.struct_passwd:
             return pwd.getpwnam("postgres")
         return pwd.getpwnam("nobody")
     except KeyError as error:
-        message = f"the embedded server needs an account to run as: {error.args[0]}"
+        message = f"the private server needs an account to run as: {error.args[0]}"
         raise Unreachable(message, "set CLAUDE_SESSIONS_DSN or --dsn to a Postgres of your own") from error
 
 
@@ -207,7 +207,7 @@ def run(command: list[str], account: pwd.struct_passwd, lock: int, *, text: str 
     done = subprocess.run(command, input=text.encode(), stdout=subprocess.PIPE, **options)
     if done.returncode:
         said = last_complaint(done.stdout)
-        raise Unreachable(f"the embedded server was not created: {Path(command[0]).name}: {said}", ELSEWHERE)
+        raise Unreachable(f"the private server was not created: {Path(command[0]).name}: {said}", ELSEWHERE)
 
 
 def _child_options(account: pwd.struct_passwd, lock: int) -> dict[str, Any]:

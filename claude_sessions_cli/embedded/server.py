@@ -254,9 +254,9 @@ def _await_ready(paths: Paths, server: subprocess.Popen[bytes], log_begin: int) 
         while not _is_ready(paths):
             if server.poll() is not None:
                 said = cluster.last_complaint(files.read(paths.log)[log_begin:])
-                raise Unreachable(f"the embedded server did not start: {said}", f"see {paths.log}")
+                raise Unreachable(f"the private server did not start: {said}", f"see {paths.log}")
             if time.monotonic() > deadline:
-                raise Unreachable("the embedded server is still starting", f"try again later, or see {paths.log}")
+                raise Unreachable("the private server is still starting", f"try again later, or see {paths.log}")
             time.sleep(0.005)
     finally:
         if server.returncode is None:

@@ -69,7 +69,7 @@ class Settled(Generic[T]):
 
 
 def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) -> Settled[T]:
-    """Run a command for the caller, again after each time that its row had to be put in order."""
+    """Run a command for the caller; run it again each time its row had to be put in order."""
     outcome = source = None
     is_filled = False
     for _ in range(ATTEMPTS):
@@ -88,7 +88,8 @@ def settled(database: Database, caller: Caller, command: Callable[[Caller], T]) 
                 raise
             is_filled = True
     raise NotHeld(
-        f"session {caller.session_id} cannot be settled: other programs change its row, or its ids continue each other",
+        f"session {caller.session_id} cannot be settled: other programs keep changing its row, or its ids continue"
+        " in a circle",
         "act under another id: add --session ID; look: claude-sessions whoami",
     )
 
@@ -159,10 +160,10 @@ def require_current(
 ) -> None:
     """Raise UnsettledError if the command has to act under another id.
 
-    `found` are the rows of `look`. A session that is named by the beginning of its id acts as itself; a command that
-    `registers` refuses that, for it would make a new one, or has just made `mine`, which `is_new`. A session that went
-    on under a new id acts for that; the claim of an earlier id goes over to this one, unless this one holds something.
-    A command that does not begin a term acts for the earlier id.
+    `found` are the rows of `look`. A caller that named a session by a short id acts as that session; a command that
+    `registers` raises UsageError instead, because it would create a second one, or has just created it as `mine`, which
+    `is_new`. A session that went on under a new id acts for that; the claim of an earlier id passes to this one, unless
+    this one holds something. A command that begins no term (`writes` is False) acts for the earlier id.
     """
     if short_ids.is_named_short(caller):
         named = short_ids.session_named(caller, None if is_new else mine, found)
@@ -209,7 +210,7 @@ def _is_earlier(caller: Caller, session: Session) -> bool:
 
 
 def _keeps_its_loss(mine: Session, earlier: Session) -> bool:
-    """Whether a session goes on as itself, because a mere loss of an earlier id would replace its own, untold one."""
+    """Whether a session goes on as itself, so that an earlier id's loss does not replace its own unreported one."""
     return mine.tombstone is not None and not mine.tombstone.told and not earlier.holds
 
 

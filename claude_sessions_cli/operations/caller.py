@@ -71,7 +71,7 @@ class Caller:
         return replace(self, identity=replace(self.identity, session_id=session_id, id_from=None))
 
     def standing(self, session: Session) -> Standing:
-        """Return whose row the session of this caller's id is."""
+        """Return how this caller stands to the row of its session id."""
         bound = self._standing_of_known(session)
         return bound if bound is not None else self._standing_by(session, liveness(session, self.identity.host))
 

@@ -172,7 +172,7 @@ def _refused(
 def _holds_another(mine: Session, sd_id: str, lost: Tombstone | None) -> HoldsAnother:
     return HoldsAnother(
         f"this session already holds {mine.sd_id}{own_loss(lost)}",
-        f"give that back and take this: {command_line('claim', sd_id, '--switch')}",
+        f"release that item and claim this one: {command_line('claim', sd_id, '--switch')}",
     )
 
 

@@ -22,7 +22,7 @@ OLDEST_SERVER = 15
 CLOCK_LIMIT_S = 5.0
 # A snapshot keeps the old versions of every heartbeat since it was taken.
 SNAPSHOT_LIMIT_S = 3600.0
-# Below so many updates the statistics say nothing; below so many more, their cost does not matter.
+# Below LEAST_UPDATES the share means nothing; below COSTLY_UPDATES the cost does not matter.
 LEAST_UPDATES = 1000
 COSTLY_UPDATES = 100_000
 HOT_SHARE = 0.5
@@ -197,7 +197,8 @@ def _snapshot(health: Health) -> Finding:
     if age is None or age < SNAPSHOT_LIMIT_S:
         return Finding("oldest snapshot", Verdict.OK, f"{format_age(age)} old" if age is not None else "none")
     text = (
-        f"pid {health.snapshot_pid} of {health.snapshot_role} keeps one {format_age(age)} old: no vacuum removes rows"
+        f"pid {health.snapshot_pid} of {health.snapshot_role} holds a snapshot {format_age(age)} old:"
+        " VACUUM cannot remove rows that died since"
     )
     return Finding("oldest snapshot", Verdict.WARNING, text, f"SELECT pg_terminate_backend({health.snapshot_pid})")
 
@@ -237,7 +238,7 @@ def _schema(inspection: schema.Inspection) -> Iterator[Finding]:
         text = f"{file}: {_objects(differences)}"
         # The check prints what mends each of them.
         mend = APPLY if all(found.mend == APPLY for found in differences) else "claude-sessions schema check"
-        # The tool works on the first file alone.
+        # The tool needs only the first file.
         verdict = Verdict.FAILURE if file == schema.ddl_files()[0].name else Verdict.WARNING
         yield Finding("schema", verdict, text, mend)
     yield from (Finding("schema", Verdict.OK, f"{one.file} is in force") for one in inspection.optional if one.in_force)
@@ -253,8 +254,10 @@ def _writers(inspection: schema.Inspection) -> Finding:
     roles = sorted({writer.role for writer in inspection.writers if writer.object == "claude_sessions"})
     if not {"anon", "PUBLIC"} & set(roles):
         return Finding("who may write", Verdict.OK, f"the owner{''.join(f', {role}' for role in roles)}")
-    text = f"{' and '.join(role for role in roles if role in ('anon', 'PUBLIC'))} may write the table, without a login"
-    return Finding("who may write", Verdict.WARNING, text, f"{APPLY} --optional least_privilege")
+    everybody = "everybody" if "PUBLIC" in roles else "anon, which is everybody without a login,"
+    return Finding(
+        "who may write", Verdict.WARNING, f"{everybody} may write the table", f"{APPLY} --optional least_privilege"
+    )
 
 
 def _double_claims(rows: Rows) -> Finding:

@@ -1,4 +1,4 @@
-"""Heartbeats for every session of this host at once, for cron."""
+"""Heartbeats for all sessions of this host in one run, for cron."""
 
 from __future__ import annotations
 

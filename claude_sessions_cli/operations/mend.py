@@ -19,7 +19,7 @@ Catalog = Mapping[tuple[str, str], str]
 
 
 def mend(kind: str, name: str, expected: str, live: Catalog, shipped: Catalog) -> str:
-    """Return what mends an object that is missing in `live`, or another one there than in `shipped`.
+    """Return what mends an object that is missing in `live`, or differs there from `shipped`.
 
     `schema apply` adds objects, and replaces functions and privileges. It changes no column, constraint, index, policy
     or trigger that is there, and adds no column or constraint to a table that is there.

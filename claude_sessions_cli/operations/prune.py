@@ -202,7 +202,7 @@ def _judge_batch(
     kept: set[UUID] = set()
     for reference, found in zip(references, referred, strict=True):
         if plan.keeps(reference) and reference.through is None:
-            # What cannot be read may refer to any; a key without consequences refuses by itself.
+            # A table that cannot be read may refer to any session; NO ACTION and RESTRICT keys refuse by themselves.
             kept |= found if found is not None else set(ids) if reference.writes else set()
     condemned = [row_id for row_id in ids if row_id not in kept]
     numbers = [None if found is None else len(found) for found in referred]

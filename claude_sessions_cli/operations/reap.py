@@ -171,8 +171,8 @@ def judge(caller: Caller, seen: JudgedSession, max_age: float | None) -> ReapVer
 
     A dead process on this host: released. A claim or an idle session that has lapsed, or a claim older than `max_age`:
     stale. Stale for a day: released. `max_age` spares a proven live process, a parked session, the silence that the
-    holder recorded for itself, and a process elsewhere that beats. A stale session that holds nothing is judged by time
-    alone, unless its process is alive.
+    holder recorded for itself, and a process elsewhere that sends heartbeats. A stale session that holds nothing is
+    judged by time alone, unless its process is alive.
     """
     session = seen.session
     if seen.liveness is Liveness.ALIVE:

@@ -45,12 +45,12 @@ class Change:
 
     @property
     def whole(self) -> Statement:
-        """The statement that changes all rows at once."""
+        """The statement that changes all rows together."""
         return self._statement(self.rows)
 
     @property
     def empty(self) -> Statement:
-        """The statement for no row: its error is not of a row."""
+        """The statement for no rows: no row causes an error of it."""
         return self._statement([])
 
     @property
@@ -86,7 +86,7 @@ Write = Callable[..., Changed]
 def change_rows(write: Write, caller: Caller, change: Change) -> Changed:
     """Change rows by one statement; if the table refuses any of them, each row by itself.
 
-    `write` is the database's method for the kind of change. Raises the error of the statement if it is not of a row.
+    `write` is the database's method for the kind of change. Raises the error of the statement if no row caused it.
     """
     try:
         return write(caller.actor, _change_all, change)
@@ -122,7 +122,7 @@ def _change_each(tx: Transaction, caller: Caller, change: Change) -> Changed:
 def send_each(tx: Transaction, change: Change) -> tuple[list[UUID], dict[UUID, Said]]:
     """Change each row by itself, in one message; return the ids written, and what the table said of the refused ones.
 
-    The statement runs for no row first: an error that is not of a row ends it all.
+    The statement runs for no rows first: an error that no row causes aborts the message.
     """
     *_, outcomes = tx.send(change.empty, *tx.for_each(change.empty, change.parameter, change.items))
     written = [outcome["row_id"] for outcome in outcomes if outcome["is_written"]]

@@ -15,7 +15,7 @@ from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.times import time_of
 from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
-# What the end of a term leaves in the tool's own metadata: nothing of it. A new term inherits no command.
+# Keys that the end of a term removes from the tool's metadata: a new term inherits no command.
 ENDED: dict[str, Any] = {"parked_until": None, "term": None, "note": None, "run": None}
 
 

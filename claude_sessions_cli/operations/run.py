@@ -33,7 +33,7 @@ GRACE_SHARE = 0.1
 GRACE_LIMIT_S = 10.0
 
 Acquire = Callable[[Caller, Callable[[str], ClaimResult]], ClaimResult]
-# Opens a database; whether a loss that is raised is shown in the prompt.
+# Opens a database; the flag says whether a loss that is raised is shown in the prompt.
 Connect = Callable[[bool], AbstractContextManager[Database]]
 Report = Callable[[str, float], None]
 
@@ -244,8 +244,8 @@ def supervise(
     if finished.left:
         # Its guardian waits for it, and keeps the claim.
         report(
-            f"process group {finished.left} of the command could not be ended and works on: {lease.sd_id} stays held"
-            f" until it ends (end it, as its user: kill -KILL -- -{finished.left})",
+            f"process group {finished.left} of the command could not be ended and is still running: {lease.sd_id}"
+            f" stays held until it ends (end it, as its user: kill -KILL -- -{finished.left})",
             LAST_WORDS_S,
         )
         return RunResult(finished, finished.stopped_for is not None, seconds)

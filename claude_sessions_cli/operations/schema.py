@@ -48,9 +48,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class AppliedFile:
-    """The objects that one DDL file created or changed, those that it removed or replaced, and those that it left.
+    """The objects that one DDL file created or replaced, and those that it removed.
 
-    `differences` are what is missing or changed all the same.
+    `differences` are the objects of the file that are still missing or changed.
     """
 
     file: str
@@ -106,7 +106,7 @@ def _name(path: Path) -> str:
 def apply(database: Database, *, grant: str | None = None, optional: Sequence[str] = ()) -> list[AppliedFile]:
     """Apply every DDL file, each in a transaction of its own; then grant the role `grant` its rights.
 
-    Of the optional files, those named in `optional` and those in force are applied too. Idempotent. Raises UsageError
+    Also applies the optional files that are named in `optional` or in force. Idempotent. Raises UsageError
     if that role or a named file does not exist, SchemaMismatch if the table's rows conflict with a file,
     PermissionDenied without the right to apply one, WaitedInVain if a lock does not come; those before it stay applied.
     """
@@ -136,7 +136,7 @@ def _apply(database: Database, path: Path) -> AppliedFile:
         return database.alter(_apply_file, path)
     except SessionsError as error:
         # The tool needs the table alone.
-        works_on = "" if path == ddl_files()[0] else ", and commands work on without it"
+        works_on = "" if path == ddl_files()[0] else ", and commands keep working without it"
         hint = HINTS.get(type(error), error.hint)
         raise type(error)(f"{_name(path)} is not applied{works_on}: {error.message}", hint) from error
 

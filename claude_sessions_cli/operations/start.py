@@ -15,7 +15,7 @@ from claude_sessions_cli.operations.list import Filters, list_sessions
 from claude_sessions_cli.operations.whoami import Standings, whoami
 from claude_sessions_cli.transaction import Statement, Transaction
 
-# Of the holders in a codebase, as many are read.
+# At most this many sessions of a codebase are read.
 NEIGHBOURS = 50
 
 

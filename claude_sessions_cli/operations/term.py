@@ -47,7 +47,7 @@ def _enter(
         )
     if may_run(session, caller.identity.host):
         raise HeldByAnother(
-            f"a command runs under {session.sd_id} in this session already",
+            f"a command is already running under {session.sd_id} in this session",
             f"wait for its end; look: {command_line('list', sd_id)}",
             holder=caller.judge(session),
         )

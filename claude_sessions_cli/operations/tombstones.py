@@ -43,7 +43,7 @@ def describe(tombstone: Tombstone) -> str:
 
 
 def own_loss(lost: Tombstone | None) -> str:
-    """Return what the error of another matter adds about the caller's own loss."""
+    """Return what an unrelated error adds about the caller's own loss."""
     return f"; this session {describe(lost)}" if lost else ""
 
 
@@ -82,7 +82,9 @@ def held_by(holder: JudgedSession, lost: Tombstone | None = None) -> HeldByAnoth
     session, item = holder.session, holder.session.sd_id or ""
     note = f", working on: {session.note}" if session.note else ""
     since = f" for {format_age(session.claim_age_s)}" if session.claimed_at else ""
-    left = f"; its run was killed, and process group {holder.left} of the command works on" if holder.left else ""
+    left = (
+        f"; its run was killed, and process group {holder.left} of the command is still running" if holder.left else ""
+    )
     end = f"end that, as its user: kill -KILL -- -{holder.left}; " if holder.left else ""
     return HeldByAnother(
         f"{session.sd_id} is held by {session.session_id}{place_of(session)}{since},"

@@ -63,7 +63,7 @@ def _wait(
     deadline: float,
     progress: Progress,
 ) -> ClaimResult:
-    # Of the form in the row that becomes free.
+    # A notification hashes the name as the freed row spells it, so every form is expected.
     names = (form for sd_id in sd_ids for form in forms(sd_id))
     channel_words = {hashlib.md5(name.encode(), usedforsecurity=False).hexdigest() for name in names}
     refusal: HeldByAnother | None = None
@@ -99,4 +99,4 @@ def _wait(
         if time.monotonic() >= deadline:
             if refusal is None or gone:
                 raise gone or Unreachable("the database did not answer in time", AGAIN)
-            raise HeldByAnother(f"waited in vain: {refusal.message}", refusal.hint, holder=refusal.holder) from None
+            raise HeldByAnother(f"gave up waiting: {refusal.message}", refusal.hint, holder=refusal.holder) from None

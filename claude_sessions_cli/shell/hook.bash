@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Of an array, the first element is meant: no shell inherits it.
+# $array means its first element; these are arrays because no shell inherits one.
 # shellcheck disable=SC2128
 # claude-sessions in bash, from 3.2 on; printed by `claude-sessions shell-init bash`.
 # Off for a while: CLAUDE_SESSIONS_HOOK=0. Undo: claude_sessions_unhook. In the prompt: $CLAUDE_SESSIONS_PROMPT.
-# Nothing in a restricted shell, which cannot start a program silently, and where hardening made readonly what it needs.
+# Does nothing in a restricted shell, which cannot start a program silently, or if a variable it needs is readonly.
 if [[ $- == *i* ]] && ! shopt -q restricted_shell &&
     # Whether the variable $1 can be set, without a fork. If functions are readonly, those of an earlier reading stay.
     { __claude_sessions_can_set() { local "$1" 2>/dev/null; }; } 2>/dev/null; then

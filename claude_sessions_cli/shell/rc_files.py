@@ -60,7 +60,7 @@ def remove_lines(path: Path, shell: str, *, completion_is_last: bool, dry_run: b
     text = _read(path)
     after = without_lines(text, completion_is_last=completion_is_last)
     if _is_valid(shell, text) and not _is_valid(shell, after):
-        raise SessionsError(f"{shell} could not read the rest of it", "remove its lines by hand")
+        raise SessionsError(f"without them, {shell} cannot parse the file", "remove the lines by hand")
     if dry_run:
         return
     if not after.strip():

@@ -79,7 +79,7 @@ def _change(block: str | None, dry_run: bool) -> TimerResult:
     writes = [Write(f"the crontab of {user}", block or "")]
     if block is None or daemon_runs() is not False:
         return TimerResult("cron", outcome, dry_run, writes)
-    note = "no cron daemon runs on this machine, and without one nothing runs it: start one, or use another timer"
+    note = "no cron daemon is running on this machine, so nothing runs the timer: start one, or use another timer"
     return TimerResult("cron", outcome, dry_run, writes, note, runs=False)
 
 

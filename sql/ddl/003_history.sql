@@ -45,7 +45,7 @@ BEGIN
 END
 $$;
 
--- SECURITY DEFINER with a fixed search_path, so that it works for every role that may write the table and obeys none.
+-- SECURITY DEFINER with a fixed search_path: it works for every role that may write the table; none redirects its names.
 CREATE OR REPLACE FUNCTION public.claude_sessions_record() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -162,8 +162,8 @@ DO $$
 DECLARE
     granted record;
 BEGIN
-    -- A writer of this table forges history, and one of its sequence stops every claim by numbers that repeat. Who reads
-    -- is the administrator's choice.
+    -- Who writes this table can forge history; who sets its sequence can make every claim fail on a repeated number. Who
+    -- reads is the administrator's choice.
     FOR granted IN
         SELECT
             acl.kind, acl.name, acl.grantee,

@@ -1,5 +1,5 @@
 -- Run a statement for each of many items in a subtransaction of its own, so that the table may refuse some of them.
--- What is else checked at COMMIT is checked at once. An error that is not of the row, such as a deadlock, ends it all.
+-- Deferred constraints are checked with each row. An error that no row causes, such as a deadlock, aborts it whole.
 -- Parameters: none; give_change has set them. Returns: nothing; see read_outcome.
 DO $$
 DECLARE

@@ -30,5 +30,5 @@ written AS (
 )
 SELECT judged.judged_id AS row_id, written.id IS NOT NULL AS is_written, written.*
 FROM judged
--- Each written row was found before. A LEFT JOIN of so few expected rows would compare each with each.
+-- Each written row was found before. Postgres expects few rows, so a LEFT JOIN would compare each with each.
 FULL JOIN written ON written.id = judged.judged_id;

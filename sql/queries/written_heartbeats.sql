@@ -9,5 +9,5 @@ written AS (
 )
 SELECT locked.row_id, written.id IS NOT NULL AS is_written
 FROM locked
--- Each written row was found before. A LEFT JOIN of so few expected rows would compare each with each.
+-- Each written row was found before. Postgres expects few rows, so a LEFT JOIN would compare each with each.
 FULL JOIN written ON written.id = locked.row_id

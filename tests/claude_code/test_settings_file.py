@@ -211,7 +211,20 @@ def test_unknown_status_line_is_left_alone(tmp_path: Path, line: Any) -> None:
     if line is None:
         assert done.status_line
     else:
-        assert done.note and json.loads(path.read_text())["statusLine"] == line
+        assert done.note == f"statusLine in {path} is not a command, so it is left as it is"
+        assert json.loads(path.read_text())["statusLine"] == line
+
+
+@pytest.mark.parametrize(
+    ("hooks", "fault"), [([], "`hooks` is not an object"), ({"Stop": {}}, "`hooks.Stop` is not a list")]
+)
+def test_malformed_hooks_are_refused_with_their_file(tmp_path: Path, hooks: Any, fault: str) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"hooks": hooks}))
+    with pytest.raises(SessionsError) as refused:
+        settings_file.install(path, CHOICE)
+    assert refused.value.message == f"{fault} in {path}"
+    assert json.loads(path.read_text()) == {"hooks": hooks}
 
 
 def test_events_are_those_that_the_client_names(tmp_path: Path) -> None:
@@ -233,7 +246,7 @@ def test_command_installs_and_removes(cli: Cli, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (f"claude: installed in {path}\n", "")
     assert path.stat().st_mode & 0o777 == 0o600
     assert cli("install", "claude", "--guard", env=env).stdout == f"claude: already installed in {path}\n"
-    assert cli("install", "claude", "--remove", env=env).stdout.startswith(f"claude: removed from {path} (before: ")
+    assert cli("install", "claude", "--remove", env=env).stdout.startswith(f"claude: removed from {path} (backup: ")
     for option, name in (("--project", "settings.json"), ("--local", "settings.local.json")):
         assert cli("install", "claude", option, env=env).returncode == 0
         assert (tmp_path / ".claude" / name).exists()

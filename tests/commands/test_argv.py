@@ -123,7 +123,7 @@ def test_wrong_word_suggests_nearest(inside: Inside) -> None:
         failed(inside(*line.split()), 2, rf"\(did you mean {re.escape(word)}\?\)$")
 
 
-def test_command_line_that_is_like_none_names_help(inside: Inside) -> None:
+def test_command_line_without_near_match_names_help(inside: Inside) -> None:
     helps = {
         "": "claude-sessions",
         "xyz": "claude-sessions",

@@ -104,7 +104,7 @@ def test_encoding_of_database_refuses_no_codebase(
     assert own["cwd"].endswith(f"/{codebase}")
     before = rows(dsn)
     done = cli("claim", f"SD-{name}", "--switch", env=env, cwd=tmp_path / name)
-    failed(done, 7, f'the database refuses it: .* has no equivalent in encoding "{encoding}"')
+    failed(done, 7, f'the database rejects the change: .* has no equivalent in encoding "{encoding}"')
     assert rows(dsn) == before
     assert cli("release", "--end", env=env, cwd=tmp_path / name).returncode == 0
 

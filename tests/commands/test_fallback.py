@@ -211,7 +211,7 @@ def test_fallback_without_memory_is_named_at_each_claim(
     assert json.dumps(data)
 
 
-def test_account_that_used_the_private_server_is_remembered_later(
+def test_account_of_the_private_server_is_remembered_later(
     inside: Inside, full_table: Table, private: dict[str, str]
 ) -> None:
     assert inside("claim", "SD-1", "--switch", env=private).returncode == 0

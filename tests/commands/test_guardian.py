@@ -1,4 +1,4 @@
-"""`run` whose wrapper is killed: nothing of the command works on when somebody else can claim its item."""
+"""`run` whose wrapper is killed: nothing of the command is still running when somebody else can claim its item."""
 
 from __future__ import annotations
 
@@ -124,11 +124,14 @@ def test_process_of_another_user_keeps_item_and_is_named(table: Table, sleeper: 
         until(lambda: str(member.pid) in process.read(watcher.pid).argv, "the guardian ends the group")
         with pytest.raises(HeldByAnother) as refused:
             claim(table.database, make_caller("b"), "SD-1")
-        left = f"its run was killed, and process group {member.pid} of the command works on"
+        left = f"its run was killed, and process group {member.pid} of the command is still running"
         assert left in refused.value.message
         assert str(refused.value.hint).startswith(f"end that, as its user: kill -KILL -- -{member.pid}; wait for it")
         [seen] = list_sessions(table.database, make_caller("b")).sessions
-        assert (seen.liveness, seen.remark) == (Liveness.ALIVE, f"run was killed, process group {member.pid} works on")
+        assert (seen.liveness, seen.remark) == (
+            Liveness.ALIVE,
+            f"run was killed, process group {member.pid} is still running",
+        )
         member.kill()
         member.wait()
         watcher.wait(30)

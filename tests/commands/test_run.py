@@ -199,7 +199,7 @@ def test_second_run_of_item_in_one_session_is_refused(bench: Bench) -> None:
     second = bench.call("SD-1", "--conflict-exit-code", "9", "--", "echo", "ran", env=mine)
     assert (second.returncode, second.stdout) == (9, "")
     hint = "wait for its end; look: claude-sessions list SD-1"
-    assert second.stderr == f"claude-sessions: a command runs under SD-1 in this session already ({hint})\n"
+    assert second.stderr == f"claude-sessions: a command is already running under SD-1 in this session ({hint})\n"
     assert bench.table.row("mine") == before
     first.terminate()
     first.wait(30)
@@ -466,7 +466,7 @@ def test_command_that_fails_to_start_releases_claim(bench: Bench) -> None:
     done = bench.call("SD-1", "--keep-on-failure", "--", "./script")
     assert (done.returncode, done.stdout) == (127, "")
     reason = "cannot run './script': No such file or directory"
-    assert done.stderr == f"claude-sessions: {reason} (correct its name, its rights or its first line)\n"
+    assert done.stderr == f"claude-sessions: {reason} (correct its name, its permissions or its #! line)\n"
     bench.assert_ended(reason="failed")
 
 

@@ -1,4 +1,4 @@
-"""Files of the schema that cannot be applied: the command says so, and the others work on without them."""
+"""Files of the schema that cannot be applied: the command says so, and the others keep working without them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_lock_that_does_not_come_leaves_commands_working(
     before = _differences(seed_table)
     with psycopg.connect(seed_table) as writer:
         writer.execute("INSERT INTO claude_sessions (session_id) VALUES ('theirs')")
-        line = failed(inside(*argv), 6, f"{file} is not applied, and commands work on without it: .* lock timeout")
+        line = failed(inside(*argv), 6, f"{file} is not applied, and commands keep working without it: .* lock timeout")
         assert "(when no other transaction keeps the table: claude-sessions schema apply; or in psql" in line
         assert _differences(seed_table) == before
         assert inside("claim", "SD-1", "--session", "a", "--dsn", seed_table).returncode == 0
@@ -54,7 +54,7 @@ def test_index_without_rights_leaves_commands_working(
     execute(seed_table, f"GRANT CREATE ON SCHEMA public TO {role}")
     execute(seed_table, f"GRANT SELECT, INSERT, UPDATE ON claude_sessions TO {role}")
     dsn, before = as_role(seed_table, role), _differences(seed_table)
-    message = "002_exclusive_claims.sql is not applied, and commands work on without it: .* must be owner of table"
+    message = "002_exclusive_claims.sql is not applied, and commands keep working without it: .* must be owner of table"
     line = failed(inside("schema", "apply", "--dsn", dsn), 8, message)
     assert line.endswith("(as the table's owner or an administrator: claude-sessions schema apply)")
     assert _differences(seed_table) == before

@@ -99,7 +99,7 @@ def test_lost_commit_names_the_way_to_settle_it(proxy: Proxy, monkeypatch: pytes
         monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
         with pytest.raises(Unreachable) as caught:
             opened.write(NOBODY, fall_silent)
-        assert caught.value.hint == "the change may have been made: the same command again settles it"
+        assert caught.value.hint == "the change may have been made; run the same command again to settle it"
         proxy.resume()
         opened.reconnect()
         opened.read(lambda tx: tx.commit())

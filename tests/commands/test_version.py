@@ -33,7 +33,7 @@ def test_verbose_version_names_what_it_runs_on(inside: Inside) -> None:
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
-def test_missing_extra_is_said(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_reports_a_missing_extra(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "EXTRA", "no_such_package")
     assert data_of(inside("version", "--json"), "version")["embedded"] == []
     assert "private Postgres:  not installed" in inside("version", "--verbose").stdout

@@ -221,7 +221,7 @@ def test_failed_initdb_is_undone(home: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
     report = "try: embedded.ensure(lambda line: None)\nexcept Unreachable as error: print(error.message)"
     output = run_as(ME, limit + report)
-    assert output.startswith("the embedded server was not created: initdb: "), output
+    assert output.startswith("the private server was not created: initdb: "), output
     assert "File too large" in output
     assert [path.name for path in home.iterdir()] == ["postgres.lock"]
     start()

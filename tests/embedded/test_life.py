@@ -107,7 +107,7 @@ def test_status_shows_whether_the_server_is_used_and_why(
 
 
 @pytest.mark.faults
-def test_start_is_possible_beside_another_database(made: Path, cli: Cli) -> None:
+def test_db_start_works_with_another_database_configured(made: Path, cli: Cli) -> None:
     env = {"CLAUDE_SESSIONS_DSN": "host=x"}
     done = data_of(cli("db", "start", "--json", env=env), "db start")
     assert (done["running"], done["in_use"], done["version"]) == (True, False, newest())

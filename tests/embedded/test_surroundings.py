@@ -108,7 +108,7 @@ def disk(home: Path) -> Iterator[Callable[[str], None]]:
 
 def test_full_disk_creates_no_half_cluster(home: Path, cli: Cli, disk: Callable[[str], None]) -> None:
     done = cli("list")
-    assert done.returncode == 6 and "the embedded server was not created: " in done.stderr
+    assert done.returncode == 6 and "the private server was not created: " in done.stderr
     assert not (home / "postgres").exists() and not (home / "postgres.new").exists()
     disk("remount,size=200m")
     assert cli("list").returncode == 0

@@ -108,7 +108,7 @@ def test_interrupted_upgrade_creates_no_empty_cluster(made: Path) -> None:
         ("99", "update the extra `embedded`"),
     ],
 )
-def test_missing_programs_of_a_cluster_say_the_way(made: Path, cli: Cli, version: str, way: str) -> None:
+def test_missing_programs_of_a_cluster_name_the_remedy(made: Path, cli: Cli, version: str, way: str) -> None:
     file = made / "postgres" / "PG_VERSION"
     owner = file.stat().st_uid
     file.write_text(f"{version}\n")

@@ -196,7 +196,7 @@ def test_command_line_and_environment(inside: Inside, place: str, argv: list[str
 
 @bounded(150)
 @given(words=some.lists(anything, max_size=4))
-def test_words_without_a_command(inside: Inside, place: str, words: list[str]) -> None:
+def test_fuzzed_words_never_crash_the_command_line(inside: Inside, place: str, words: list[str]) -> None:
     if words[:1] not in (["--"], [""]):
         _run(inside, place, words, {})
 
@@ -218,7 +218,9 @@ configurations = some.one_of(
 
 @bounded(150)
 @given(content=configurations, argv=some.sampled_from([["list"], ["claim", "SD-1", "--json"], ["whoami"], ["upkeep"]]))
-def test_configuration(inside: Inside, place: str, tmp_path: Path, content: bytes, argv: list[str]) -> None:
+def test_fuzzed_configuration_never_crashes_a_command(
+    inside: Inside, place: str, tmp_path: Path, content: bytes, argv: list[str]
+) -> None:
     config = tmp_path / "config.toml"
     config.write_bytes(content)
     _run(inside, place, argv, {"CLAUDE_SESSIONS_CONFIG": str(config)})
@@ -233,7 +235,9 @@ contents = some.one_of(
 
 @bounded(150)
 @given(content=contents, stamp=contents, argv=some.sampled_from(["prompt", "whoami", "heartbeat", "list", "upkeep"]))
-def test_state_files(inside: Inside, place: str, tmp_path: Path, content: bytes, stamp: bytes, argv: str) -> None:
+def test_fuzzed_state_files_never_crash_a_command(
+    inside: Inside, place: str, tmp_path: Path, content: bytes, stamp: bytes, argv: str
+) -> None:
     own = process.read(os.getpid())
     for directory in (tmp_path / "terminals", tmp_path / "agents"):
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -299,7 +303,9 @@ ON_ROWS = [
 
 @bounded(120)
 @given(row=rows, own=own_metadata | values, argvs=some.lists(some.sampled_from(ON_ROWS), min_size=2, max_size=4))
-def test_rows_and_metadata(inside: Inside, place: str, row: dict[str, Any], own: Any, argvs: list[list[str]]) -> None:
+def test_fuzzed_rows_never_crash_a_command(
+    inside: Inside, place: str, row: dict[str, Any], own: Any, argvs: list[list[str]]
+) -> None:
     columns = {"session_id": "row", **row, "metadata": json.dumps({"claude_sessions_cli": own, EVIL: own})}
     names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
     with psycopg.connect(place, autocommit=True) as connection:

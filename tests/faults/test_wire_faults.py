@@ -63,7 +63,7 @@ from claude_sessions_cli.__main__ import main
 main()
 """
 LANES = 8
-HINT = "the change may have been made: the same command again settles it"
+HINT = "the change may have been made; run the same command again to settle it"
 TIMES = {"claimed_at", "heartbeat_at", "created_at", "updated_at", "at", "fence", "new_fence", "parked_until"}
 EVENTS = "SELECT event, session_id, sd_id, reason, note FROM public.claude_session_events ORDER BY id"
 State = dict[str, Any]

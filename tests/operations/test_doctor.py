@@ -131,11 +131,18 @@ def test_program_that_ends_claims_is_named(full_table: Table) -> None:
 def test_everybody_who_may_write_is_a_warning(full_table: Table) -> None:
     full_table.execute("GRANT INSERT ON public.claude_sessions TO anon")
     try:
-        found = _findings(full_table)["who may write"]
+        found = [_findings(full_table)["who may write"]]
+        full_table.execute("GRANT INSERT ON public.claude_sessions TO PUBLIC")
+        full_table.execute("CREATE POLICY theirs ON public.claude_sessions USING (true) WITH CHECK (true)")
+        found.append(_findings(full_table)["who may write"])
     finally:
-        full_table.execute("REVOKE INSERT ON public.claude_sessions FROM anon")
-    assert found.verdict is Verdict.WARNING and found.text.startswith("anon may write")
-    assert found.mend == "claude-sessions schema apply --optional least_privilege"
+        full_table.execute("REVOKE INSERT ON public.claude_sessions FROM anon, PUBLIC")
+        full_table.execute("DROP POLICY IF EXISTS theirs ON public.claude_sessions")
+    assert [(one.verdict, one.text) for one in found] == [
+        (Verdict.WARNING, "anon, which is everybody without a login, may write the table"),
+        (Verdict.WARNING, "everybody may write the table"),
+    ]
+    assert found[0].mend == "claude-sessions schema apply --optional least_privilege"
 
 
 def test_clock_and_snapshot_are_judged(full_table: Table) -> None:

@@ -58,7 +58,7 @@ def test_history_records_its_table_alone(full_table: Table) -> None:
 
 
 @pytest.mark.parametrize("grantee", ["PUBLIC", GUEST])
-def test_check_reports_who_may_write_history_and_apply_revokes_it(
+def test_history_writers_are_reported_and_apply_revokes_them(
     fresh_database: Callable[..., str], guest: str, grantee: str
 ) -> None:
     dsn = fresh_database()

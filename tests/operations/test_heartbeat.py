@@ -333,7 +333,7 @@ def test_future_heartbeat_is_not_fresh(table: Table) -> None:
     assert table.row("a")["heartbeat_at"] == at(1)
 
 
-def test_new_stale_ended_or_robbed_session_is_not_fresh(table: Table) -> None:
+def test_new_stale_ended_or_evicted_session_is_not_fresh(table: Table) -> None:
     with pytest.raises(NotHeld, match="not registered"):
         _beat(table, 0)
     assert _beat(table, 0, register=True) == "registered"

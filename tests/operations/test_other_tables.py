@@ -216,18 +216,18 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         "DROP INDEX public.theirs",
         _register,
         DuplicateRefused,
-        r"the unique index theirs of public.claude_sessions refuses it: another row has the same \(hostname,"
+        r"the unique index theirs of public.claude_sessions rejects the row: another row has the same \(hostname,"
         r" lower\(tty\)\) WHERE \(status <> 'released'::text\)",
-        "end or prune that session: claude-sessions list --all; the index is not of claude-sessions, so ask its owner;"
-        " see it: claude-sessions schema check",
+        "end or prune that session: claude-sessions list --all; claude-sessions did not create the index, so ask its"
+        " owner; see it: claude-sessions schema check",
     ),
     "check": (
         f"{ADD} CONSTRAINT theirs CHECK (sd_id <> 'SD-1')",
         "ALTER TABLE public.claude_sessions DROP CONSTRAINT theirs",
         _claim,
         SchemaMismatch,
-        r"the check theirs of public.claude_sessions refuses it: CHECK \(\(sd_id <> 'SD-1'::text\)\)",
-        "it is not of claude-sessions, so ask its owner; see it: claude-sessions schema check",
+        r"the check theirs of public.claude_sessions rejects the row: CHECK \(\(sd_id <> 'SD-1'::text\)\)",
+        "claude-sessions did not create it, so ask its owner; see it: claude-sessions schema check",
     ),
     "changed check": (
         "ALTER TABLE public.claude_sessions DROP CONSTRAINT claude_sessions_status_check;"
@@ -236,7 +236,7 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         f"{ADD} CONSTRAINT claude_sessions_status_check CHECK (status IN ('active', 'idle', 'stale', 'released'))",
         _register,
         SchemaMismatch,
-        "the check claude_sessions_status_check of public.claude_sessions refuses it: CHECK",
+        "the check claude_sessions_status_check of public.claude_sessions rejects the row: CHECK",
         "see what differs: claude-sessions schema check",
     ),
     "key of items": (
@@ -264,9 +264,9 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         "ALTER TABLE public.claude_sessions DROP CONSTRAINT theirs; DROP TABLE public.projects",
         _register,
         SchemaMismatch,
-        r"the foreign key theirs of public.claude_sessions refuses it: public.projects has no such row: FOREIGN KEY"
-        r" \(codebase\) REFERENCES public.projects\(name\)",
-        "it is not of claude-sessions, so ask its owner; see it: claude-sessions schema check",
+        r"the foreign key theirs of public.claude_sessions rejects the row: public.projects has no such row:"
+        r" FOREIGN KEY \(codebase\) REFERENCES public.projects\(name\)",
+        "claude-sessions did not create it, so ask its owner; see it: claude-sessions schema check",
     ),
     "required column": (
         f'{ADD} "Their own" text; ALTER TABLE public.claude_sessions ALTER COLUMN "Their own" SET NOT NULL',

@@ -77,7 +77,7 @@ def test_running_command_of_an_earlier_id_keeps_its_row(table: Table, sleeper: S
     claim(table.database, _on(claude, "id-a"), "SD-1")
     _begin(table, _on(claude, "id-a"), wrapper, "SD-1")
     before = table.row("id-a")
-    with pytest.raises(HeldByAnother, match="a command runs under SD-1 in this session already"):
+    with pytest.raises(HeldByAnother, match="a command is already running under SD-1 in this session"):
         _begin(table, _on(claude, "id-b", 1), second, "SD-1")
     assert table.row("id-a") == before
     other = _begin(table, _on(claude, "id-b", 1), second, "SD-2")
@@ -110,7 +110,7 @@ def test_named_run_after_a_killed_one_ends_with_its_own_wrapper(table: Table, sl
 
 
 @pytest.mark.parametrize("holds", [None, "SD-1", "SD-2"])
-def test_named_session_of_another_process_is_no_one_elses(table: Table, sleeper: Sleeper, holds: str | None) -> None:
+def test_run_refuses_a_named_session_of_another_process(table: Table, sleeper: Sleeper, holds: str | None) -> None:
     first, second, wrapper = sleeper().pid, sleeper().pid, sleeper().pid
     heartbeat(table.database, _on(first, "x", id_from="environment"), register=True)
     if holds:

@@ -65,7 +65,7 @@ def test_notification_ends_pause(full_table: Table, monkeypatch: pytest.MonkeyPa
 def test_timed_out_wait_leaves_no_row(table: Table) -> None:
     claim(table.database, make_caller("a"), "SD-1")
     begun = time.monotonic()
-    with pytest.raises(HeldByAnother, match="waited in vain: SD-1 is held by a"):
+    with pytest.raises(HeldByAnother, match="gave up waiting: SD-1 is held by a"):
         _wait(table, "b", 0.2, "SD-1")
     assert time.monotonic() - begun >= 0.2
     assert table.execute("SELECT session_id FROM public.claude_sessions WHERE session_id = 'b'") == []

@@ -1,5 +1,5 @@
 -- For large fleets: heartbeats as HOT updates, which write no index and a third of the WAL. For that no index may be on
--- heartbeat_at, and each page needs room for the next versions of its rows. The tool needs the dropped index for nothing.
+-- heartbeat_at, and each page needs room for the next versions of its rows. The tool does not use that index.
 -- Idempotent. There is room in the pages that are written from now on; VACUUM FULL or pg_repack makes it in the others.
 -- The first time, it locks the table against everybody while it builds an index of the sessions that live.
 
