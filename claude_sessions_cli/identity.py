@@ -27,6 +27,7 @@ OWN_ID = "CLAUDE_SESSIONS_SESSION_ID"
 AGENT_ID = "CLAUDE_CODE_SESSION_ID"
 AGENT_PID = "CLAUDE_PID"
 ANCHOR = "CLAUDE_SESSIONS_ANCHOR"
+RUN_FENCE = "CLAUDE_SESSIONS_FENCE"
 NOT_SET = "not set"
 NOT_GIVEN = "not given"
 DERIVED = "derived from the anchor"
@@ -84,7 +85,8 @@ class Identity:
     """The session of this command. `anchor` is None if the session's process is not visible from here.
 
     `id_from` is the rule that gave the id: `option`, `exported`, `environment`, `hook`, an agent's name, such as
-    `claude_code`, or `derived`. `agent` is the live process that CLAUDE_PID names, if there is no anchor.
+    `claude_code`, or `derived`. `agent` is the live process that CLAUDE_PID names, if there is no anchor. `run_fence`
+    is the fence of the term that a `run` around this command holds.
     """
 
     session_id: str | None
@@ -97,6 +99,7 @@ class Identity:
     rules: list[Rule] = field(default_factory=list)
     id_from: str | None = None
     agent: Process | None = None
+    run_fence: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -187,6 +190,7 @@ def detect(
         ],
         id_from=EXPORTED if exported else ID_FROM[winner.name] if winner else None,
         agent=None if anchor else _live_agent(context),
+        run_fence=int(fence) if re.fullmatch("[0-9]{1,18}", fence := context.variable(RUN_FENCE) or "") else None,
     )
 
 

@@ -11,7 +11,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli import __version__, fallback, identity, prompt, settings
-from claude_sessions_cli.errors import EXIT_UNREACHABLE, HeldByAnother, NotHeld, SessionsError, Unreachable, UsageError
+from claude_sessions_cli.errors import (
+    EXIT_UNREACHABLE,
+    HeldByAnother,
+    HoldsAnother,
+    NotHeld,
+    SessionsError,
+    Unreachable,
+    UsageError,
+)
 from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
@@ -350,14 +358,21 @@ def claim_or_wait(
     if deadline is None and len(sd_ids) == 1:
         return _corrected(caller, claim_one(sd_ids[0]))
     from claude_sessions_cli.operations import wait
+    from claude_sessions_cli.operations.claim import mark_loss
 
     def attempt() -> ClaimResult:
         return wait.claim_any(database, caller, sd_ids, claim_one)
 
-    if deadline is None:
-        return _corrected(caller, attempt())
-    with output.count_down() as progress:
-        return _corrected(caller, wait.wait(database, attempt, sd_ids, deadline, progress))
+    try:
+        if deadline is None:
+            return _corrected(caller, attempt())
+        with output.count_down() as progress:
+            return _corrected(caller, wait.wait(database, attempt, sd_ids, deadline, progress))
+    except (HeldByAnother, HoldsAnother):
+        # An attempt before it reported nothing. If this one fails, the next command reports the loss again.
+        with suppress(SessionsError):
+            mark_loss(database, caller)
+        raise
 
 
 def _corrected(caller: Caller, result: ClaimResult) -> ClaimResult:

@@ -77,6 +77,17 @@ def may_run(session: Session, host: Host) -> bool:
     return any(liveness_of(record, host.hostname, host) is not Liveness.DEAD for record in records)
 
 
+def runs(session: Session, host: Host) -> bool:
+    """Whether the command that a session records is proven to run here, or is being ended."""
+    records = (session.runner, session.guardian)
+    return any(liveness_of(record, host.hostname, host) is Liveness.ALIVE for record in records)
+
+
+def is_gone(session: Session, host: Host) -> bool:
+    """Whether the session's own process is proven dead, whatever command it has left running."""
+    return liveness_of(session.process, session.hostname, host) is Liveness.DEAD
+
+
 def group_left(session: Session, host: Host) -> int | None:
     """Return the process group that a guardian is ending here; None if its runner lives, or ran elsewhere."""
     if session.guardian is None or liveness_of(session.guardian, host.hostname, host) is not Liveness.ALIVE:

@@ -76,7 +76,8 @@ class Tombstone:
     """What a session that lost its claim finds: which term, when, why, and its successor.
 
     `fence` is that of the lost term. `by` is the session that took the item or released it, and `new_fence` that of its
-    term; both are None until one does. `told` is whether a command has reported the loss.
+    term; both are None until one does. `told` is whether a command has reported the loss, `acknowledged` whether a
+    release has: the session wants the item no more.
     """
 
     sd_id: str
@@ -88,11 +89,12 @@ class Tombstone:
     note: str | None = None
     new_fence: int | None = None
     told: bool = False
+    acknowledged: bool = False
 
     @property
     def restorable(self) -> bool:
-        """Whether silence alone ended the term, and no session has taken the item since."""
-        return self.reason == SILENT and self.by is None
+        """Whether silence alone ended the term, no session has taken the item since, and no release let it go."""
+        return self.reason == SILENT and self.by is None and not self.acknowledged
 
     def as_metadata(self) -> dict[str, Any]:
         """Return the JSON form that the row keeps."""
@@ -106,6 +108,7 @@ class Tombstone:
             "note": self.note,
             "new_fence": self.new_fence,
             "told": True if self.told else None,
+            "acknowledged": True if self.acknowledged else None,
         }
 
 
@@ -223,6 +226,7 @@ class Session:
             note=note if isinstance(note, str) else None,
             new_fence=to_fence(part.get("new_fence")),
             told=part.get("told") is True,
+            acknowledged=part.get("acknowledged") is True,
         )
 
     @property

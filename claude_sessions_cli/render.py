@@ -10,13 +10,13 @@ import json
 import math
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TextIO, TypeVar
 
+from claude_sessions_cli import threads
 from claude_sessions_cli.as_json import json_value, session_data
 from claude_sessions_cli.errors import HeldByAnother, RowsRefused, SessionsError
 from claude_sessions_cli.model import Label
@@ -261,6 +261,4 @@ def report(text: str, seconds: float) -> None:
             os.write(2, line)
 
     # Not through sys.stderr: a thread that holds its lock at exit crashes the interpreter.
-    writer = threading.Thread(target=write, daemon=True)
-    writer.start()
-    writer.join(seconds)
+    threads.within(seconds, write)

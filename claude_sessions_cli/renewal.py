@@ -7,10 +7,10 @@ command is sent TERM a margin before the window ends, so that KILL comes in time
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from claude_sessions_cli import threads
 from claude_sessions_cli.errors import REPORT, NotHeld, SessionsError
 from claude_sessions_cli.times import uptime
 
@@ -65,7 +65,7 @@ class KeepAlive:
         """Begin a renewal without waiting for it."""
         self.due = now + max(self._pause(), self.window.stale_after / HANGING_LIMIT)
         try:
-            threading.Thread(target=self._attempt, args=(now,), daemon=True).start()
+            threads.start(lambda: self._attempt(now))
         except RuntimeError as error:  # too many threads
             self._fail(now, SessionsError(str(error), "end other programs"))
 

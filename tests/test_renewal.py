@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 from pathlib import Path
@@ -98,14 +99,13 @@ def test_number_of_hanging_renewals_is_bounded() -> None:
 
 
 def test_late_renewal_does_not_undo_a_newer_one() -> None:
-    renewal, others = Renewal(900.0, hangs=True), set(threading.enumerate())
+    renewal, attempts = Renewal(900.0, hangs=True), _thread._count()
     kept = keeper(renewal)
     kept.begin(1060)
-    [attempt] = set(threading.enumerate()) - others
+    until(lambda: renewal.calls, "it has begun")
     kept.window = TrustWindow(1500, 900)
     renewal.resume()
-    attempt.join(PATIENCE_S)
-    assert not attempt.is_alive()
+    until(lambda: _thread._count() <= attempts, "it has ended")
     assert kept.window == TrustWindow(1500, 900)
 
 
@@ -141,10 +141,10 @@ def test_lost_term_is_not_renewed_again() -> None:
 
 
 def test_thread_limit_counts_as_failed_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: threading.Thread) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
     kept = keeper(Renewal(900.0), begun=0)
     kept.begin(uptime())
     assert kept.failure

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import DuplicateRefused, HeldByAnother, NotHeld, SessionsError, UsageError
-from claude_sessions_cli.liveness import may_run
+from claude_sessions_cli.liveness import may_run, runs
 from claude_sessions_cli.model import (
     CLEARED,
     CONTINUED,
@@ -118,6 +118,18 @@ def require_here(caller: Caller, session: Session | None) -> None:
     """As `require_own`. Raises UnsettledError for the session of a process that is gone: it moves first."""
     if require_own(caller, session) is Standing.MOVABLE:
         raise UnsettledError(_settle_move, MOVED)
+
+
+def require_idle(caller: Caller, session: Session) -> None:
+    """Raise HeldByAnother if a command runs under the session's claim, unless the caller belongs to that command."""
+    belongs = session.fence is not None and caller.identity.run_fence == session.fence
+    if session.runner is None or belongs or not runs(session, caller.identity.host):
+        return
+    raise HeldByAnother(
+        f"a command is running under {session.sd_id} in this session (its run is pid {session.runner.pid})",
+        f"wait for its end, or end it: kill {session.runner.pid}",
+        holder=caller.judge(session),
+    )
 
 
 def require_term(session: Session, others: Iterable[Session]) -> None:
@@ -280,13 +292,13 @@ def lost_term(session: Session, others: Iterable[Session]) -> Tombstone | None:
     row of an older version does not say which term it began.
     """
     term, told = session.term, session.tombstone
-    if term is None or session.status == "released":
+    if term is None:
         return None
     if told and told.fence == term.fence and is_same(told.sd_id, term.sd_id):
         return None  # a reaper of an older version ended it
     later = later_holder(session, others)
-    has_it = is_same(session.sd_id, term.sd_id)
-    if has_it and later is None:
+    is_named = is_same(session.sd_id, term.sd_id)
+    if is_named and session.holds and later is None:
         return None
     held = [other for other in others if other.holds and is_same(other.sd_id, term.sd_id)]
     by = later or max(held, key=lambda other: (other.fence or 0, other.session_id), default=None)
@@ -296,7 +308,7 @@ def lost_term(session: Session, others: Iterable[Session]) -> Tombstone | None:
         session.server_now,
         CLEARED,
         by.session_id if by else None,
-        session.track if has_it else None,
+        session.track if is_named else None,
         new_fence=by.fence if by else None,
     )
 
@@ -353,7 +365,7 @@ def _note_loss(tx: Transaction, caller: Caller, sd_id: str, witness: Witness | N
         lost = add_successor(lost, latest.first)
     own: dict[str, Any] = {"tombstone": lost.as_metadata(), "term": None}
     if is_same(mine.sd_id, sd_id):
-        tx.commit(rows.clear(caller, mine, "idle", **own))
+        tx.commit(rows.clear(caller, mine, "released" if mine.status == "released" else "idle", **own))
         return lost
     if mine.holds and mine.term and is_same(mine.term.sd_id, mine.sd_id):
         # The loss is of a later term, which only this host remembers.

@@ -56,13 +56,13 @@ def claim(
 ) -> ClaimResult:
     """Register the caller and give it the work item; `note` says what for.
 
-    `several` says that the command may claim more than once, and report the last time only: it marks an earlier loss,
-    and leaves its removal to the next command.
+    `several` says that the command may claim more than once, and report the last time only: a refusal marks no earlier
+    loss (see `mark_loss`), and a claim leaves its removal to the next command.
 
-    Raises HeldByAnother if the item has a live holder and `force_reason` is None, if its term is not `force_fence`, or
-    if the caller's session is open in another process, HoldsAnother if the caller holds another item and `switch` is
-    False, UnknownItem if the table has a list of items and not this one, Unreachable if another connection keeps the
-    item's advisory lock.
+    Raises HeldByAnother if the item has a live holder and `force_reason` is None, if its term is not `force_fence`, if
+    the caller's session is open in another process, or if a command runs under the item that it holds; HoldsAnother if
+    the caller holds another item and `switch` is False; UnknownItem if the table has a list of items and not this one;
+    Unreachable if another connection keeps the item's advisory lock.
     """
     check_work_item(sd_id)
 
@@ -122,14 +122,17 @@ def _claim(
     live = [holder for holder in holders if not holder.lapsed]
     holds_other = mine.holds and not is_same(mine.sd_id, sd_id)
     told: dict[str, Any] = {"tombstone": tell(lost)} if lost and not (several and lost.told) else {}
+    reported = {} if several else told
     # Before the holder is judged: a caller that waits for this item must not wait in vain.
     if holds_other and not switch:
-        raise _refused(tx, caller, mine, told, _holds_another(mine, sd_id, lost))
+        raise _refused(tx, caller, mine, reported, _holds_another(mine, sd_id, lost))
+    if holds_other:
+        agent.require_idle(caller, mine)
     current = _current_fence(mine, holders, sd_id)
     if force_fence not in (None, current):
-        raise _refused(tx, caller, mine, told, _other_fence(sd_id, force_fence, current, lost))
+        raise _refused(tx, caller, mine, reported, _other_fence(sd_id, force_fence, current, lost))
     if live and force_reason is None:
-        raise _refused(tx, caller, mine, told, held_by(live[0], lost))
+        raise _refused(tx, caller, mine, reported, held_by(live[0], lost))
     if track is None and lost and lost.reason == CLEARED and is_same(lost.sd_id, sd_id):
         track = lost.track
     # Force, or the item that this id holds, kept the caller from going on as its earlier id before.
@@ -167,6 +170,18 @@ def _refused(
     if told:
         tx.commit(rows.merge(caller, **told, **({} if mine.holds else {"term": None})))
     return error
+
+
+def mark_loss(database: Database, caller: Caller) -> None:
+    """Mark an earlier loss of the caller as reported, after several attempts of which the last refusal is shown."""
+    database.write(caller.actor, _mark_loss, caller)
+
+
+def _mark_loss(tx: Transaction, caller: Caller) -> None:
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    mine = found.session
+    if mine and mine.tombstone and not mine.tombstone.told and caller.standing(mine) is not Standing.TWIN:
+        tx.commit(rows.merge(caller, tombstone=tell(mine.tombstone), **({} if mine.holds else {"term": None})))
 
 
 def _holds_another(mine: Session, sd_id: str, lost: Tombstone | None) -> HoldsAnother:

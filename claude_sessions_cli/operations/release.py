@@ -45,7 +45,7 @@ def release(
     """Give the caller's claim back; with `end`, end the session too. A `named` session is released under no other id.
 
     Raises NotHeld if another session holds `sd_id`, or this one another item; HeldByAnother if its id is open in
-    another process.
+    another process, or if a command runs under the claim and does not itself give it back.
     """
     if sd_id is not None:
         check_work_item(sd_id)
@@ -86,7 +86,9 @@ def _release(
     if mine is None or not (held or lost or (end and mine.status != "released")):
         return ReleaseResult("nothing_held", caller.judge(mine) if mine else None)
 
-    own = {"release_reason": reason, **({"tombstone": tell(lost)} if lost else {})}
+    if held or end:
+        agent.require_idle(caller, mine)
+    own = {"release_reason": reason, **({"tombstone": tell(lost, acknowledged=True)} if lost else {})}
     if held or end:
         [cleared] = tx.commit(rows.clear(caller, mine, "released" if end else "idle", **own))
         return ReleaseResult("ended" if end else "released", caller.judge(rows.written(cleared)), held, lost)

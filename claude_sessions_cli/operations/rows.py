@@ -178,7 +178,11 @@ def _begin_term(
     own: dict[str, Any],
 ) -> list[Statement]:
     """Return the statements that begin the caller's term, or refresh it; the last one returns its row."""
-    own = {"stale_after": caller.settings.stale_after, "parked_until": None, "release_reason": None, **own}
+    stale_after = caller.settings.stale_after
+    if mine.runner:
+        # The command trusts the window under which it was entered.
+        stale_after = mine.effective_stale_after(stale_after)
+    own = {"stale_after": stale_after, "parked_until": None, "release_reason": None, **own}
     columns = caller.columns(caller.standing(mine), **own)
     fences = [row.fence for row in (mine, *others) if is_same(row.sd_id, sd_id)]
     tombstones = [row.tombstone for row in (mine, *others) if row.tombstone and is_same(row.tombstone.sd_id, sd_id)]

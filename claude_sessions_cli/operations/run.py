@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 
-from claude_sessions_cli import supervisor
+from claude_sessions_cli import supervisor, threads
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import AGAIN, NOT_A_PROGRAM, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.guardian import Guardian
-from claude_sessions_cli.identity import derive_session_id, export_anchor
+from claude_sessions_cli.identity import RUN_FENCE, derive_session_id, export_anchor
 from claude_sessions_cli.liveness import Host
 from claude_sessions_cli.model import PROCESS_GONE, SILENT, JudgedSession, Liveness, ProcessRecord
 from claude_sessions_cli.names import is_same
@@ -19,7 +18,6 @@ from claude_sessions_cli.operations import agent, rows, term
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.check import check
 from claude_sessions_cli.operations.claim import ClaimResult, claim
-from claude_sessions_cli.operations.release import release
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.renewal import KeepAlive, TrustWindow
 from claude_sessions_cli.text import command_line, shorten
@@ -58,6 +56,11 @@ class Lease:
     def fence(self) -> int:
         """The fence of the term."""
         return self.held.session.fence or 0
+
+    @property
+    def watcher(self) -> ProcessRecord:
+        """The guardian's process, as the row records it."""
+        return _record(self.guardian.process, self.caller.identity.host)
 
     def stale_after(self, held: JudgedSession) -> float:
         """Return the seconds of silence that the row allows: every other client goes by them."""
@@ -105,11 +108,12 @@ def begin(
     def claim_one(item: str) -> ClaimResult:
         return claim(database, caller, item, track=track, several=waits)
 
-    if not shared:
-        acquire(caller, claim_one)
-    renewed_at = uptime()
+    # First: without it no command starts, and no claim may be left behind.
     guardian = _start_guardian(caller)
     try:
+        if not shared:
+            acquire(caller, claim_one)
+        renewed_at = uptime()
         held = term.enter(database, caller, runner, sd_id, _record(guardian.process, own.identity.host))
         if shared and track:
             held = claim_one(sd_id).session
@@ -166,18 +170,30 @@ def _holds(database: Database, own: Caller, sd_id: str, named: bool) -> bool:
         agent.require_own(own, mine)
     else:
         agent.require_here(own, mine)
-    judged = own.judge(mine)
-    if judged.lapsed:
+    if own.judge(mine).lapsed:
         # A command of the earlier run may still work: it must not share its fence with the new one.
-        reason = PROCESS_GONE if judged.liveness is Liveness.DEAD else SILENT
-        release(database, own, sd_id, reason=reason)
-        return False
+        if database.write(own.actor, _end_lapsed, own, sd_id):
+            return False
+        return _holds(database, own, sd_id, named)
     with suppress(NotHeld):
         if check(database, own, sd_id).session.fence is not None:
             return True
     # A claim corrects what other programs did to this one.
     claim(database, own, sd_id, several=True)
     return True
+
+
+def _end_lapsed(tx: Transaction, caller: Caller, sd_id: str) -> bool:
+    """End the caller's claim of an item if it has lapsed; return False if it was renewed since it was judged."""
+    [found] = tx.send(Statement("lock_session", **caller.key))
+    session = found.session
+    if session is None or not session.holds or not is_same(session.sd_id, sd_id):
+        return True
+    judged = caller.judge(session)
+    if judged.lapsed:
+        reason = PROCESS_GONE if judged.liveness is Liveness.DEAD else SILENT
+        tx.commit(rows.clear(caller, session, "idle", release_reason=reason))
+    return judged.lapsed
 
 
 def _look(tx: Transaction, caller: Caller) -> list[Rows]:
@@ -219,7 +235,7 @@ def supervise(
 
     def renew_lease() -> float:
         with connect(True) as database:
-            return lease.stale_after(term.renew(database, lease.caller, lease.sd_id, lease.fence))
+            return lease.stale_after(renew(database, lease))
 
     settings = lease.caller.settings
     window = TrustWindow(lease.renewed_at, lease.stale_after(lease.held))
@@ -270,6 +286,15 @@ def supervise(
     return RunResult(finished, lost, seconds)
 
 
+def renew(database: Database, lease: Lease) -> JudgedSession:
+    """Prove life under the lease. Raises NotHeld if its term is over."""
+    held = term.renew(database, lease.caller, lease.sd_id, lease.fence)
+    if held.session.runner is None:
+        # Another program has overwritten the metadata, by which others know this command and its window.
+        held = term.enter(database, lease.caller, lease.runner, lease.sd_id, lease.watcher, fence=lease.fence)
+    return held
+
+
 def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
     """Do some work in a thread that may hang; return its error."""
     problems = [SessionsError("the database did not answer in time", AGAIN)]
@@ -283,9 +308,7 @@ def _within(seconds: float, work: Callable[[], None]) -> SessionsError | None:
         except Exception as error:
             problems[:] = [SessionsError(f"{type(error).__name__}: {error}", AGAIN)]
 
-    worker = threading.Thread(target=attempt, daemon=True)
-    worker.start()
-    worker.join(seconds)
+    threads.within(seconds, attempt)
     return problems[0] if problems else None
 
 
@@ -310,7 +333,7 @@ def environment_for(
         # An inherited anchor belongs to another id.
         "CLAUDE_SESSIONS_ANCHOR": export_anchor(identity.anchor, identity.host) if identity.anchor else None,
         "CLAUDE_SESSIONS_SD": lease.sd_id,
-        "CLAUDE_SESSIONS_FENCE": str(lease.fence),
+        RUN_FENCE: str(lease.fence),
     }
     if dsn:
         exports["CLAUDE_SESSIONS_DSN"] = dsn

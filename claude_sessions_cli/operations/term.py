@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
-from claude_sessions_cli.liveness import may_run
+from claude_sessions_cli.liveness import is_gone, may_run
 from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session
 from claude_sessions_cli.names import is_same
 from claude_sessions_cli.operations import agent, rows
@@ -19,19 +19,30 @@ from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 
 def enter(
-    database: Database, caller: Caller, runner: ProcessRecord, sd_id: str, guardian: ProcessRecord | None = None
+    database: Database,
+    caller: Caller,
+    runner: ProcessRecord,
+    sd_id: str,
+    guardian: ProcessRecord | None = None,
+    *,
+    fence: int | None = None,
 ) -> JudgedSession:
     """Record in the holder's row that `runner` runs a command under the claim of `sd_id`, which `guardian` watches.
 
-    Raises HeldByAnother if another runner does, NotHeld if the session no longer holds the item.
+    Raises HeldByAnother if another runner does, NotHeld if the session no longer holds the item, or not under `fence`.
     """
     return agent.settled(
-        database, caller, lambda acting: database.write(acting.actor, _enter, acting, runner, sd_id, guardian)
+        database, caller, lambda acting: database.write(acting.actor, _enter, acting, runner, sd_id, guardian, fence)
     ).result
 
 
 def _enter(
-    tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, guardian: ProcessRecord | None
+    tx: Transaction,
+    caller: Caller,
+    runner: ProcessRecord,
+    sd_id: str,
+    guardian: ProcessRecord | None,
+    fence: int | None,
 ) -> JudgedSession:
     found, holders = tx.send(
         Statement("lock_session", **caller.key), Statement("read_holders", **caller.key, forms=None)
@@ -45,6 +56,8 @@ def _enter(
             f"this session holds {session.sd_id} now, not {sd_id}",
             f"claim it again: {command_line('claim', sd_id, '--switch')}",
         )
+    if fence not in (None, session.fence):
+        raise _over(sd_id, fence)
     if may_run(session, caller.identity.host):
         raise HeldByAnother(
             f"a command is already running under {session.sd_id} in this session",
@@ -70,10 +83,15 @@ def leave(database: Database, caller: Caller, runner: ProcessRecord, sd_id: str,
 def _leave(tx: Transaction, caller: Caller, runner: ProcessRecord, sd_id: str, fence: int) -> bool:
     [found] = tx.send(Statement("lock_session", **caller.key))
     session = found.session
+    in_term = _is_in_term(session, sd_id, fence)
     # Another runner may have entered under a later term of this session.
     if session and session.runner == runner:
-        tx.commit(rows.merge(caller, run=None))
-    return _is_in_term(session, sd_id, fence)
+        if in_term and is_gone(session, caller.identity.host):
+            # The shell ended while its command ran: nobody is left to give the claim back.
+            tx.commit(rows.clear(caller, session, "released", release_reason="completed"))
+        else:
+            tx.commit(rows.merge(caller, run=None))
+    return in_term
 
 
 def _is_in_term(session: Session | None, sd_id: str, fence: int) -> bool:
@@ -112,7 +130,13 @@ def renew(database: Database, caller: Caller, sd_id: str, fence: int) -> JudgedS
     held = require_claim(caller, found, sd_id, fence)
     if renewed:
         return held
-    raise NotHeld(f"the term of {sd_id} under fence {fence} is over", f"claim it again: {command_line('claim', sd_id)}")
+    raise _over(sd_id, fence)
+
+
+def _over(sd_id: str, fence: int | None) -> NotHeld:
+    return NotHeld(
+        f"the term of {sd_id} under fence {fence} is over", f"claim it again: {command_line('claim', sd_id)}"
+    )
 
 
 def _renew(tx: Transaction, caller: Caller, sd_id: str, fence: int) -> tuple[bool, Rows]:

@@ -52,12 +52,12 @@ def held_instead(lost: Tombstone, session: Session) -> str:
     return f"; it holds {session.sd_id} now" if session.holds and not is_same(session.sd_id, lost.sd_id) else ""
 
 
-def tell(lost: Tombstone | None) -> dict[str, Any] | None:
+def tell(lost: Tombstone | None, *, acknowledged: bool = False) -> dict[str, Any] | None:
     """Return what a claim or release leaves of a loss that it reports: marked at first, then nothing.
 
-    One lost answer therefore loses nothing.
+    One lost answer therefore loses nothing. A release marks it as `acknowledged` too.
     """
-    return None if lost is None or lost.told else replace(lost, told=True).as_metadata()
+    return None if lost is None or lost.told else replace(lost, told=True, acknowledged=acknowledged).as_metadata()
 
 
 def claim_lost(tombstone: Tombstone, session: Session, holder: JudgedSession | None = None) -> NotHeld:

@@ -120,3 +120,19 @@ def test_no_waiter_of_twenty_starves(bench: Bench) -> None:
     )
     waited = sorted(float(gap["ms"]) for gap in gaps[1:] if gap["event"] == "claimed")
     print(f"\nfrom a release to the next claim, 20 waiters: median {waited[10]:.0f} ms, most {waited[-1]:.0f} ms")
+
+
+@pytest.mark.faults
+def test_wait_that_is_killed_has_reported_no_loss(bench: Bench) -> None:
+    claim(bench.table.database, make_caller("w"), "SD-1")
+    claim(bench.table.database, make_caller("holder"), "SD-1", force_reason="urgent")
+    waiting = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "5m", "--session", "w")
+    polls = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'claude-sessions%%' AND query LIKE '%%COMMIT%%'"
+    until(lambda: bench.table.execute(polls) or waiting.poll() is not None, "a poll")
+    time.sleep(2)
+    waiting.kill()
+    waiting.wait()
+    assert "told" not in bench.table.own("w")["tombstone"]
+    done = bench.start_any(*PROGRAM, "claim", "SD-1", "--wait", "1s", "--session", "w")
+    assert "this session lost SD-1 to holder" in done.communicate(timeout=30)[1]
+    assert bench.table.own("w")["tombstone"]["told"] is True

@@ -34,6 +34,7 @@ from run_bench import (
 )
 from terminal import CLI
 
+from claude_sessions_cli.errors import HeldByAnother
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.release import release
 
@@ -164,12 +165,14 @@ def test_command_may_release_its_own_claim(bench: Bench) -> None:
 
 
 @pytest.mark.faults
-def test_release_in_the_session_stops_its_command(bench: Bench) -> None:
+def test_later_term_of_the_session_stops_its_command(bench: Bench) -> None:
     claim(bench.table.database, make_caller("mine"), "SD-1")
     ready = bench.file()
     started = bench.start("SD-1", "--", *words(WAIT, ready), env={**FAST, "CLAUDE_SESSIONS_SESSION_ID": "mine"})
     read_pid(ready)
-    release(bench.table.database, make_caller("mine"))
+    with pytest.raises(HeldByAnother):
+        release(bench.table.database, make_caller("mine"))
+    bench.table.execute("UPDATE public.claude_sessions SET sd_id = NULL, claimed_at = NULL, status = 'idle'")
     # The second claim is another term, with another fence.
     claim(bench.table.database, make_caller("mine"), "SD-1")
     assert started.wait(30) == 4

@@ -274,7 +274,9 @@ class Ledger:
         by_itself = by_itself and not self._is_robbed(change)
         lost = stone(becomes) if becomes else None
         told = by_itself and was and (change.begins or (stone(was) and lost is None) or (lost or {}).get("told"))
-        if becomes is None or told or session in self.rewritten or (becomes["status"] == "released" and not lost):
+        # An end through the tool removes the term; one by another program leaves it to be found.
+        ended = becomes is not None and becomes["status"] == "released" and recorded_term(becomes) is None
+        if becomes is None or told or session in self.rewritten or (ended and not lost):
             self.losses.pop(session, None)
         elif was and change.ends and not by_itself:
             recorded = recorded_term(was) or {}

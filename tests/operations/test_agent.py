@@ -20,7 +20,7 @@ from claude_sessions_cli.model import ProcessRecord, Witness
 from claude_sessions_cli.operations import agent, rows, term
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.check import check
-from claude_sessions_cli.operations.claim import claim
+from claude_sessions_cli.operations.claim import claim, mark_loss
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.list import list_sessions
 from claude_sessions_cli.operations.park import park
@@ -359,7 +359,7 @@ def test_circle_of_ids_ends_with_an_error(table: Table, sleeper: Sleeper) -> Non
             f'"{other}"',
             name,
         )
-    with pytest.raises(NotHeld, match="continue each other"):
+    with pytest.raises(NotHeld, match="its ids continue in a circle"):
         claim(table.database, _on(pid, "id-a", 1, "claude_code"), "SD-1")
 
 
@@ -592,7 +592,11 @@ def test_several_attempts_of_a_claim_remove_no_loss(table: Table, held: bool) ->
     for minute in (2, 3, 4):
         with pytest.raises(HeldByAnother, match="this session lost SD-1 to b"):
             claim(table.database, make_caller("a", now=at(minute)), "SD-1", several=True)
-    if not held:
+    # Nobody has seen these refusals.
+    assert "told" not in table.own("a")["tombstone"]
+    if held:
+        mark_loss(table.database, make_caller("a", now=at(5)))
+    else:
         release(table.database, make_caller("b", now=at(5)))
         assert claim(table.database, make_caller("a", now=at(6)), "SD-1", several=True).lost_before
     assert table.own("a")["tombstone"]["told"] is True
@@ -761,9 +765,40 @@ def test_new_term_inherits_no_command(table: Table, sleeper: Sleeper) -> None:
     term.enter(table.database, caller, ProcessRecord(runner.pid, runner.start, host.boot_id, host.pid_ns), "SD-1")
     claim(table.database, make_caller("a", now=at(1)), "SD-1")
     assert "run" in table.own("a")
-    claim(table.database, make_caller("a", now=at(2)), "SD-2", switch=True)
+    # The command itself may end its term.
+    within = replace(caller.identity, run_fence=fence_of(table.row("a")["claimed_at"]))
+    claim(table.database, replace(caller, identity=within, now=at(2)), "SD-2", switch=True)
     assert "run" not in table.own("a")
     assert claim(table.database, make_caller("b", now=at(20)), "SD-2").outcome == "took_over"
+
+
+@pytest.mark.parametrize("change", ["status = 'released'", "status = 'released', sd_id = NULL, claimed_at = NULL"])
+@pytest.mark.parametrize("successor", [None, "b"])
+def test_end_by_another_program_is_a_loss(table: Table, change: str, successor: str | None) -> None:
+    fence = claim(table.database, make_caller("a", now=NOON), "SD-1").session.session.fence
+    table.execute(f"UPDATE public.claude_sessions SET {change}")
+    if successor:
+        claim(table.database, make_caller(successor, now=at(1)), "SD-1")
+    seen = whoami(table.database, make_caller("a", now=at(2))).lost
+    assert seen and (seen.sd_id, seen.fence) == ("SD-1", fence)
+    beat = heartbeat(table.database, make_caller("a", now=at(2)), register=True)
+    assert beat.outcome == "lost" and beat.tombstone
+    assert (beat.tombstone.fence, beat.tombstone.by) == (fence, successor)
+    assert table.row("a")["sd_id"] is None
+    again = claim(table.database, make_caller("a", now=at(3)), "SD-2")
+    assert again.lost_before and again.lost_before.sd_id == "SD-1"
+
+
+def test_end_by_the_tool_is_no_loss(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    release(table.database, make_caller("a", now=at(1)), end=True)
+    assert heartbeat(table.database, make_caller("a", now=at(2)), register=True).outcome == "registered"
+    claim(table.database, make_caller("a", now=at(3)), "SD-1")
+    reap(table.database, make_caller(None, now=at(30)))
+    reap(table.database, make_caller(None, now=at(2 * DAY)))
+    assert table.row("a")["status"] == "released"
+    lost = heartbeat(table.database, make_caller("a", now=at(2 * DAY + 1)), register=True).tombstone
+    assert lost and lost.reason != "cleared by another program"
 
 
 def test_rival_of_an_earlier_id_is_no_continuation(seed_dsn: str, sleeper: Sleeper) -> None:

@@ -298,6 +298,17 @@ def test_reap_during_heartbeat_is_restored(table: Table, monkeypatch: pytest.Mon
     assert table.row("a")["sd_id"] == "SD-1"
 
 
+def test_acknowledged_loss_is_not_restored(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    reap(table.database, make_caller(None, now=at(16)))
+    assert release(table.database, make_caller("a", now=at(17))).tombstone
+    for minute in (18, 19):
+        assert heartbeat(table.database, make_caller("a", now=at(minute))).outcome == "lost"
+        assert table.row("a")["sd_id"] is None
+    assert release(table.database, make_caller("a", now=at(20))).tombstone
+    assert heartbeat(table.database, make_caller("a", now=at(21))).outcome == "renewed"
+
+
 @pytest.mark.parametrize("has_ended", [False, True])
 def test_heartbeat_after_process_end_opens_no_session(table: Table, has_ended: bool) -> None:
     with Popen(["sleep", "600"]) as child:

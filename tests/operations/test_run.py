@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from between import acting_before
 from clock import at
 from conftest import Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
-from claude_sessions_cli.errors import HeldByAnother, UsageError
+from claude_sessions_cli.errors import HeldByAnother, SessionsError, UsageError
 from claude_sessions_cli.guardian import Guardian
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import ProcessRecord
@@ -156,3 +158,44 @@ def test_earlier_id_and_new_id_each_keep_their_item(table: Table, sleeper: Sleep
         _begin(table, _on(claude, "id-b", 1), wrapper, "SD-1")
     assert {name: table.row(name)["sd_id"] for name in ("id-a", "id-b")} == {"id-a": "SD-1", "id-b": "SD-2"}
     assert release(table.database, _on(claude, "id-b", 2)).sd_id == "SD-2"
+
+
+def test_renewal_after_the_verdict_keeps_the_item(table: Table, sleeper: Sleeper) -> None:
+    there = make_caller("x", now=at(0))
+    elsewhere = replace(there.identity, host=replace(this_host(), boot_id="another boot", hostname="there"))
+    holder = replace(there, identity=replace(elsewhere, anchor=process.read(sleeper().pid)))
+    fence = claim(table.database, holder, "SD-1").session.session.fence or 0
+    term.enter(table.database, holder, replace(_record(sleeper().pid), boot_id="another boot"), "SD-1")
+    cron = make_caller("x", now=at(16))
+
+    def renew() -> None:
+        term.renew(table.another(), replace(holder, now=at(16)), "SD-1", fence)
+
+    with acting_before("lock_session", renew), pytest.raises(HeldByAnother):
+        _begin(table, cron, sleeper().pid, "SD-1", named=True)
+    assert (table.row("x")["sd_id"], table.row("x")["claimed_at"]) == ("SD-1", at(0))
+
+
+def test_run_without_a_guardian_leaves_no_claim(
+    table: Table, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: float) -> Guardian:
+        raise OSError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(run, "Guardian", refuse)
+    with pytest.raises(SessionsError, match="cannot start /bin/sh"):
+        _begin(table, make_caller(None, now=at(0)), sleeper().pid, "SD-1")
+    assert table.execute("SELECT FROM public.claude_sessions WHERE sd_id IS NOT NULL") == []
+
+
+def test_renewal_puts_the_record_of_a_run_back(table: Table, sleeper: Sleeper) -> None:
+    wrapper = sleeper().pid
+    lease = _begin(table, make_caller(None, now=at(0), stale_after=3600), wrapper, "SD-1")
+    name = lease.caller.session_id
+    table.execute("UPDATE public.claude_sessions SET metadata = '{\"theirs\": 1}'")
+    held = run.renew(table.database, replace(lease, caller=replace(lease.caller, now=at(1))))
+    own = table.own(name)
+    assert (own["run"]["pid"], own["stale_after"], held.session.fence) == (wrapper, 3600, lease.fence)
+    assert table.row(name)["metadata"]["theirs"] == 1
+    with pytest.raises(HeldByAnother):
+        claim(table.database, make_caller("rival", now=at(30), stale_after=900), "SD-1")

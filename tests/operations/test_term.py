@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 from clock import NOON, at
-from conftest import Table, make_caller
+from conftest import Sleeper, Table, make_caller
 
 from claude_sessions_cli import process
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import ProcessRecord
 from claude_sessions_cli.operations import term
+from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.release import release
 from claude_sessions_cli.times import fence_of, uptime
@@ -59,7 +60,7 @@ def test_second_command_under_claim_is_refused(table: Table) -> None:
     runner, later = ProcessRecord(itself.pid, itself.start, host.boot_id, host.pid_ns), process.read(os.getpid()).start
     fence = fence_of_claim(claim(table.database, make_caller("a"), "SD-1"))
     term.enter(table.database, make_caller("a"), runner, "SD-1")
-    with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
+    with pytest.raises(HeldByAnother, match="a command is already running under SD-1"):
         term.enter(table.database, make_caller("a"), runner, "SD-1")
     term.leave(table.database, make_caller("a"), replace(runner, start=later), "SD-1", fence)
     with pytest.raises(HeldByAnother):
@@ -126,7 +127,7 @@ def test_command_of_an_earlier_boot_is_over(
         max(0, uptime() + age_s),
     )
     if may_run:
-        with pytest.raises(HeldByAnother, match="a command runs under SD-1"):
+        with pytest.raises(HeldByAnother, match="a command is already running under SD-1"):
             term.enter(table.database, booted, RUNNER, "SD-1")
     else:
         term.enter(table.database, booted, RUNNER, "SD-1")
@@ -140,6 +141,66 @@ def test_run_extends_recorded_patience(table: Table) -> None:
     term.leave(table.database, make_caller("a", now=NOON), RUNNER, "SD-1", fence_of(NOON) or 0)
     term.enter(table.database, make_caller("a", now=NOON, stale_after=300), RUNNER, "SD-1")
     assert table.own("a")["stale_after"] == 1800, "a shorter one takes nothing from a term that was begun"
+
+
+def test_refresh_takes_no_patience_from_a_command(table: Table) -> None:
+    claim(table.database, make_caller("a", now=NOON, stale_after=1800), "SD-1")
+    term.enter(table.database, make_caller("a", now=NOON, stale_after=1800), RUNNER, "SD-1")
+    claim(table.database, make_caller("a", now=at(1), stale_after=300), "SD-1")
+    assert table.own("a")["stale_after"] == 1800
+    term.leave(table.database, make_caller("a", now=at(2)), RUNNER, "SD-1", fence_of(table.row("a")["claimed_at"]) or 0)
+    claim(table.database, make_caller("a", now=at(3), stale_after=300), "SD-1")
+    assert table.own("a")["stale_after"] == 300
+
+
+Give = Callable[[Table, Caller], object]
+GIVES: dict[str, Give] = {
+    "release": lambda table, caller: release(table.database, caller),
+    "release --end": lambda table, caller: release(table.database, caller, end=True),
+    "claim --switch": lambda table, caller: claim(table.database, caller, "SD-2", switch=True),
+}
+
+
+@pytest.mark.parametrize("give", GIVES)
+def test_item_of_a_running_command_is_not_given_back(table: Table, sleeper: Sleeper, give: str) -> None:
+    run, host, caller = sleeper(), this_host(), make_caller("a", now=NOON)
+    runner = ProcessRecord(run.pid, process.read(run.pid).start, host.boot_id, host.pid_ns)
+    fence = fence_of_claim(claim(table.database, caller, "SD-1"))
+    term.enter(table.database, caller, runner, "SD-1")
+    before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
+    with pytest.raises(HeldByAnother, match=rf"a command is running under SD-1 .*pid {run.pid}\)") as refused:
+        GIVES[give](table, make_caller("a", now=at(1)))
+    assert refused.value.hint == f"wait for its end, or end it: kill {run.pid}"
+    assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
+    inside = replace(caller, identity=replace(caller.identity, run_fence=fence))
+    GIVES[give](table, inside)
+    assert table.row("a")["sd_id"] == ("SD-2" if give == "claim --switch" else None)
+
+
+@pytest.mark.parametrize("fate", ["dead", "unknown"])
+def test_command_that_is_not_proven_to_run_keeps_nothing(table: Table, sleeper: Sleeper, fate: str) -> None:
+    run, host = sleeper(), this_host()
+    boot = host.boot_id if fate == "dead" else "another boot"
+    claim(table.database, make_caller("a", now=NOON), "SD-1")
+    runner = ProcessRecord(run.pid, process.read(run.pid).start, boot, host.pid_ns)
+    term.enter(table.database, make_caller("a", now=NOON), runner, "SD-1")
+    run.kill()
+    run.wait()
+    assert release(table.database, make_caller("a", now=at(1))).outcome == "released"
+
+
+def test_run_gives_the_claim_of_an_ended_shell_back(table: Table, sleeper: Sleeper) -> None:
+    shell = sleeper()
+    caller = make_caller("a", anchor=process.read(shell.pid))
+    fence = fence_of_claim(claim(table.database, caller, "SD-1"))
+    term.enter(table.database, caller, RUNNER, "SD-1")
+    term.leave(table.database, caller, RUNNER, "SD-1", fence)
+    assert table.row("a")["sd_id"] == "SD-1"
+    term.enter(table.database, caller, RUNNER, "SD-1")
+    shell.kill()
+    shell.wait()
+    term.leave(table.database, caller, RUNNER, "SD-1", fence)
+    assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("released", None)
 
 
 Ending = Callable[[Table, int], None]

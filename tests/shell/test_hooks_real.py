@@ -15,12 +15,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import Cli, Table
+from conftest import Cli, Table, make_caller
 from poll import PATIENCE_S, until
 from requirements import cross, each_shell, each_shell_at_length, needs_proc
-from run_bench import force
+from run_bench import force, is_alive
 from terminal import CLI, WHOAMI
 
+from claude_sessions_cli.errors import HeldByAnother
+from claude_sessions_cli.operations.claim import claim
 from shell.hooks import (
     Calls,
     Open,
@@ -96,6 +98,31 @@ def test_shell_exit_ends_its_session(
             "SELECT metadata->'claude_sessions_cli'->'tombstone' FROM claude_sessions"
         ).fetchone()
     assert found in ((None,), ("null",)), "its own end is no loss"
+
+
+@pytest.mark.faults
+@each_shell
+def test_run_keeps_the_claim_of_its_ended_shell(
+    real: Open, full_table: Table, states: Path, name: str, tmp_path: Path
+) -> None:
+    ready, over = tmp_path / "ready", tmp_path / "over"
+    work = f"touch {ready}; while [ ! -e {over} ]; do sleep 0.05; done"
+    opened = real(name, full_table.dsn)
+    await_first_beat(states, opened)
+    assert opened.run(f"{CLI} claim SD-1").code == 0
+    opened.type(f"nohup {CLI} run SD-1 -- sh -c '{work}' >/dev/null 2>&1 &")
+    until(ready.exists, "the command runs")
+    assert opened.run(f"{CLI} release").code == 3
+    if name != "bash":
+        opened.run("disown")
+    opened.type("exit")
+    until(lambda: not is_alive(opened.pid), "the end of the shell")
+    with pytest.raises(HeldByAnother):
+        claim(full_table.database, make_caller("rival"), "SD-1")
+    over.touch()
+    opened.wait()
+    until(lambda: {row[2] for row in rows(full_table.dsn) if row[0] != "rival"} == {"released"}, "the command ended")
+    assert claim(full_table.database, make_caller("rival"), "SD-1").outcome == "claimed"
 
 
 @pytest.mark.faults
