@@ -182,6 +182,7 @@ def _fail(argv: list[str], error: Exception) -> int:
             f"unforeseen: {type(error).__name__}: {error}",
             REPORT,
         )
+    error.hint = options.repeat_in(error.hint, _own_words(argv))
     # If this cannot be printed either, the exit code remains.
     with suppress(CannotWrite):
         Output(_command(argv), json="--json" in _own_words(argv)).failure(error)

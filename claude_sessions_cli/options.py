@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from typer.core import TyperGroup
 from claude_sessions_cli import completion
 from claude_sessions_cli.errors import UsageError, unknown_word
 from claude_sessions_cli.model import TRACKS
+from claude_sessions_cli.names import SESSION_ID
 from claude_sessions_cli.settings import DEFAULT_STALE_AFTER, parse_duration
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -19,6 +21,11 @@ CANNOT_WRITE = "free some space, or fix its permissions"
 MAX_LIMIT = 2**31 - 1
 # Options that are also accepted before the command's name.
 LEADING = {"--dsn": True, "--session": True, "--json": False, "--quiet": False, "-q": False}
+# The commands that act as a session, and all that ask a database.
+AS_SESSION = ("claim", "release", "heartbeat", "park", "unpark", "check", "run", "whoami", "status")
+ON_DATABASE = (*AS_SESSION, "list", "history", "reap", "doctor", "schema apply", "schema check", "schema describe")
+# A command in a hint, which ends with the hint, or before the next one.
+CALL = re.compile(r"claude-sessions (?P<verb>(?:schema )?[a-z]+)(?P<rest>.*?)(?=; |\n|\)|$)")
 
 
 def new_app(help: str | None = None) -> typer.Typer:
@@ -31,6 +38,34 @@ def new_app(help: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
         no_args_is_help=False,
     )
+
+
+def repeat_in(hint: str, argv: Sequence[str]) -> str:
+    """Add the --session and --dsn of a command line to the commands of a hint: without them they act elsewhere."""
+    session, dsn = _given("--session", argv), _given("--dsn", argv)
+    if session and not SESSION_ID.fullmatch(session):
+        session = None
+
+    def complete(found: re.Match[str]) -> str:
+        words = ["claude-sessions", found["verb"]]
+        if session and found["verb"] in AS_SESSION and "--session" not in found["rest"]:
+            words += ["--session", session]
+        if dsn and found["verb"] in ON_DATABASE:
+            # The DSN itself is long, and may hold a password.
+            words += ["--dsn", "DSN"]
+        return " ".join(words) + found["rest"]
+
+    return CALL.sub(complete, hint)
+
+
+def _given(name: str, argv: Sequence[str]) -> str | None:
+    """Return the value of an option on a command line."""
+    for word, following in zip(argv, (*argv[1:], None), strict=True):
+        if word == name:
+            return following
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
 
 
 def check_track(*tracks: str | None) -> None:

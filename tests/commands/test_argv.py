@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import Cli
+from conftest import Cli, Sleeper, Table, make_caller
 
+from claude_sessions_cli import options, process
+from claude_sessions_cli.operations.claim import claim
 from commands.answers import LONG, NIL, Inside, Refused, Run, data_of, failed, failed_json, rows
 
 
@@ -162,3 +164,39 @@ def test_empty_reason_never_forces_claim(cli: Cli, dsn: str) -> None:
     before = rows(dsn)
     failed(cli("claim", "SD-1", "--session", "b", "--reason", "", env=env), 2, "--reason needs --force")
     assert rows(dsn) == before
+
+
+@pytest.mark.parametrize(
+    ("hint", "argv", "repeated"),
+    [
+        ("claim it: claude-sessions claim SD", [], "claim it: claude-sessions claim SD"),
+        ("a: claude-sessions claim SD; b: claude-sessions list SD", ["--session", "x"],
+         "a: claude-sessions claim --session x SD; b: claude-sessions list SD"),
+        ("a: claude-sessions release --session y --reason WHY", ["--session=x"],
+         "a: claude-sessions release --session y --reason WHY"),
+        ("(claude-sessions release)", ["--session", "x"], "(claude-sessions release --session x)"),
+        ("create it: claude-sessions schema apply", ["--dsn", "postgresql://u:s3cret@h/d"],
+         "create it: claude-sessions schema apply --dsn DSN"),
+        ("a: claude-sessions claim SD", ["--dsn=host=x", "--session", "x"],
+         "a: claude-sessions claim --session x --dsn DSN SD"),
+        ("a: claude-sessions help files", ["--dsn", "host=x"], "a: claude-sessions help files"),
+        ("a: claude-sessions claim SD", ["--session", "postgresql://u:s3cret@h/d"], "a: claude-sessions claim SD"),
+        ("a: claude-sessions claim SD", ["--session"], "a: claude-sessions claim SD"),
+    ],
+)  # fmt: skip
+def test_hint_repeats_session_and_database(hint: str, argv: list[str], repeated: str) -> None:
+    assert options.repeat_in(hint, ["claim", *argv]) == repeated
+
+
+def test_hint_of_a_named_session_moves_that_session(table: Table, cli: Cli, sleeper: Sleeper) -> None:
+    there = make_caller("alice", anchor=process.read(sleeper().pid))
+    claim(table.database, there, "SD-1")
+    here = ["--session", "alice", "--pid", str(sleeper().pid)]
+    refused = cli("heartbeat", *here, env={"CLAUDE_SESSIONS_DSN": table.dsn})
+    [line] = re.findall(r"move it here: claude-sessions (.*)\)", refused.stderr)
+    assert line == "claim --session alice SD-1 --force --reason WHY"
+    moved = cli(*line.split(), "--pid", here[-1], env={"CLAUDE_SESSIONS_DSN": table.dsn})
+    assert moved.returncode == 0
+    assert table.execute("SELECT session_id, sd_id FROM public.claude_sessions") == [
+        {"session_id": "alice", "sd_id": "SD-1"}
+    ]
