@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from claude_sessions_cli.database import Database
-from claude_sessions_cli.model import Label
+from claude_sessions_cli.model import CLEARED, Label
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.list import list_live
 from claude_sessions_cli.transaction import Statement, Transaction
@@ -31,8 +31,9 @@ class Span:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else ended it."""
-        return self.ended_at is not None and self.ended_by != self.session_id and self.reason not in _OWN_ENDS
+        """Whether somebody else ended it, or the session noted that another program had."""
+        is_own = self.ended_by == self.session_id or self.reason in _OWN_ENDS
+        return self.ended_at is not None and (not is_own or self.reason == CLEARED)
 
 
 @dataclass(frozen=True, slots=True)

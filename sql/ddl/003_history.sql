@@ -86,7 +86,9 @@ BEGIN
                 ELSE 'released'
             END,
             CASE WHEN lost THEN tombstone ->> 'note' END,
-            CASE WHEN lost THEN tombstone ->> 'by' END
+            -- A session that notes its own loss names its successor, which ended nothing.
+            CASE WHEN lost AND current_setting('claude_sessions.actor', true) IS DISTINCT FROM was.session_id
+                THEN tombstone ->> 'by' END
         );
         PERFORM pg_notify('claude_sessions', md5(was.sd_id));
     END IF;

@@ -128,6 +128,13 @@ def test_program_that_ends_claims_is_named(full_table: Table) -> None:
     assert found.verdict is Verdict.WARNING and " ended 1 claims in 7 days" in found.text
 
 
+def test_end_of_their_own_claim_names_no_program(full_table: Table) -> None:
+    now = datetime.now(timezone.utc)
+    full_table.insert("theirs", sd_id="SD-1", status="active", claimed_at=now, heartbeat_at=now)
+    full_table.execute("UPDATE claude_sessions SET sd_id = NULL, claimed_at = NULL, status = 'idle'")
+    assert "other programs" not in _findings(full_table)
+
+
 def test_everybody_who_may_write_is_a_warning(full_table: Table) -> None:
     full_table.execute("GRANT INSERT ON public.claude_sessions TO anon")
     try:

@@ -19,6 +19,7 @@ from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.history import read
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.operations.release import release, release_other
+from claude_sessions_cli.operations.timeline import timeline
 from claude_sessions_cli.text import align
 from claude_sessions_cli.times import fence_of
 
@@ -259,3 +260,16 @@ def test_history_names_other_role_beside_name_it_gave(
         ("claimed", f"alice on {host}"),
         ("registered", f"alice on {host}"),
     ]
+
+
+def test_successor_ended_no_term_that_its_loser_noted(full_table: Table) -> None:
+    claim(full_table.database, make_caller("a", now=NOON), "SD-1")
+    # The unique index does not cover it.
+    full_table.insert("theirs", sd_id="SD-1", status=None, claimed_at=at(1), heartbeat_at=at(1))
+    assert heartbeat(full_table.database, make_caller("a", now=at(2))).outcome == "lost"
+    assert _terms(full_table, "SD-1") == [
+        ("SD-1", "a", "cleared by another program", "a"),
+        ("SD-1", "theirs", None, None),
+    ]
+    [span] = timeline(full_table.database, make_caller("b", now=at(3)), 3600, "a").items["SD-1"]
+    assert span.is_lost
