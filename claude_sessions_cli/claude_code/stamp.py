@@ -121,6 +121,8 @@ def run_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
+            # The sweep of another session would delete an old one, and two runs would lock two files.
+            os.utime(lock)
             yield True
     finally:
         os.close(lock)

@@ -110,6 +110,20 @@ def test_lock_that_was_left_behind_is_taken(tmp_path: Path, text: str, runs: boo
         assert not hook.calls.exists()
 
 
+def test_lock_in_use_is_not_swept(tmp_path: Path) -> None:
+    path = tmp_path / "agents" / "1.a"
+    with stamp.run_lock(path):
+        pass
+    lock = stamp.beside(path, "run")
+    os.utime(lock, (0, 0))
+    with stamp.run_lock(path) as locked:
+        stamp.sweep(path)
+        assert locked and lock.exists()
+    os.utime(lock, (0, 0))
+    stamp.sweep(path)
+    assert not lock.exists()
+
+
 def test_odd_variables_do_not_leave_the_directory(tmp_path: Path) -> None:
     hook = Hook(tmp_path, "sh")
     hook.env["CLAUDE_CODE_SESSION_ID"] = "../../x"

@@ -77,6 +77,16 @@ def stone(row: Row) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def is_restorable(lost: dict[str, Any]) -> bool:
+    """Whether a heartbeat may restore a lost item: silence ended it, nobody took it, and no release let it go."""
+    return lost["reason"] == SILENT and lost.get("by") is None and not lost.get("acknowledged")
+
+
+def told_by(kind: str, lost: dict[str, Any]) -> dict[str, Any]:
+    """Return a tombstone after an operation has reported it."""
+    return {**lost, "told": True, **({"acknowledged": True} if kind in RELEASES else {})}
+
+
 def recorded_term(row: Row) -> dict[str, Any] | None:
     """Return the term that a row's own metadata record."""
     found = own(row).get("term")
@@ -483,7 +493,7 @@ class Ledger:
             return
         if after is None:
             assert before
-            restorable = (before["reason"], before.get("by"), before["sd_id"]) == (SILENT, None, becomes["sd_id"])
+            restorable = is_restorable(before) and before["sd_id"] == becomes["sd_id"]
             restored = kind == "heartbeat" and change.begins and restorable
             carried = goes_on(was, becomes)
             # One that makes several attempts marks it only, and none marks and removes it.
@@ -494,7 +504,7 @@ class Ledger:
             demand(restored or carried or told or moved, "a loss was forgotten", change)
         elif after in [stone(row) for row in change.operation.facts.get("carries", [])]:
             demand(before is None or before.get("told"), "a loss was forgotten for another", change)
-        elif before is not None and after == {**before, "told": True}:
+        elif before is not None and after == told_by(kind, before):
             demand(tells, "a loss was told by an operation that tells none", change)
             change.operation.facts["marks"] = True
         elif after["reason"] == CLEARED:
@@ -717,7 +727,7 @@ class Ledger:
         before, lost = stone(was), stone(becomes)
         if lost != before:
             removed = before is not None and lost is None and before.get("told") is True
-            tells = before is not None and kind in CLAIMS and (removed or lost == {**before, "told": True})
+            tells = before is not None and kind in CLAIMS and (removed or lost == told_by(kind, before))
             return tells or (lost is not None and lost["reason"] == CLEARED)
         return kind in SETTLES and (process(was) != process(becomes) or own(becomes).get("release_reason") == "moved")
 
@@ -736,8 +746,12 @@ class Ledger:
         mine = operation.facts.get("process")
         if mine and self.is_alive(row) and own(row).get("process") != mine:
             return  # a second process of an id
+        if operation.error is not None and "a command is running" in str(operation.error):
+            return  # it looks at nothing else
         told = (stone(row) or {}).get("told", True)
-        if operation.kind in CLAIMS or (operation.kind == "release" and operation.facts["sd_id"] is None):
+        # The last refusal of several attempts is reported by the command.
+        tells = operation.kind == "claim" or (operation.kind == "claim_any" and operation.error is None)
+        if tells or (operation.kind == "release" and operation.facts["sd_id"] is None):
             demand(told, "a loss was not told", operation, row)
 
     def _check_claim(self, operation: Operation, changes: list[Change], began: bool) -> None:
@@ -793,7 +807,7 @@ class Ledger:
                 continue
             # A told loss beside a claim is never restored: it goes when the claim does.
             is_over = row["status"] == "released" or (lost.get("told") is True and holds(row))
-            restorable = lost["reason"] == SILENT and lost.get("by") is None and not is_over
+            restorable = is_restorable(lost) and not is_over
             its_terms = [t for t in self.terms if (t.session, t.fence) == (row["session_id"], lost.get("fence"))]
             if its_terms and self._may_miss(operation, its_terms[-1]):
                 continue

@@ -174,13 +174,13 @@ class Table:
     def lost_term(self, row: Row | None, *, alone: bool = False) -> Row | None:
         """Return the recorded term of a row if it is lost, though no operation ended it."""
         recorded = laws.recorded_term(row) if row else None
-        if row is None or recorded is None or row["status"] == "released":
+        if row is None or recorded is None:
             return None
         told = laws.stone(row) or {}
         if (told.get("sd_id"), told.get("fence")) == (recorded["sd_id"], recorded["fence"]):
             return None
         later = not alone and self.later(row)
-        return recorded if row["sd_id"] != recorded["sd_id"] or later else None
+        return recorded if row["sd_id"] != recorded["sd_id"] or row["status"] == "released" or later else None
 
     def later(self, row: Row) -> bool:
         """Whether another session holds a row's item under a later fence."""
@@ -204,7 +204,11 @@ class Table:
         own["tombstone"] = {"sd_id": item, "fence": fence, "reason": reason, "by": by}
         if row["sd_id"] == item:
             row["sd_id"] = row["claimed_at"] = None
-            row["status"] = "idle"
+            row["status"] = "released" if row["status"] == "released" else "idle"
+
+    def runs(self, row: Row | None) -> bool:
+        """Whether a command runs under a session's claim."""
+        return bool(row and laws.own(row).get("run") and self._ledger.is_alive({**row, "pid": None}))
 
     def _process(self) -> dict[str, Any] | None:
         process = self._caller.process
@@ -238,6 +242,8 @@ class Oracle:
             live = [row for row in others if not table.has_lapsed(row)]
             if held not in (None, sd_id) and not switch:
                 return "HoldsAnother"
+            if held not in (None, sd_id) and table.runs(mine):
+                return "HeldByAnother"
             if live and not force:
                 return "HeldByAnother"
             if held == sd_id and elsewhere is not False:
@@ -265,7 +271,7 @@ class Oracle:
             if mine["sd_id"] is not None:
                 gone = mine["status"] == "stale" and table.others(mine["sd_id"])
                 return "lost" if gone or is_lost else "renewed"
-            if not lost or (lost["reason"], lost.get("by")) != (laws.SILENT, None):
+            if not lost or not laws.is_restorable(lost):
                 return "lost" if is_lost else "renewed"
             return "lost" if table.others(lost["sd_id"]) or self._was_taken_since(lost) else "restored"
 
@@ -293,6 +299,8 @@ class Oracle:
                 return "NotHeld"
             if mine is None or not (fits or fits_lost or (end and mine["status"] != "released")):
                 return "nothing_held"
+            if (fits or end) and table.runs(mine):
+                return "HeldByAnother"
             return "ended" if end else "released" if fits else "nothing_held"
 
         return table.settle(work)
@@ -402,7 +410,6 @@ class Oracle:
                 return "NotHeld"
             if mine["sd_id"] != sd_id:
                 return "NotHeld"
-            runs = laws.own(mine).get("run") and self._ledger.is_alive({**mine, "pid": None})
-            return "HeldByAnother" if runs else "done"
+            return "HeldByAnother" if table.runs(mine) else "done"
 
         return table.settle(work)
