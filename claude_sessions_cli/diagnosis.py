@@ -14,7 +14,7 @@ from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # Of constraints with a name: a query tells what they ask for.
 CONSTRAINTS = {"23503": "foreign key", "23505": "unique index", "23514": "check", "23P01": "exclusion constraint"}
-NOT_OURS = "claude-sessions did not create it, so ask its owner; see it: claude-sessions schema check"
+NOT_OURS = "another program created it, so ask its owner; see it: claude-sessions schema check"
 OWN_CHECKS = ("claude_sessions_status_check", "claude_sessions_track_check")
 
 
@@ -94,7 +94,7 @@ def _refused_by_constraint(
             )
         return SchemaMismatch(f"{constraint} rejects the row: {refers_to} has no such row: {definition}", NOT_OURS)
     if error.sqlstate == "23505":
-        ours = NOT_OURS.replace("create it", "create the index")
+        ours = NOT_OURS.replace("created it", "created the index")
         hint = f"end or prune that session: claude-sessions list --all; {ours}"
         return DuplicateRefused(f"{constraint} rejects the row: another row has the same {definition}", hint)
     if table != TABLE:

@@ -25,7 +25,7 @@ LEADING = {"--dsn": True, "--session": True, "--json": False, "--quiet": False, 
 AS_SESSION = ("claim", "release", "heartbeat", "park", "unpark", "check", "run", "whoami", "status")
 ON_DATABASE = (*AS_SESSION, "list", "history", "reap", "doctor", "schema apply", "schema check", "schema describe")
 # A command in a hint, which ends with the hint, or before the next one.
-CALL = re.compile(r"claude-sessions (?P<verb>(?:schema )?[a-z]+)(?P<rest>.*?)(?=; |\n|\)|$)")
+CALL = re.compile(r"claude-sessions[ ](?P<verb>(?:schema )?[a-z]+)(?P<rest>.*?)(?=; |\n|\)|$)")
 
 
 def new_app(help: str | None = None) -> typer.Typer:

@@ -41,7 +41,7 @@ def test_lock_that_does_not_come_leaves_commands_working(
     with psycopg.connect(seed_table) as writer:
         writer.execute("INSERT INTO claude_sessions (session_id) VALUES ('theirs')")
         line = failed(inside(*argv), 6, f"{file} is not applied, and commands keep working without it: .* lock timeout")
-        assert "(when no other transaction keeps the table: claude-sessions schema apply; or in psql" in line
+        assert "(when no other transaction keeps the table: claude-sessions schema apply --dsn DSN; or in psql" in line
         assert _differences(seed_table) == before
         assert inside("claim", "SD-1", "--session", "a", "--dsn", seed_table).returncode == 0
     assert inside(*argv).returncode == 0
@@ -56,6 +56,6 @@ def test_index_without_rights_leaves_commands_working(
     dsn, before = as_role(seed_table, role), _differences(seed_table)
     message = "002_exclusive_claims.sql is not applied, and commands keep working without it: .* must be owner of table"
     line = failed(inside("schema", "apply", "--dsn", dsn), 8, message)
-    assert line.endswith("(as the table's owner or an administrator: claude-sessions schema apply)")
+    assert line.endswith("(as the table's owner or an administrator: claude-sessions schema apply --dsn DSN)")
     assert _differences(seed_table) == before
     assert inside("claim", "SD-1", "--session", "a", "--dsn", dsn).returncode == 0

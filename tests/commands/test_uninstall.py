@@ -93,7 +93,7 @@ def test_line_whose_removal_breaks_a_file_is_left(cli: Cli, home: Path) -> None:
         1,
         "claude-sessions: 1 thing could not be removed (remove what is left by hand)\n",
     )
-    assert done.stdout == f"left lines for the shell in {home}/.bashrc: bash cannot parse the file\n"
+    assert done.stdout == f"left lines for the shell in {home}/.bashrc: without them, bash cannot parse the file\n"
     assert (home / ".bashrc").read_text() == text
     assert data_of(cli("uninstall", "--json", env=_env(home), cwd=home), "uninstall", 1)["data"]["removals"]
 

@@ -803,7 +803,8 @@ def test_agent_id_left_in_terminal_does_not_count(terminal: Open) -> None:
 
 NO_SESSION = (
     "claude-sessions: no session: no id is given, no claude process is above this command, and it has no terminal"
-    " (name it with --session ID or CLAUDE_SESSIONS_SESSION_ID; every rule: claude-sessions whoami --explain)\n"
+    " (name it with --session ID or CLAUDE_SESSIONS_SESSION_ID;"
+    " every rule: claude-sessions whoami --dsn DSN --explain)\n"
 )
 
 

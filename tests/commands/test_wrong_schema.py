@@ -18,7 +18,7 @@ def test_missing_table_names_schema_apply(
     dsn = fresh_database()
     execute(dsn, *prepare)
     for argv in EVERY_COMMAND:
-        message = r"\(create it: claude-sessions schema apply\)"
+        message = r"\(create it: claude-sessions schema apply --dsn DSN\)"
         refused(*argv, "--dsn", dsn, code=7, message=message, process=argv[0] == "claim")
 
 
@@ -28,7 +28,9 @@ def test_missing_schema_public_is_named_with_remedy(
     dsn = fresh_database()
     execute(dsn, "DROP SCHEMA public")
     for argv in (*EVERY_COMMAND, ("schema", "apply")):
-        message = r"no schema public \(as its owner: CREATE SCHEMA public; then claude-sessions schema apply\)"
+        message = (
+            r"no schema public \(as its owner: CREATE SCHEMA public; then claude-sessions schema apply --dsn DSN\)"
+        )
         refused(*argv, "--dsn", dsn, code=7, message=message)
     execute(dsn, "CREATE SCHEMA public")
     assert inside("schema", "apply", "--dsn", dsn).returncode == 0

@@ -218,7 +218,7 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         DuplicateRefused,
         r"the unique index theirs of public.claude_sessions rejects the row: another row has the same \(hostname,"
         r" lower\(tty\)\) WHERE \(status <> 'released'::text\)",
-        "end or prune that session: claude-sessions list --all; claude-sessions did not create the index, so ask its"
+        "end or prune that session: claude-sessions list --all; another program created the index, so ask its"
         " owner; see it: claude-sessions schema check",
     ),
     "check": (
@@ -227,7 +227,7 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         _claim,
         SchemaMismatch,
         r"the check theirs of public.claude_sessions rejects the row: CHECK \(\(sd_id <> 'SD-1'::text\)\)",
-        "claude-sessions did not create it, so ask its owner; see it: claude-sessions schema check",
+        "another program created it, so ask its owner; see it: claude-sessions schema check",
     ),
     "changed check": (
         "ALTER TABLE public.claude_sessions DROP CONSTRAINT claude_sessions_status_check;"
@@ -266,7 +266,7 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         SchemaMismatch,
         r"the foreign key theirs of public.claude_sessions rejects the row: public.projects has no such row:"
         r" FOREIGN KEY \(codebase\) REFERENCES public.projects\(name\)",
-        "claude-sessions did not create it, so ask its owner; see it: claude-sessions schema check",
+        "another program created it, so ask its owner; see it: claude-sessions schema check",
     ),
     "required column": (
         f'{ADD} "Their own" text; ALTER TABLE public.claude_sessions ALTER COLUMN "Their own" SET NOT NULL',

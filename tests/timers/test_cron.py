@@ -197,7 +197,7 @@ def test_missing_cron_daemon_is_reported(install: Install, monkeypatch: pytest.M
     for options, line in (["--dry-run"], None), ([], "installed"), ([], "already installed"):
         done = install("cron", *options, path=path)
         assert done.returncode == 0
-        assert done.stderr.startswith("claude-sessions: no cron daemon runs on this machine, and without one nothing")
+        assert done.stderr.startswith("claude-sessions: no cron daemon is running on this machine, so nothing runs")
         assert line is None or done.stdout == f"cron: {line}, but nothing runs it yet\n"
     data = json.loads(install("cron", "--json", path=path).stdout)["data"]
     assert (data["runs"], data["note"][:14]) == (False, "no cron daemon")

@@ -35,7 +35,7 @@ def test_install_adds_one_line_and_remove_restores_crontab(in_private_cron: Run,
     done = in_private_cron(*PROGRAM, "install", "cron")
     assert (done.returncode, done.stdout.partition(",")[0].strip()) == (0, "cron: installed")
     # This machine may have no daemon.
-    assert ("nothing runs it" in done.stdout) == done.stderr.startswith("claude-sessions: no cron daemon runs")
+    assert ("nothing runs it" in done.stdout) == done.stderr.startswith("claude-sessions: no cron daemon is running")
     after = _crontab(in_private_cron)
     assert after.startswith(FOREIGN)
     block = after.removeprefix(FOREIGN)
