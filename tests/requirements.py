@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ def cross(argument: str, values: Collection[Any], usual: Collection[tuple[str, A
         pytest.param(*pair, marks=[needs(pair[0]), *([] if pair in usual else [pytest.mark.faults])]) for pair in pairs
     ]
     return pytest.mark.parametrize(("name", argument), cases)
+
+
+def long_but_every(step: int, cases: Sequence[Any]) -> list[Any]:
+    """Return cases for a parametrization, of which one in `step` runs by default, and all with the long tests."""
+    return [
+        case
+        if number % step == 0
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.faults)
+        for number, case in enumerate(cases)
+    ]
 
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")

@@ -27,6 +27,7 @@ def program(tmp_path: Path) -> Path:
     return script.parent
 
 
+@pytest.mark.faults
 def test_demo_leaves_configured_database_and_files_alone(dsn: str, tmp_path: Path, program: Path) -> None:
     for place in (".config", "Library/Application Support"):
         config = tmp_path / place / "claude-sessions" / "config.toml"

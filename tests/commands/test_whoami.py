@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from conftest import Cli
 from poll import until
-from requirements import cross, each_shell, needs, needs_sudo
+from requirements import cross, each_shell, each_shell_at_length, needs, needs_sudo
 from terminal import CLI, SHELLS, WHOAMI, Agent, Answer, Keyboard, Terminal, Tmux, environment
 
 from claude_sessions_cli import identity, process
@@ -134,7 +134,7 @@ def test_process_record_matches_the_kernel(terminal: Open) -> None:
     }
 
 
-@each_shell
+@each_shell_at_length
 def test_two_terminals_are_two_sessions(terminal: Open, name: str) -> None:
     first, second = terminal(name), terminal(name)
     assert first.run().session != second.run().session

@@ -147,6 +147,7 @@ def test_pipe_of_caller_is_not_held_open(made: Path) -> None:
     assert embedded.status().running
 
 
+@pytest.mark.faults
 @two_accounts
 def test_server_of_another_user_is_refused(made: Path) -> None:
     start()

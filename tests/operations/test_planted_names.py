@@ -288,6 +288,7 @@ def _refused_by_doubles(dsn: str) -> str:
     return ""
 
 
+@pytest.mark.faults
 def test_no_file_of_schema_calls_planted_name(planted: str, cli: Cli) -> None:
     watch = Watch(planted)
     watch.step("001", _run_files(planted, "001"))

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from conftest import Cli, Server
 from poll import until_waiting
+from requirements import long_but_every
 
 from claude_sessions_cli import database, queries
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, UsageError
@@ -549,7 +550,7 @@ CHANGES: list[tuple[Change, Found]] = [
 
 @pytest.mark.parametrize(
     ("change", "differences"),
-    CHANGES,
+    long_but_every(3, CHANGES),
     ids=lambda value: value.removeprefix(TABLE).strip()[:48] if isinstance(value, str) else "",
 )
 def test_check_finds_each_difference(shipped: str, change: Change, differences: Found) -> None:

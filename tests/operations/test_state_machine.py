@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 from conftest import Server
 from faults import machine
-from faults.pool import SCHEMAS
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -20,7 +19,7 @@ SHORT = settings(SETTINGS, max_examples=8, stateful_step_count=40, derandomize=T
 LONG = settings(SETTINGS, max_examples=40, stateful_step_count=60)
 
 
-@pytest.fixture(scope="module", params=SCHEMAS)
+@pytest.fixture(scope="module", params=["whole schema", pytest.param("001 alone", marks=pytest.mark.faults)])
 def stage(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[str, bool]]:
     """Return a database for the machine, and whether it has a history."""
     with machine.stage_database(server.create, "cs_machine", request.param) as dsn:
