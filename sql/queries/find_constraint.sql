@@ -18,12 +18,12 @@ SELECT
         SELECT attname::text FROM pg_catalog.pg_attribute
         WHERE attrelid = conrelid AND attnum = ANY(conkey)
     ) AS columns,
-    CASE WHEN confrelid <> '0'::oid THEN (
+    (
         SELECT pg_catalog.format('%I.%I'::text, nspname, relname)
         FROM pg_catalog.pg_class
         INNER JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
         WHERE pg_class.oid = confrelid
-    ) END AS refers_to
+    ) AS refers_to
 FROM (
     SELECT pg_catalog.to_regclass(
         pg_catalog.format('%I.%I'::text, %(schema_name)s::text, %(table_name)s::text)

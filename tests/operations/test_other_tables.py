@@ -209,6 +209,10 @@ def _register(table: Table) -> None:
     heartbeat(table.database, CLAIMER, register=True)
 
 
+def _register_terminal(table: Table) -> None:
+    heartbeat(table.database, _caller(CLAIMER.session_id), register=True)
+
+
 # What is on the table, what takes it away, the error, its message and its hint.
 CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
     "unique index": (
@@ -268,6 +272,16 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         r" FOREIGN KEY \(codebase\) REFERENCES public.projects\(name\)",
         "another program created it, so ask its owner; see it: claude-sessions schema check",
     ),
+    # The history's sd_id has the number of this column.
+    "key of terminals": (
+        "CREATE TABLE public.terminals (name text PRIMARY KEY);"
+        f"{ADD} CONSTRAINT theirs FOREIGN KEY (tty) REFERENCES public.terminals",
+        "ALTER TABLE public.claude_sessions DROP CONSTRAINT theirs; DROP TABLE public.terminals",
+        _register_terminal,
+        SchemaMismatch,
+        "the foreign key theirs of public.claude_sessions rejects the row: public.terminals has no such row:",
+        "another program created it, so ask its owner; see it: claude-sessions schema check",
+    ),
     "required column": (
         f'{ADD} "Their own" text; ALTER TABLE public.claude_sessions ALTER COLUMN "Their own" SET NOT NULL',
         'ALTER TABLE public.claude_sessions DROP COLUMN "Their own"',
@@ -315,7 +329,10 @@ def test_foreign_constraint_is_named_and_nothing_changes(table: Table, case: str
     if case == "unique index":
         table.insert("first", status="idle", hostname=CLAIMER.identity.host.hostname, tty="/dev/pts/3")
     before = table.execute("SELECT *, xmin::text FROM public.claude_sessions")
-    with _with(table, first, *more, undo=off):
+    # Another table has a constraint and an index of that name.
+    decoys = "CREATE SCHEMA decoys; CREATE TABLE decoys.items (theirs integer CONSTRAINT theirs CHECK (theirs > 0))"
+    index = "CREATE UNIQUE INDEX theirs ON decoys.items (theirs)"
+    with _with(table, decoys, index, first, *more, undo=f"DROP SCHEMA decoys CASCADE; {off}"):
         with pytest.raises(error, match=message) as caught:
             act(table)
         assert caught.value.hint == hint
