@@ -43,6 +43,8 @@ EQUIVALENT = {
     "find_sessions: LIMIT 3 -> -": "likewise",
     "find_sessions: LIMIT 3 -> - #2": "likewise",
     "limit_transaction: ORDER BY place -> -": "the schemas of a path are listed in order today, which nothing promises",
+    "list_other_enders: event = 'unclaimed' -> TRUE": "no other event has such a reason today",
+    "list_other_enders: began.event = 'claimed' -> TRUE": "the end itself names no host",
     "find_constraint: ORDER BY number -> -": "the numbers are made in this order today, which nothing promises",
     "list_lock_holders: held.locktype = 'advisory' -> TRUE": "no lock of another type has such a classid today",
     "lock_claim: , id -> -": "they come in this order already, and a sort of few keeps it, which nothing promises",

@@ -3,11 +3,11 @@
 -- Parameters: days (integer), now. Returns: program, role, claims, last_at.
 SELECT actor_program AS program, actor_role AS role, pg_catalog.count(*) AS claims, pg_catalog.max(at) AS last_at
 FROM public.claude_session_events AS ended
-WHERE event = 'unclaimed' AND actor_session IS NULL AND actor_host IS NULL AND reason IN ('released', 'deleted')
+WHERE event = 'unclaimed' AND reason IN ('released', 'deleted') AND actor_host IS NULL
     AND EXISTS (
         SELECT FROM public.claude_session_events AS began
-        WHERE began.event = 'claimed' AND began.session_id = ended.session_id AND began.sd_id = ended.sd_id
-            AND began.claimed_at IS NOT DISTINCT FROM ended.claimed_at AND began.actor_session IS NOT NULL
+        WHERE began.event = 'claimed' AND began.actor_host IS NOT NULL
+            AND began.session_id = ended.session_id AND began.claimed_at = ended.claimed_at
     )
     AND at > coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp())
         - pg_catalog.make_interval(days => %(days)s::integer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -126,12 +127,27 @@ def test_program_that_ends_claims_is_named(full_table: Table) -> None:
     full_table.execute("UPDATE claude_sessions SET sd_id = NULL, track = NULL, claimed_at = NULL, status = 'stale'")
     found = _findings(full_table)["other programs"]
     assert found.verdict is Verdict.WARNING and " ended 1 claims in 7 days" in found.text
+    assert "other programs" not in _findings(full_table, 8 * 24)
+
+
+CLEAR = "UPDATE claude_sessions SET sd_id = NULL, claimed_at = NULL, status = 'idle'"
 
 
 def test_end_of_their_own_claim_names_no_program(full_table: Table) -> None:
-    now = datetime.now(timezone.utc)
-    full_table.insert("theirs", sd_id="SD-1", status="active", claimed_at=now, heartbeat_at=now)
-    full_table.execute("UPDATE claude_sessions SET sd_id = NULL, claimed_at = NULL, status = 'idle'")
+    claim(full_table.database, make_caller("a"), "SD-1")
+    began = full_table.row("a")["claimed_at"]
+    release(full_table.database, make_caller("a"))
+    full_table.insert("theirs", sd_id="SD-1", status="active", claimed_at=began, heartbeat_at=began)
+    full_table.execute(CLEAR)
+    full_table.execute("UPDATE claude_sessions SET sd_id = 'SD-2', claimed_at = now() WHERE session_id = 'a'")
+    full_table.execute(CLEAR)
+    assert "other programs" not in _findings(full_table)
+
+
+def test_end_with_a_reason_names_no_program(full_table: Table) -> None:
+    claim(full_table.database, make_caller("a"), "SD-1")
+    stone = json.dumps({"sd_id": "SD-1", "reason": "silent"})
+    full_table.execute(f"{CLEAR}, metadata = jsonb_set(metadata, '{{claude_sessions_cli,tombstone}}', %s)", stone)
     assert "other programs" not in _findings(full_table)
 
 
