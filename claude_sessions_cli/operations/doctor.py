@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from claude_sessions_cli.database import Database
-from claude_sessions_cli.errors import SchemaMismatch, SessionsError, Unreachable
+from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable
 from claude_sessions_cli.failures import STATEMENT_MODE
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller
@@ -100,13 +100,19 @@ def diagnose(database: Database, caller: Caller) -> list[Finding]:
     found += failed or [_double_claims(doubles)]
     failed, others = _attempt("other programs", lambda: database.read(_list_others, caller))
     found += failed or [_others(others)]
-    return found
+    # What is denied to one check is denied to others in the same words.
+    return [*dict.fromkeys(found)]
 
 
 def _attempt(check: str, look: Callable[[], T], unanswered: Verdict = Verdict.SKIPPED) -> tuple[list[Finding], Any]:
-    """Return what a check looks at, or the finding that it could not look; `unanswered` if the server is silent."""
+    """Return what a check looks at, or the finding that it could not look; `unanswered` if the server is silent.
+
+    A look that the database denies is one that each command begins with.
+    """
     try:
         return [], look()
+    except PermissionDenied as error:
+        return [Finding("access", Verdict.FAILURE, error.message, error.hint)], None
     except SchemaMismatch as error:
         return [Finding(check, Verdict.FAILURE, error.message, error.hint)], None
     except SessionsError as error:

@@ -14,6 +14,7 @@ from commands.answers import (
     Inside,
     apply_schema,
     as_role,
+    data_of,
     execute,
     failed,
     failed_json,
@@ -216,3 +217,25 @@ def test_role_that_defaults_to_read_only_may_write(cli: Cli, dsn: str) -> None:
     for argv in (("claim", "SD-MINE"), ("heartbeat",), ("check",), ("list",), ("release",), ("schema", "apply")):
         done = cli(*argv, env=env)
         assert (done.returncode, done.stderr) == (0, ""), argv
+
+
+@pytest.mark.parametrize(
+    "grants",
+    [
+        [RIGHTS],
+        pytest.param([OPEN], marks=pytest.mark.faults),
+        pytest.param([OPEN, RIGHTS, "REVOKE USAGE ON SCHEMA public FROM cs_guest, PUBLIC"], marks=pytest.mark.faults),
+    ],
+    ids=["hidden rows", "no rights", "no schema"],
+)
+def test_doctor_fails_if_list_is_denied(inside: Inside, guest: str, grants: list[str]) -> None:
+    execute(guest, *grants)
+    env = {"CLAUDE_SESSIONS_DSN": as_role(guest, "cs_guest"), "CLAUDE_SESSIONS_SESSION_ID": "a"}
+    listed = failed_json(inside("list", "--json", env=env), 8, "cs_guest|permission denied")
+    findings = data_of(inside("doctor", "--json", env=env), "doctor", 7)["data"]["findings"]
+    # The fixture's table lacks the shipped policies.
+    failures = [found for found in findings if found["verdict"] == "failure" and found["check"] != "schema"]
+    assert failures == [
+        {"check": "access", "verdict": "failure", "text": listed["message"], "mend": listed["hint"]},
+    ]
+    assert not any(listed["message"] in found["text"] for found in findings if found["verdict"] == "skipped")

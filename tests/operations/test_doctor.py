@@ -194,11 +194,13 @@ def test_missing_table_is_a_failure(fresh_database: Callable[..., str]) -> None:
     assert found["server"].verdict is Verdict.OK
 
 
-def test_role_without_rights_skips_what_it_may_not_read(full_table: Table, make_role: Callable[..., str]) -> None:
+def test_role_without_rights_is_one_failure(full_table: Table, make_role: Callable[..., str]) -> None:
     make_role("cs_doctor")
     with database.connect(as_role(full_table.dsn, "cs_doctor"), "the test") as stranger:
-        found = {one.check: one.verdict for one in diagnose(stranger, make_caller("a"))}
-    assert found["double claims"] is found["other programs"] is Verdict.SKIPPED
+        findings = diagnose(stranger, make_caller("a"))
+    found = {one.check: one.verdict for one in findings}
+    assert [one.check for one in findings if one.verdict is Verdict.FAILURE] == ["access"]
+    assert not {"double claims", "other programs"} & {*found}
     assert found["server"] is found["schema"] is Verdict.OK
 
 
