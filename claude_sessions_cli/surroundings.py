@@ -32,11 +32,13 @@ TIMER_LIMIT_S = 300.0
 class Surroundings:
     """What is set up: `shell_hook` in the caller's shell, the rest for its user.
 
-    `agent_hooks` are settings files, `hook_ran_at` is when one of them ran last, `completion` are shells.
+    `agent_hooks` are settings files, `hooks_disabled_in` is the one that turns all hooks off, `hook_ran_at` is when a
+    hook ran last, `completion` are shells.
     """
 
     shell_hook: bool
     agent_hooks: list[str]
+    hooks_disabled_in: str | None
     hook_ran_at: datetime | None
     timers: list[str]
     timer_ran: LastRun | None
@@ -51,6 +53,7 @@ def look(environ: Mapping[str, str]) -> Surroundings:
     return Surroundings(
         shell_hook=_has_hook(environ),
         agent_hooks=[str(path) for path in settings_file.installed_in(environ)],
+        hooks_disabled_in=str(off) if (off := settings_file.disabled_in(environ)) else None,
         hook_ran_at=_latest(directory / "agents") if directory else None,
         timers=_timers(environ),
         timer_ran=upkeep_log.last_run(directory) if directory else None,
@@ -151,7 +154,11 @@ def _agent(environ: Mapping[str, str], around: Surroundings) -> Finding:
     if around.agent_hooks:
         last = around.hook_ran_at
         ran = f", last ran {format_age(_age(last))} ago" if last else ", not run yet"
-        return Finding("agent hooks", Verdict.OK, f"in {' and '.join(around.agent_hooks)}{ran}")
+        text = f"in {' and '.join(around.agent_hooks)}{ran}"
+        if off := around.hooks_disabled_in:
+            text = f"{text}; off: {off} sets {settings_file.OFF}"
+            return Finding("agent hooks", Verdict.WARNING, text, f"remove {settings_file.OFF} from {off}")
+        return Finding("agent hooks", Verdict.OK, text)
     if shutil.which("claude", path=environ.get("PATH")) is None:
         return Finding("agent hooks", Verdict.OK, "none; no Claude Code is on the PATH")
     text = "Claude Code has none: its sessions neither register nor end by themselves"

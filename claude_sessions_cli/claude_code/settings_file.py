@@ -8,7 +8,8 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ TOOLS = "Edit|Write|NotebookEdit|Bash"
 EVENTS = ("SessionStart", "UserPromptSubmit", "PostToolUse", "Stop", "SubagentStop", "Notification", "SessionEnd")
 LATER_EVENTS = ("PostToolUseFailure", "CwdChanged")
 GUARD = "PreToolUse"
+# The client's setting that turns off hooks of every scope.
+OFF = "disableAllHooks"
 # How often a file is read again that another program is writing.
 ATTEMPTS = 5
 MISSING: Any = object()
@@ -51,7 +54,7 @@ class Choice:
 class Merged:
     """What happened to a settings file: `installed`, `already_installed`, `removed` or `not_installed`.
 
-    `events` have a hook now, or would. `backup` is the file before, `note` something for people.
+    `events` have a hook now, or would. `backup` is the file from before the installation, `note` something for people.
     """
 
     agent: str
@@ -85,20 +88,27 @@ def path_of(scope: str, environ: Mapping[str, str]) -> Path:
 
 def installed_in(environ: Mapping[str, str]) -> list[Path]:
     """Return the settings files, of a client that runs here, that have our hooks."""
-    found = []
+    return [path for path, settings in _read_scopes(environ) if _installed_events(settings)]
+
+
+def disabled_in(environ: Mapping[str, str]) -> Path | None:
+    """Return the settings file that turns off all hooks, those of the others too; None if they run."""
+    decided = [(path, settings[OFF]) for path, settings in _read_scopes(environ) if OFF in settings]
+    # The narrowest scope decides.
+    return next((path for path, is_off in decided[-1:] if is_off is True), None)
+
+
+def _read_scopes(environ: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the readable settings files and what they say, the narrowest scope last."""
     # The project may be the user's home.
     for path in dict.fromkeys(path_of(scope, environ) for scope in SCOPES):
-        try:
+        with suppress(OSError, SessionsError):
             settings, _ = _read(path)
-        except (OSError, SessionsError):
-            continue
-        if _installed_events(settings):
-            found.append(path)
-    return found
+            yield path, settings
 
 
 def backups(environ: Mapping[str, str]) -> list[Path]:
-    """Return the backups of such settings files, of before a change."""
+    """Return the backups of such settings files, of before the installation."""
     beside = dict.fromkeys(_backup_of(path_of(scope, environ).resolve()) for scope in SCOPES)
     return [path for path in beside if path.is_file()]
 
@@ -132,15 +142,17 @@ def _change(path: Path, choice: Choice | None, dry_run: bool) -> Merged:
             after = merge(before, choice)
         except NotSettingsError as error:
             raise NotSettingsError(f"{error.message} in {path}", error.hint) from None
-        changed = after != before
+        changed = after != before and not dry_run
         # A client that rewrites the file in between must not lose what it wrote.
-        if dry_run or not changed or _replace(path, raw, after):
-            return _merged(path, before, after, choice, dry_run, backup=raw is not None and changed and not dry_run)
+        if not changed or _replace(path, raw, after, keeps_backup=_has_ours(before)):
+            backup = _backup_of(path.resolve())
+            saved = str(backup) if changed and backup.exists() else None
+            return _merged(path, before, after, choice, dry_run, saved)
     raise SessionsError(f"{path} changes all the time", "close the program that writes it, and try again")
 
 
 def _merged(
-    path: Path, before: dict[str, Any], after: dict[str, Any], choice: Choice | None, dry_run: bool, backup: bool
+    path: Path, before: dict[str, Any], after: dict[str, Any], choice: Choice | None, dry_run: bool, backup: str | None
 ) -> Merged:
     if choice:
         outcome = "installed" if before != after else "already_installed"
@@ -150,10 +162,9 @@ def _merged(
     note = None
     if choice and choice.status_line and not has_line:
         note = f"statusLine in {path} is not a command, so it is left as it is"
-    if choice and after.get("disableAllHooks") is True:
-        note = f"{path} sets disableAllHooks, so no hook runs"
-    saved = str(_backup_of(path.resolve())) if backup else None
-    return Merged("claude", outcome, dry_run, str(path), _installed_events(after), has_line, saved, note)
+    if choice and after.get(OFF) is True:
+        note = f"{path} sets {OFF}, so no hook runs"
+    return Merged("claude", outcome, dry_run, str(path), _installed_events(after), has_line, backup, note)
 
 
 # -- the values -------------------------------------------------------------------------------------------------------
@@ -248,6 +259,10 @@ def _installed_events(settings: Mapping[str, Any]) -> list[str]:
     return [event for event, groups in hooks.items() if isinstance(groups, list) and any(map(_own_hooks, groups))]
 
 
+def _has_ours(settings: Mapping[str, Any]) -> bool:
+    return bool(_installed_events(settings)) or _is_own(settings.get("statusLine"))
+
+
 def _merge_status_line(merged: dict[str, Any], choice: Choice | None) -> None:
     line = merged.get("statusLine", MISSING)
     if isinstance(line, dict) and _is_own(line):
@@ -340,8 +355,11 @@ def _backup_of(target: Path) -> Path:
     return target.with_name(target.name + BACKUP)
 
 
-def _replace(path: Path, raw: bytes | None, settings: dict[str, Any]) -> bool:
-    """Write the settings as the client would; return False if another program has changed the file since."""
+def _replace(path: Path, raw: bytes | None, settings: dict[str, Any], *, keeps_backup: bool) -> bool:
+    """Write the settings as the client would; return False if another program has changed the file since.
+
+    A backup of `raw` stands beside it then, unless one of an earlier file is to be kept.
+    """
     text = json.dumps(settings, indent=2, ensure_ascii=False)
     try:
         data = text.encode()
@@ -354,7 +372,7 @@ def _replace(path: Path, raw: bytes | None, settings: dict[str, Any]) -> bool:
     except FileNotFoundError:
         mode = 0o600
         target.parent.mkdir(parents=True, exist_ok=True)
-    if raw is not None:
+    if raw is not None and not keeps_backup:
         files.write(_backup_of(target), raw, mode)
     try:
         now = files.read(target)
@@ -367,6 +385,7 @@ def _replace(path: Path, raw: bytes | None, settings: dict[str, Any]) -> bool:
     else:
         # As before the installation; what links to a file expects one.
         target.unlink(missing_ok=True)
+        files.remove_empty(path.parent, path.parent.parent)
     return True
 
 

@@ -126,6 +126,25 @@ def test_malformed_file_is_refused_in_one_line(cli: Cli, tmp_path: Path, raw: by
     assert [found.name for found in tmp_path.iterdir()] == ["settings.json"] and path.read_bytes() == raw
 
 
+def test_backup_stays_the_file_from_before(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(REAL))
+    first = settings_file.install(path, CHOICE).backup
+    assert settings_file.install(path, Choice(WORDS, EVENTS, guard=True)).backup == first
+    # A status line alone is a part of ours too.
+    path.write_text(json.dumps({"statusLine": json.loads(path.read_text())["statusLine"]}))
+    settings_file.install(path, CHOICE)
+    assert settings_file.remove(path).backup == first
+    assert json.loads(Path(first or "").read_text()) == REAL
+    # The next installation is another one.
+    path.write_text("{}")
+    settings_file.install(path, CHOICE)
+    assert Path(first or "").read_text() == "{}"
+    settings_file.remove(path)
+    Path(first or "").unlink()
+    assert settings_file.install(path, CHOICE).backup is None
+
+
 def test_real_settings_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "settings.json"
     assert settings_file.remove(path).outcome == "not_installed" and not path.parent.exists()
@@ -246,12 +265,15 @@ def test_command_installs_and_removes(cli: Cli, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (f"claude: installed in {path}\n", "")
     assert path.stat().st_mode & 0o777 == 0o600
     assert cli("install", "claude", "--guard", env=env).stdout == f"claude: already installed in {path}\n"
-    assert cli("install", "claude", "--remove", env=env).stdout.startswith(f"claude: removed from {path} (backup: ")
+    # There was no file before, and no directory.
+    assert cli("install", "claude", "--remove", env=env).stdout == f"claude: removed from {path}\n"
+    assert not path.parent.exists()
     for option, name in (("--project", "settings.json"), ("--local", "settings.local.json")):
         assert cli("install", "claude", option, env=env).returncode == 0
         assert (tmp_path / ".claude" / name).exists()
     both = cli("install", "claude", "--user", "--local", env=env)
     assert both.returncode == 2 and "exclude each other" in both.stderr
+    path.parent.mkdir()
     path.write_text("{")
     broken = cli("install", "claude", env=env)
     assert broken.returncode == 2 and broken.stderr.count("\n") == 1 and "is not JSON" in broken.stderr

@@ -144,6 +144,27 @@ def test_agent_hooks_are_found(full_table: Table, inside: Inside, tmp_path: Path
     assert found["text"].startswith(f"in {tmp_path / 'settings.json'}, ")
 
 
+def test_disabled_hooks_are_a_warning(full_table: Table, inside: Inside, tmp_path: Path) -> None:
+    home, project = tmp_path / "home", tmp_path / "project"
+    (project / ".claude").mkdir(parents=True)
+    env = {
+        "CLAUDE_SESSIONS_DSN": full_table.dsn,
+        "CLAUDE_CONFIG_DIR": str(home),
+        "CLAUDE_PROJECT_DIR": str(project),
+    }
+    assert inside("install", "claude", env=env).returncode == 0
+    # A setting of the project turns off the hooks of the user.
+    shared, own = project / ".claude" / "settings.json", project / ".claude" / "settings.local.json"
+    shared.write_text('{"disableAllHooks": true}')
+    found = _findings(inside("doctor", "--json", env=env))["agent hooks"]
+    assert (found["verdict"], found["mend"]) == ("warning", f"remove disableAllHooks from {shared}")
+    assert found["text"].endswith(f"; off: {shared} sets disableAllHooks")
+    assert "setsdisableAllHooks" in "".join(inside("status", env=env).stdout.split())
+    assert data_of(inside("status", "--json", env=env), "status")["hooks_disabled_in"] == str(shared)
+    own.write_text('{"disableAllHooks": false}')
+    assert _findings(inside("doctor", "--json", env=env))["agent hooks"]["verdict"] == "ok"
+
+
 def test_each_mending_command_exists(full_table: Table, seed_dsn: str, inside: Inside) -> None:
     commands = []
     for dsn in (full_table.dsn, seed_dsn):
