@@ -147,6 +147,7 @@ def status_data(identity: Identity, found: Standings | None, asked: Asked, aroun
         "shell_hook": around.shell_hook,
         "agent_hooks": around.agent_hooks,
         "hooks_disabled_in": around.hooks_disabled_in,
+        "state_error": around.state_error.message if around.state_error else None,
         "hook_ran_at": around.hook_ran_at,
         "timers": around.timers,
         "timer_ran_at": ran.at if ran else None,

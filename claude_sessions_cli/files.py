@@ -83,6 +83,15 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
                 directory.chmod(mode)
 
 
+def require_writable(directory: Path) -> None:
+    """Raise OSError if a directory takes no files, or if a missing one cannot be created. Leave nothing behind."""
+    import tempfile  # late: few commands need it
+
+    place = next(place for place in (directory, *directory.parents) if place.exists())
+    with tempfile.TemporaryFile(dir=place):
+        pass
+
+
 def remove_empty(directory: Path, below: Path) -> None:
     """Remove a directory if it is empty, and so each one above it that lies `below` another, which stays."""
     with suppress(OSError):

@@ -180,7 +180,7 @@ def always() -> bool:
 
 def has_state(environ: Mapping[str, str]) -> bool:
     """Return whether this account has a state directory."""
-    with suppress(UsageError):
+    with suppress(OSError, UsageError):
         return state_directory(environ).exists()
     return False
 

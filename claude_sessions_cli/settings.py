@@ -22,6 +22,7 @@ KEYS = ("dsn", "stale_after", "heartbeat_every")
 EMBEDDED = "embedded"
 NO_RULE = "no rule"
 MEND = "mend the file, or name another: CLAUDE_SESSIONS_CONFIG"
+ANOTHER_STATE = "name another directory: CLAUDE_SESSIONS_STATE_DIR"
 # If one of these is set, libpq's environment names the database.
 LIBPQ_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d)?", re.ASCII)
@@ -107,9 +108,19 @@ def state_directory(environ: Mapping[str, str], below: str = "") -> Path:
             if stranger := files.stranger_of(directory):
                 raise UsageError(
                     f"{directory} is not used: {stranger} may write it",
-                    f"chown {os.geteuid()} and chmod go-w it, or name another directory: CLAUDE_SESSIONS_STATE_DIR",
+                    f"chown {os.geteuid()} and chmod go-w it, or {ANOTHER_STATE}",
                 )
     return root / below
+
+
+def usable_state_directory(environ: Mapping[str, str]) -> Path:
+    """Return the absolute path of the state directory, which this account can write. Raises UsageError."""
+    directory = state_directory(environ).absolute()
+    try:
+        files.require_writable(directory)
+    except OSError as error:
+        raise UsageError(f"cannot use {directory}: {error.strerror}", ANOTHER_STATE) from None
+    return directory
 
 
 def _platform_state() -> str:

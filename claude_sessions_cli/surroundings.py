@@ -32,6 +32,7 @@ TIMER_LIMIT_S = 300.0
 class Surroundings:
     """What is set up: `shell_hook` in the caller's shell, the rest for its user.
 
+    `state_error` says why the state directory is not usable.
     `agent_hooks` are settings files, `hooks_disabled_in` is the one that turns all hooks off, `hook_ran_at` is when a
     hook ran last, `completion` are shells.
     """
@@ -43,6 +44,7 @@ class Surroundings:
     timers: list[str]
     timer_ran: LastRun | None
     completion: list[str]
+    state_error: UsageError | None
 
 
 def look(environ: Mapping[str, str]) -> Surroundings:
@@ -58,7 +60,16 @@ def look(environ: Mapping[str, str]) -> Surroundings:
         timers=_timers(environ),
         timer_ran=upkeep_log.last_run(directory) if directory else None,
         completion=rc_files.completed_shells(environ, home_directory(environ)),
+        state_error=_state_error(environ),
     )
+
+
+def _state_error(environ: Mapping[str, str]) -> UsageError | None:
+    try:
+        settings.usable_state_directory(environ)
+    except UsageError as error:
+        return error
+    return None
 
 
 def _has_hook(environ: Mapping[str, str]) -> bool:
@@ -92,7 +103,6 @@ def diagnose(environ: Mapping[str, str], who: Identity, found: Settings | None) 
         *_private_server(found),
         _session(who),
         *([_heartbeat(found)] if found else []),
-        *_state(environ),
         *describe(environ, who, look(environ)),
     ]
 
@@ -120,17 +130,12 @@ def _heartbeat(found: Settings) -> Finding:
     return Finding("heartbeat", Verdict.OK, f"each {every}; a claim lapses after {limit} of silence")
 
 
-def _state(environ: Mapping[str, str]) -> list[Finding]:
-    try:
-        settings.state_directory(environ)
-    except UsageError as error:
-        return [Finding("state", Verdict.WARNING, error.message, error.hint)]
-    return []
-
-
 def describe(environ: Mapping[str, str], who: Identity, around: Surroundings) -> list[Finding]:
     """Return the outcome of each check of what is set up."""
-    return [_shell(around, who), _agent(environ, around), _timer(around), _completion(around)]
+    set_up = [_shell(around, who), _agent(environ, around), _timer(around), _completion(around)]
+    if error := around.state_error:
+        return [Finding("state", Verdict.WARNING, error.message, error.hint), *set_up]
+    return set_up
 
 
 def _session(who: Identity) -> Finding:

@@ -35,7 +35,7 @@ def upkeep(
     from claude_sessions_cli import files
     from claude_sessions_cli.timers import upkeep_log
 
-    directory = settings.state_directory(os.environ).absolute()
+    directory = settings.usable_state_directory(os.environ)
     try:
         with upkeep_log.run_lock(directory) as locked:
             if locked:
@@ -46,7 +46,7 @@ def upkeep(
                 _run(directory, [_renew] if here else [_renew, _reap])
     except OSError as error:
         raise UsageError(
-            f"cannot use {error.filename or directory}: {error.strerror}", "name another CLAUDE_SESSIONS_STATE_DIR"
+            f"cannot use {error.filename or directory}: {error.strerror}", settings.ANOTHER_STATE
         ) from None
 
 

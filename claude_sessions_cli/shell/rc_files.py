@@ -84,7 +84,10 @@ def _is_valid(shell: str, text: str) -> bool:
 
 def completed_shells(environ: Mapping[str, str], home: Path) -> list[str]:
     """Return the shells whose words are completed: by a file of --install-completion, or a line of a start-up file."""
-    found = [shell for shell, path in completion_files(home).items() if path.exists()]
+    found = []
+    for shell, path in completion_files(home).items():
+        with suppress(OSError):  # a home that is closed to this account
+            found += [shell] if path.exists() else []
     for path, shell in paths(environ, home).items():
         with suppress(OSError):
             if _COMPLETION.search(_read(path)):

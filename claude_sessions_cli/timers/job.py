@@ -75,7 +75,7 @@ class Job:
 def plan(environ: Mapping[str, str], called: str, dsn: str | None, *, only_here: bool = False) -> Job:
     """Return the job of a timer; `called` is argv[0]. With `only_here` it judges the sessions of this host alone.
 
-    Raises UsageError if it would use another database than this.
+    Raises UsageError if it would use another database than this, or could not write its state.
     """
     variables = {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
     # A timer starts in another directory.
@@ -103,6 +103,8 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None, *, only_here:
             raise UsageError(
                 f"a timer cannot run this: {text[:60]!r} contains control characters", "rename it without them"
             )
+    # Each run would refuse it.
+    settings.usable_state_directory(environ)
     return job
 
 

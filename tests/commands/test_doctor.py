@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shlex
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli, Table, make_caller
+from conftest import Cli, Table, make_caller, needs_open_checkout
 from terminal import bare, on_terminal
 from wire import Fault, Wire
 
@@ -24,7 +27,7 @@ from claude_sessions_cli.operations.doctor import Finding, Verdict
 from claude_sessions_cli.settings import Settings
 from claude_sessions_cli.text import width_of
 from claude_sessions_cli.timers import upkeep_log
-from commands.answers import Inside, apply_schema, data_of, execute
+from commands.answers import Inside, apply_schema, data_of, execute, failed
 
 
 def _findings(done: Any, code: int = 0) -> dict[str, dict[str, Any]]:
@@ -109,6 +112,53 @@ def test_refused_state_directory_is_a_warning(full_table: Table, inside: Inside,
     found = _findings(inside("doctor", "--json", env=env))["state"]
     assert found["verdict"] == "warning" and found["text"].startswith(f"{open_to_all} is not used: ")
     assert inside("status", env=env).returncode == 0
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Return a directory that this process may read and not write, with a configuration."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "config.toml").write_text('dsn = "host=127.0.0.1 port=1"')
+        (Path(directory) / "config.toml").chmod(0o644)
+        Path(directory).chmod(0o555)
+        # Root may write it.
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        try:
+            yield Path(directory)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+@needs_open_checkout
+@pytest.mark.parametrize(
+    ("below", "reason"),
+    [
+        ("config.toml/state", "Not a directory"),
+        pytest.param("", "Permission denied", marks=pytest.mark.faults),
+        pytest.param("missing/state", "Permission denied", marks=pytest.mark.faults),
+        pytest.param("/proc/missing", "No such file or directory", marks=pytest.mark.faults),
+    ],
+)
+def test_unusable_state_directory_is_reported(inside: Inside, place: Path, below: str, reason: str) -> None:
+    state = place / below
+    env = {
+        "CLAUDE_SESSIONS_CONFIG": str(place / "config.toml"),
+        "CLAUDE_SESSIONS_STATE_DIR": str(state),
+        "HOME": str(place),
+    }
+    refused = failed(inside("upkeep", env=env), 2, f"cannot use {state}: {reason} ")
+    found = _findings(inside("doctor", "--json", env=env), 6)["state"]
+    assert found["verdict"] == "warning"
+    assert refused == f"claude-sessions: {found['text']} ({found['mend']})"
+    shown = inside("status", env=env).stdout
+    assert f"cannotuse{state}:{reason}".replace(" ", "") in "".join(shown.split())
+    assert data_of(inside("status", "--json", env=env), "status", 6)["data"]["state_error"] == found["text"]
+    for kind in ("cron", "systemd" if sys.platform == "linux" else "launchd"):
+        for option in ((), ("--dry-run",)):
+            assert failed(inside("install", kind, *option, env=env), 2, "cannot use") == refused
 
 
 def test_private_server_is_named_with_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
