@@ -10,7 +10,7 @@ from claude_sessions_cli.errors import SessionsError, Unreachable
 from claude_sessions_cli.names import nfc
 from claude_sessions_cli.operations.doctor import Verdict
 from claude_sessions_cli.operations.tombstones import describe, place_of
-from claude_sessions_cli.settings import NO_RULE, Asked
+from claude_sessions_cli.settings import Asked, rule_words
 from claude_sessions_cli.text import align, labelled
 from claude_sessions_cli.times import format_age
 
@@ -225,11 +225,13 @@ def status_text(
     anchor = f" ({identity.anchor.program}, pid {identity.anchor.pid})" if identity.anchor else ""
     who = f"{identity.session_id}{anchor}" if identity.session_id else "none (claude-sessions whoami --explain)"
     facts: dict[str, str | None] = {"session": who, **(_standing_facts(found) if identity.session_id else {})}
-    if error:
+    if asked.is_stopped and asked.source:
+        facts["database"] = f"not asked: {asked.error} ({rule_words(asked.source)})"
+    elif error:
         answer = "no answer" if isinstance(error, Unreachable) else "not usable"
-        facts["database"] = f"{answer}, {_rule_words(asked)}" if asked.source else answer
+        facts["database"] = f"{answer}, {rule_words(asked.source)}" if asked.source else answer
     else:
-        facts["database"] = f"{asked.name}, {_rule_words(asked)}"
+        facts["database"] = _asked_words(asked)
         facts["server"] = f"Postgres {asked.server_version}"
     facts |= {finding.check: finding.text for finding in around}
     return labelled([(f"{name}:", str(value)) for name, value in facts.items()], columns)
@@ -239,11 +241,11 @@ def _database_facts(asked: Asked | None) -> dict[str, str | None]:
     """Return which database answered and which rule chose it, or why it did not."""
     if asked is None:
         return {}
-    return {"database": f"not asked: {asked.error}" if asked.error else f"{asked.name}, {_rule_words(asked)}"}
+    return {"database": f"not asked: {asked.error}" if asked.error else _asked_words(asked)}
 
 
-def _rule_words(asked: Asked) -> str:
-    return "chosen as none is configured" if asked.source == NO_RULE else f"from {asked.source}"
+def _asked_words(asked: Asked) -> str:
+    return f"{asked.name}, {rule_words(str(asked.source))}"
 
 
 def _standing_facts(found: Standings | None) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 import typer
 from typer.main import get_command
 
-from claude_sessions_cli import __version__, completion, manual, options
+from claude_sessions_cli import __version__, completion, manual, options, settings
 from claude_sessions_cli.errors import EXIT_INTERRUPTED, REPORT, SessionsError, UsageError
 from claude_sessions_cli.manual import SECTIONS
 from claude_sessions_cli.text import mask_passwords
@@ -66,6 +66,8 @@ class LazyGroup(options.Group):
             leading, rest = leading + rest[:words], rest[words:]
         if rest[:1] and rest[0] in completion.OPTIONS and not ctx.resilient_parsing:
             completion.require_shell()
+            # typer asks for it without care.
+            settings.home_directory(os.environ)
         if leading and not rest:
             raise UsageError("Missing command", options.see_help(ctx))
         depth = 2 if rest[:1] and rest[0] in GROUPS else 1

@@ -120,7 +120,7 @@ def _writer(found: os.stat_result, sticky: int = 0) -> str | None:
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdecimal():
         accounts.add(int(os.environ["SUDO_UID"]))
     if found.st_uid not in accounts:
-        return f"account {_name(found.st_uid)}"
+        return f"account {account_name(found.st_uid)}"
     if found.st_mode & sticky:
         return None
     if found.st_mode & stat.S_IWOTH:
@@ -130,7 +130,8 @@ def _writer(found: os.stat_result, sticky: int = 0) -> str | None:
     return None
 
 
-def _name(account: int) -> str:
+def account_name(account: int) -> str:
+    """Return the name of an account, or its number if this machine has no account of that number."""
     try:
         return pwd.getpwuid(account).pw_name
     except KeyError:

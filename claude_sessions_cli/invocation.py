@@ -323,6 +323,7 @@ def ask_standings(
 
             asked = replace(asked, name=f"the private server in {server.status().data_dir}")
             if not server.status().running:
+                asked = replace(asked, is_stopped=True)
                 raise Unreachable(f"{asked.name} is not running", server.START)
 
         from claude_sessions_cli.operations.caller import Caller

@@ -15,7 +15,6 @@ from claude_sessions_cli.embedded import server
 from claude_sessions_cli.errors import SessionsError
 from claude_sessions_cli.shell import rc_files
 from claude_sessions_cli.timers import install
-from claude_sessions_cli.timers.job import home_directory
 
 # The directories may be those of other programs too: what is not the tool's own stays.
 STATE = ("terminals", "agents", "hook.log*", "upkeep.log*", "upkeep.json", "upkeep.lock", "database-rule")
@@ -45,7 +44,7 @@ def remove_set_up(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remo
             result = install.remove(kind, environ, dry_run=dry_run)
             if result.outcome == "removed":
                 yield Removal("timer", kind, note=result.note)
-    home = home_directory(environ)
+    home = settings.home_directory(environ)
     completions = [path for path in rc_files.completion_files(home).values() if path.exists()]
     zfunc = home / ".zfunc"
     is_last = zfunc.is_dir() and all(path in completions for path in zfunc.iterdir())
@@ -61,7 +60,7 @@ def remove_set_up(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remo
 
 def remove_data(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Removal]:
     """Delete the configuration, the state and the private server's data."""
-    home = home_directory(environ)
+    home = settings.home_directory(environ)
     config = settings.config_path(environ)
     private = server.status()
     for what, directory, names in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import sys
 from collections.abc import Mapping
@@ -47,12 +48,25 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The database of an answer: its name, the rule that chose it, its Postgres, and why it gave none."""
+    """The database of an answer: its name, the rule that chose it, its Postgres, and why it gave none.
+
+    `is_stopped` is true of a private server that a look does not start.
+    """
 
     name: str | None
     source: str | None
     error: str | None
     server_version: str | None = None
+    is_stopped: bool = False
+
+
+def rule_words(source: str) -> str:
+    """Return how a database was chosen, in words.
+
+    >>> rule_words("CLAUDE_SESSIONS_DSN"), rule_words(NO_RULE)
+    ('from CLAUDE_SESSIONS_DSN', 'chosen as none is configured')
+    """
+    return "chosen as none is configured" if source == NO_RULE else f"from {source}"
 
 
 def parse_duration(text: str) -> float:
@@ -92,17 +106,15 @@ def config_path(environ: Mapping[str, str]) -> Path:
     explicit = environ.get("CLAUDE_SESSIONS_CONFIG")
     if explicit:
         return Path(explicit)
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("claude-sessions", appauthor=False)) / "config.toml"
+    return platform_directory("config") / "config.toml"
 
 
 def state_directory(environ: Mapping[str, str], below: str = "") -> Path:
     """Return the directory of this machine's state, `CLAUDE_SESSIONS_STATE_DIR` or the platform's, or one `below` it.
 
-    Raises UsageError if a stranger may write it.
+    Raises UsageError if a stranger may write it, or if this account has no home directory.
     """
-    root = Path(environ.get("CLAUDE_SESSIONS_STATE_DIR") or _platform_state())
+    root = Path(environ.get("CLAUDE_SESSIONS_STATE_DIR") or platform_directory("state"))
     for directory in dict.fromkeys((root, root / below)):
         with suppress(OSError):  # a missing one will be created, and a closed one reported when it is used
             if stranger := files.stranger_of(directory):
@@ -123,10 +135,33 @@ def usable_state_directory(environ: Mapping[str, str]) -> Path:
     return directory
 
 
-def _platform_state() -> str:
+def platform_directory(kind: str) -> Path:
+    """Return the place of this account's `config`, `data` or `state`. Raises UsageError without a home directory."""
     import platformdirs
 
-    return platformdirs.user_state_dir("claude-sessions", appauthor=False)
+    try:
+        found = Path(getattr(platformdirs, f"user_{kind}_dir")("claude-sessions", appauthor=False))
+    except RuntimeError:
+        raise _homeless() from None
+    # Earlier versions of platformdirs return a path that begins with `~`.
+    if not found.is_absolute():
+        raise _homeless()
+    return found
+
+
+def home_directory(environ: Mapping[str, str]) -> Path:
+    """Return the user's home directory. Raises UsageError without one."""
+    try:
+        return Path(environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        raise _homeless() from None
+
+
+def _homeless() -> UsageError:
+    return UsageError(
+        f"no home directory: HOME is not set, and this machine has no account of uid {os.geteuid()}",
+        "set HOME; or CLAUDE_SESSIONS_CONFIG, CLAUDE_SESSIONS_STATE_DIR and CLAUDE_SESSIONS_DATA_DIR",
+    )
 
 
 def _read_config(environ: Mapping[str, str]) -> tuple[dict[str, Any], Path]:

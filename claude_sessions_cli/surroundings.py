@@ -20,7 +20,6 @@ from claude_sessions_cli.operations.doctor import Finding, Verdict
 from claude_sessions_cli.settings import Settings
 from claude_sessions_cli.shell import rc_files
 from claude_sessions_cli.timers import install, systemd, upkeep_log
-from claude_sessions_cli.timers.job import home_directory
 from claude_sessions_cli.timers.upkeep_log import LastRun
 from claude_sessions_cli.times import format_age
 
@@ -49,9 +48,11 @@ class Surroundings:
 
 def look(environ: Mapping[str, str]) -> Surroundings:
     """Return what is set up for this process and its user."""
-    directory = None
+    directory, completion = None, []
     with suppress(UsageError):
         directory = settings.state_directory(environ)
+    with suppress(UsageError):
+        completion = rc_files.completed_shells(environ, settings.home_directory(environ))
     return Surroundings(
         shell_hook=_has_hook(environ),
         agent_hooks=[str(path) for path in settings_file.installed_in(environ)],
@@ -59,7 +60,7 @@ def look(environ: Mapping[str, str]) -> Surroundings:
         hook_ran_at=_latest(directory / "agents") if directory else None,
         timers=_timers(environ),
         timer_ran=upkeep_log.last_run(directory) if directory else None,
-        completion=rc_files.completed_shells(environ, home_directory(environ)),
+        completion=completion,
         state_error=_state_error(environ),
     )
 
@@ -112,7 +113,7 @@ def _private_server(found: Settings | None) -> list[Finding]:
     try:
         state = server.status()
         newest = cluster.newest(cluster.installed())
-    except Unreachable as error:
+    except (Unreachable, UsageError) as error:
         return [Finding("private server", Verdict.FAILURE, error.message, error.hint)] if is_used else []
     if not state.running:
         text = f"none runs in {state.data_dir}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from claude_sessions_cli import files
 from claude_sessions_cli.errors import SessionsError, UsageError
+from claude_sessions_cli.settings import home_directory
 
 HERE = Path(__file__).parent
 SCOPES = ("user", "project", "local")
@@ -77,11 +78,12 @@ class NotSettingsError(SessionsError):
 def path_of(scope: str, environ: Mapping[str, str]) -> Path:
     """Return the settings file of the user, of the project, or of this user in it.
 
-    The project is the working directory, unless a client that runs a hook says otherwise.
+    The project is the working directory, unless a client that runs a hook says otherwise. Raises UsageError without a
+    home directory.
     """
     if scope == "user":
         home = environ.get("CLAUDE_CONFIG_DIR")
-        return (Path(home) if home else Path(environ.get("HOME") or "~").expanduser() / ".claude") / "settings.json"
+        return (Path(home) if home else home_directory(environ) / ".claude") / "settings.json"
     project = Path(environ.get("CLAUDE_PROJECT_DIR") or Path.cwd())
     return project / ".claude" / ("settings.json" if scope == "project" else "settings.local.json")
 
@@ -101,15 +103,21 @@ def disabled_in(environ: Mapping[str, str]) -> Path | None:
 def _read_scopes(environ: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the readable settings files and what they say, the narrowest scope last."""
     # The project may be the user's home.
-    for path in dict.fromkeys(path_of(scope, environ) for scope in SCOPES):
+    for path in dict.fromkeys(_paths(environ)):
         with suppress(OSError, SessionsError):
             settings, _ = _read(path)
             yield path, settings
 
 
+def _paths(environ: Mapping[str, str]) -> Iterator[Path]:
+    for scope in SCOPES:
+        with suppress(UsageError):
+            yield path_of(scope, environ)
+
+
 def backups(environ: Mapping[str, str]) -> list[Path]:
     """Return the backups of such settings files, of before the installation."""
-    beside = dict.fromkeys(_backup_of(path_of(scope, environ).resolve()) for scope in SCOPES)
+    beside = dict.fromkeys(_backup_of(path.resolve()) for path in _paths(environ))
     return [path for path in beside if path.is_file()]
 
 

@@ -11,6 +11,7 @@ from claude_sessions_cli.errors import SchemaMismatch, SessionsError
 from claude_sessions_cli.operations import doctor as operation
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.doctor import Finding, Verdict
+from claude_sessions_cli.settings import rule_words
 
 if TYPE_CHECKING:
     from claude_sessions_cli.identity import Identity
@@ -54,7 +55,8 @@ def _ask(dsn: str | None, who: Identity, output: Output) -> tuple[Settings | Non
         return None, [Finding("settings", Verdict.FAILURE, error.message, error.hint)], error
     try:
         with invocation.open_database(settings, output) as database:
-            connection = Finding("connection", Verdict.OK, f"from {settings.dsn_source}")
+            private = "the private server, " if settings.dsn is None else ""
+            connection = Finding("connection", Verdict.OK, f"{private}{rule_words(settings.dsn_source)}")
             return settings, [connection, *operation.diagnose(database, Caller(who, settings))], None
     except SessionsError as error:
         return settings, [Finding("connection", Verdict.FAILURE, error.message, error.hint)], error

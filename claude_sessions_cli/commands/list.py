@@ -14,6 +14,7 @@ from claude_sessions_cli import invocation, options
 from claude_sessions_cli.errors import Unreachable, UsageError
 from claude_sessions_cli.model import STATUSES, TRACKS, JudgedSession
 from claude_sessions_cli.names import check_work_item
+from claude_sessions_cli.settings import rule_words
 
 if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
@@ -111,7 +112,7 @@ def list_(
         if mine:
             filters = replace(filters, session_id=caller.session_id)
         name = "the private server" if settings.dsn is None else database.description
-        source = f"{name}, from {settings.dsn_source}"
+        source = f"{name}, {rule_words(settings.dsn_source)}"
 
         def look() -> operation.Listing:
             return operation.list_sessions(database, caller, filters)

@@ -103,9 +103,12 @@ def server_account(cluster: Path) -> pwd.struct_passwd:
         with suppress(KeyError):
             return pwd.getpwnam("postgres")
         return pwd.getpwnam("nobody")
-    except KeyError as error:
-        message = f"the private server needs an account to run as: {error.args[0]}"
-        raise Unreachable(message, "set CLAUDE_SESSIONS_DSN or --dsn to a Postgres of your own") from error
+    except KeyError:
+        missing = f"of uid {uid}" if uid else "named postgres or nobody"
+        raise Unreachable(
+            f"the private server needs an account to run as, and this machine has none {missing}",
+            "add that account, or set CLAUDE_SESSIONS_DSN or --dsn to a Postgres of your own",
+        ) from None
 
 
 def make_home(home: Path, account: pwd.struct_passwd) -> None:
@@ -234,7 +237,7 @@ def last_complaint(output: bytes) -> str:
 
 def write_access_rules(home: Path) -> None:
     """Admit the owner alone, not even the account of the server, which cannot write these files."""
-    for name, text in access_rules(pwd.getpwuid(os.geteuid()).pw_name).items():
+    for name, text in access_rules(files.account_name(os.geteuid())).items():
         files.write(home / name, text.encode(), 0o600 if os.geteuid() else 0o644)
 
 

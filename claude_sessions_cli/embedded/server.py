@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from claude_sessions_cli import files
+from claude_sessions_cli import files, settings
 from claude_sessions_cli.embedded import cluster
 from claude_sessions_cli.embedded.cluster import ELSEWHERE, SOCKET, Paths
 from claude_sessions_cli.errors import Unreachable
@@ -73,7 +73,7 @@ def stop() -> bool:
 
 
 def status() -> Status:
-    """Return the state of the server, without touching it."""
+    """Return the state of the server, without touching it. Raises Unreachable, UsageError if it has no place."""
     with trusted() as paths:
         pid = _listener(paths) if _is_ready(paths) else None
         version = None
@@ -113,11 +113,7 @@ def _locate() -> Paths:
     elif os.geteuid() == 0:
         home = Path("/var/lib/claude-sessions")  # another account must reach it, and /root is closed
     else:
-        import platformdirs
-
-        home = Path(platformdirs.user_data_dir("claude-sessions"))
-    if not home.is_absolute():
-        raise Unreachable("this account has no home directory for the private server", ELSEWHERE)
+        home = settings.platform_directory("data")
     cluster = home / "postgres"
     socket_dir = cluster
     # libpq ends a host name at a comma.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from claude_sessions_cli import files
 from claude_sessions_cli.errors import SessionsError, UsageError
 from claude_sessions_cli.timers.job import Job, TimerResult, Write
 
@@ -75,7 +75,7 @@ def _change(block: str | None, dry_run: bool) -> TimerResult:
         outcome = "already_installed" if after == before else "installed"
     if after != before and not dry_run:
         _write(after)
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    user = files.account_name(os.geteuid())
     writes = [Write(f"the crontab of {user}", block or "")]
     if block is None or daemon_runs() is not False:
         return TimerResult("cron", outcome, dry_run, writes)

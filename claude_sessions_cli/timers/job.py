@@ -75,8 +75,15 @@ class Job:
 def plan(environ: Mapping[str, str], called: str, dsn: str | None, *, only_here: bool = False) -> Job:
     """Return the job of a timer; `called` is argv[0]. With `only_here` it judges the sessions of this host alone.
 
-    Raises UsageError if it would use another database than this, or could not write its state.
+    Raises UsageError if it would use another database than this, could not write its state, or has no account.
     """
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise UsageError(
+            f"nothing runs timers of uid {os.geteuid()}: this machine has no account of that number",
+            "add that account, or install the timer as another one",
+        ) from None
     variables = {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
     # A timer starts in another directory.
     variables |= {name: str(Path(path).absolute()) for name, path in variables.items() if name in KEPT_PATHS}
@@ -95,7 +102,7 @@ def plan(environ: Mapping[str, str], called: str, dsn: str | None, *, only_here:
         message = f"{found.dsn_source} depends on {', '.join(missing)}, which {verb} not set when a timer runs"
         raise UsageError(message, hint)
     # Set in any case: a crontab may set another HOME for its lines.
-    variables["HOME"] = str(home_directory(environ).absolute())
+    variables["HOME"] = str(settings.home_directory(environ).absolute())
     words = (*process.this_program(called), "upkeep", *([ONLY_HERE] if only_here else []))
     job = Job(words, variables, settings.state_directory(environ).absolute())
     for text in (*job.words, *job.variables.values(), str(job.directory)):
@@ -121,8 +128,3 @@ def _missing_variables(environ: Mapping[str, str], dsn: str, source: str) -> lis
         and parameter not in given
         and parameter not in HARMLESS_PARAMETERS
     ]
-
-
-def home_directory(environ: Mapping[str, str]) -> Path:
-    """Return the user's home directory."""
-    return Path(environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir)

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from claude_sessions_cli.settings import home_directory
 from claude_sessions_cli.timers import unit_files
-from claude_sessions_cli.timers.job import Job, TimerResult, home_directory
+from claude_sessions_cli.timers.job import Job, TimerResult
 
 HELP = "Add a launch agent of this user"
 PLATFORM: str | None = "darwin"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
+from claude_sessions_cli import files
+from claude_sessions_cli.settings import home_directory
 from claude_sessions_cli.timers import unit_files
-from claude_sessions_cli.timers.job import Job, TimerResult, home_directory
+from claude_sessions_cli.timers.job import Job, TimerResult
 
 HELP = "Add a timer to this user's systemd"
 PLATFORM: str | None = "linux"
@@ -27,7 +28,7 @@ def install(job: Job, environ: Mapping[str, str], *, dry_run: bool) -> TimerResu
 
 def limit_of_user() -> str | None:
     """Return when a timer of this user does not run: without linger, systemd ends it with the last login."""
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    user = files.account_name(os.geteuid())
     if (LINGER / user).exists():
         return None
     return f"it runs only while {user} is logged in; to run it always: loginctl enable-linger {user}"

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from conftest import Cli
@@ -36,6 +37,36 @@ from commands.answers import Env, Inside, Refused, failed
 )
 def test_wrong_environment_is_refused(refused: Refused, env: Env, message: str) -> None:
     refused("claim", "SD-1", code=2, message=message, env=env)
+
+
+def _forget(account: object) -> NoReturn:
+    raise KeyError(account)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["list"], ["claim", "SD-1", "--session", "a"], ["status"], ["doctor"], ["upkeep"], ["db", "status"]),
+        *(["config", "path"], ["uninstall"], ["install", "claude"], ["install", "systemd", "--remove"]),
+        ["--install-completion", "bash"],
+    ],
+    ids=" ".join,
+)
+def test_missing_home_is_refused(monkeypatch: pytest.MonkeyPatch, inside: Inside, argv: list[str]) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", _forget)
+    done = inside(*argv, env={"HOME": None, "CLAUDE_SESSIONS_DATA_DIR": None})
+    reported = done.stdout if argv[0] == "doctor" else done.stderr
+    if os.geteuid() or argv[0] != "db":  # root's server has a place of its own
+        assert done.returncode == 2
+        message = f"no home directory: HOME is not set, and this machine has no account of uid {os.geteuid()}"
+        assert message in reported and "set HOME; or CLAUDE_SESSIONS_CONFIG, " in reported
+
+
+def test_timer_of_a_bare_number_is_refused(monkeypatch: pytest.MonkeyPatch, refused: Refused) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", _forget)
+    kind = "systemd" if sys.platform == "linux" else "launchd"
+    for argv in (["install", "cron"], ["install", kind, "--dry-run"]):
+        refused(*argv, code=2, message=f"nothing runs timers of uid {os.geteuid()}: .* no account of that number")
 
 
 @pytest.mark.faults

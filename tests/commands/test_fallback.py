@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from conftest import Cli, Table
 from requirements import needs_sudo
+from terminal import bare, on_terminal
 
 from claude_sessions_cli import completion
 from claude_sessions_cli import settings as configuration
@@ -209,6 +210,14 @@ def test_fallback_without_memory_is_named_at_each_claim(
     assert (data["source"], data["name"].endswith("/data"), data["error"]) == ("no rule", True, None)
     assert "database:  the private server in " in inside("whoami", env=private).stdout
     assert json.dumps(data)
+
+
+def test_unconfigured_database_is_named_in_words(inside: Inside, private: dict[str, str]) -> None:
+    chosen = "the private server, chosen as none is configured"
+    assert inside("claim", "SD-1", "--switch", env=private).returncode == 0
+    assert f"1 YOURS ({chosen})" in " ".join(bare(on_terminal("list", env=private, columns=100)))
+    assert f"OK       connection: {chosen}\n" in inside("doctor", env=private).stdout
+    assert inside("whoami", env=private).stdout.rstrip().endswith(", chosen as none is configured")
 
 
 def test_account_of_the_private_server_is_remembered_later(

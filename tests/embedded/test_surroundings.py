@@ -68,7 +68,16 @@ def test_fresh_account_gets_a_server_of_its_own(base: Path) -> None:
 def test_account_without_a_name_is_exit_6(base: Path) -> None:
     base.chmod(0o777)
     done = run_as(54321, 54321, base, "list")
-    assert done.returncode == 6 and "needs an account to run as" in done.stderr, done.stderr
+    assert done.returncode == 6 and "needs an account to run as, and this machine has none of uid 54321" in done.stderr
+
+
+@as_root
+@needs_open_checkout
+def test_account_without_name_and_home_is_exit_2(base: Path) -> None:
+    code = f"{IMPORTS}become(54321, 54321)\ndel os.environ['HOME']\nsys.exit(cli.run(['list']))"
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "no home directory: HOME is not set, and this machine has no account" in done.stderr
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o777])
