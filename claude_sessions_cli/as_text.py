@@ -12,7 +12,7 @@ from claude_sessions_cli.operations.doctor import Verdict
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.settings import Asked, rule_words
 from claude_sessions_cli.text import align, labelled
-from claude_sessions_cli.times import format_age
+from claude_sessions_cli.times import format_age, to_second, to_time
 
 if TYPE_CHECKING:
     from claude_sessions_cli.claude_code.settings_file import Merged
@@ -177,8 +177,8 @@ def _verdict_line(verdict: ReapVerdict, word: str) -> str:
         f"host {evidence['hostname'] or '-'}",
         f"boot {evidence['boot']}",
     ]
-    if evidence["parked_until"]:
-        facts.append(f"parked until {evidence['parked_until']}")
+    if parked_until := to_time(evidence["parked_until"]):
+        facts.append(f"parked until {to_second(parked_until)}")
     return f"{_verdict_head(verdict, word)} ({', '.join(facts)})"
 
 
@@ -254,6 +254,8 @@ def _standing_facts(found: Standings | None) -> dict[str, str | None]:
         return {}
     session = found.session.session if found.session else None
     held = f"{session.sd_id} for {format_age(session.claim_age_s)}, fence {session.fence}" if session else ""
+    if session and (parked := session.parked_until):
+        held += f", parked for {format_age((parked - session.server_now).total_seconds())} more"
     facts: dict[str, str | None] = {"holds": held if session and session.holds else "nothing"}
     if session is None:
         facts["holds"] = "nothing: it is not registered"
@@ -311,8 +313,8 @@ def plugin_text(directory: str) -> list[str]:
     ]
 
 
-def applied_text(applied: Sequence[AppliedFile]) -> list[str]:
-    """Return what `schema apply` did, a line for each object it made or removed."""
+def applied_text(applied: Sequence[AppliedFile], granted: str | None) -> list[str]:
+    """Return what `schema apply` did, a line for each object it made or removed, and which role it granted rights."""
     lines = []
     for file in applied:
         changes = [
@@ -325,7 +327,7 @@ def applied_text(applied: Sequence[AppliedFile]) -> list[str]:
         lines += [f"  removed {made.kind} {made.name}" for made in file.removed]
         for found in file.differences:
             lines += [f"  {found.difference} {found.kind} {found.name}", f"    mend: {found.mend}"]
-    return lines
+    return [*lines, f"granted to {granted}: what the commands need"] if granted else lines
 
 
 def _counted(verb: str, found: Sequence[object]) -> str:

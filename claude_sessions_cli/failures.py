@@ -53,6 +53,9 @@ NO_IPV6 = re.compile(
     "|No route to host|Cannot assign requested address|Address family not supported|server closed the connection)"
 )
 
+# What libpq says of a server of another protocol, such as HTTP: with SSL, and without.
+OTHER_PROTOCOL = "invalid response to (SSL|GSSAPI) negotiation|expected authentication request"
+
 # What is wrong with a connection, in libpq's or the server's words, and the next step; the first that fits.
 CONNECTING = (
     (FULL, AGAIN),
@@ -68,6 +71,7 @@ CONNECTING = (
     ),
     ("timeout|timed out", "correct host and port in the DSN, or look at the network; then try again"),
     ("service file|definition of service", "correct the service in the DSN or PGSERVICE"),
+    (OTHER_PROTOCOL, "what answers there is not Postgres: correct host and port in the DSN"),
     ("SSL|sslmode|certificate", "correct sslmode, sslrootcert or sslcert in the DSN"),
     ("", DIAGNOSE),
 )

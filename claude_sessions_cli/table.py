@@ -6,14 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from claude_sessions_cli.model import JudgedSession
 from claude_sessions_cli.names import RANDOM_ID
 from claude_sessions_cli.text import cut, presentable, width_of, wrap
-from claude_sessions_cli.times import format_age, utc
+from claude_sessions_cli.times import format_age, to_second
 
 if TYPE_CHECKING:
     from claude_sessions_cli.operations.history import SessionEvent, Term
@@ -51,7 +50,7 @@ MORE: tuple[Column[JudgedSession], ...] = (
     Column("STATUS", lambda seen: seen.session.status),
     Column("FENCE", lambda seen: seen.session.fence),
     Column("EXPIRES", lambda seen: format_age(seen.expires_in_s)),
-    Column("UPDATED", lambda seen: _to_second(seen.session.updated_at) if seen.session.updated_at else None),
+    Column("UPDATED", lambda seen: to_second(seen.session.updated_at) if seen.session.updated_at else None),
 )
 COLUMNS = {column.head.lower(): column for column in (*LIST, *MORE)}
 # The order in which a narrow terminal drops columns. STATE and SD stay; SESSION is shortened.
@@ -70,8 +69,8 @@ def terms(reader: str) -> tuple[Column[Term], ...]:
         Column("SESSION", lambda term: _of_role(term.session_id, term.claimed_by_role, reader)),
         Column("HOST", lambda term: term.hostname),
         Column("NOTE", lambda term: term.purpose),
-        Column("FROM", lambda term: _to_second(term.began_at)),
-        Column("TO", lambda term: _to_second(term.ended_at) if term.ended_at else "now"),
+        Column("FROM", lambda term: to_second(term.began_at)),
+        Column("TO", lambda term: to_second(term.ended_at) if term.ended_at else "now"),
         Column("ENDED", lambda term: _with_note(term.reason, term.note) if term.ended_at else None),
         Column(
             "BY",
@@ -87,7 +86,7 @@ def terms(reader: str) -> tuple[Column[Term], ...]:
 def events(reader: str) -> tuple[Column[SessionEvent], ...]:
     """Return the columns of events, with the roles as in `terms`."""
     return (
-        Column("AT", lambda event: _to_second(event.at)),
+        Column("AT", lambda event: to_second(event.at)),
         Column("EVENT", lambda event: event.event),
         Column("SD", lambda event: event.sd_id),
         Column("REASON", lambda event: _with_note(event.reason, event.note) if event.reason else None),
@@ -266,7 +265,3 @@ def _actor(session: str | None, host: str | None, program: str | None, role: str
 
 def _of_role(session: str, role: str | None, reader: str) -> str:
     return f"{session} as {role}" if role not in (None, reader) else session
-
-
-def _to_second(moment: datetime) -> str:
-    return utc(moment.replace(microsecond=0))

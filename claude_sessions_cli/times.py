@@ -38,6 +38,15 @@ def utc(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat() + "Z"
 
 
+def to_second(moment: datetime) -> str:
+    """Return a time in UTC for people, without the fraction of its second.
+
+    >>> to_second(datetime(2026, 1, 1, 0, 0, 0, 495367, tzinfo=timezone.utc))
+    '2026-01-01T00:00:00Z'
+    """
+    return utc(moment.replace(microsecond=0))
+
+
 def format_age(seconds: float | None) -> str:
     """Return an age for people.
 

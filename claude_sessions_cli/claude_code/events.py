@@ -8,7 +8,6 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from claude_sessions_cli.claude_code.stamp import LOST, TWIN
 from claude_sessions_cli.errors import HeldByAnother, SessionsError, UsageError
@@ -18,7 +17,7 @@ from claude_sessions_cli.operations.start import Started
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.operations.whoami import Standings
 from claude_sessions_cli.text import presentable
-from claude_sessions_cli.times import format_age, utc
+from claude_sessions_cli.times import format_age, to_second
 
 # In the order of a conversation; GUARDED are the tools of PreToolUse.
 START, END, GUARD = "SessionStart", "SessionEnd", "PreToolUse"
@@ -152,13 +151,9 @@ def _about(found: Started, session_id: str, held: Session | None) -> str:
     if held is None:
         return f"{about} It holds no work item."
     track = f" (track {held.track})" if held.track else ""
-    since = f" since {utc(_second(held.claimed_at))}" if held.claimed_at else ""
+    since = f" since {to_second(held.claimed_at)}" if held.claimed_at else ""
     note = f", note: {_short(held.note)}" if held.note else ""
     return f"{about} It holds {_short(held.sd_id)}{track}{since}{note}."
-
-
-def _second(moment: datetime) -> datetime:
-    return moment.replace(microsecond=0)
 
 
 def _neighbour_lines(found: Sequence[JudgedSession], number: int, codebase: str | None) -> list[str]:

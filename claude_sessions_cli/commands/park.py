@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from claude_sessions_cli import invocation, options
-from claude_sessions_cli.times import utc
+from claude_sessions_cli.times import to_second
 
 if TYPE_CHECKING:
     from claude_sessions_cli.database import Database
@@ -39,6 +39,6 @@ def park(
 
     def answer(parked: JudgedSession) -> tuple[dict[str, Any], str]:
         until = parked.session.parked_until
-        return {"parked_until": until}, f"parked {parked.session.sd_id} until {utc(until) if until else '-'}"
+        return {"parked_until": until}, f"parked {parked.session.sd_id} until {to_second(until) if until else '-'}"
 
     invocation.act_on_claim("park", operate, answer, session=session, pid=pid, tty=tty, dsn=dsn, json=json, quiet=quiet)

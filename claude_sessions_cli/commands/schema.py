@@ -37,7 +37,8 @@ def apply_(
     output = render.Output("schema apply", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
         applied = schema.apply(database, grant=grant, optional=optional or ())
-    output.result({"files": [asdict(file) for file in applied]}, lambda: as_text.applied_text(applied))
+    data = {"files": [asdict(file) for file in applied], "granted": grant}
+    output.result(data, lambda: as_text.applied_text(applied, grant))
 
 
 @app.command()

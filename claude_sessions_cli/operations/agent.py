@@ -28,7 +28,7 @@ from claude_sessions_cli.operations import rows, short_ids
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
 from claude_sessions_cli.text import command_line
-from claude_sessions_cli.times import fence_of, format_age, utc
+from claude_sessions_cli.times import fence_of, format_age, to_second
 from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # A command is tried again this often, after its row was put in order.
@@ -419,7 +419,7 @@ def moved_away(caller: Caller, session: Session) -> SessionsError | None:
     moved = session.moved
     if moved is None or not moved.process.is_same(caller.process):
         return None
-    at = f" at {utc(moved.at)}" if moved.at else ""
+    at = f" at {to_second(moved.at)}" if moved.at else ""
     return NotHeld(
         f"session {session.session_id} was moved to another process{place_of(session)}{at}: {moved.reason}",
         "go on there, or under another id: add --session ID",

@@ -10,7 +10,7 @@ from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import RELEASED_BY_OTHER, SILENT, JudgedSession, Session, Tombstone
 from claude_sessions_cli.names import is_same
 from claude_sessions_cli.text import command_line
-from claude_sessions_cli.times import fence_of, format_age, utc
+from claude_sessions_cli.times import fence_of, format_age, to_second
 
 
 def tombstone_for(
@@ -34,7 +34,7 @@ def lost_to(session: Session, holder: Session) -> Tombstone:
 def describe(tombstone: Tombstone) -> str:
     """Return which item was lost, to whom, when and why."""
     under = f" under fence {tombstone.new_fence}" if tombstone.new_fence else ""
-    at = f" at {utc(tombstone.at)}" if tombstone.at else ""
+    at = f" at {to_second(tombstone.at)}" if tombstone.at else ""
     note = f" ({tombstone.note})" if tombstone.note else ""
     if tombstone.by and tombstone.reason == RELEASED_BY_OTHER:
         return f"lost {tombstone.sd_id}{at}: released by {tombstone.by}{note}"

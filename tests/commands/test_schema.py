@@ -9,7 +9,7 @@ import pytest
 
 from claude_sessions_cli import database, queries
 from claude_sessions_cli.operations import schema
-from commands.answers import Inside, apply_schema, as_role, execute, failed
+from commands.answers import Inside, apply_schema, as_role, data_of, execute, failed
 
 
 def _differences(dsn: str) -> list[schema.Difference]:
@@ -45,6 +45,12 @@ def test_lock_that_does_not_come_leaves_commands_working(
         assert _differences(seed_table) == before
         assert inside("claim", "SD-1", "--session", "a", "--dsn", seed_table).returncode == 0
     assert inside(*argv).returncode == 0
+
+
+def test_grant_is_reported(make_role: Callable[..., str], seed_table: str, inside: Inside) -> None:
+    argv = ("schema", "apply", "--grant", make_role("cs_worker"), "--dsn", seed_table)
+    assert inside(*argv).stdout.splitlines()[-1] == "granted to cs_worker: what the commands need"
+    assert data_of(inside(*argv, "--json"), "schema apply")["granted"] == "cs_worker"
 
 
 def test_index_without_rights_leaves_commands_working(

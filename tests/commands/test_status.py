@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,6 +56,20 @@ def test_status_shows_claim_database_and_set_up(full_table: Table, inside: Insid
     assert (data["session_id"], data["session"]["fence"]) == (OWN, held.fence)
     assert data["server_version"] == full_table.database.server_version
     assert (data["timer_error"], data["completion"], data["shell_hook"]) == ("no route", ["bash"], False)
+
+
+def test_parked_session_sees_how_long(full_table: Table, inside: Inside) -> None:
+    env = {"CLAUDE_SESSIONS_DSN": full_table.dsn, "CLAUDE_SESSIONS_SESSION_ID": OWN}
+    claim(full_table.database, make_caller(OWN), "SD-1")
+    # People read whole seconds.
+    parked = inside("park", "5m", env=env).stdout
+    assert re.fullmatch(r"parked SD-1 until [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\n", parked)
+    assert re.fullmatch(
+        r"SD-1 for \d+s, fence \d+, parked for 4m more", _facts(inside("status", env=env).stdout)["holds"]
+    )
+    assert re.search(r"holds: +SD-1 for .*, parked for 4m more\n", inside("whoami", env=env).stdout)
+    assert inside("unpark", env=env).returncode == 0
+    assert "parked" not in inside("status", env=env).stdout
 
 
 def test_status_costs_no_more_messages_than_list(full_table: Table, inside: Inside) -> None:

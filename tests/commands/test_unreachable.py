@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -22,7 +24,7 @@ from poll import until_waiting
 
 from claude_sessions_cli import cli as program
 from claude_sessions_cli import transaction
-from commands.answers import EVERY_COMMAND, Refused, failed, rows
+from commands.answers import EVERY_COMMAND, Inside, Refused, failed, rows
 
 
 @pytest.fixture
@@ -44,6 +46,31 @@ def missing() -> Iterator[str]:
     """Return a path that does not exist, short enough for a socket."""
     with tempfile.TemporaryDirectory() as directory:
         yield f"{directory}/missing"
+
+
+@pytest.fixture
+def other_port() -> Iterator[int]:
+    """Return the port of a server that speaks HTTP, to one client after another."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    client.recv(100)
+                    client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        with suppress(OSError):  # macOS refuses it, and Linux would not wake the thread without
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("mode", ["prefer", "disable"])
+def test_port_of_another_protocol_is_named(inside: Inside, other_port: int, mode: str) -> None:
+    done = inside("list", "--dsn", f"host=127.0.0.1 port={other_port} sslmode={mode}")
+    failed(done, 6, r"received .*H \(what answers there is not Postgres: correct host and port in the DSN\)$")
 
 
 def test_missing_socket_directory_is_unreachable(refused: Refused, missing: str) -> None:
