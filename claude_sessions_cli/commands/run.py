@@ -39,14 +39,30 @@ app = options.new_app()
 
 
 class RunCommand(TyperCommand):
-    """A command line whose item stands before its first `--`."""
+    """A command line whose item stands before its first `--`, and the options of its command behind it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse a line without an item: the command's name would be locked, and its first argument run."""
+        """Refuse a line that would run something else.
+
+        Without an item, the command's name would be locked, and its first argument run; without a `--`, the command's
+        options would be taken for those of `run`.
+        """
+        parser = self.make_parser(ctx)
         if "--" in args:
-            before, _, _ = self.make_parser(ctx).parse_args(args[: args.index("--")])
+            before, _, _ = parser.parse_args(args[: args.index("--")])
             if not (before.get("sd") or before.get("help")):
                 raise UsageError("no work item before --", "name it: claude-sessions run SD -- COMMAND")
+        else:
+            # It stops at a word that is no option: at the item, then at the command.
+            parser.allow_interspersed_args = False
+            after_item, _, _ = parser.parse_args([*args])
+            after_command, _, _ = parser.parse_args([*(after_item.get("command") or ())])
+            for word in after_command.get("command") or ():
+                if word.startswith("-") and word != "-":
+                    raise UsageError(
+                        f"no -- before the command, which has an option: {word[:40]!r}",
+                        "add it: claude-sessions run SD -- COMMAND",
+                    )
         return super().parse_args(ctx, args)
 
 

@@ -36,7 +36,7 @@ from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.reap import reap
 from claude_sessions_cli.operations.release import release_other
 from claude_sessions_cli.times import fence_of
-from commands.answers import Inside
+from commands.answers import Inside, failed
 
 # The claim
 
@@ -411,6 +411,21 @@ def test_missing_item_or_command_or_wrong_option_is_usage_error(inside: Inside, 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert full_table.execute("SELECT FROM public.claude_sessions") == []
+
+
+@pytest.mark.parametrize("line", ["echo -q hi", "make -j4", "sh -c true", "echo --timeout 5m", "echo --help", "a b --x"])
+def test_option_of_command_without_separator_is_refused(inside: Inside, full_table: Table, line: str) -> None:
+    for before in ("SD-1", "SD-1 --timeout 5m", "--track=A SD-1 -q"):
+        done = inside("run", *before.split(), *line.split(), env={"CLAUDE_SESSIONS_DSN": full_table.dsn})
+        error = failed(done, 2, "no -- before the command, which has an option: '-")
+        assert "(add it: claude-sessions run SD -- COMMAND)" in error
+    assert full_table.execute("SELECT FROM public.claude_sessions") == []
+
+
+def test_options_of_run_stand_before_its_command(bench: Bench) -> None:
+    for words in (("SD-1", "--timeout", "5m", "echo", "-"), ("--timeout=5m", "SD-1", "-q", "--", "echo", "-")):
+        done = bench.call(*words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "-\n", "")
 
 
 def test_refusal_that_is_success_prints_nothing_if_quiet(bench: Bench) -> None:
