@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -24,6 +25,8 @@ from claude_sessions_cli.text import cut, presentable, width_of
 # Their cells change with the clock alone.
 AGES = ("CLAIMED", "HEARTBEAT", "EXPIRES")
 CHANGED_STYLE, HINT_STYLE = "reverse", "dim"
+# They stop or end this process, and the terminal is still there.
+SIGNALS = (signal.SIGTSTP, signal.SIGTERM, signal.SIGQUIT)
 ESCAPE, ENTER, ERASE = "\x1b", "\r\n", "\x7f\b"
 
 
@@ -114,7 +117,8 @@ def watch(look: Callable[[], tuple[Table, str]], layout: Layout, title: str, sec
     """
     gc.enable()  # the program disables it, because most commands are short
     screen = Screen(layout, title)
-    with _keys() as read, Live(screen=True, auto_refresh=False) as live:
+    live = Live(screen=True, auto_refresh=False)
+    with _terminal(live) as read:
         due = 0.0
         while True:
             if time.monotonic() >= due:
@@ -123,7 +127,8 @@ def watch(look: Callable[[], tuple[Table, str]], layout: Layout, title: str, sec
                 except Unreachable as error:
                     screen.problem = f"{error.message}; trying again"
                 due = time.monotonic() + seconds
-            live.update(screen.draw(live.console.width, live.console.height), refresh=True)
+            with _undisturbed():
+                live.update(screen.draw(live.console.width, live.console.height), refresh=True)
             if screen.press(read(due - time.monotonic())):
                 return
 
@@ -134,21 +139,54 @@ def _wait(seconds: float) -> str:
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Yield a function that waits some seconds for keys; a terminal that is not read keeps its mode."""
-    if not sys.stdin.isatty():
-        yield _wait
-        return
-    number = sys.stdin.fileno()
-    before = termios.tcgetattr(number)
+def _terminal(live: Live) -> Iterator[Callable[[float], str]]:
+    """Take the terminal, and yield a function that waits some seconds for keys.
+
+    Its screen and modes are given back at the end, and before a signal stops or ends this process. A terminal that is
+    not read keeps its modes.
+    """
+    number = sys.stdin.fileno() if sys.stdin.isatty() else None
+    before = None if number is None else termios.tcgetattr(number)
+
+    def take() -> None:
+        if number is not None:
+            # In the background this stops the process again, before it draws.
+            tty.setcbreak(number)
+        live.start(refresh=True)
+
+    def give_back() -> None:
+        live.stop()
+        if number is not None and before is not None:
+            termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+    def pass_on(caught: int, _: object) -> None:
+        give_back()
+        signal.signal(caught, signal.SIG_DFL)
+        signal.raise_signal(caught)
+        # Continued.
+        signal.signal(caught, pass_on)
+        take()
 
     def read(seconds: float) -> str:
         # The clock shows seconds.
         ready, _, _ = select.select([number], [], [], max(0.0, min(seconds, 1.0)))
-        return os.read(number, 1024).decode(errors="ignore") if ready else ""
+        return os.read(sys.stdin.fileno(), 1024).decode(errors="ignore") if ready else ""
 
     try:
-        tty.setcbreak(number)
-        yield read
+        take()
+        for caught in SIGNALS:
+            if signal.getsignal(caught) != signal.SIG_IGN:
+                signal.signal(caught, pass_on)
+        yield _wait if number is None else read
     finally:
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
+        give_back()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold the signals back: half a drawing must not be given back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
