@@ -383,11 +383,14 @@ def shipped_line(inspection: Inspection) -> str:
 
 def removals_text(removals: Sequence[Removal], dry_run: bool) -> list[str]:
     """Return a line for each thing that `uninstall` took away, or would."""
-    removed = "would remove" if dry_run else "removed"
+    from claude_sessions_cli.removal import SERVER
+
     lines = []
     for one in removals:
+        done, would = ("stopped the", "would stop the") if one.what == SERVER else ("removed", "would remove")
+        verb = "left" if one.left else would if dry_run else done
         note = f": {one.note}" if one.note else ""
-        lines.append(f"{'left' if one.left else removed} {one.what} in {one.place}{note}")
+        lines.append(f"{verb} {one.what} in {one.place}{note}")
     return lines or ["nothing is installed"]
 
 

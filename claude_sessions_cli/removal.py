@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ DATA = (
     *("postgres", "postgres-[0-9]*", "postgres.new", "postgres.log*", "postgres.lock", "pg_hba.conf", "pg_ident.conf"),
     *("schema-applied", "software-*", "software.new", "stopped"),
 )
+# It is stopped; its data is another thing.
+SERVER = "server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def remove_set_up(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remo
     for path in completions:
         yield _attempt("completion", path, partial(_delete, [path], home, dry_run))
     if server.status().running:
-        yield _attempt("running server", server.status().data_dir, partial(_stop, dry_run))
+        yield _attempt(SERVER, server.status().data_dir, partial(_stop, dry_run))
 
 
 def remove_data(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Removal]:
@@ -68,11 +71,12 @@ def remove_data(environ: Mapping[str, str], *, dry_run: bool) -> Iterator[Remova
         ("data", private.socket_dir.parent, ("socket",)),
         ("data", private.data_dir, DATA),
         ("state", settings.state_directory(environ), STATE),
-        ("configuration", config.parent, (config.name,)),
     ):
         found = [path for name in names for path in sorted(directory.glob(name)) if not _is_foreign(path)]
         if found:
             yield _attempt(what, directory, partial(_delete, found, home, dry_run))
+    if os.path.lexists(config):
+        yield _attempt("configuration", config, partial(_delete, [config], home, dry_run))
     for path in settings_file.backups(environ):
         yield _attempt("backup", path, partial(_delete, [path], home, dry_run))
 

@@ -413,7 +413,7 @@ def test_missing_item_or_command_or_wrong_option_is_usage_error(inside: Inside, 
     assert full_table.execute("SELECT FROM public.claude_sessions") == []
 
 
-@pytest.mark.parametrize("line", ["echo -q hi", "make -j4", "sh -c true", "echo --timeout 5m", "echo --help", "a b --x"])
+@pytest.mark.parametrize("line", ["echo -q hi", "make -j4", "sh -c true", "echo --timeout 5m", "echo --help", "a b -x"])
 def test_option_of_command_without_separator_is_refused(inside: Inside, full_table: Table, line: str) -> None:
     for before in ("SD-1", "SD-1 --timeout 5m", "--track=A SD-1 -q"):
         done = inside("run", *before.split(), *line.split(), env={"CLAUDE_SESSIONS_DSN": full_table.dsn})
@@ -423,8 +423,8 @@ def test_option_of_command_without_separator_is_refused(inside: Inside, full_tab
 
 
 def test_options_of_run_stand_before_its_command(bench: Bench) -> None:
-    for words in (("SD-1", "--timeout", "5m", "echo", "-"), ("--timeout=5m", "SD-1", "-q", "--", "echo", "-")):
-        done = bench.call(*words)
+    for line in ("SD-1 --timeout 5m echo -", "--timeout=5m SD-1 -q -- echo -"):
+        done = bench.call(*line.split())
         assert (done.returncode, done.stdout, done.stderr) == (0, "-\n", "")
 
 

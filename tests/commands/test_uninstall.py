@@ -76,6 +76,8 @@ def test_nothing_is_left_and_own_lines_stay(cli: Cli, home: Path, dsn: str) -> N
     installed = _files(home)
     planned = data_of(run("uninstall", "--dry-run", "--data", "--json"), "uninstall")
     assert _files(home) == installed and planned["dry_run"]
+    config = home / ".config" / "claude-sessions" / "config.toml"
+    assert f"would remove configuration in {config}" in run("uninstall", "--dry-run", "--data").stdout.splitlines()
     done = run("uninstall")
     assert done.stdout.startswith("removed agent hooks in ")
     assert ".config/claude-sessions/config.toml" in _files(home)

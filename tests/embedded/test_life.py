@@ -10,8 +10,10 @@ import pytest
 from commands.answers import data_of
 from conftest import Cli
 
+from claude_sessions_cli import as_text
 from claude_sessions_cli.embedded import server as embedded
 from claude_sessions_cli.errors import Unreachable
+from claude_sessions_cli.removal import SERVER, Removal
 from embedded.control import kill_all, newest, start
 
 # What a hooked shell and an agent run, with the options of hook.bash and hook.sh.
@@ -52,6 +54,13 @@ def test_stopped_server_stays_stopped_until_a_command(made: Path, cli: Cli) -> N
 
 
 @pytest.mark.faults
+def test_uninstall_reports_server_as_stopped(made: Path, cli: Cli) -> None:
+    start()
+    assert f"would stop the server in {made}" in cli("uninstall", "--dry-run").stdout.splitlines()
+    assert is_running()
+    assert as_text.removals_text([Removal(SERVER, str(made))], dry_run=False) == [f"stopped the server in {made}"]
+
+
 def test_timer_starts_killed_server_and_creates_none(made: Path, cli: Cli) -> None:
     dsn, pid = start()
     kill_all(dsn, pid)
