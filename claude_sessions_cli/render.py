@@ -204,7 +204,8 @@ def _count_down(left: float, refusal: HeldByAnother | None) -> None:
     by = f"{held.sd_id}, held by {held.session_id}" if held else "the work item" if refusal else "the database"
     minutes, seconds = divmod(math.ceil(left), 60)
     time_left = f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
-    line = presentable(f"{time_left} left: waiting for {by} (Ctrl-C to give up)")
+    # The way out comes first: names may have any length.
+    line = presentable(f"{time_left} left (Ctrl-C gives up): waiting for {by}")
     # A second line of the terminal would not be cleared.
     sys.stderr.write(CLEAR_LINE + cut(line, columns_of(sys.stderr) - 1))
     sys.stderr.flush()

@@ -24,7 +24,7 @@ def test_terminal_shows_countdown_and_clears_it(bench: Bench) -> None:
     claim(bench.table.database, make_caller("holder"), "SD-1")
     window = bench.window("bash")
     window.type(f"{CLAIM} 90s")
-    shown = re.compile(r"(\d+)m(\d\d)s left: waiting for SD-1, held by holder \(Ctrl-C to give up\)")
+    shown = re.compile(r"(\d+)m(\d\d)s left \(Ctrl-C gives up\): waiting for SD-1, held by holder")
     until(lambda: len(set(shown.findall(window.seen()))) >= 3, "the countdown")
     left = [int(minutes) * 60 + int(seconds) for minutes, seconds in shown.findall(window.seen())]
     assert left[0] <= 90 and left == sorted(left, reverse=True)
@@ -43,16 +43,19 @@ def test_countdown_stays_on_one_line_and_escapes_names(bench: Bench) -> None:
     now = datetime.now(timezone.utc)
     bench.table.insert(name, sd_id="SD-1", status="active", claimed_at=now, heartbeat_at=now)
     window = bench.window("bash")
-    window.type("stty cols 60")
+    window.type("stty cols 80")
     window.answers()
     window.type(f"{CLAIM} 2s")
     assert until(
-        lambda: re.search(r"0m0\ds left: waiting for SD-1, held by evil]0;title\[31m", window.seen()), "the countdown"
+        lambda: re.search(
+            r"0m0\ds left \(Ctrl-C gives up\): waiting for SD-1, held by evil]0;title\[31m", window.seen()
+        ),
+        "the countdown",
     )
     assert window.answers() == "3"
     shown = window.seen().partition("\x1b[K")[2].partition("gave up waiting")[0]
     lines = [line for line in re.split(r"\r?\x1b\[K|\r", shown) if "left" in line]
-    assert lines and all(len(line) <= 59 and line.endswith("…") for line in lines), lines
+    assert lines and all(len(line) <= 79 and line.endswith("…") for line in lines), lines
     assert not {"\x07", "\n"} & set("".join(lines))
     assert "\x1b]0" not in shown and "\x1b[31m" not in shown
 
