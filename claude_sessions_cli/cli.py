@@ -64,15 +64,36 @@ class LazyGroup(options.Group):
             name, equals, _ = rest[0].partition("=")
             words = 2 if options.LEADING[name] and not equals else 1
             leading, rest = leading + rest[:words], rest[words:]
-        if rest[:1] and rest[0] in completion.OPTIONS and not ctx.resilient_parsing:
-            completion.require_shell()
+        if rest and rest[0].partition("=")[0] in completion.OPTIONS and not ctx.resilient_parsing:
             # typer asks for it without care.
             settings.home_directory(os.environ)
+            rest = _of_shell(rest)
         if leading and not rest:
             raise UsageError("Missing command", options.see_help(ctx))
         depth = 2 if rest[:1] and rest[0] in GROUPS else 1
         # Without a command, its absence is the error to report.
         return super().parse_args(ctx, [*rest[:depth], *(leading if len(rest) >= depth else ()), *rest[depth:]])
+
+
+def _of_shell(words: list[str]) -> list[str]:
+    """Do what a completion option with a shell's name asks for, or return the line that does.
+
+    Typer reads no name, and takes the running shell.
+    """
+    from claude_sessions_cli.shell.hooks import SHELLS
+
+    option, equals, value = words[0].partition("=")
+    named = [value, *words[1:]] if equals else words[1:]
+    if not named:
+        completion.require_shell()
+        return words
+    options.check_words(option, named, SHELLS)
+    if len(named) > 1:
+        raise UsageError(f"{option} takes one shell", f"leave the others out: claude-sessions {option} {named[0]}")
+    if option != completion.INSTALL:
+        return ["completion", *named]
+    _show(f"{named[0]} completion installed in {completion.install(named[0])}; it takes effect in a new terminal")
+    raise typer.Exit
 
 
 app = typer.Typer(

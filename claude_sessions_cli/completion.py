@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import typer
 
@@ -21,7 +22,8 @@ from claude_sessions_cli.names import forms, nfc
 
 VARIABLE = "_CLAUDE_SESSIONS_COMPLETE"
 # Of Typer, before any command.
-OPTIONS = ("--install-completion", "--show-completion")
+INSTALL = "--install-completion"
+OPTIONS = (INSTALL, "--show-completion")
 # A longer limit, for a distant database.
 BUDGET_VARIABLE = "CLAUDE_SESSIONS_COMPLETION_TIME"
 BUDGET_S = 0.3
@@ -40,12 +42,19 @@ def require_shell() -> None:
     from claude_sessions_cli.shell.hooks import SHELLS
 
     shell = _get_shell_name()
-    # Without a known one, the option needs a value.
-    if shell is not None and shell not in SHELLS:
+    if shell not in SHELLS:
         raise UsageError(
-            f"no completion for this shell: {shell}",
+            f"no completion for this shell: {shell or 'unknown'}",
             "print the script of another one: claude-sessions completion bash",
         )
+
+
+def install(shell: str) -> Path:
+    """Install the completion of a shell, and return the file."""
+    from typer.completion import install  # type: ignore[attr-defined]
+
+    _, path = install(shell=shell, prog_name="claude-sessions", complete_var=VARIABLE)
+    return Path(path)
 
 
 def completer(*queries: str) -> Callable[[typer.Context, str], list[str]]:

@@ -148,9 +148,18 @@ def test_command_line_without_near_match_names_help(inside: Inside) -> None:
 
 
 def test_unknown_shell_has_no_completion(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("typer.completion._get_shell_name", lambda: "tcsh")
+    for shell in ("tcsh", None):
+        monkeypatch.setattr("typer.completion._get_shell_name", lambda: shell)  # noqa: B023
+        for option in ("--install-completion", "--show-completion"):
+            message = f"no completion for this shell: {shell or 'unknown'} .*claude-sessions completion bash"
+            failed(inside(option), 2, message)
+
+
+def test_completion_option_takes_one_known_shell(inside: Inside) -> None:
     for option in ("--install-completion", "--show-completion"):
-        failed(inside(option), 2, "no completion for this shell: tcsh .*claude-sessions completion bash")
+        failed(inside(option, "zhs"), 2, rf"^claude-sessions: {option} is not one of bash, zsh, fish: 'zhs' .*zsh\?")
+        failed(inside(f"{option}=tcsh"), 2, "not one of bash, zsh, fish: 'tcsh'")
+        failed(inside(option, "zsh", "fish"), 2, f"takes one shell .*claude-sessions {option} zsh")
 
 
 @pytest.mark.parametrize("value", ["-5m", "0", "nan", "1e3", "", "soon", "9" * 20 + "d"])

@@ -21,7 +21,6 @@ LINES = {
     ".zshrc": 'eval "$(/opt/bin/claude-sessions shell-init zsh)"  # hook\n',
     ".config/fish/config.fish": "claude-sessions shell-init fish | source\n",
 }
-DETECT = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
 
 
 @pytest.fixture
@@ -48,7 +47,6 @@ def _env(home: Path) -> dict[str, str | None]:
         **{f"CLAUDE_SESSIONS_{name}": None for name in names},
         # As root it would be that of the machine.
         "CLAUDE_SESSIONS_DATA_DIR": str(home / "data"),
-        **DETECT,
     }
 
 

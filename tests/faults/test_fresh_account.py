@@ -91,7 +91,7 @@ def account() -> Iterator[Account]:
     own = {"HOME": str(home), "USER": NAME, "LOGNAME": NAME, "SHELL": "/bin/bash", "TERM": "dumb", "PATH": path}
     kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     # uv trusts no certificate of the system unless it is told to.
-    made = Account(home, {"UV_NATIVE_TLS": "1", **kept, **own, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    made = Account(home, {"UV_NATIVE_TLS": "1", **kept, **own})
     made.run("crontab", "-", text=CRONTAB)
     yield made
     subprocess.run(["crontab", "-r", "-u", NAME], capture_output=True)

@@ -251,12 +251,12 @@ def test_tab_completes_command_item_and_session(items: Table, tmp_path: Path, pr
 
 @pytest.mark.parametrize("shell", sorted(SHELLS))
 def test_install_completion_writes_a_valid_script(cli: Cli, tmp_path: Path, shell: str) -> None:
-    env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    done = cli("--install-completion", shell, env=env)
+    done = cli("--install-completion", shell)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "completion installed" in done.stdout
-    installed = [path for path in tmp_path.rglob("*claude-sessions*") if path.is_file()]
-    assert installed
+    assert f"{shell} completion installed in " in done.stdout
+    [installed] = [path for path in tmp_path.rglob("*claude-sessions*") if path.is_file()]
+    assert str(installed) in done.stdout
+    assert installed.read_text().strip() == cli("--show-completion", shell).stdout.strip()
     if shutil.which(shell):
-        checked = subprocess.run([shell, "-n", str(installed[0])], capture_output=True, text=True)
+        checked = subprocess.run([shell, "-n", str(installed)], capture_output=True, text=True)
         assert (checked.returncode, checked.stderr) == (0, "")
