@@ -1,4 +1,4 @@
-"""Completion in a shell: work items and session ids, from the database within 300 ms, or nothing.
+"""Completion in a shell: fixed words; work items and session ids, from the database within 300 ms, or nothing.
 
 A person waits with the Tab key down, so it reports no errors and never starts a server.
 """
@@ -10,7 +10,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +55,18 @@ def install(shell: str) -> Path:
 
     _, path = install(shell=shell, prog_name="claude-sessions", complete_var=VARIABLE)
     return Path(path)
+
+
+def chooser(
+    words: Callable[[typer.Context], Iterable[str]], *, many: bool = False
+) -> Callable[[typer.Context, str], list[str]]:
+    """Return a completion function for Typer: fixed words; if `many`, each of those between commas."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        before, comma, word = incomplete.rpartition(",") if many else ("", "", incomplete)
+        return [f"{before}{comma}{known}" for known in words(ctx) if known.startswith(word)]
+
+    return complete
 
 
 def completer(*queries: str) -> Callable[[typer.Context, str], list[str]]:

@@ -140,6 +140,7 @@ def duration_with_unit(text: str) -> float:
 complete_held_items = completion.completer("complete_held_items")
 complete_known_items = completion.completer("complete_held_items", "complete_past_items")
 complete_session_ids = completion.completer("complete_session_ids")
+complete_tracks = completion.chooser(lambda _: TRACKS)
 complete_known_names = completion.completer("complete_held_items", "complete_past_items", "complete_session_ids")
 
 Dsn = Annotated[
@@ -172,7 +173,13 @@ StaleAfter = Annotated[
     ),
 ]
 Track = Annotated[
-    str | None, typer.Option("--track", metavar="|".join(TRACKS), help="The track that the work belongs to.")
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="|".join(TRACKS),
+        help="The track that the work belongs to.",
+        autocompletion=complete_tracks,
+    ),
 ]
 Wait = Annotated[
     float | None,

@@ -169,7 +169,7 @@ def _terminal(live: Live) -> Iterator[Callable[[float], str]]:
 
     def read(seconds: float) -> str:
         # The clock shows seconds.
-        ready, _, _ = select.select([number], [], [], max(0.0, min(seconds, 1.0)))
+        ready, _, _ = select.select([sys.stdin], [], [], max(0.0, min(seconds, 1.0)))
         return os.read(sys.stdin.fileno(), 1024).decode(errors="ignore") if ready else ""
 
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from claude_sessions_cli import options, render
-from claude_sessions_cli.completion import VARIABLE
+from claude_sessions_cli.completion import VARIABLE, chooser
 from claude_sessions_cli.shell.hooks import SHELLS
 
 app = options.new_app()
@@ -15,7 +15,14 @@ app = options.new_app()
 
 @app.command()
 def completion(
-    shell: Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="The shell that runs it.")],
+    shell: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(SHELLS),
+            help="The shell that runs it.",
+            autocompletion=chooser(lambda _: SHELLS),
+        ),
+    ],
     json: options.Json = False,
 ) -> None:
     """Print the completion script of a shell.

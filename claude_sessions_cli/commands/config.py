@@ -7,17 +7,23 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import config_file, invocation, options, render, settings
+from claude_sessions_cli import completion, config_file, invocation, options, render, settings
 from claude_sessions_cli.text import mask_passwords
 
 app = options.new_app("Show and change the configuration.")
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="dsn, stale_after or heartbeat_every.")]
+complete_keys = completion.chooser(lambda _: settings.KEYS)
+
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="dsn, stale_after or heartbeat_every.", autocompletion=complete_keys)
+]
 
 
 @app.command()
 def get(
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="Only this key.")] = None,
+    key: Annotated[
+        str | None, typer.Argument(metavar="[KEY]", help="Only this key.", autocompletion=complete_keys)
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

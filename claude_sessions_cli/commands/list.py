@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, options
+from claude_sessions_cli import completion, invocation, options
 from claude_sessions_cli.errors import Unreachable, UsageError
 from claude_sessions_cli.model import STATUSES, TRACKS, JudgedSession
 from claude_sessions_cli.names import check_work_item
@@ -26,6 +26,18 @@ app = options.new_app()
 WATCH_EVERY_S = 2.0
 
 
+def _columns(_: typer.Context) -> Iterable[str]:
+    from claude_sessions_cli import table
+
+    return table.COLUMNS
+
+
+def _sorts(_: typer.Context) -> Iterable[str]:
+    from claude_sessions_cli.operations import list as operation
+
+    return operation.SORTS
+
+
 @app.command("list")
 def list_(
     sd: Annotated[
@@ -38,10 +50,22 @@ def list_(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Include sessions that have ended.")] = False,
     status: Annotated[
-        list[str] | None, typer.Option("--status", metavar="|".join(STATUSES), help="Only this status; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--status",
+            metavar="|".join(STATUSES),
+            help="Only this status; repeatable.",
+            autocompletion=completion.chooser(lambda _: STATUSES),
+        ),
     ] = None,
     track: Annotated[
-        list[str] | None, typer.Option("--track", metavar="|".join(TRACKS), help="Only this track; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--track",
+            metavar="|".join(TRACKS),
+            help="Only this track; repeatable.",
+            autocompletion=options.complete_tracks,
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="Only sessions on the host NAME.")] = None,
     here: Annotated[bool, typer.Option("--here", help="Only sessions on the command's own host.")] = False,
@@ -52,10 +76,21 @@ def list_(
     ] = None,
     sort: Annotated[
         str | None,
-        typer.Option("--sort", metavar="COLUMN[,...]", help="Sort by these; -COLUMN reverses."),
+        typer.Option(
+            "--sort",
+            metavar="COLUMN[,...]",
+            help="Sort by these; -COLUMN reverses.",
+            autocompletion=completion.chooser(_sorts, many=True),
+        ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", metavar="COLUMN[,...]", help="Show these columns only.")
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="COLUMN[,...]",
+            help="Show these columns only.",
+            autocompletion=completion.chooser(_columns, many=True),
+        ),
     ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Show every column and whole ids.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print plain lines on a terminal too.")] = False,

@@ -9,10 +9,16 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import as_text, invocation, options, render
+from claude_sessions_cli import as_text, completion, invocation, options, render
 from claude_sessions_cli.errors import SchemaMismatch
 
 app = options.new_app("Create and check the table.")
+
+
+def _optional_files(_: typer.Context) -> list[str]:
+    from claude_sessions_cli.operations import schema
+
+    return [path.stem for path in schema.optional_files()]
 
 
 @app.command("apply")
@@ -22,7 +28,12 @@ def apply_(
     ] = None,
     optional: Annotated[
         list[str] | None,
-        typer.Option("--optional", metavar="NAME", help="Also apply this optional file. Repeatable."),
+        typer.Option(
+            "--optional",
+            metavar="NAME",
+            help="Also apply this optional file. Repeatable.",
+            autocompletion=completion.chooser(_optional_files),
+        ),
     ] = None,
     dsn: options.Dsn = None,
     json: options.Json = False,

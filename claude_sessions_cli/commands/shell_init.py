@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import options, process, render
+from claude_sessions_cli import completion, options, process, render
 from claude_sessions_cli.shell import hooks
 from claude_sessions_cli.shell.hooks import SHELLS
 
@@ -16,7 +16,14 @@ app = options.new_app()
 
 @app.command("shell-init")
 def shell_init(
-    shell: Annotated[str, typer.Argument(metavar="|".join(SHELLS), help="The shell that runs it.")],
+    shell: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(SHELLS),
+            help="The shell that runs it.",
+            autocompletion=completion.chooser(lambda _: SHELLS),
+        ),
+    ],
     json: options.Json = False,
 ) -> None:
     """Print the integration of a shell.

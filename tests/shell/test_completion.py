@@ -17,6 +17,12 @@ import pytest
 from conftest import Cli, Table
 from poll import until
 from terminal import SHELLS, Terminal
+from typer._completion_classes import BashComplete
+from typer.main import get_command
+
+from claude_sessions_cli.cli import app
+from claude_sessions_cli.completion import VARIABLE
+from claude_sessions_cli.model import STATUSES, TRACKS
 
 BASH = "complete_bash"
 PATIENT = {"CLAUDE_SESSIONS_COMPLETION_TIME": "30s"}
@@ -72,6 +78,37 @@ OFFERED = {
         "heartbeat --session ": ["idle-3", *SESSIONS],
     },
 }
+
+
+FIXED = {
+    "claim SD-1 --track ": sorted(TRACKS),
+    "run --track S": ["STANDALONE"],
+    "list --track A": ["A"],
+    "list --status ": sorted(STATUSES),
+    "list --columns s": ["sd", "session", "state", "status"],
+    "list --columns sd,sta": ["sd,state", "sd,status"],
+    "list --sort state,hear": ["state,heartbeat"],
+    "shell-init ": ["bash", "fish", "zsh"],
+    "completion z": ["zsh"],
+    "schema apply --optional h": ["hot_heartbeats"],
+    "config get s": ["stale_after"],
+    "config set ": ["dsn", "heartbeat_every", "stale_after"],
+    "config unset d": ["dsn"],
+    "help e": ["environment", "exit-codes"],
+    "help hist": ["history"],
+    "help schema a": ["apply"],
+    "help claim ": [],
+}
+
+
+def test_fixed_words_are_offered_without_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAUDE_SESSIONS_DSN", f"host={tmp_path}/missing")
+    offered = {}
+    for line in FIXED:
+        *before, last = line.split(" ")
+        shell = BashComplete(get_command(app), {}, "claude-sessions", VARIABLE)
+        offered[line] = sorted(item.value for item in shell.get_completions(before, last))
+    assert offered == FIXED
 
 
 @pytest.mark.faults
