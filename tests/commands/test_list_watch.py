@@ -27,9 +27,13 @@ def _drawn(window: JobWindow) -> None:
 
 
 def _assert_given_back(window: JobWindow) -> None:
+    def is_given_back() -> bool:
+        last = window.seen().rpartition(TAKEN)[2]
+        return GIVEN_BACK in last and SHOWN in last.rpartition(HIDDEN)[2]
+
     until(lambda: window.foreground == window.pid, "the shell in the foreground")
-    last = window.seen().rpartition(TAKEN)[2]
-    assert GIVEN_BACK in last and SHOWN in last.rpartition(HIDDEN)[2]
+    # What was written may not have been read yet.
+    until(is_given_back, f"the screen given back\n{window.seen()}")
 
 
 @pytest.mark.faults
