@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +80,13 @@ def check_words(option: str, given: Iterable[str | None], allowed: Sequence[str]
             raise unknown_word(
                 f"{option} is not one of {', '.join(allowed)}: {word[:40]!r}", word, allowed, "write one of these"
             )
+
+
+def refuse_beside(option: str, others: Mapping[str, bool]) -> None:
+    """Raise UsageError if one of the other options is given, beside which `option` would mean nothing or two things."""
+    for other, is_given in others.items():
+        if is_given:
+            raise UsageError(f"{option} cannot be combined with {other}", "leave one of them out")
 
 
 class Group(TyperGroup):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from claude_sessions_cli.settings import Settings
 
 DAY_S = 86400.0
+USUAL_LIMIT = 100
 
 app = options.new_app()
 
@@ -32,8 +33,11 @@ def history(
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=options.MAX_LIMIT, metavar="N", help="At most the latest N.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            "--limit", min=1, max=options.MAX_LIMIT, metavar="N", help=f"At most the latest N [{USUAL_LIMIT}]."
+        ),
+    ] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Draw who held what, a bar for each item.")] = False,
     since: Annotated[
         float | None,
@@ -50,6 +54,8 @@ def history(
     """
     if not (timeline or svg) and since is not None:
         raise UsageError("--since needs --timeline", "add --timeline")
+    if limit is not None:
+        options.refuse_beside("--limit", {"--timeline": timeline, "--svg": svg is not None})
     settings = invocation.load_settings(dsn)
     if timeline or svg:
         _draw(settings, name, since or DAY_S, svg, json, quiet)
@@ -63,7 +69,7 @@ def history(
 
     output = render.Output("history", json, quiet)
     with invocation.open_database(settings, output) as database:
-        found = operation.read(database, name, limit=limit)
+        found = operation.read(database, name, limit=limit or USUAL_LIMIT)
     output.tables(as_json.history_data(found), as_text.history_tables(found))
 
 

@@ -35,6 +35,8 @@ def _add_timer(name: str, kind: Kind) -> None:
         from claude_sessions_cli.timers import job
 
         output = render.Output(f"install {name}", json, quiet)
+        if remove:
+            options.refuse_beside("--remove", {"--here": here, "--dsn": dsn is not None})
         try:
             if remove:
                 result = operation.remove(name, os.environ, dry_run=dry_run)
@@ -73,9 +75,18 @@ def claude(
     if len(chosen) > 1:
         raise UsageError("--user, --project and --local exclude each other", "name one of them")
     if plugin:
+        others = {f"--{scope}": True for scope in chosen} | {
+            "--guard": guard,
+            "--no-statusline": no_statusline,
+            "--dry-run": dry_run,
+            "--remove": remove,
+        }
+        options.refuse_beside("--plugin", others)
         directory = str(settings_file.plugin_directory())
         output.result({"plugin": directory}, lambda: as_text.plugin_text(directory), whole=True)
         return
+    if remove:
+        options.refuse_beside("--remove", {"--guard": guard, "--no-statusline": no_statusline})
     path = settings_file.path_of(chosen[0] if chosen else "user", os.environ)
     choice = settings_file.Choice(
         process.this_program(sys.argv[0]), settings_file.known_events(os.environ), guard, not no_statusline

@@ -75,7 +75,7 @@ def list_(
         int | None, typer.Option("--limit", min=1, max=options.MAX_LIMIT, metavar="N", help="At most N sessions.")
     ] = None,
     sort: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--sort",
             metavar="COLUMN[,...]",
@@ -84,7 +84,7 @@ def list_(
         ),
     ] = None,
     columns: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--columns",
             metavar="COLUMN[,...]",
@@ -114,10 +114,12 @@ def list_(
     """
     options.check_words("--status", status or (), STATUSES)
     options.check_track(*(track or ()))
-    if host is not None and here:
-        raise UsageError("--host cannot be combined with --here", "leave one of them out")
-    if jsonl and json:
-        raise UsageError("--jsonl cannot be combined with --json", "leave one of them out")
+    if host is not None:
+        options.refuse_beside("--host", {"--here": here})
+    if jsonl:
+        options.refuse_beside("--jsonl", {"--json": json})
+    if interval is not None and not watch:
+        raise UsageError("--interval needs --watch", "add --watch")
     settings = invocation.load_settings(dsn, stale_after)
     caller = invocation.find_caller(settings, session=session, required=mine)
 
@@ -168,8 +170,8 @@ def list_(
         output.note(f"{more} more")
 
 
-def _words(text: str | None) -> list[str]:
-    return [word.strip().lower() for word in text.split(",") if word.strip()] if text else []
+def _words(texts: Iterable[str] | None) -> list[str]:
+    return [word.strip().lower() for text in texts or () for word in text.split(",") if word.strip()]
 
 
 def _watch(

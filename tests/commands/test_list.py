@@ -45,6 +45,7 @@ def test_columns_are_chosen_and_wrong_ones_refused(run: Run) -> None:
     lines = run("list", "--columns", "sd,SESSION,fence").stdout.splitlines()
     assert lines[0].split() == ["SD", "SESSION", "FENCE"]
     assert lines[1].split()[:2] == ["SD-1", "a"]
+    assert run("list", "--columns", "sd", "--columns", "SESSION,fence").stdout.splitlines() == lines
     for option in ("--columns", "--sort"):
         done = run("list", option, "-hots" if option == "--sort" else "hots")
         assert done.returncode == 2 and "did you mean host?" in done.stderr
