@@ -803,8 +803,7 @@ def test_agent_id_left_in_terminal_does_not_count(terminal: Open) -> None:
 
 NO_SESSION = (
     "claude-sessions: no session: no id is given, no claude process is above this command, and it has no terminal"
-    " (name it with --session ID or CLAUDE_SESSIONS_SESSION_ID;"
-    " every rule: claude-sessions whoami --dsn DSN --explain)\n"
+    " (name it with --session ID or CLAUDE_SESSIONS_SESSION_ID; every rule: claude-sessions whoami --explain)\n"
 )
 
 
@@ -824,7 +823,7 @@ def test_command_under_cron_reports_no_session(tmp_path: Path) -> None:
 
 def test_claim_without_identity_fails_before_connecting(tmp_path: Path) -> None:
     answer = orphan(f"{CLI} claim SD-1 --dsn host={tmp_path}/missing", tmp_path)
-    assert (answer.code, answer.out, answer.err) == (5, "", NO_SESSION)
+    assert (answer.code, answer.out, answer.err) == (5, "", NO_SESSION.replace("whoami", "whoami --dsn DSN"))
 
 
 def test_explain_shows_every_rule_if_no_session_is_found(tmp_path: Path) -> None:
