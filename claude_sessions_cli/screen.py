@@ -164,8 +164,9 @@ def _terminal(live: Live) -> Iterator[Callable[[float], str]]:
         signal.signal(caught, signal.SIG_DFL)
         signal.raise_signal(caught)
         # Continued.
-        signal.signal(caught, pass_on)
-        take()
+        with _undisturbed():
+            signal.signal(caught, pass_on)
+            take()
 
     def read(seconds: float) -> str:
         # The clock shows seconds.
@@ -173,10 +174,11 @@ def _terminal(live: Live) -> Iterator[Callable[[float], str]]:
         return os.read(sys.stdin.fileno(), 1024).decode(errors="ignore") if ready else ""
 
     try:
-        take()
-        for caught in SIGNALS:
-            if signal.getsignal(caught) != signal.SIG_IGN:
-                signal.signal(caught, pass_on)
+        with _undisturbed():
+            take()
+            for caught in SIGNALS:
+                if signal.getsignal(caught) != signal.SIG_IGN:
+                    signal.signal(caught, pass_on)
         yield _wait if number is None else read
     finally:
         give_back()
