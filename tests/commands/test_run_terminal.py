@@ -453,7 +453,8 @@ def test_command_that_lost_its_claim_restores_the_terminal(bench: Bench, shell: 
     force(bench.table)
     assert window.answers() == "4"
     assert not is_alive(child)
-    until(lambda: "stopping the command" in window.seen(), "the reason on the screen")
+    # Lines are wrapped at words.
+    until(lambda: "stopping the command" in " ".join(window.seen().split()), "the reason on the screen")
     after = bench.file()
     window.type(f"stty -a >{after}; echo >>{after}")
     until(lambda: after.exists() and after.read_text().endswith("\n\n"), "modes")
