@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from between import acting_before
 from clock import NOON, at
 from commands.answers import apply_schema, as_role, execute
 from conftest import Cli, Sleeper, Table, dsn_of, make_caller
@@ -320,6 +321,14 @@ CASES: dict[str, tuple[str, str, Act, type[SessionsError], str, str]] = {
         "see what differs: claude-sessions schema check",
     ),
 }
+
+
+def test_constraint_that_is_gone_by_then_is_not_described(table: Table) -> None:
+    drop = "ALTER TABLE public.claude_sessions DROP CONSTRAINT IF EXISTS theirs"
+    with _with(table, f"{ADD} CONSTRAINT theirs CHECK (sd_id <> 'SD-1')", undo=drop):
+        refused = pytest.raises(SchemaMismatch, match=r'rejects the change: .* check constraint "theirs"')
+        with acting_before("find_constraint", lambda: table.execute(drop)), refused:
+            _claim(table)
 
 
 @pytest.mark.parametrize("case", CASES)
