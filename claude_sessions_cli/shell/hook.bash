@@ -147,7 +147,7 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell &&
             __cs_key=$((__cs_key + 1))
         done
         __cs_file=$__claude_sessions_state.${__claude_sessions_databases[__cs_key]-} __cs_line=
-        [[ ! -f $__cs_file || ! -r $__cs_file ]] || builtin read -r __cs_line <"$__cs_file" || :
+        [[ ! -f $__cs_file || ! -r $__cs_file ]] || { builtin read -r __cs_line <"$__cs_file"; } 2>/dev/null || :
         # All claims of the terminal but the one here.
         [[ -z $__claude_sessions_since ]] || __cs_held=$((__cs_held + 1))
         [[ $__cs_line != 'held '* ]] || __cs_held=$((__cs_held - 1))
@@ -282,7 +282,8 @@ if [[ $- == *i* ]] && ! shopt -q restricted_shell &&
         __cs_now=${EPOCHSECONDS:-$((__claude_sessions_base + SECONDS))} __cs_line=
         __cs_values=@VALUES@
         if [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]]; then
-            builtin read -r __cs_line <"$__claude_sessions_state" || :
+            # Silent, because the file may go between the look and the reading.
+            { builtin read -r __cs_line <"$__claude_sessions_state"; } 2>/dev/null || :
         fi
         [[ $__cs_line == "$__claude_sessions_line" ]] || __claude_sessions_parse
         [[ $__cs_values == "$__claude_sessions_here" ]] || __claude_sessions_turn

@@ -99,7 +99,7 @@ if [[ -o interactive ]]; then
         [[ -n $first && $__claude_sessions_role != guest ]] || return 0
         key=${__claude_sessions_values[(ie)$values]}
         file=$__claude_sessions_state.${__claude_sessions_databases[key]-} line=
-        [[ -f $file && -r $file ]] && line=$(<$file)
+        [[ -f $file && -r $file ]] && { line=$(<$file) } 2>/dev/null
         # All claims of the terminal but the one here.
         [[ -z $__claude_sessions_since ]] || held+=1
         [[ $line != 'held '* ]] || held+=-1
@@ -185,7 +185,9 @@ if [[ -o interactive ]]; then
         local now=${(%)__claude_sessions_clock} line= values=@VALUES@
         local -i age
         # No fork, and many times faster than zsh's read, which reads byte by byte.
-        [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]] && line=$(<$__claude_sessions_state)
+        # Silent, because the file may go between the look and the reading.
+        [[ -f $__claude_sessions_state && -r $__claude_sessions_state ]] &&
+            { line=$(<$__claude_sessions_state) } 2>/dev/null
         [[ $line == "$__claude_sessions_line" ]] || __claude_sessions_parse
         [[ $values == "${__claude_sessions_here[1]-}" ]] || __claude_sessions_turn
         if [[ -n $__claude_sessions_since ]]; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import threading
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 from conftest import Table
 from poll import PATIENCE_S, until, until_waiting
-from requirements import each_shell, needs, only_zsh
+from requirements import each_posix_shell, each_shell, needs, only_zsh
 from run_bench import PROGRAM
 from terminal import CLI, Terminal, Tmux
 
@@ -138,6 +139,29 @@ def test_hostile_prompt_file_is_only_text(window: Open, states: Path, name: str)
     opened.do("true")
     assert opened.ask("$CLAUDE_SESSIONS_PROMPT") == ""
     assert "directory" not in opened.seen()
+
+
+@pytest.mark.faults
+@each_posix_shell
+def test_file_that_goes_while_it_is_read_prints_nothing(window: Open, states: Path, name: str) -> None:
+    opened, over = window(name), threading.Event()
+    path = state_of(states, opened)
+
+    def replace_it() -> None:
+        while not over.is_set():
+            path.write_text("none\n")
+            path.unlink()
+
+    path.unlink(missing_ok=True)
+    thread = threading.Thread(target=replace_it)
+    thread.start()
+    try:
+        for _ in range(60):
+            opened.do("true")
+    finally:
+        over.set()
+        thread.join()
+    assert "No such file" not in opened.seen() and "no such file" not in opened.seen()
 
 
 @pytest.mark.faults
