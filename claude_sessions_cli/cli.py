@@ -19,7 +19,7 @@ from claude_sessions_cli.manual import SECTIONS
 from claude_sessions_cli.text import mask_passwords
 
 HIDDEN = ("upkeep",)
-COMMANDS = (*(name for names in SECTIONS.values() for name in names), *HIDDEN)
+COMMANDS = (*manual.COMMANDS, *HIDDEN)
 GROUPS = ("install", "config", "schema", "db")
 # A one-line help must fit 80 columns uncut.
 HELP_LIMIT = 60

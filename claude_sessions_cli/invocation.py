@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from claude_sessions_cli import __version__, fallback, identity, prompt, settings
+from claude_sessions_cli import __version__, fallback, identity, prompt, prompt_sync, settings
 from claude_sessions_cli.errors import (
     EXIT_UNREACHABLE,
     HeldByAnother,
     HoldsAnother,
-    NotHeld,
     SessionsError,
     Unreachable,
     UsageError,
 )
-from claude_sessions_cli.model import Liveness
 from claude_sessions_cli.process import Process
 from claude_sessions_cli.settings import Settings
 
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
     from claude_sessions_cli.database import Database
     from claude_sessions_cli.identity import Identity
-    from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session, Witness
+    from claude_sessions_cli.model import JudgedSession
     from claude_sessions_cli.operations.caller import Caller
     from claude_sessions_cli.operations.claim import ClaimResult
     from claude_sessions_cli.operations.heartbeat import HeartbeatResult
@@ -118,46 +116,6 @@ def _close_inherited() -> None:
         os.closerange(3, max(numbers) + 1)
 
 
-def shown_database(caller: Caller) -> str | None:
-    """Return the database that the prompt of the caller's terminal shows; None without a prompt file."""
-    anchor = _terminal_of(caller)
-    state = prompt.read(os.environ, anchor) if anchor else None
-    return state.database if state else None
-
-
-def seen_claim(caller: Caller, database: Database) -> Witness | None:
-    """Return what the prompt of the caller's terminal has seen of its claim in this database."""
-    anchor = _terminal_of(caller)
-    state = prompt.read(os.environ, anchor, database.name) if anchor else None
-    return state.witness if state and state.session_id == caller.session_id else None
-
-
-def prompt_version(caller: Caller, database: Database) -> prompt.Version:
-    """Return the version of what the caller's terminal last knew of this database."""
-    anchor = _terminal_of(caller)
-    return prompt.version(os.environ, anchor, database.name) if anchor else None
-
-
-def update_prompt(
-    caller: Caller, session: Session, database: Database, *, shown: Callable[[], bool] = prompt.always
-) -> None:
-    """Show in the prompt of the caller's terminal what its session holds.
-
-    If it is not to be `shown`, a prompt of another database only counts the claim.
-    """
-    if session.status == "released":
-        clear_prompt(caller, database)
-    elif _terminal_of(caller):
-        _write_prompt(caller, prompt.State.of(session, database.name), shown)
-
-
-def clear_prompt(caller: Caller, database: Database) -> None:
-    """Show nothing in the prompt of a terminal whose session has ended."""
-    anchor = _terminal_of(caller)
-    if anchor is not None:
-        prompt.remove(os.environ, anchor, database.name)
-
-
 def beat(
     caller: Caller,
     database: Database,
@@ -174,91 +132,26 @@ def beat(
     """
     from claude_sessions_cli.operations.heartbeat import heartbeat
 
-    before, witness = prompt_version(caller, database), seen_claim(caller, database)
+    before, witness = prompt_sync.version(caller, database), prompt_sync.seen_claim(caller, database)
 
     def is_current() -> bool:
         # A command that ran during a heartbeat in the background has shown newer facts.
-        return not in_background or prompt_version(caller, database) == before
+        return not in_background or prompt_sync.version(caller, database) == before
 
     def is_shown() -> bool:
         # Meanwhile the shell may have turned to another database.
-        return shown and (not in_background or shown_database(caller) == looked_at)
+        return shown and (not in_background or prompt_sync.shown_database(caller) == looked_at)
 
     try:
         result = heartbeat(database, caller, register=register, if_older_than=if_older_than, witness=witness)
     except SessionsError as error:
         if is_current():
-            show_loss(caller, database, error, shown=is_shown)
+            prompt_sync.show_loss(caller, database, error, shown=is_shown)
         raise
     # After `uninstall --data`, a terminal that is open writes nothing again.
     if is_current() and (not in_background or result.outcome == "registered" or prompt.has_state(os.environ)):
-        update_prompt(caller, result.session.session, database, shown=is_shown)
+        prompt_sync.update(caller, result.session.session, database, shown=is_shown)
     return result
-
-
-@contextmanager
-def prompt_shows_loss(caller: Caller, database: Database) -> Iterator[None]:
-    """Show a loss that is raised in the prompt of the caller's terminal."""
-    try:
-        yield
-    except SessionsError as error:
-        show_loss(caller, database, error)
-        raise
-
-
-def show_loss(
-    caller: Caller, database: Database, error: SessionsError, *, shown: Callable[[], bool] = prompt.always
-) -> None:
-    """Show in the prompt of the caller's terminal the claim that is lost by an error, if it is lost."""
-    anchor = _terminal_of(caller)
-    lost = error.lost_item if isinstance(error, NotHeld) else None
-    if anchor and isinstance(error, HeldByAnother) and error.holder:
-        # The session is open in another process: what the prompt still shows of it has moved there.
-        known, other = prompt.read(os.environ, anchor, database.name), error.holder.session.session_id
-        if known and known.kind == prompt.HELD and known.session_id == other == caller.session_id:
-            lost = known.item
-    if anchor and lost is not None:
-        _write_prompt(caller, prompt.State.of_loss(lost, caller.session_id, database.name), shown)
-
-
-def _write_prompt(caller: Caller, state: prompt.State, shown: Callable[[], bool]) -> None:
-    anchor = _terminal_of(caller)
-    if anchor is None:
-        return
-    # The next command may be without the option.
-    if caller.settings.dsn_source == "--dsn" and shown_database(caller) is not None:
-        prompt.write(os.environ, anchor, state, shown=lambda: False)
-        return
-    prompt.write(os.environ, anchor, state, shown=shown)
-
-
-def correct_prompts(caller: Caller, ended: Iterable[JudgedSession]) -> None:
-    """Show in the prompts of other terminals of this host that the caller ended their terms.
-
-    Each of the sessions holds its term still, or has a tombstone of it.
-    """
-    for judged in ended:
-        session = judged.session
-        # A dead process has no prompt.
-        if session.process is None or judged.liveness is Liveness.DEAD:
-            continue
-        lost = session.tombstone
-        item, fence = (session.sd_id, session.fence) if session.sd_id or not lost else (lost.sd_id, lost.fence)
-        _correct_prompt(caller, session.process, session.session_id, item, fence)
-
-
-def _correct_prompt(
-    caller: Caller, record: ProcessRecord, session_id: str, item: str | None, fence: int | None
-) -> None:
-    host = caller.identity.host
-    if item and all((host.boot_id, host.pid_ns)) and (record.boot_id, record.pid_ns) == (host.boot_id, host.pid_ns):
-        prompt.correct(os.environ, record, session_id, item, fence)
-
-
-def _terminal_of(caller: Caller) -> Process | None:
-    """Return the process whose prompt shows the caller's session; None for a session named for one command."""
-    named = any(rule.rule == "session: --session" and rule.used for rule in caller.identity.rules)
-    return None if named else caller.identity.anchor
 
 
 def deadline_after(seconds: float | None) -> float | None:
@@ -378,11 +271,11 @@ def claim_or_wait(
 
 def _corrected(caller: Caller, result: ClaimResult) -> ClaimResult:
     if result.evicted:
-        correct_prompts(caller, [result.evicted])
+        prompt_sync.correct(caller, [result.evicted])
     session = result.session.session
     if session.moved:
         # By force, from a terminal that shows the claim.
-        _correct_prompt(caller, session.moved.process, session.session_id, session.sd_id, session.moved.fence)
+        prompt_sync.correct_one(caller, session.moved.process, session.session_id, session.sd_id, session.moved.fence)
     return result
 
 
@@ -405,8 +298,8 @@ def act_on_claim(
     from claude_sessions_cli import as_json, render
 
     output = render.Output(command, json, quiet)
-    with open_database(found, output) as database, prompt_shows_loss(caller, database):
+    with open_database(found, output) as database, prompt_sync.shows_loss(caller, database):
         held = operation(database, caller)
-    update_prompt(caller, held.session, database)
+    prompt_sync.update(caller, held.session, database)
     data, line = answer(held)
     output.result({"session": as_json.session_data(held), **data}, lambda: [line])

@@ -12,6 +12,7 @@ SECTIONS = {
     "Terminals, agents, timers": ("shell-init", "completion", "prompt", "install", "hook", "statusline"),
     "Set-up and help": ("doctor", "config", "schema", "db", "uninstall", "version", "help"),
 }
+COMMANDS = tuple(name for names in SECTIONS.values() for name in names)
 TOPICS = Path(__file__).with_name("topics")
 # Any command that asks the database may exit with these.
 _DATABASE = (6, 7, 8)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, options
+from claude_sessions_cli import invocation, options, prompt_sync
 from claude_sessions_cli.errors import UsageError
 from claude_sessions_cli.names import check_note, check_work_item
 
@@ -85,7 +85,7 @@ def claim(
             )
 
         result = invocation.claim_or_wait(database, caller, sd, deadline, claim_one, output)
-    invocation.update_prompt(caller, result.session.session, database)
+    prompt_sync.update(caller, result.session.session, database)
     if result.lost_before:
         output.loss(f"before this, the session {describe(result.lost_before)}")
     output.result(as_json.claim_data(result), lambda: as_text.claim_text(result))

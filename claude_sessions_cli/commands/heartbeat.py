@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, options, prompt
+from claude_sessions_cli import invocation, options, prompt, prompt_sync
 from claude_sessions_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def heartbeat(
 
     output = render.Output("heartbeat", json, quiet)
     # What the prompt showed when its shell called: the shell may have turned to another database since.
-    looked_at = invocation.shown_database(caller) if shown is None else prompt.database_of(shown)
+    looked_at = prompt_sync.shown_database(caller) if shown is None else prompt.database_of(shown)
     with invocation.open_database(settings, output, starts=within is None) as database:
         result = invocation.beat(
             caller,

@@ -11,9 +11,7 @@ import typer
 
 from claude_sessions_cli import completion, manual, options, render
 from claude_sessions_cli.errors import unknown_word
-from claude_sessions_cli.manual import SECTIONS
-
-COMMANDS = [name for names in SECTIONS.values() for name in names]
+from claude_sessions_cli.manual import COMMANDS
 
 app = options.new_app()
 

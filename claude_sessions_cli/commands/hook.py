@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from claude_sessions_cli import fallback, invocation, log, options, render, settings
+from claude_sessions_cli import fallback, invocation, log, options, prompt_sync, render, settings
 from claude_sessions_cli.errors import SessionsError, UsageError
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def _start(given: Input, plugin: bool, answered: Callable[[], object]) -> None:
     with _database(caller) as database:
         found = start(database, caller)
         if found.refusal:
-            invocation.show_loss(caller, database, found.refusal)
+            prompt_sync.show_loss(caller, database, found.refusal)
         if found.acting:
-            invocation.update_prompt(caller, found.acting.session, database)
+            prompt_sync.update(caller, found.acting.session, database)
     kept = stamp.Stamp(told=[events.key_of(found.standings.lost)] if found.standings.lost else [])
     if isinstance(found.refusal, HeldByAnother):
         kept.standing, kept.told = stamp.TWIN, [stamp.TWIN, *kept.told]
@@ -153,7 +153,7 @@ def _renew(path: Path, known: Stamp, given: Input | None) -> None:
 
     caller = _caller(given)
     session, standing, key, text = None, stamp.OK, None, ""
-    looked_at = invocation.shown_database(caller)
+    looked_at = prompt_sync.shown_database(caller)
     try:
         with _database(caller) as database:
             result = invocation.beat(caller, database, looked_at, register=True)
@@ -265,7 +265,7 @@ def _end(given: Input) -> None:
         with _database(caller) as database:
             ended = end(database, caller)
             if ended:
-                invocation.clear_prompt(caller, database)
+                prompt_sync.clear(caller, database)
 
 
 def _caller(given: Input | None, start: str = "-") -> Caller:

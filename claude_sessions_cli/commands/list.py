@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +36,10 @@ def _sorts(_: typer.Context) -> Iterable[str]:
     from claude_sessions_cli.operations import list as operation
 
     return operation.SORTS
+
+
+def _column_option(name: str, help: str, words: Callable[[typer.Context], Iterable[str]]) -> Any:
+    return typer.Option(name, metavar="COLUMN[,...]", help=help, autocompletion=completion.chooser(words, many=True))
 
 
 @app.command("list")
@@ -74,24 +78,8 @@ def list_(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, max=options.MAX_LIMIT, metavar="N", help="At most N sessions.")
     ] = None,
-    sort: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sort",
-            metavar="COLUMN[,...]",
-            help="Sort by these; -COLUMN reverses.",
-            autocompletion=completion.chooser(_sorts, many=True),
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--columns",
-            metavar="COLUMN[,...]",
-            help="Show these columns only.",
-            autocompletion=completion.chooser(_columns, many=True),
-        ),
-    ] = None,
+    sort: Annotated[list[str] | None, _column_option("--sort", "Sort by these; -COLUMN reverses.", _sorts)] = None,
+    columns: Annotated[list[str] | None, _column_option("--columns", "Show these columns only.", _columns)] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Show every column and whole ids.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Print plain lines on a terminal too.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object for each session.")] = False,

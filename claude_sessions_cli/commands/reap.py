@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, options
+from claude_sessions_cli import invocation, options, prompt_sync
 from claude_sessions_cli.errors import UsageError
 
 app = options.new_app()
@@ -73,7 +73,7 @@ def reap(
             announce=lambda references: output.note(as_text.cascade_text(references)),
         )
         if not dry_run:
-            invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
+            prompt_sync.correct(caller, (verdict.session for verdict in result.changed))
     output.result_unless_refused(
         as_json.reap_data(result), lambda: as_text.reap_text(result), as_text.refused_lines(result.refused)
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from claude_sessions_cli import invocation, options
+from claude_sessions_cli import invocation, options, prompt_sync
 from claude_sessions_cli.errors import NotHeld
 from claude_sessions_cli.names import check_session_id, check_work_item
 from claude_sessions_cli.text import command_line
@@ -72,9 +72,9 @@ def release(
         else:
             result = operation.release_other(database, caller, other, sd, end=end, reason=reason)
     if other is None and result.session:
-        invocation.update_prompt(caller, result.session.session, database)
+        prompt_sync.update(caller, result.session.session, database)
     elif result.session:
-        invocation.correct_prompts(caller, [result.session])
+        prompt_sync.correct(caller, [result.session])
     if result.tombstone and result.sd_id is None:
         instead = held_instead(result.tombstone, result.session.session) if result.session else ""
         raise NotHeld(

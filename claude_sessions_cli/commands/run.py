@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from claude_sessions_cli import invocation, options, process
+from claude_sessions_cli import invocation, options, process, prompt_sync
 from claude_sessions_cli.errors import (
     EXIT_HELD,
     EXIT_NOT_EXECUTABLE,
@@ -131,19 +131,19 @@ def run(
             if not (quiet and conflict_exit_code == 0):
                 output.failure(error)
             raise typer.Exit(conflict_exit_code) from None
-    invocation.update_prompt(lease.caller, lease.held.session, database)
+    prompt_sync.update(lease.caller, lease.held.session, database)
 
     @contextmanager
     def connect(shows_loss: bool) -> Iterator[Database]:
         with (
             invocation.open_database(settings, output) as opened,
-            invocation.prompt_shows_loss(lease.caller, opened) if shows_loss else nullcontext(),
+            prompt_sync.shows_loss(lease.caller, opened) if shows_loss else nullcontext(),
         ):
             yield opened
 
     def ended() -> None:
         if not lease.shared:
-            invocation.clear_prompt(lease.caller, database)
+            prompt_sync.clear(lease.caller, database)
 
     environment = operation.environment_for(lease, os.environ, dsn, stale_after)
     result = operation.supervise(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from claude_sessions_cli import invocation, options, settings
+from claude_sessions_cli import invocation, options, prompt_sync, settings
 from claude_sessions_cli.errors import EXIT_UNREACHABLE, RowsRefused, SessionsError, Unreachable, UsageError
 from claude_sessions_cli.log import write as write_log
 
@@ -119,5 +119,5 @@ def _reap(database: Database, caller: Caller) -> tuple[list[str], list[str]]:
     from claude_sessions_cli.operations.reap import reap
 
     result = reap(database, caller)
-    invocation.correct_prompts(caller, (verdict.session for verdict in result.changed))
+    prompt_sync.correct(caller, (verdict.session for verdict in result.changed))
     return as_text.reap_text(result), as_text.refused_lines(result.refused)

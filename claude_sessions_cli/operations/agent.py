@@ -7,28 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, Generic, TypeVar
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import DuplicateRefused, HeldByAnother, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.liveness import may_run, runs
 from claude_sessions_cli.model import (
-    CLEARED,
     CONTINUED,
-    FORGOTTEN,
     MOVED,
     JudgedSession,
     Session,
-    Tombstone,
-    Witness,
 )
 from claude_sessions_cli.names import is_same
-from claude_sessions_cli.operations import rows, short_ids
+from claude_sessions_cli.operations import losses, rows, short_ids
 from claude_sessions_cli.operations.caller import Caller, Standing
-from claude_sessions_cli.operations.tombstones import add_successor, lost_to, place_of
+from claude_sessions_cli.operations.tombstones import lost_to, place_of
 from claude_sessions_cli.text import command_line
-from claude_sessions_cli.times import fence_of, format_age, to_second
+from claude_sessions_cli.times import format_age, to_second
 from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
 # A command is tried again this often, after its row was put in order.
@@ -134,7 +129,7 @@ def require_idle(caller: Caller, session: Session) -> None:
 
 def require_term(session: Session, others: Iterable[Session]) -> None:
     """Raise UnsettledError if the row says that another program ended the session's term: that is noted first."""
-    if lost_term(session, others):
+    if losses.lost_term(session, others):
         raise UnsettledError(_settle_loss)
 
 
@@ -143,7 +138,7 @@ def _settle_move(database: Database, caller: Caller) -> Caller | None:
 
 
 def _settle_loss(database: Database, caller: Caller) -> Caller:
-    note_loss(database, caller)
+    losses.note_loss(database, caller)
     return caller
 
 
@@ -218,7 +213,7 @@ def earlier_session(caller: Caller, found: Sequence[Rows]) -> Session | None:
 def _is_earlier(caller: Caller, session: Session) -> bool:
     same = session.process is not None and session.process.is_same(caller.process)
     is_other = same and session.id_from in ROTATING and session.status != "released"
-    return is_other and (session.holds or session.unsettled_loss or lost_term(session, ()) is not None)
+    return is_other and (session.holds or session.unsettled_loss or losses.lost_term(session, ()) is not None)
 
 
 def _keeps_its_loss(mine: Session, earlier: Session) -> bool:
@@ -231,8 +226,8 @@ def continue_session(database: Database, caller: Caller, earlier: Session) -> Ca
 
     Returns None if one of the two has changed since.
     """
-    if lost_term(earlier, ()):
-        note_loss(database, caller.as_session(earlier.session_id))
+    if losses.lost_term(earlier, ()):
+        losses.note_loss(database, caller.as_session(earlier.session_id))
         return None
     return database.write(caller.actor, _continue, caller, earlier.session_id, earlier.sd_id)
 
@@ -283,95 +278,6 @@ def end_earlier(caller: Caller, earlier: Session) -> Statement:
         continued_as=caller.session_id,
         release_reason=f"continued as {caller.session_id}",
     )
-
-
-def lost_term(session: Session, others: Iterable[Session]) -> Tombstone | None:
-    """Return the loss of a session whose last claim is no longer in the table, though no command ended it.
-
-    `others` are the other holders of its item. A later fence counts if other programs gave an item to two sessions. A
-    row of an older version does not say which term it began.
-    """
-    term, told = session.term, session.tombstone
-    if term is None:
-        return None
-    if told and told.fence == term.fence and is_same(told.sd_id, term.sd_id):
-        return None  # a reaper of an older version ended it
-    later = later_holder(session, others)
-    is_named = is_same(session.sd_id, term.sd_id)
-    if is_named and session.holds and later is None:
-        return None
-    held = [other for other in others if other.holds and is_same(other.sd_id, term.sd_id)]
-    by = later or max(held, key=lambda other: (other.fence or 0, other.session_id), default=None)
-    return Tombstone(
-        term.sd_id,
-        term.fence,
-        session.server_now,
-        CLEARED,
-        by.session_id if by else None,
-        session.track if is_named else None,
-        new_fence=by.fence if by else None,
-    )
-
-
-def later_holder(session: Session, others: Iterable[Session]) -> Session | None:
-    """Return the latest of the sessions that hold this session's item under a later fence; None without any."""
-    own = (session.claimed_at or datetime.min.replace(tzinfo=timezone.utc), session.session_id)
-    later = [
-        (other.claimed_at, other.session_id, other)
-        for other in others
-        if other.holds and other.claimed_at and is_same(other.sd_id, session.sd_id)
-        if (other.claimed_at, other.session_id) > own
-    ]
-    return max(later)[2] if later else None
-
-
-def forgotten_term(session: Session, witness: Witness | None) -> Tombstone | None:
-    """Return the loss of a session whose row is older than what this host has seen of it, and holds no such claim."""
-    updated_at = fence_of(session.updated_at)
-    if witness is None or updated_at is None or updated_at >= witness.updated_at:
-        return None
-    if session.holds and session.fence == witness.fence and is_same(session.sd_id, witness.sd_id):
-        return None
-    return loss_seen_by(witness, session.server_now)
-
-
-def loss_seen_by(witness: Witness, at: datetime) -> Tombstone:
-    """Return the tombstone of a claim that only this host remembers."""
-    return Tombstone(witness.sd_id, witness.fence, at, FORGOTTEN, None)
-
-
-def note_loss(database: Database, caller: Caller, witness: Witness | None = None) -> Tombstone | None:
-    """Write the tombstone of a term that no command ended; return it, or None if the row is in order."""
-    session = database.read(rows.read, caller)
-    if session is None:
-        return None
-    term = session.term
-    known = witness.sd_id if witness and forgotten_term(session, witness) else term.sd_id if term else None
-    return database.write(caller.actor, _note_loss, caller, known, witness) if known else None
-
-
-def _note_loss(tx: Transaction, caller: Caller, sd_id: str, witness: Witness | None) -> Tombstone | None:
-    _, found = tx.send(rows.lock_item(sd_id), rows.lock_claim(tx, caller, sd_id))
-    mine, others = rows.split(found, caller)
-    if mine is None:
-        return None
-    lost = forgotten_term(mine, witness)
-    if lost is None and mine.term and is_same(mine.term.sd_id, sd_id):
-        lost = lost_term(mine, others)
-    if lost is None:
-        return None
-    if lost.by is None and tx.has_history:
-        [latest] = tx.send(Statement("read_fence_floor", forms=tx.forms(sd_id)))
-        lost = add_successor(lost, latest.first)
-    own: dict[str, Any] = {"tombstone": lost.as_metadata(), "term": None}
-    if is_same(mine.sd_id, sd_id):
-        tx.commit(rows.clear(caller, mine, "released" if mine.status == "released" else "idle", **own))
-        return lost
-    if mine.holds and mine.term and is_same(mine.term.sd_id, mine.sd_id):
-        # The loss is of a later term, which only this host remembers.
-        own.pop("term")
-    tx.commit(rows.merge(caller, **own))
-    return lost
 
 
 def move(database: Database, caller: Caller) -> Session | None:

@@ -8,7 +8,7 @@ from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.model import JudgedSession, Session
 from claude_sessions_cli.names import check_work_item, is_same
-from claude_sessions_cli.operations import agent, rows
+from claude_sessions_cli.operations import agent, losses, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import claim_lost
 from claude_sessions_cli.text import command_line
@@ -51,7 +51,7 @@ def require_claim(caller: Caller, found: Rows, sd_id: str | None, fence: int | N
         agent.require_own(caller, session)
     except HeldByAnother as error:
         raise NotHeld(error.message, error.hint, holder=error.holder) from None
-    for lost in (agent.lost_term(session, others), session.tombstone if session.unsettled_loss else None):
+    for lost in (losses.lost_term(session, others), session.tombstone if session.unsettled_loss else None):
         if lost and (sd_id is None or is_same(sd_id, lost.sd_id)):
             raise claim_lost(lost, session, _holder(caller, others, lost.sd_id))
     if not session.holds or not (sd_id is None or is_same(sd_id, session.sd_id)):
@@ -68,7 +68,7 @@ def require_claim(caller: Caller, found: Rows, sd_id: str | None, fence: int | N
             f"check the current one: claude-sessions check --fence {session.fence}",
         )
     rows.refuse_stale(session)
-    if later := agent.later_holder(session, others):
+    if later := losses.later_holder(session, others):
         raise overtaken(caller.judge(later))
     return caller.judge(session)
 

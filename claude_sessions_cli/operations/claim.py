@@ -168,7 +168,7 @@ def _refused(
 ) -> SessionsError:
     """Return the error of a refused claim, after the loss that it reports was marked or removed."""
     if told:
-        tx.commit(rows.merge(caller, **told, **({} if mine.holds else {"term": None})))
+        tx.commit(rows.report_loss(caller, mine, **told))
     return error
 
 
@@ -181,7 +181,7 @@ def _mark_loss(tx: Transaction, caller: Caller) -> None:
     [found] = tx.send(Statement("lock_session", **caller.key))
     mine = found.session
     if mine and mine.tombstone and not mine.tombstone.told and caller.standing(mine) is not Standing.TWIN:
-        tx.commit(rows.merge(caller, tombstone=tell(mine.tombstone), **({} if mine.holds else {"term": None})))
+        tx.commit(rows.report_loss(caller, mine, tombstone=tell(mine.tombstone)))
 
 
 def _holds_another(mine: Session, sd_id: str, lost: Tombstone | None) -> HoldsAnother:

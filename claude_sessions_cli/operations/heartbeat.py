@@ -21,7 +21,7 @@ from claude_sessions_cli.model import (
     Witness,
 )
 from claude_sessions_cli.names import is_same
-from claude_sessions_cli.operations import agent, rows
+from claude_sessions_cli.operations import agent, losses, rows
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.tombstones import add_successor, lost_to
 from claude_sessions_cli.transaction import Rows, Statement, Transaction
@@ -86,7 +86,7 @@ def _beat(
         return database.renew(caller.actor, _register, caller, witness, has_terminals)
     agent.require_here(caller, mine)
     agent.require_term(mine, others)
-    if agent.forgotten_term(mine, witness) and (lost := agent.note_loss(database, caller, witness)):
+    if losses.forgotten_term(mine, witness) and (lost := losses.note_loss(database, caller, witness)):
         return HeartbeatResult("lost", caller.judge(rows.require(database.read(rows.read, caller))), lost)
     is_fresh = if_older_than is not None and _is_fresh(mine, if_older_than)
     if _restorable_item(mine) or not (renewed or is_fresh):
@@ -141,7 +141,7 @@ def _register(tx: Transaction, caller: Caller, witness: Witness | None, has_term
     agent.require_own(caller, session)
     if witness is None:
         return HeartbeatResult("registered", caller.judge(session))
-    lost = agent.loss_seen_by(witness, session.server_now)
+    lost = losses.loss_seen_by(witness, session.server_now)
     [noted] = tx.commit(rows.merge(caller, tombstone=lost.as_metadata()))
     return HeartbeatResult("lost", caller.judge(rows.written(noted)), lost)
 

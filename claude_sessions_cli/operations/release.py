@@ -92,7 +92,7 @@ def _release(
     if held or end:
         [cleared] = tx.commit(rows.clear(caller, mine, "released" if end else "idle", **own))
         return ReleaseResult("ended" if end else "released", caller.judge(rows.written(cleared)), held, lost)
-    [acknowledged] = tx.commit(rows.merge(caller, **own, **({} if mine.holds else {"term": None})))
+    [acknowledged] = tx.commit(rows.report_loss(caller, mine, **own))
     return ReleaseResult("nothing_held", caller.judge(rows.written(acknowledged)), None, lost)
 
 

@@ -82,6 +82,11 @@ def merge(caller: Caller, **own: Any) -> Statement:
     return Statement("merge_metadata", **caller.key, own=as_json(**own))
 
 
+def report_loss(caller: Caller, mine: Session, **own: Any) -> Statement:
+    """Return the statement that marks or removes a loss that was reported; the term that is over goes with it."""
+    return merge(caller, **own, **({} if mine.holds else {"term": None}))
+
+
 def as_json(**own: Any) -> str:
     """Return metadata as a parameter."""
     # Not as ASCII: a database in another encoding accepts the character, but not its escape.

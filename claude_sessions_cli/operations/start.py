@@ -8,7 +8,7 @@ from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError
 from claude_sessions_cli.liveness import may_run
 from claude_sessions_cli.model import JudgedSession, Session
-from claude_sessions_cli.operations import agent
+from claude_sessions_cli.operations import agent, losses
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.heartbeat import heartbeat
 from claude_sessions_cli.operations.list import Filters, list_sessions
@@ -78,7 +78,7 @@ def _is_over(caller: Caller, session: Session) -> bool:
         return False
     if session.id_from not in agent.ROTATING or not _is_same_process(caller, session):
         return False
-    has_loss = session.unsettled_loss or agent.lost_term(session, ()) is not None
+    has_loss = session.unsettled_loss or losses.lost_term(session, ()) is not None
     return not (session.holds or has_loss or may_run(session, caller.identity.host))
 
 

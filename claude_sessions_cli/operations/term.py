@@ -9,7 +9,7 @@ from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.liveness import is_gone, may_run
 from claude_sessions_cli.model import JudgedSession, ProcessRecord, Session
 from claude_sessions_cli.names import is_same
-from claude_sessions_cli.operations import agent, rows
+from claude_sessions_cli.operations import agent, losses, rows
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.operations.check import overtaken, read_holders, require_claim
 from claude_sessions_cli.operations.tombstones import claim_lost
@@ -108,8 +108,8 @@ def _raise_loss(database: Database, caller: Caller, sd_id: str, fence: int) -> N
     """Raise NotHeld for a term that is over, unless the session itself gave it back."""
     session, others = rows.split(database.read(read_holders, caller, sd_id), caller)
     lost = session.tombstone if session else None
-    if session and _began(session, sd_id, fence) and agent.lost_term(session, others):
-        lost = agent.note_loss(database, caller) or lost
+    if session and _began(session, sd_id, fence) and losses.lost_term(session, others):
+        lost = losses.note_loss(database, caller) or lost
     if session and lost and is_same(lost.sd_id, sd_id):
         raise claim_lost(lost, session)
     # `others` hold this item, or the one that the session holds now.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.model import JudgedSession, Session, Tombstone
-from claude_sessions_cli.operations import agent, rows, short_ids
+from claude_sessions_cli.operations import agent, losses, rows, short_ids
 from claude_sessions_cli.operations.caller import Caller, Standing
 from claude_sessions_cli.transaction import Rows, Statement, Transaction
 
@@ -45,7 +45,7 @@ def whoami(database: Database, caller: Caller) -> Standings:
 
 
 def _loss_of(session: Session, others: Iterable[Session]) -> Tombstone | None:
-    return agent.lost_term(session, others) or (session.tombstone if session.unsettled_loss else None)
+    return losses.lost_term(session, others) or (session.tombstone if session.unsettled_loss else None)
 
 
 def _look(tx: Transaction, caller: Caller) -> list[Rows]:

@@ -17,7 +17,7 @@ from claude_sessions_cli import process, queries
 from claude_sessions_cli.errors import HeldByAnother, NotHeld, SessionsError, UsageError
 from claude_sessions_cli.liveness import this_host
 from claude_sessions_cli.model import ProcessRecord, Witness
-from claude_sessions_cli.operations import agent, rows, term
+from claude_sessions_cli.operations import agent, losses, rows, term
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.check import check
 from claude_sessions_cli.operations.claim import claim, mark_loss
@@ -739,13 +739,13 @@ def test_heartbeat_begins_again_if_its_session_has_ended(
 def test_loss_noted_by_a_parallel_heartbeat_is_told_by_both(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(table.database, make_caller("a", now=NOON), "SD-1")
     table.execute(CLEAR, "idle")
-    note = agent.note_loss
+    note = losses.note_loss
 
     def note_twice(*args: Any) -> Any:
         note(*args)
         return note(*args)
 
-    monkeypatch.setattr(agent, "note_loss", note_twice)
+    monkeypatch.setattr(losses, "note_loss", note_twice)
     assert heartbeat(table.database, make_caller("a", now=at(2))).outcome == "lost"
 
 
