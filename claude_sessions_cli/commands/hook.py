@@ -136,7 +136,8 @@ def _beat(event: str, given: Input | None, changed: bool = False) -> None:
         known = stamp.read(path)
         if not locked:
             return
-        if (known.is_fresh(stamp.now()) and not changed) or known.standing == stamp.ENDED:
+        is_fresh = known.is_fresh(stamp.now()) and not changed
+        if is_fresh or known.standing == stamp.ENDED or _client_has_ended():
             stamp.beside(path, "lock").unlink(missing_ok=True)
             return
         try:
@@ -145,6 +146,19 @@ def _beat(event: str, given: Input | None, changed: bool = False) -> None:
             # Not at once again: the next try is as far away as the next heartbeat.
             _keep(path, known, None)
             _log_error(event, error)
+
+
+def _client_has_ended() -> bool:
+    """Whether the client's process is gone: a heartbeat now would be one of a dead session."""
+    from claude_sessions_cli import process
+
+    pid = int(os.environ.get("CLAUDE_PID") or 0)
+    try:
+        return pid > 0 and process.read(pid).zombie
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
 
 
 def _renew(path: Path, known: Stamp, given: Input | None) -> None:

@@ -99,6 +99,15 @@ class Answered:
         return str(self.output.get("additionalContext", ""))
 
 
+def end_hooks(home: Path) -> None:
+    """Kill the processes of hooks in a home, those in the background too: the next test has the same database."""
+    mark = f"HOME={home}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+
+
 class Client:
     """A client that runs; its conversation changes as the client's does.
 
@@ -222,14 +231,6 @@ class Client:
         """The log of the hooks."""
         path = self.directory / ".local/state/claude-sessions/hook.log"
         return path.read_text() if path.exists() else ""
-
-    def end_hooks(self) -> None:
-        """Kill the processes of its hooks, those in the background too."""
-        mark = f"CLAUDE_PID={self.pid}".encode()
-        for environ in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                if mark in environ.read_bytes().split(b"\0"):
-                    os.kill(int(environ.parent.name), signal.SIGKILL)
 
     def make_due(self) -> None:
         """Let the next heartbeat be due."""

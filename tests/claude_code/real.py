@@ -18,6 +18,8 @@ from typing import Any
 from poll import until
 from run_bench import PROGRAM
 
+from claude_code.fake import end_hooks
+
 HERE = Path(__file__).parent
 # `make test-claude` installs it there.
 CLIENT = Path(sys.prefix) / "claude-code" / "node_modules" / ".bin" / "claude"
@@ -128,6 +130,12 @@ class Place:
         found = [json.loads(line) for line in lines if line.endswith("}")]
         return [record for record in found if event in (None, record["event"])]
 
+    def log(self) -> str:
+        """Return when which event came, and what our hooks logged."""
+        lines = [f"{record['at']:.3f} {record['stdin']['session_id']} {record['event']}" for record in self.records()]
+        logged = self.home / ".local/state/claude-sessions/hook.log"
+        return "\n".join([*lines, logged.read_text() if logged.exists() else "nothing in hook.log"])
+
     def told(self) -> str:
         """Return everything that the model was told last, as text."""
         found = ""
@@ -152,10 +160,11 @@ class Place:
             made.close()
 
     def close(self) -> None:
-        """End the model and the tmux server."""
+        """End everything that runs here: the clients, their hooks and the model."""
         subprocess.run(["tmux", "-L", self.tmux, "kill-server"], capture_output=True)
         self.model.kill()
         self.model.wait()
+        end_hooks(self.home)
 
 
 class Window:

@@ -20,7 +20,7 @@ from poll import until
 from run_bench import PROGRAM, Proxy, only_linux
 
 from claude_code.conftest import Start
-from claude_code.fake import Client
+from claude_code.fake import Client, end_hooks
 from claude_sessions_cli.claude_code import stamp
 from claude_sessions_cli.claude_code.events import INPUT_LIMIT
 from claude_sessions_cli.claude_code.settings_file import hook_command
@@ -74,7 +74,9 @@ FAILING = {"closed": _closed, "refusing": _refusing, "hanging": _hanging, "silen
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "closed" else [pytest.mark.faults]) for kind in FAILING]
 )
-def test_failing_database_costs_little_and_prints_nothing(full_table: Table, processes: Start, kind: str) -> None:
+def test_failing_database_costs_little_and_prints_nothing(
+    full_table: Table, tmp_path: Path, processes: Start, kind: str
+) -> None:
     with FAILING[kind](full_table) as dsn:
         agent = processes(dsn=dsn)
         agent.is_patient = False
@@ -91,7 +93,7 @@ def test_failing_database_costs_little_and_prints_nothing(full_table: Table, pro
         assert agent.status_line() == ""
         until(lambda: agent.log.count("\n") >= 2, "lines in the log")
         # One that still waits would register once the lock is gone.
-        agent.end_hooks()
+        end_hooks(tmp_path)
     assert full_table.execute("SELECT 1 FROM public.claude_sessions") == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -147,6 +148,23 @@ def test_late_heartbeat_does_not_open_an_ended_session(full_table: Table, client
     assert (status(full_table, agent.session), agent.stamp.at) == ("released", 0)
     assert "It holds no work item." in agent.start("resume").context
     assert status(full_table, agent.session) == "idle"
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_late_heartbeat_of_a_dead_client_writes_nothing(full_table: Table, processes: Start, registered: bool) -> None:
+    agent = processes()
+    if registered:
+        agent.start()
+        agent.make_due()
+    before = full_table.execute("SELECT * FROM public.claude_sessions")
+    agent.end()
+    given = {"session_id": agent.session, "hook_event_name": "Stop"}
+    env = {**agent.env, "CLAUDE_PID": str(agent.pid), "CLAUDE_CODE_SESSION_ID": agent.session}
+    done = subprocess.run(
+        [*PROGRAM, "hook", "Stop", "--background"], input=json.dumps(given), text=True, env=env, capture_output=True
+    )
+    assert (done.returncode, done.stdout, done.stderr, agent.log) == (0, "", "", "")
+    assert full_table.execute("SELECT * FROM public.claude_sessions") == before and len(before) == registered
 
 
 def test_background_is_outside_the_hooks_process_group(processes: Start, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def place(full_table: Table, tmp_path: Path) -> Iterator[Open]:
         def make(*options: str, **variables: str) -> Place:
             made = Place(tmp_path / f"place{len(list(tmp_path.iterdir()))}", full_table.dsn, **variables)
             stack.callback(made.close)
+            # Shown if the test fails.
+            stack.callback(lambda: print(made.log()))
             made.install(*options)
             return made
 
