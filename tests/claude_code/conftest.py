@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from conftest import Table
+from terminal import end_all
 
-from claude_code.fake import Client, Inside, end_hooks, install
+from claude_code.fake import Client, Inside, install
 
 Start = Callable[..., Client]
 
@@ -20,7 +21,7 @@ def processes(full_table: Table, tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts a client whose hooks and commands are processes."""
     install(tmp_path, guard=True)
     with ExitStack() as stack:
-        stack.callback(end_hooks, tmp_path)
+        stack.callback(end_all, tmp_path)
 
         def start(session: str | None = None, dsn: str | None = None, **more: Any) -> Client:
             made = Client(tmp_path, dsn or full_table.dsn, session, **more)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -97,15 +95,6 @@ class Answered:
     def context(self) -> str:
         """The text for the model."""
         return str(self.output.get("additionalContext", ""))
-
-
-def end_hooks(home: Path) -> None:
-    """Kill the processes of hooks in a home, those in the background too: the next test has the same database."""
-    mark = f"HOME={home}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if mark in environ.read_bytes().split(b"\0"):
-                os.kill(int(environ.parent.name), signal.SIGKILL)
 
 
 class Client:

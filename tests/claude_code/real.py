@@ -17,8 +17,7 @@ from typing import Any
 
 from poll import until
 from run_bench import PROGRAM
-
-from claude_code.fake import end_hooks
+from terminal import end_all
 
 HERE = Path(__file__).parent
 # `make test-claude` installs it there.
@@ -164,7 +163,7 @@ class Place:
         subprocess.run(["tmux", "-L", self.tmux, "kill-server"], capture_output=True)
         self.model.kill()
         self.model.wait()
-        end_hooks(self.home)
+        end_all(self.home)
 
 
 class Window:

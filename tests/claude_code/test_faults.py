@@ -18,9 +18,10 @@ import pytest
 from conftest import Table, make_caller
 from poll import until
 from run_bench import PROGRAM, Proxy, only_linux
+from terminal import end_all
 
 from claude_code.conftest import Start
-from claude_code.fake import Client, end_hooks
+from claude_code.fake import Client
 from claude_sessions_cli.claude_code import stamp
 from claude_sessions_cli.claude_code.events import INPUT_LIMIT
 from claude_sessions_cli.claude_code.settings_file import hook_command
@@ -93,7 +94,7 @@ def test_failing_database_costs_little_and_prints_nothing(
         assert agent.status_line() == ""
         until(lambda: agent.log.count("\n") >= 2, "lines in the log")
         # One that still waits would register once the lock is gone.
-        end_hooks(tmp_path)
+        end_all(tmp_path)
     assert full_table.execute("SELECT 1 FROM public.claude_sessions") == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from run_bench import PROGRAM
+from terminal import end_all
 
 from claude_sessions_cli import database
 from claude_sessions_cli.operations import schema
@@ -64,6 +65,7 @@ def other_dsn(fresh_database: Callable[..., str]) -> str:
 @pytest.fixture
 def real(stack: ExitStack, tmp_path: Path, states: Path) -> Open:
     """Return a function that opens a window whose shell is hooked to the real program on the database of `dsn`."""
+    stack.callback(end_all, tmp_path)
 
     def start(
         name: str, dsn: str, every: float = NEVER, before: str = "", more: dict[str, str] | None = None
