@@ -42,6 +42,23 @@ class ClaimResult:
     source: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a caller asks for: the arguments of `claim`."""
+
+    sd_id: str
+    track: str | None
+    switch: bool
+    force_reason: str | None
+    force_fence: int | None
+    note: str | None
+    several: bool
+
+    def is_for(self, session: Session) -> bool:
+        """Whether a session holds the item."""
+        return session.holds and is_same(session.sd_id, self.sd_id)
+
+
 def claim(
     database: Database,
     caller: Caller,
@@ -65,11 +82,10 @@ def claim(
     Unreachable if another connection keeps the item's advisory lock.
     """
     check_work_item(sd_id)
+    request = _Request(sd_id, track, switch, force_reason, force_fence, note, several)
 
     def attempt(acting: Caller) -> ClaimResult:
-        return database.write(
-            acting.actor, _claim, acting, sd_id, track, switch, force_reason, force_fence, note, several
-        )
+        return database.write(acting.actor, _claim, acting, request)
 
     try:
         settled = agent.settled(database, caller, attempt)
@@ -97,17 +113,8 @@ def _locked_by_another(tx: Transaction, sd_id: str) -> Unreachable | None:
     )
 
 
-def _claim(
-    tx: Transaction,
-    caller: Caller,
-    sd_id: str,
-    track: str | None,
-    switch: bool,
-    force_reason: str | None,
-    force_fence: int | None,
-    note: str | None,
-    several: bool,
-) -> ClaimResult:
+def _claim(tx: Transaction, caller: Caller, request: _Request) -> ClaimResult:
+    sd_id, reason = request.sd_id, request.force_reason
     new, found, *same = rows.register(
         tx, caller, [rows.lock_item(sd_id)], rows.lock_claim(tx, caller, sd_id), *agent.look(caller)
     )
@@ -115,24 +122,18 @@ def _claim(
     if mine is None:
         raise rows.not_registered(caller)
     agent.require_current(caller, mine, same, registers=True, is_new=bool(new))
-    standing = caller.standing(mine) if force_reason else agent.require_own(caller, mine)
+    standing = caller.standing(mine) if reason else agent.require_own(caller, mine)
     agent.require_term(mine, others)
     lost = None if standing is Standing.TWIN else mine.tombstone
-    holders = [caller.judge(other) for other in others if other.holds and is_same(other.sd_id, sd_id)]
-    live = [holder for holder in holders if not holder.lapsed]
-    holds_other = mine.holds and not is_same(mine.sd_id, sd_id)
-    told: dict[str, Any] = {"tombstone": tell(lost)} if lost and not (several and lost.told) else {}
-    reported = {} if several else told
-    # Before the holder is judged: a caller that waits for this item must not wait in vain.
-    if holds_other and not switch:
-        raise _refused(tx, caller, mine, reported, _holds_another(mine, sd_id, lost))
-    if holds_other:
-        agent.require_idle(caller, mine)
-    current = _current_fence(mine, holders, sd_id)
-    if force_fence not in (None, current):
-        raise _refused(tx, caller, mine, reported, _other_fence(sd_id, force_fence, current, lost))
-    if live and force_reason is None:
-        raise _refused(tx, caller, mine, reported, held_by(live[0], lost))
+    told: dict[str, Any] = {"tombstone": tell(lost)} if lost and not (request.several and lost.told) else {}
+    holders = [caller.judge(other) for other in others if request.is_for(other)]
+    refusal = _refusal(caller, request, mine, holders, lost)
+    if refusal:
+        if told and not request.several:
+            tx.commit(rows.report_loss(caller, mine, **told))
+        raise refusal
+
+    track, note = request.track, request.note
     if track is None and lost and lost.reason == CLEARED and is_same(lost.sd_id, sd_id):
         track = lost.track
     # Force, or the item that this id holds, kept the caller from going on as its earlier id before.
@@ -141,35 +142,43 @@ def _claim(
         holders = [holder for holder in holders if holder.session is not earlier]
         track, note = track or earlier.track, note or earlier.note
     evictions = [agent.end_earlier(caller, earlier)] if earlier else []
-    evictions += [_evict(caller, holder, force_reason) for holder in holders]
+    evictions += [_evict(caller, holder, reason) for holder in holders]
     moves = standing in (Standing.MOVABLE, Standing.TWIN)
     own: dict[str, Any] = {**told, **({"note": note} if note else {})}
-    if standing is Standing.TWIN and force_reason and mine.process:
-        own["moved"] = Moved(mine.process, mine.fence, mine.server_now, force_reason).as_metadata()
+    if standing is Standing.TWIN and reason and mine.process:
+        own["moved"] = Moved(mine.process, mine.fence, mine.server_now, reason).as_metadata()
         # An earlier loss is of the process before, which learns of the move instead.
         own["tombstone"] = None
     taken = rows.take(tx, caller, mine, others, sd_id, track, evictions, moves=moves, **own)
-    if moves and mine.holds and is_same(mine.sd_id, sd_id):
+    if moves and request.is_for(mine):
         outcome = "moved"
     elif earlier:
         outcome = "continued"
     elif holders:
-        outcome = "forced" if live else "took_over"
+        outcome = "took_over" if all(holder.lapsed for holder in holders) else "forced"
     elif mine.holds:
-        outcome = "switched" if holds_other else "already_yours"
+        outcome = "already_yours" if request.is_for(mine) else "switched"
     else:
         outcome = "claimed"
     source = earlier.session_id if earlier else None
     return ClaimResult(outcome, caller.judge(taken), holders[0] if holders else None, lost, source)
 
 
-def _refused(
-    tx: Transaction, caller: Caller, mine: Session, told: dict[str, Any], error: SessionsError
-) -> SessionsError:
-    """Return the error of a refused claim, after the loss that it reports was marked or removed."""
-    if told:
-        tx.commit(rows.report_loss(caller, mine, **told))
-    return error
+def _refusal(
+    caller: Caller, request: _Request, mine: Session, holders: list[JudgedSession], lost: Tombstone | None
+) -> SessionsError | None:
+    """Return the error of a claim that is refused. Raises HeldByAnother if a command runs under the caller's item."""
+    # Before the holder is judged: a caller that waits for this item must not wait in vain.
+    if mine.holds and not request.is_for(mine):
+        if not request.switch:
+            return _holds_another(mine, request.sd_id, lost)
+        agent.require_idle(caller, mine)
+    terms = [session for session in (mine, *(holder.session for holder in holders)) if request.is_for(session)]
+    current = max((session.fence for session in terms if session.fence is not None), default=None)
+    if request.force_fence not in (None, current):
+        return _other_fence(request.sd_id, request.force_fence, current, lost)
+    live = next((holder for holder in holders if not holder.lapsed), None)
+    return held_by(live, lost) if live and request.force_reason is None else None
 
 
 def mark_loss(database: Database, caller: Caller) -> None:
@@ -189,12 +198,6 @@ def _holds_another(mine: Session, sd_id: str, lost: Tombstone | None) -> HoldsAn
         f"this session already holds {mine.sd_id}{own_loss(lost)}",
         f"release that item and claim this one: {command_line('claim', sd_id, '--switch')}",
     )
-
-
-def _current_fence(mine: Session, holders: list[JudgedSession], sd_id: str) -> int | None:
-    fences = [holder.session.fence for holder in holders]
-    fences += [mine.fence] if mine.holds and is_same(mine.sd_id, sd_id) else []
-    return max((fence for fence in fences if fence is not None), default=None)
 
 
 def _other_fence(sd_id: str, fence: int | None, current: int | None, lost: Tombstone | None) -> HeldByAnother:
