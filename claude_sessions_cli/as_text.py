@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from claude_sessions_cli import table
 from claude_sessions_cli.errors import SessionsError, Unreachable
 from claude_sessions_cli.names import nfc
-from claude_sessions_cli.operations.doctor import Verdict
 from claude_sessions_cli.operations.tombstones import describe, place_of
 from claude_sessions_cli.settings import Asked, rule_words
 from claude_sessions_cli.text import align, labelled
@@ -356,15 +355,16 @@ def inspection_lines(inspection: Inspection) -> list[str]:
     return lines
 
 
-MARKS = {Verdict.OK: "OK", Verdict.WARNING: "WARNING", Verdict.FAILURE: "FAILURE", Verdict.SKIPPED: "-"}
+# By the value of a Verdict, whose module only `doctor` needs.
+MARKS = {"ok": "OK", "warning": "WARNING", "failure": "FAILURE", "skipped": "-"}
 
 
 def findings_text(findings: Sequence[Finding]) -> list[str]:
     """Return a line for each check of `doctor`, and one below it for what mends it."""
     lines = []
     for found in findings:
-        lines.append(f"{MARKS[found.verdict]:8} {found.check}: {found.text}")
-        if found.mend and found.verdict is not Verdict.OK:
+        lines.append(f"{MARKS[found.verdict.value]:8} {found.check}: {found.text}")
+        if found.mend and found.verdict != "ok":
             lines.append(f"{'':8} mend: {found.mend}")
     return lines
 

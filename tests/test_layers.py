@@ -112,3 +112,25 @@ def test_each_driver_has_its_importers() -> None:
 
 def test_only_cli_imports_by_name() -> None:
     assert [module for module, body in MODULES.items() if "importlib.import_module" in _imports(body)] == ["cli"]
+
+
+def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
+    return [node for node in _without_type_checking(body) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+def _loaded_by(command: str) -> set[str]:
+    """Return the modules that a command may load: those that it names anywhere, and what these import at once."""
+    found: set[str] = set()
+    left = [*filter(None, map(_own_module, _imports(_without_type_checking(MODULES[f"commands/{command}"]))))]
+    while left:
+        module = left.pop()
+        if module not in found:
+            found.add(module)
+            left += filter(None, map(_own_module, _imports(_top_level(MODULES[module]))))
+    return found
+
+
+def test_frequent_commands_load_no_rare_operations() -> None:
+    rare = {f"operations/{name}" for name in ("doctor", "schema", "mend", "describe", "history", "timeline")}
+    for command in ("claim", "heartbeat", "list", "release", "check", "prompt"):
+        assert not _loaded_by(command) & rare, command
