@@ -106,6 +106,8 @@ def list_(
         options.refuse_beside("--host", {"--here": here})
     if jsonl:
         options.refuse_beside("--jsonl", {"--json": json})
+    if columns:
+        options.refuse_beside("--columns", {"--json": json, "--jsonl": jsonl})
     if interval is not None and not watch:
         raise UsageError("--interval needs --watch", "add --watch")
     settings = invocation.load_settings(dsn, stale_after)

@@ -49,7 +49,9 @@ def test_columns_are_chosen_and_wrong_ones_refused(run: Run) -> None:
     for option in ("--columns", "--sort"):
         done = run("list", option, "-hots" if option == "--sort" else "hots")
         assert done.returncode == 2 and "did you mean host?" in done.stderr
-    assert run("list", "--json", "--jsonl").returncode == 2
+    for options in (("--json", "--jsonl"), ("--columns", "sd", "--json"), ("--columns", "sd", "--jsonl")):
+        done = run("list", *options)
+        assert done.returncode == 2 and "cannot be combined" in done.stdout + done.stderr
 
 
 def test_jsonl_prints_a_session_on_each_line(run: Run) -> None:
