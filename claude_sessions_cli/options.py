@@ -58,6 +58,11 @@ def repeat_in(hint: str, argv: Sequence[str]) -> str:
     return CALL.sub(complete, hint)
 
 
+def repeat_dsn(mend: str | None, dsn: str | None) -> str | None:
+    """Add the --dsn of this command to the commands of what mends something."""
+    return repeat_in(mend, ["--dsn", dsn]) if mend and dsn else mend
+
+
 def _given(name: str, argv: Sequence[str]) -> str | None:
     """Return the value of an option on a command line."""
     for word, following in zip(argv, (*argv[1:], None), strict=True):

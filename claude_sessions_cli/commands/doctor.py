@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from claude_sessions_cli import as_text, identity, invocation, options, render
@@ -33,6 +33,7 @@ def doctor(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Q
     output = render.Output("doctor", json, quiet)
     settings, findings, error = _ask(dsn, who, output)
     findings += surroundings.diagnose(os.environ, who, settings)
+    findings = [replace(finding, mend=options.repeat_dsn(finding.mend, dsn)) for finding in findings]
     data = {"findings": [asdict(finding) for finding in findings]}
     failed = sum(finding.verdict is Verdict.FAILURE for finding in findings)
     if failed and error is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from json import loads
 from pathlib import Path
 from typing import Annotated
@@ -63,17 +63,18 @@ def check(dsn: options.Dsn = None, json: options.Json = False, quiet: options.Qu
     output = render.Output("schema check", json, quiet)
     with invocation.open_database(invocation.load_settings(dsn), output) as database:
         found = schema.inspect(database)
+    wrong = [difference for difference in found.differences if difference.difference != "extra"]
+    hint = mend.hint(difference.mend for difference in wrong)
+    found = replace(
+        found,
+        differences=[replace(one, mend=options.repeat_dsn(one.mend, dsn)) for one in found.differences],
+    )
     lines = as_text.inspection_lines(found)
     data = asdict(found)
-    wrong = [difference for difference in found.differences if difference.difference != "extra"]
     if wrong:
         if not json:
             output.result(data, lambda: lines)
-        raise SchemaMismatch(
-            f"the table is not as shipped: {len(wrong)} missing or changed",
-            mend.hint(difference.mend for difference in wrong),
-            data,
-        )
+        raise SchemaMismatch(f"the table is not as shipped: {len(wrong)} missing or changed", hint, data)
     output.result(data, lambda: [*lines, as_text.shipped_line(found)])
 
 

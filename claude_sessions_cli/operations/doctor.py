@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import PermissionDenied, SchemaMismatch, SessionsError, Unreachable
-from claude_sessions_cli.failures import STATEMENT_MODE
+from claude_sessions_cli.failures import STATEMENT_MODE, grant
 from claude_sessions_cli.operations import schema
 from claude_sessions_cli.operations.caller import Caller
 from claude_sessions_cli.operations.mend import APPLY
@@ -66,6 +66,8 @@ class Health:
     in_recovery: bool
     tls: str | None
     role: str
+    may_read: bool | None
+    may_write: bool | None
     synchronous_commit: str
     server_now: datetime
     updates: int | None
@@ -85,6 +87,7 @@ def diagnose(database: Database, caller: Caller) -> list[Finding]:
     if health:
         found += [
             _server(health),
+            *_access(health),
             _pooler(health, database),
             _tls(health, database.host),
             _clock(health, before, time.time()),
@@ -143,6 +146,12 @@ def _server(health: Health) -> Finding:
         text = f"Postgres {health.server_version} is older than {OLDEST_SERVER}, and not tested"
         return Finding("server", Verdict.WARNING, text, f"upgrade the server to Postgres {OLDEST_SERVER} or later")
     return Finding("server", Verdict.OK, f"Postgres {health.server_version}, as role {health.role}")
+
+
+def _access(health: Health) -> Iterator[Finding]:
+    # None without the table. What a role may not read, the checks that read it report.
+    if health.may_write is False and health.may_read:
+        yield Finding("access", Verdict.FAILURE, f"the role {health.role} may not write the table", grant(health.role))
 
 
 def _pooler(health: Health, database: Database) -> Finding:

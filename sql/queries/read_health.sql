@@ -8,6 +8,9 @@ SELECT
     pg_catalog.pg_is_in_recovery() AS in_recovery,
     (SELECT version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()) AS tls,
     current_user::text AS role,
+    pg_catalog.has_any_column_privilege(relid, 'SELECT'::text) AS may_read,
+    pg_catalog.has_any_column_privilege(relid, 'INSERT'::text)
+    AND pg_catalog.has_any_column_privilege(relid, 'UPDATE'::text) AS may_write,
     pg_catalog.current_setting('synchronous_commit'::text) AS synchronous_commit,
     coalesce(%(now)s::timestamptz, pg_catalog.clock_timestamp()) AS server_now,
     n_tup_upd AS updates,

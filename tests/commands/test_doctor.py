@@ -54,6 +54,8 @@ def test_failed_check_exits_7_after_all_are_made(fresh_database: Callable[..., s
     assert "         mend: claude-sessions schema apply" in done.stdout
     assert "timer: " in done.stdout
     assert _findings(inside("doctor", "--json", env=env), 7)["schema"]
+    for command in (["doctor"], ["schema", "check"]):
+        assert "mend: claude-sessions schema apply --dsn DSN\n" in inside(*command, "--dsn", dsn).stdout
     assert inside("schema", "apply", env=env).returncode == 0
     assert inside("doctor", env=env).returncode == 0
 

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta, timezone
 
 import psycopg
 import pytest
-from commands.answers import apply_schema, as_role
+from commands.answers import apply_schema, as_role, execute
 from conftest import Table, make_caller
 
 from claude_sessions_cli import database, queries
-from claude_sessions_cli.operations import doctor
+from claude_sessions_cli.operations import doctor, schema
 from claude_sessions_cli.operations.claim import claim
 from claude_sessions_cli.operations.doctor import Finding, Verdict, diagnose
 from claude_sessions_cli.operations.release import release
@@ -202,6 +202,22 @@ def test_role_without_rights_is_one_failure(full_table: Table, make_role: Callab
     assert [one.check for one in findings if one.verdict is Verdict.FAILURE] == ["access"]
     assert not {"double claims", "other programs"} & {*found}
     assert found["server"] is found["schema"] is Verdict.OK
+
+
+def test_role_that_may_only_read_is_a_failure(
+    make_role: Callable[..., str], fresh_database: Callable[..., str]
+) -> None:
+    make_role("cs_doctor")
+    dsn = apply_schema(fresh_database())
+    execute(dsn, "GRANT SELECT ON public.claude_sessions, public.claude_session_events TO cs_doctor")
+    execute(dsn, "CREATE POLICY readers ON public.claude_sessions TO cs_doctor USING (true) WITH CHECK (true)")
+    with database.connect(as_role(dsn, "cs_doctor"), "the test") as reader:
+        [found] = [one for one in diagnose(reader, make_caller("a")) if one.verdict is Verdict.FAILURE]
+        assert (found.check, found.text) == ("access", "the role cs_doctor may not write the table")
+        assert found.mend == "an administrator must run: claude-sessions schema apply --grant cs_doctor"
+        with database.connect(dsn, "the test") as owner:
+            schema.apply(owner, grant="cs_doctor")
+        assert not [one for one in diagnose(reader, make_caller("a")) if one.verdict is Verdict.FAILURE]
 
 
 @pytest.mark.parametrize("hours", [0, 1])
