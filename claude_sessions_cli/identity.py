@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from claude_sessions_cli import __version__, process
 from claude_sessions_cli.codebase import describe_directory
@@ -39,8 +39,7 @@ NAME_PROCESS = "name a process of your own that lives, or leave it out"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(NamedTuple):
     """An agent that tells its commands its own id, in a variable, and perhaps its process, in another.
 
     Its process is that one, if it is above the command, else the nearest of its `programs`. The id counts below its
@@ -70,8 +69,7 @@ ID_FROM = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One rule of identity: its name and value, whether it won, and why not."""
 
     rule: str
@@ -222,8 +220,7 @@ class _Candidate(Generic[T]):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Exported:
+class _Exported(NamedTuple):
     """Whether an id that the tool exported counts here, and its anchor, from CLAUDE_SESSIONS_ANCHOR.
 
     `foreign` is whether that process is of another pid namespace.
@@ -235,8 +232,7 @@ class _Exported:
     foreign: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(NamedTuple):
     """What the rules examine: the environment, and the ancestors of this command."""
 
     environ: Mapping[str, str]

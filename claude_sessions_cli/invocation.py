@@ -210,26 +210,26 @@ def ask_standings(
     asked = settings.Asked(None, None, None)
     try:
         found = load_settings(dsn)
-        asked = replace(asked, source=found.dsn_source)
+        asked = asked._replace(source=found.dsn_source)
         if found.dsn is None:
             from claude_sessions_cli.embedded import server
 
-            asked = replace(asked, name=f"the private server in {server.status().data_dir}")
+            asked = asked._replace(name=f"the private server in {server.status().data_dir}")
             if not server.status().running:
-                asked = replace(asked, is_stopped=True)
+                asked = asked._replace(is_stopped=True)
                 raise Unreachable(f"{asked.name} is not running", server.START)
 
         from claude_sessions_cli.operations.caller import Caller
         from claude_sessions_cli.operations.whoami import whoami
 
         with open_database(found, output, starts=False) as database:
-            asked = replace(asked, name=asked.name or database.description, server_version=database.server_version)
+            asked = asked._replace(name=asked.name or database.description, server_version=database.server_version)
             standings = whoami(database, Caller(who, found))
     except SessionsError as error:
         # From a database that answered, it is about the caller's arguments.
         if isinstance(error, UsageError) and asked.server_version:
             raise
-        return who, None, replace(asked, error=error.message), error
+        return who, None, asked._replace(error=error.message), error
     if standings.session:
         who = replace(who, session_id=standings.session.session.session_id)
     return who, standings, asked, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from claude_sessions_cli.times import EPOCH, fence_of, to_fence, to_time, utc
 
@@ -112,16 +112,14 @@ class Tombstone:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """A term as the session's own row remembers it, beside the columns that other programs write."""
 
     sd_id: str
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(NamedTuple):
     """What a file of this host remembers of a row, with `updated_at` in microseconds since the epoch.
 
     A row that is older has gone back in time: a fail-over lost the claim.
@@ -132,8 +130,7 @@ class Witness:
     updated_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(NamedTuple):
     """From which process a session was moved by force, under which fence, when and why."""
 
     process: ProcessRecord
@@ -334,16 +331,14 @@ class Session:
         return Label.QUIET
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(NamedTuple):
     """Whom the history names for a change; empty for an unknown one."""
 
     session_id: str = ""
     hostname: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class JudgedSession:
+class JudgedSession(NamedTuple):
     """A session as this host and this caller judge it, from one look at its process.
 
     `lapsed` is whether another session may take its item, `left` a process group that its guardian is ending: the

@@ -12,9 +12,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TextIO, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from claude_sessions_cli import threads
 from claude_sessions_cli.as_json import json_value, session_data
@@ -52,8 +51,7 @@ class CannotWrite(SessionsError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """How this invocation prints."""
 
     command: str

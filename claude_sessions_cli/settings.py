@@ -8,9 +8,8 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_sessions_cli import files
 from claude_sessions_cli.errors import UsageError, unknown_word
@@ -31,8 +30,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
 DURATION_LIMIT_S = 3650 * 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings of one command; durations in seconds, `dsn` None for the private server."""
 
     dsn: str | None
@@ -46,8 +44,7 @@ class Settings:
         return self.dsn is None and self.dsn_source == NO_RULE
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """The database of an answer: its name, the rule that chose it, its Postgres, and why it gave none.
 
     `is_stopped` is true of a private server that a look does not start.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from claude_sessions_cli.model import JudgedSession
 from claude_sessions_cli.names import RANDOM_ID
@@ -120,8 +120,7 @@ def rows(columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
     return [heads, *(tuple(_shown(column.cell(item)) for column in columns) for item in items)]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How a table is laid out: as `plain` lines, `wide` with every cell whole, or fitted to its terminal.
 
     `chosen` says that its reader chose the columns, so that none is dropped. A narrow terminal drops columns in the

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -58,8 +57,7 @@ class Rows(list[Row]):
         return Session(**self[0]) if self else None
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What a transaction may do: the query that opens it, and the commands that row security must let through.
 
     The commands are the letters of pg_policy.polcmd: r to read, a to add, w to write, d to delete. `durable` says that

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from claude_sessions_cli.connection import Row
 from claude_sessions_cli.database import Database
@@ -29,8 +29,7 @@ from claude_sessions_cli.transaction import Rows, Statement, Transaction
 REGISTER = "register it: claude-sessions heartbeat --register"
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatResult:
+class HeartbeatResult(NamedTuple):
     """The outcome: `renewed`, `registered`, `restored`, `moved`, `continued`, `fresh` or `lost`.
 
     `source` is the session of the same process whose claim this one continues. `new_fence` says that another program
@@ -64,7 +63,7 @@ def heartbeat(
     """
     settled = agent.settled(database, caller, lambda acting: _beat(database, acting, register, if_older_than, witness))
     if settled.outcome and settled.result.outcome in ("renewed", "fresh"):
-        return replace(settled.result, outcome=settled.outcome, source=settled.source)
+        return settled.result._replace(outcome=settled.outcome, source=settled.source)
     return settled.result
 
 

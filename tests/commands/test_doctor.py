@@ -176,7 +176,7 @@ def test_private_server_is_named_with_its_age(tmp_path: Path, monkeypatch: pytes
 
     text = f"Postgres 16 in {tmp_path}, up for 2d0h"
     assert found(used, "16") == Finding("private server", Verdict.OK, text)
-    elsewhere = replace(used, dsn="service=work")
+    elsewhere = used._replace(dsn="service=work")
     assert found(elsewhere, "16") == Finding("private server", Verdict.OK, f"{text}; not used here")
     upgrade = "claude-sessions db upgrade"
     assert found(used, "16", "18") == Finding(
