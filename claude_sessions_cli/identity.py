@@ -10,7 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -78,8 +78,7 @@ class Rule(NamedTuple):
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The session of this command. `anchor` is None if the session's process is not visible from here.
 
     `id_from` is the rule that gave the id: `option`, `exported`, `environment`, `hook`, an agent's name, such as
@@ -94,7 +93,7 @@ class Identity:
     cwd: str | None
     branch: str | None
     host: Host
-    rules: list[Rule] = field(default_factory=list)
+    rules: Sequence[Rule] = ()
     id_from: str | None = None
     agent: Process | None = None
     run_fence: int | None = None

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from claude_sessions_cli import __version__, fallback, identity, prompt, prompt_sync, settings
@@ -231,7 +230,7 @@ def ask_standings(
             raise
         return who, None, asked._replace(error=error.message), error
     if standings.session:
-        who = replace(who, session_id=standings.session.session.session_id)
+        who = who._replace(session_id=standings.session.session.session_id)
     return who, standings, asked, None
 
 

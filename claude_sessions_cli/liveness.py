@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import socket
 from binascii import crc32
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from claude_sessions_cli import guardian, process
 from claude_sessions_cli.model import Liveness, ProcessRecord, Session
@@ -18,8 +18,7 @@ _INITIAL_PID_NAMESPACES = ("pid:[4026531836]", "")
 _INITIAL_TIME_NAMESPACE = "time:[4026531834]"
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """The names of this host, its boot, its pid namespace and its machine; empty if unknown."""
 
     hostname: str

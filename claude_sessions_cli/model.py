@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,8 +53,7 @@ class Label(str, Enum):
     QUIET = "QUIET"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRecord:
+class ProcessRecord(NamedTuple):
     """The process that a row records."""
 
     pid: int
@@ -71,8 +70,7 @@ class ProcessRecord:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
+class Tombstone(NamedTuple):
     """What a session that lost its claim finds: which term, when, why, and its successor.
 
     `fence` is that of the lost term. `by` is the session that took the item or released it, and `new_fence` that of its
@@ -141,7 +139,7 @@ class Moved(NamedTuple):
     def as_metadata(self) -> dict[str, Any]:
         """Return the JSON form that the row keeps."""
         at = utc(self.at) if self.at else None
-        return {"process": asdict(self.process), "fence": self.fence, "at": at, "reason": self.reason}
+        return {"process": self.process._asdict(), "fence": self.fence, "at": at, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +202,7 @@ class Session:
         guardian = part.get("guardian") if isinstance(part, dict) else None
         if runner is None or not isinstance(guardian, dict):
             return None
-        return _process_record({**asdict(runner), "start": None, **guardian})
+        return _process_record({**runner._asdict(), "start": None, **guardian})
 
     @property
     def tombstone(self) -> Tombstone | None:

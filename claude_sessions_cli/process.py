@@ -11,10 +11,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Set
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 PROC = Path("/proc")
 PS = "ps"
@@ -56,8 +56,7 @@ class Source(Enum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process as the kernel shows it; pid and `start` together identify it until the next boot."""
 
     pid: int

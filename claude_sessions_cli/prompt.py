@@ -20,9 +20,9 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from claude_sessions_cli import files
 from claude_sessions_cli.errors import UsageError
@@ -56,8 +56,7 @@ LINE_LIMIT = 4096
 Version = tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """What a session holds, as its last command saw it; `since` is in seconds of this host's clock.
 
     `updated_at` is in microseconds since the epoch. `elsewhere` counts the claims that the terminal holds in other
@@ -209,7 +208,7 @@ def write(
                 current = before
             else:
                 return
-            counted = replace(current, elsewhere=_count_others(path, current))
+            counted = current._replace(elsewhere=_count_others(path, current))
             if not visible and counted == before:
                 return
             # The shell may turn to another database at any moment, and writes the file in place then.

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def elsewhere(session_id: str) -> Caller:
     """Return a session of another host, which can judge this host's processes only by their silence."""
     caller = make_caller(session_id, stale_after=3, heartbeat_every=1)
     host = Host("elsewhere", "another boot", "pid:[1]")
-    return replace(caller, identity=replace(caller.identity, host=host))
+    return caller._replace(identity=caller.identity._replace(host=host))
 
 
 def try_claim(table: Table, caller: Caller, sd_id: str = "SD-1") -> bool:

@@ -10,7 +10,6 @@ import subprocess
 import time
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def test_segment_shows_item_and_age() -> None:
     assert State("lost", 0, "SD-AUTH-001", "s").segment(5) == "LOST SD-AUTH-001"
     assert State("none", 0, "-", "s").segment(5) == ""
     counted = [
-        replace(state, elsewhere=2).segment(HELD.since + 720) for state in (HELD, LOST, State("none", 0, "-", "s"))
+        state._replace(elsewhere=2).segment(HELD.since + 720) for state in (HELD, LOST, State("none", 0, "-", "s"))
     ]
     assert counted == ["SD-AUTH-001 12m +2", "LOST SD-AUTH-001 +2", "+2"]
 
@@ -142,7 +141,7 @@ def test_text_from_database_is_harmless_to_shells(text: str) -> None:
     assert {unicodedata.category(character)[0] for character in shown if character > "\x7f"} <= set("LNM")
     assert len(shown) == len(unicodedata.normalize("NFC", text))
     assert prompt.harmless(shown) == shown
-    state = replace(HELD, item=shown)
+    state = HELD._replace(item=shown)
     assert State.parse(state.line) == state
 
 
@@ -171,7 +170,7 @@ def test_item_is_shown_as_far_as_it_is_harmless(item: str, shown: str) -> None:
 
 
 def test_blank_of_an_item_has_a_place_in_the_file(place: Path) -> None:
-    spaced = replace(HELD, item="feature/foo bar")
+    spaced = HELD._replace(item="feature/foo bar")
     prompt.write(os.environ, anchor(), spaced)
     assert (place / "4711-12345").read_text().split()[2] == "feature/foo~bar"
     assert prompt.read(os.environ, anchor()) == spaced
@@ -181,7 +180,7 @@ def test_blank_of_an_item_has_a_place_in_the_file(place: Path) -> None:
 def test_item_of_an_earlier_version_is_read(place: Path) -> None:
     place.mkdir(parents=True)
     (place / "4711-12345").write_text(HELD.line.replace(HELD.item, "org?repo"))
-    assert prompt.read(os.environ, anchor()) == replace(HELD, item="org?repo")
+    assert prompt.read(os.environ, anchor()) == HELD._replace(item="org?repo")
 
 
 def test_malformed_prompt_file_is_ignored(place: Path) -> None:
@@ -295,9 +294,9 @@ def test_other_databases_claims_are_counted(place: Path) -> None:
     prompt.write(os.environ, anchor(pid=47), ELSEWHERE)
     assert prompt.read(os.environ, anchor()) == HELD
     prompt.write(os.environ, anchor(), ELSEWHERE, shown=lambda: False)
-    assert prompt.read(os.environ, anchor()) == replace(HELD, elsewhere=1)
+    assert prompt.read(os.environ, anchor()) == HELD._replace(elsewhere=1)
     prompt.write(os.environ, anchor(), ELSEWHERE)
-    assert prompt.read(os.environ, anchor()) == replace(ELSEWHERE, elsewhere=1)
+    assert prompt.read(os.environ, anchor()) == ELSEWHERE._replace(elsewhere=1)
     prompt.write(os.environ, anchor(), LOST, shown=lambda: False)
     assert prompt.read(os.environ, anchor()) == ELSEWHERE
 
@@ -315,14 +314,14 @@ def test_turn_of_the_shell_during_a_write_is_kept(place: Path, monkeypatch: pyte
         return count(*args)
 
     monkeypatch.setattr(prompt, "_count_others", turn)
-    renewed = replace(HELD, updated_at=(HELD.updated_at or 0) + 1)
+    renewed = HELD._replace(updated_at=(HELD.updated_at or 0) + 1)
 
     def shown() -> bool:
         seen = prompt.read(os.environ, anchor())
         return seen is not None and seen.database == DATABASE
 
     prompt.write(os.environ, anchor(), renewed, shown=shown)
-    assert prompt.read(os.environ, anchor()) == replace(ELSEWHERE, elsewhere=1)
+    assert prompt.read(os.environ, anchor()) == ELSEWHERE._replace(elsewhere=1)
     assert prompt.read(os.environ, anchor(), DATABASE) == renewed
 
 
@@ -339,17 +338,17 @@ def test_turn_at_the_moment_of_replacement_is_kept(place: Path, monkeypatch: pyt
         return move(self, target)
 
     monkeypatch.setattr(Path, "replace", turn_first)
-    renewed = replace(HELD, updated_at=(HELD.updated_at or 0) + 1)
+    renewed = HELD._replace(updated_at=(HELD.updated_at or 0) + 1)
     prompt.write(os.environ, anchor(), renewed, shown=lambda: prompt.read(os.environ, anchor()) == HELD)
-    assert prompt.read(os.environ, anchor()) == replace(ELSEWHERE, elsewhere=1)
+    assert prompt.read(os.environ, anchor()) == ELSEWHERE._replace(elsewhere=1)
     assert prompt.read(os.environ, anchor(), DATABASE) == renewed
 
 
 def test_one_claim_under_two_names_of_a_database_counts_once(place: Path) -> None:
     # Such as localhost and 127.0.0.1.
     prompt.write(os.environ, anchor(), HELD)
-    prompt.write(os.environ, anchor(), replace(HELD, database=OTHER))
-    assert prompt.read(os.environ, anchor()) == replace(HELD, database=OTHER)
+    prompt.write(os.environ, anchor(), HELD._replace(database=OTHER))
+    assert prompt.read(os.environ, anchor()) == HELD._replace(database=OTHER)
 
 
 def test_state_that_is_not_shown_creates_no_prompt(place: Path) -> None:
@@ -358,9 +357,9 @@ def test_state_that_is_not_shown_creates_no_prompt(place: Path) -> None:
 
 
 def test_lost_term_is_corrected_under_another_name(place: Path) -> None:
-    prompt.write(os.environ, anchor(), replace(HELD, database=OTHER))
+    prompt.write(os.environ, anchor(), HELD._replace(database=OTHER))
     correct()
-    assert prompt.read(os.environ, anchor()) == replace(LOST, database=OTHER)
+    assert prompt.read(os.environ, anchor()) == LOST._replace(database=OTHER)
 
 
 def test_lost_term_is_corrected_in_another_terminal(place: Path) -> None:
@@ -378,7 +377,7 @@ def test_lost_term_of_an_earlier_version_is_corrected(place: Path) -> None:
     place.mkdir(parents=True)
     (place / "4711-12345").write_text("held 1767225600 SD-AUTH-001 session_0a1b2c3d_pts3_4711\n")
     correct()
-    assert prompt.read(os.environ, anchor()) == replace(LOST, database="-")
+    assert prompt.read(os.environ, anchor()) == LOST._replace(database="-")
     assert [path.name for path in place.iterdir()] == ["4711-12345"]
 
 
@@ -387,7 +386,7 @@ def test_lost_term_of_an_earlier_version_is_corrected(place: Path) -> None:
     [{"fence": FENCE + 9}, {"session_id": "another"}, {"item": "SD-3"}, {"kind": "none"}],
 )
 def test_newer_or_foreign_state_is_not_corrected(place: Path, change: dict[str, Any]) -> None:
-    prompt.write(os.environ, anchor(), replace(HELD, **change))
+    prompt.write(os.environ, anchor(), HELD._replace(**change))
     before = {path: path.read_text() for path in place.iterdir()}
     correct()
     assert {path: path.read_text() for path in place.iterdir()} == before

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_sessions_cli.identity import Identity, require
 from claude_sessions_cli.liveness import group_left, is_of_earlier_boot, liveness
@@ -28,8 +27,7 @@ class Standing(Enum):
     TWIN = "twin"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """An identity with its settings. `now` replaces the server's clock in tests."""
 
     identity: Identity
@@ -68,7 +66,7 @@ class Caller:
 
     def as_session(self, session_id: str) -> Caller:
         """Return this caller under another session id of its process. The row of that id keeps its own `id_from`."""
-        return replace(self, identity=replace(self.identity, session_id=session_id, id_from=None))
+        return self._replace(identity=self.identity._replace(session_id=session_id, id_from=None))
 
     def standing(self, session: Session) -> Standing:
         """Return how this caller stands to the row of its session id."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from claude_sessions_cli.connection import Row
@@ -207,7 +206,7 @@ def _restore(
         return _restore_stale(tx, caller, mine, others, item, holder)
     lost = add_successor(mine.tombstone, latest) if mine.tombstone and holder is None else mine.tombstone
     if lost and holder:
-        lost = replace(lost, by=holder.session_id, new_fence=holder.fence)
+        lost = lost._replace(by=holder.session_id, new_fence=holder.fence)
     if lost is None or not lost.restorable:
         return _revive(tx, caller, mine, lost)
     taken = rows.take(tx, caller, mine, others, item, mine.track or lost.track, tombstone=None)
@@ -233,7 +232,7 @@ def _revive(
         own = {"term": None, "moved": None}
         if lost and lost.restorable:
             # Sessions that claimed the item after this one ended did not update its tombstone.
-            lost = replace(lost, reason=SILENT_TO_THE_END)
+            lost = lost._replace(reason=SILENT_TO_THE_END)
     if lost:
         own["tombstone"] = lost.as_metadata()
     *_, row = tx.commit(*before, Statement("revive_session", **caller.columns(caller.standing(mine), **own)))

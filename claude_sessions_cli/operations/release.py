@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import SEE_ALL, NotHeld, UsageError
@@ -116,7 +116,7 @@ def release_other(
         )
     if _is_itself(found, caller):
         prefix = found.session_id
-        itself = replace(caller, identity=replace(caller.identity, session_id=prefix))
+        itself = caller._replace(identity=caller.identity._replace(session_id=prefix))
         return release(database, itself, sd_id, end=end, reason=reason, named=True)
     released = database.write(caller.actor, _release_other, caller, found.session_id, sd_id, end, reason)
     # None: it has moved to the caller's process since.

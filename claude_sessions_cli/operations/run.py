@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from claude_sessions_cli import supervisor, threads
 from claude_sessions_cli.database import Database
@@ -149,8 +149,8 @@ def find_holder(database: Database, own: Caller, itself: Process, sd_id: str, *,
         return shared.caller, True
     session_id = own.identity.session_id if named else derive_session_id(itself, own.identity.host)
     id_from = own.identity.id_from if named else "derived"
-    identity = replace(own.identity, session_id=session_id, id_from=id_from, anchor=itself, tty=itself.tty)
-    wrapper = replace(own, identity=identity)
+    identity = own.identity._replace(session_id=session_id, id_from=id_from, anchor=itself, tty=itself.tty)
+    wrapper = own._replace(identity=identity)
     if named:
         _refuse_live_session(database, own, wrapper, sd_id)
     return wrapper, False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from claude_sessions_cli.database import Database
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
 from claude_sessions_cli.liveness import is_gone, may_run
@@ -66,7 +64,7 @@ def _enter(
         )
     # The command trusts a window that every other client has to respect.
     stale_after = session.effective_stale_after(caller.settings.stale_after)
-    run = asdict(runner)
+    run = runner._asdict()
     if guardian:
         run["guardian"] = {"pid": guardian.pid, "start": guardian.start}
     columns = caller.columns(caller.standing(session), run=run, stale_after=stale_after)

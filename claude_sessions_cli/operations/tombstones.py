@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from claude_sessions_cli.errors import HeldByAnother, NotHeld
@@ -57,7 +56,7 @@ def tell(lost: Tombstone | None, *, acknowledged: bool = False) -> dict[str, Any
 
     One lost answer therefore loses nothing. A release marks it as `acknowledged` too.
     """
-    return None if lost is None or lost.told else replace(lost, told=True, acknowledged=acknowledged).as_metadata()
+    return None if lost is None or lost.told else lost._replace(told=True, acknowledged=acknowledged).as_metadata()
 
 
 def claim_lost(tombstone: Tombstone, session: Session, holder: JudgedSession | None = None) -> NotHeld:
@@ -104,4 +103,4 @@ def add_successor(lost: Tombstone, latest: Mapping[str, Any] | None) -> Tombston
     since = lost.fence or fence_of(lost.at)
     if latest is None or since is None or (fence := fence_of(latest["claimed_at"])) is None or fence <= since:
         return lost
-    return replace(lost, by=latest["session_id"], new_fence=fence)
+    return lost._replace(by=latest["session_id"], new_fence=fence)

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -324,7 +324,7 @@ mv "{0}/$$.words" "{0}/$$.call"
     def _run(self, argv: list[str], env: dict[str, str], data: bytes) -> list[Any]:
         """Run a command line inside this process, below the client."""
         lineage = process.lineage
-        itself = replace(lineage(os.getpid())[0], tty=None)
+        itself = lineage(os.getpid())[0]._replace(tty=None)
         with self.patch.context() as patch:
             for name in [*os.environ]:
                 patch.delenv(name)

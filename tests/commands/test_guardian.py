@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -115,7 +114,7 @@ def test_process_of_another_user_keeps_item_and_is_named(table: Table, sleeper: 
         caller = make_caller("a", anchor=process.read(wrapper.pid))
         claim(table.database, caller, "SD-1")
         dead = ProcessRecord(watcher.pid, "1", host.boot_id, host.pid_ns)
-        term.enter(table.database, caller, dead, "SD-1", replace(dead, start=process.read(watcher.pid).start))
+        term.enter(table.database, caller, dead, "SD-1", dead._replace(start=process.read(watcher.pid).start))
         wrapper.kill()
         wrapper.wait()
         assert watcher.stdin

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -315,7 +314,7 @@ def test_keep_on_failure_holds_claim_until_it_lapses(bench: Bench, code: int) ->
     # Other sessions cannot claim it earlier, although this host knows that the command has ended.
     later = make_caller("b", stale_after=3, heartbeat_every=1, now=row["heartbeat_at"] + timedelta(seconds=59.9))
     assert not try_claim(bench.table, later)
-    assert try_claim(bench.table, replace(later, now=row["heartbeat_at"] + timedelta(seconds=60.1)))
+    assert try_claim(bench.table, later._replace(now=row["heartbeat_at"] + timedelta(seconds=60.1)))
 
 
 def test_kept_claim_is_released_by_the_printed_command(bench: Bench) -> None:

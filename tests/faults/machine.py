@@ -6,7 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 
@@ -223,7 +223,7 @@ class LeaseMachine(RuleBasedStateMachine):
             tty=f"/dev/{place}/{seat}",
         )
         id_from = "claude_code" if rotates else "environment"
-        return replace(made, identity=replace(made.identity, id_from=id_from))
+        return made._replace(identity=made.identity._replace(id_from=id_from))
 
     # How an operation runs.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -212,7 +211,7 @@ class Table:
 
     def _process(self) -> dict[str, Any] | None:
         process = self._caller.process
-        return {name: value for name, value in asdict(process).items() if value is not None} if process else None
+        return {name: value for name, value in process._asdict().items() if value is not None} if process else None
 
 
 class Oracle:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -40,7 +39,7 @@ def _all(table: Table) -> list[dict[str, Any]]:
 
 def _on(pid: int, name: str = "a", minutes: float = 0, id_from: str = "environment") -> Caller:
     caller = make_caller(name, anchor=process.read(pid), now=at(minutes), tty="/dev/pts/7")
-    return replace(caller, identity=replace(caller.identity, id_from=id_from))
+    return caller._replace(identity=caller.identity._replace(id_from=id_from))
 
 
 def _caught(act: Callable[[], object]) -> SessionsError | None:
@@ -194,7 +193,7 @@ def test_process_of_an_earlier_boot_is_dead(
 ) -> None:
     caller = make_caller("a", anchor=process.read(sleeper().pid), stale_after=7 * 86400)
     claim(table.database, caller, "SD-1")
-    host = replace(this_host(), machine_id="this", pid_ns="pid:[4026531836]")
+    host = this_host()._replace(machine_id="this", pid_ns="pid:[4026531836]")
     record = {"pid": 7, "start": "7", "boot_id": "earlier", "pid_ns": host.pid_ns, "machine_id": "this", **change}
     before_boot = f"clock_timestamp() - interval '{uptime() + 60} seconds'"
     own = psycopg_json({name: value for name, value in record.items() if value is not None})
@@ -204,7 +203,7 @@ def test_process_of_an_earlier_boot_is_dead(
             " metadata = jsonb_set(metadata, '{claude_sessions_cli,process}', %s)",
             own,
         )
-        booted = replace(caller, identity=replace(caller.identity, host=host))
+        booted = caller._replace(identity=caller.identity._replace(host=host))
         error = _caught(lambda booted=booted: heartbeat(table.database, booted))  # type: ignore[misc]
         assert isinstance(error, HeldByAnother) != is_dead, (heartbeat_at, error)
 
@@ -279,14 +278,14 @@ def test_earlier_id_is_found_without_a_terminal(
     table: Table, sleeper: Sleeper, places: tuple[str | None, str | None]
 ) -> None:
     pid = sleeper().pid
-    found = replace(process.read(pid), tty="/dev/pts/7")
+    found = process.read(pid)._replace(tty="/dev/pts/7")
 
     def on(name: str, minutes: float, place: str | None) -> Caller:
         caller = _on(pid, name, minutes, "claude_code")
         # A command that left the terminal knows the process by CLAUDE_PID alone; `claude -p` in CI has none.
-        named = found if any(places) else replace(found, tty=None)
-        left = replace(caller.identity, anchor=None, tty=None, agent=named)
-        return caller if place else replace(caller, identity=left)
+        named = found if any(places) else found._replace(tty=None)
+        left = caller.identity._replace(anchor=None, tty=None, agent=named)
+        return caller if place else caller._replace(identity=left)
 
     claim(table.database, on("id-a", 0, places[0]), "SD-1")
     assert (table.row("id-a")["pid"], table.row("id-a")["tty"]) == (pid, "/dev/pts/7" if places[0] else None)
@@ -322,7 +321,7 @@ def test_claims_of_both_ids_stay(table: Table, sleeper: Sleeper) -> None:
     pid = sleeper().pid
     claim(table.database, _on(pid, "id-b", 0, "claude_code"), "SD-2")
     table.execute("UPDATE public.claude_sessions SET session_id = 'id-x'")
-    claim(table.database, replace(_on(pid, "id-b", 1, "environment")), "SD-1")
+    claim(table.database, _on(pid, "id-b", 1, "environment"), "SD-1")
     table.execute("UPDATE public.claude_sessions SET session_id = 'id-a' WHERE session_id = 'id-x'")
     assert heartbeat(table.database, _on(pid, "id-b", 2, "claude_code")).outcome == "renewed"
     held = {row["session_id"]: row["sd_id"] for row in _all(table)}
@@ -418,7 +417,7 @@ def test_force_continues_an_earlier_id_without_a_loss(table: Table, sleeper: Sle
     assert (table.row("id-b")["pid"], table.row("id-b")["track"], table.own("id-b")["note"]) == (here, "B", "x")
     assert (table.row("id-a")["status"], table.own("id-a")["continued_as"]) == ("released", "id-b")
     assert "tombstone" not in table.own("id-a")
-    assert heartbeat(table.database, replace(caller, now=at(2))).outcome == "renewed"
+    assert heartbeat(table.database, caller._replace(now=at(2))).outcome == "renewed"
     if new == "is open elsewhere":
         error = _caught(lambda: heartbeat(table.database, _on(there, "id-b", 2, "claude_code")))
         assert isinstance(error, NotHeld) and "was moved to another process" in error.message
@@ -461,7 +460,7 @@ def test_command_of_unknown_fate_keeps_the_claim(table: Table, sleeper: Sleeper)
     # Its terminal is closed, and it may work in a container.
     shell = sleeper()
     claim(table.database, _on(shell.pid), "SD-1")
-    term.enter(table.database, _on(shell.pid), replace(RUNNER, pid_ns="pid:[1]"), "SD-1")
+    term.enter(table.database, _on(shell.pid), RUNNER._replace(pid_ns="pid:[1]"), "SD-1")
     shell.kill()
     shell.wait()
     with pytest.raises(HeldByAnother):
@@ -766,8 +765,8 @@ def test_new_term_inherits_no_command(table: Table, sleeper: Sleeper) -> None:
     claim(table.database, make_caller("a", now=at(1)), "SD-1")
     assert "run" in table.own("a")
     # The command itself may end its term.
-    within = replace(caller.identity, run_fence=fence_of(table.row("a")["claimed_at"]))
-    claim(table.database, replace(caller, identity=within, now=at(2)), "SD-2", switch=True)
+    within = caller.identity._replace(run_fence=fence_of(table.row("a")["claimed_at"]))
+    claim(table.database, caller._replace(identity=within, now=at(2)), "SD-2", switch=True)
     assert "run" not in table.own("a")
     assert claim(table.database, make_caller("b", now=at(20)), "SD-2").outcome == "took_over"
 
@@ -927,7 +926,7 @@ JUNK = [
 @pytest.mark.parametrize("junk", JUNK, ids=str)
 def test_junk_in_metadata_breaks_no_command(table: Table, sleeper: Sleeper, junk: dict[str, Any]) -> None:
     caller = _on(sleeper().pid, "a", 1, "claude_code")
-    claim(table.database, replace(caller, now=NOON), "SD-1")
+    claim(table.database, caller._replace(now=NOON), "SD-1")
     table.execute(
         "UPDATE public.claude_sessions SET metadata = jsonb_set(metadata, '{claude_sessions_cli}',"
         " metadata -> 'claude_sessions_cli' || %s)",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import psycopg
@@ -28,7 +27,7 @@ def _findings(table: Table, hours: int = 0) -> dict[str, Finding]:
     """Return the findings that are not OK, by check."""
     caller = make_caller("a")
     if hours:
-        caller = replace(caller, now=datetime.now(timezone.utc) + timedelta(hours=hours))
+        caller = caller._replace(now=datetime.now(timezone.utc) + timedelta(hours=hours))
     found = diagnose(table.database, caller)
     assert list(dict.fromkeys(finding.check for finding in found if finding.check != "HOT updates")) == CHECKS
     return {finding.check: finding for finding in found if finding.verdict is not Verdict.OK}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from conftest import Sleeper, Table, make_caller
 
@@ -16,7 +14,7 @@ from claude_sessions_cli.operations.end import end
 
 def _agent(sleeper: Sleeper, session: str = "a") -> Caller:
     caller = make_caller(session, anchor=process.read(sleeper().pid))
-    return replace(caller, identity=replace(caller.identity, id_from="hook"))
+    return caller._replace(identity=caller.identity._replace(id_from="hook"))
 
 
 def test_end_releases_what_the_process_holds(table: Table, sleeper: Sleeper) -> None:
@@ -71,7 +69,7 @@ def test_end_of_a_new_id_ends_the_earlier_holder_too(table: Table, sleeper: Slee
     first = _agent(sleeper, "first")
     claim(table.database, first, "SD-1")
     second = first.as_session("second")
-    second = replace(second, identity=replace(second.identity, id_from="hook"))
+    second = second._replace(identity=second.identity._replace(id_from="hook"))
     table.insert("second", status="idle")
     end(table.database, second)
     assert table.row("first")["status"] == "released"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from subprocess import Popen
 from typing import Any
@@ -64,8 +63,8 @@ def test_row_of_older_version_gets_machine_id_once(table: Table, sleeper: Sleepe
 
     def caller(now: datetime) -> Caller:
         made = make_caller("a", now=now, anchor=anchor)
-        host = replace(made.identity.host, machine_id="57e36840")
-        return replace(made, identity=replace(made.identity, host=host))
+        host = made.identity.host._replace(machine_id="57e36840")
+        return made._replace(identity=made.identity._replace(host=host))
 
     fence = claim(table.database, caller(NOON), "SD-1").session.session.fence
     path = "'{claude_sessions_cli,process,machine_id}'"

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -230,8 +229,8 @@ def _reaped_elsewhere(table: Table, pid: int) -> None:
     claim(table.database, _caller("a", pid), "SD-1", track="C")
     caller = make_caller(None, now=at(16))
     elsewhere = Host("elsewhere", "another boot", "another namespace")
-    identity = replace(caller.identity, host=elsewhere)
-    reap(table.database, replace(caller, identity=identity))
+    identity = caller.identity._replace(host=elsewhere)
+    reap(table.database, caller._replace(identity=identity))
     assert (table.row("a")["status"], table.row("a")["sd_id"]) == ("stale", None)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,7 +68,7 @@ def _caller(session_id: str, host: str | None = None, minute: float = 0) -> Call
     made = make_caller(session_id, tty="/dev/pts/3", now=at(minute))
     if host is None:
         return made
-    return replace(made, identity=replace(made.identity, host=Host(host, f"boot of {host}", "pid:[1]", host)))
+    return made._replace(identity=made.identity._replace(host=Host(host, f"boot of {host}", "pid:[1]", host)))
 
 
 def _places(table: Table) -> dict[str, tuple[str | None, str | None]]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -551,7 +550,7 @@ def test_latest_tty_and_codebase_are_recorded(table: Table, sleeper: Sleeper) ->
     assert table.row("a")["tty"] == "/dev/pts/2"
     caller = make_caller("a")
     for codebase, shown in [("web", "web"), ("api", "api"), (None, "api")]:
-        elsewhere = replace(caller, identity=replace(caller.identity, codebase=codebase))
+        elsewhere = caller._replace(identity=caller.identity._replace(codebase=codebase))
         claim(table.database, elsewhere, "SD-1")
         assert table.row("a")["codebase"] == shown
 

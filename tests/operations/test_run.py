@@ -25,7 +25,7 @@ from claude_sessions_cli.operations.release import release
 
 def _on(pid: int, name: str, minutes: float = 0, id_from: str = "claude_code") -> Caller:
     caller = make_caller(name, anchor=process.read(pid), now=at(minutes), tty="/dev/pts/7")
-    return replace(caller, identity=replace(caller.identity, id_from=id_from))
+    return caller._replace(identity=caller.identity._replace(id_from=id_from))
 
 
 def _record(pid: int) -> ProcessRecord:
@@ -162,14 +162,14 @@ def test_earlier_id_and_new_id_each_keep_their_item(table: Table, sleeper: Sleep
 
 def test_renewal_after_the_verdict_keeps_the_item(table: Table, sleeper: Sleeper) -> None:
     there = make_caller("x", now=at(0))
-    elsewhere = replace(there.identity, host=replace(this_host(), boot_id="another boot", hostname="there"))
-    holder = replace(there, identity=replace(elsewhere, anchor=process.read(sleeper().pid)))
+    elsewhere = there.identity._replace(host=this_host()._replace(boot_id="another boot", hostname="there"))
+    holder = there._replace(identity=elsewhere._replace(anchor=process.read(sleeper().pid)))
     fence = claim(table.database, holder, "SD-1").session.session.fence or 0
-    term.enter(table.database, holder, replace(_record(sleeper().pid), boot_id="another boot"), "SD-1")
+    term.enter(table.database, holder, _record(sleeper().pid)._replace(boot_id="another boot"), "SD-1")
     cron = make_caller("x", now=at(16))
 
     def renew() -> None:
-        term.renew(table.another(), replace(holder, now=at(16)), "SD-1", fence)
+        term.renew(table.another(), holder._replace(now=at(16)), "SD-1", fence)
 
     with acting_before("lock_session", renew), pytest.raises(HeldByAnother):
         _begin(table, cron, sleeper().pid, "SD-1", named=True)
@@ -193,7 +193,7 @@ def test_renewal_puts_the_record_of_a_run_back(table: Table, sleeper: Sleeper) -
     lease = _begin(table, make_caller(None, now=at(0), stale_after=3600), wrapper, "SD-1")
     name = lease.caller.session_id
     table.execute("UPDATE public.claude_sessions SET metadata = '{\"theirs\": 1}'")
-    held = run.renew(table.database, replace(lease, caller=replace(lease.caller, now=at(1))))
+    held = run.renew(table.database, replace(lease, caller=lease.caller._replace(now=at(1))))
     own = table.own(name)
     assert (own["run"]["pid"], own["stale_after"], held.session.fence) == (wrapper, 3600, lease.fence)
     assert table.row(name)["metadata"]["theirs"] == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from conftest import Sleeper, Table, make_caller
@@ -18,7 +17,7 @@ from claude_sessions_cli.operations.start import start
 
 def _agent(sleeper: Sleeper, session: str = "a") -> Caller:
     caller = make_caller(session, anchor=process.read(sleeper().pid))
-    return replace(caller, identity=replace(caller.identity, id_from="hook"))
+    return caller._replace(identity=caller.identity._replace(id_from="hook"))
 
 
 def test_start_shows_holders_of_the_codebase(table: Table, sleeper: Sleeper) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from clock import NOON, at
@@ -62,19 +61,19 @@ def test_second_command_under_claim_is_refused(table: Table) -> None:
     term.enter(table.database, make_caller("a"), runner, "SD-1")
     with pytest.raises(HeldByAnother, match="a command is already running under SD-1"):
         term.enter(table.database, make_caller("a"), runner, "SD-1")
-    term.leave(table.database, make_caller("a"), replace(runner, start=later), "SD-1", fence)
+    term.leave(table.database, make_caller("a"), runner._replace(start=later), "SD-1", fence)
     with pytest.raises(HeldByAnother):
         term.enter(table.database, make_caller("a"), runner, "SD-1")
     term.leave(table.database, make_caller("a"), runner, "SD-1", fence)
-    term.enter(table.database, make_caller("a"), replace(runner, start=later), "SD-1")
+    term.enter(table.database, make_caller("a"), runner._replace(start=later), "SD-1")
     # Nobody here knows whether a command of another boot still runs: it counts until the session lapses.
-    unknown = replace(runner, boot_id="another boot")
+    unknown = runner._replace(boot_id="another boot")
     term.enter(table.database, make_caller("a"), unknown, "SD-1")
     with pytest.raises(HeldByAnother):
         term.enter(table.database, make_caller("a"), runner, "SD-1")
     term.leave(table.database, make_caller("a"), unknown, "SD-1", fence)
     # A malformed start time is ignored.
-    term.enter(table.database, make_caller("a"), replace(runner, start="at noon"), "SD-1")
+    term.enter(table.database, make_caller("a"), runner._replace(start="at noon"), "SD-1")
     with pytest.raises(HeldByAnother):
         term.enter(table.database, make_caller("a"), runner, "SD-1")
     assert table.row("a")["sd_id"] == "SD-1"
@@ -115,8 +114,8 @@ def test_command_of_an_earlier_boot_is_over(
     table: Table, machine: str | None, hostname: str, age_s: float, may_run: bool
 ) -> None:
     caller = make_caller("a")
-    host = replace(this_host(), hostname="here", machine_id="this", pid_ns="pid:[4026531836]")
-    booted = replace(caller, identity=replace(caller.identity, host=host))
+    host = this_host()._replace(hostname="here", machine_id="this", pid_ns="pid:[4026531836]")
+    booted = caller._replace(identity=caller.identity._replace(host=host))
     claim(table.database, booted, "SD-1")
     earlier = ProcessRecord(1, "1", "earlier", host.pid_ns, machine)
     term.enter(table.database, booted, earlier, "SD-1")
@@ -172,7 +171,7 @@ def test_item_of_a_running_command_is_not_given_back(table: Table, sleeper: Slee
         GIVES[give](table, make_caller("a", now=at(1)))
     assert refused.value.hint == f"wait for its end, or end it: kill {run.pid}"
     assert table.execute("SELECT *, xmin::text FROM public.claude_sessions") == before
-    inside = replace(caller, identity=replace(caller.identity, run_fence=fence))
+    inside = caller._replace(identity=caller.identity._replace(run_fence=fence))
     GIVES[give](table, inside)
     assert table.row("a")["sd_id"] == ("SD-2" if give == "claim --switch" else None)
 
@@ -267,7 +266,7 @@ def test_rival_of_the_next_item_took_no_earlier_term(table: Table, end: Ending) 
 
 def test_new_term_inherits_no_command(table: Table) -> None:
     # A container that was killed leaves a command that nobody can judge; its item must be free for the next one.
-    unknown = replace(RUNNER, boot_id="another boot")
+    unknown = RUNNER._replace(boot_id="another boot")
     claim(table.database, make_caller("worker", now=NOON), "SD-1")
     term.enter(table.database, make_caller("worker", now=NOON), unknown, "SD-1")
     release(table.database, make_caller("worker", now=at(1)), end=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -47,7 +46,7 @@ def test_earlier_terms_are_left_out(full_table: Table) -> None:
     claim(full_table.database, make_caller("a"), "SD-1")
     release(full_table.database, make_caller("a"), "SD-1")
     claim(full_table.database, make_caller("a"), "SD-2")
-    later = replace(make_caller("b"), now=datetime.now(timezone.utc) + timedelta(hours=2))
+    later = make_caller("b")._replace(now=datetime.now(timezone.utc) + timedelta(hours=2))
     # What is still held is shown, however long ago it began.
     assert list(timeline(full_table.database, later, 3600).items) == ["SD-2"]
     assert list(timeline(full_table.database, later, 3 * 3600).items) == ["SD-1", "SD-2"]

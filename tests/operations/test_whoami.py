@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from clock import NOON, at
 from conftest import Sleeper, Table, make_caller
 
@@ -15,7 +13,7 @@ from claude_sessions_cli.operations.whoami import whoami
 
 def _on(pid: int, name: str, minutes: float = 0) -> Caller:
     caller = make_caller(name, anchor=process.read(pid), now=at(minutes))
-    return replace(caller, identity=replace(caller.identity, id_from="claude_code"))
+    return caller._replace(identity=caller.identity._replace(id_from="claude_code"))
 
 
 def test_session_its_claim_and_its_loss_are_shown(table: Table) -> None:
