@@ -190,7 +190,7 @@ def _renew(path: Path, known: Stamp, given: Input | None) -> None:
 def _keep_beating() -> None:
     """Become a shell that sends heartbeats until the question is answered: a resident Python would cost more."""
     from claude_sessions_cli import files, process
-    from claude_sessions_cli.claude_code import settings_file, stamp
+    from claude_sessions_cli.claude_code import entries, stamp
 
     path, pid = _stamp_path(), int(os.environ.get("CLAUDE_PID") or 0)
     keep, start = stamp.beside(path, "keep"), stamp.read(path).start
@@ -198,7 +198,7 @@ def _keep_beating() -> None:
         return
     files.write(keep, f"{os.getpid()}\n".encode())
     every = str(max(1, int(settings.load(os.environ).heartbeat_every)))
-    script = [str(settings_file.HERE / "keep.sh"), str(pid), start, str(path), every]
+    script = [str(entries.HERE / "keep.sh"), str(pid), start, str(path), every]
     os.execv("/bin/sh", ["/bin/sh", *script, *process.this_program(sys.argv[0])])
 
 

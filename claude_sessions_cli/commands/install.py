@@ -68,7 +68,7 @@ def claude(
     Adds hooks and a status line to Claude Code's settings, and leaves everything else in them as it is.
     """
     from claude_sessions_cli import as_text, process, render
-    from claude_sessions_cli.claude_code import settings_file
+    from claude_sessions_cli.claude_code import entries, settings_file
 
     output = render.Output("install claude", json, quiet)
     chosen = [scope for scope, given in zip(settings_file.SCOPES, (user, project, local), strict=True) if given]
@@ -88,7 +88,7 @@ def claude(
     if remove:
         options.refuse_beside("--remove", {"--guard": guard, "--no-statusline": no_statusline})
     path = settings_file.path_of(chosen[0] if chosen else "user", os.environ)
-    choice = settings_file.Choice(
+    choice = entries.Choice(
         process.this_program(sys.argv[0]), settings_file.known_events(os.environ), guard, not no_statusline
     )
     try:
@@ -100,7 +100,7 @@ def claude(
         raise SessionsError(f"cannot write {error.filename}: {error.strerror}", options.CANNOT_WRITE) from None
     if result.note:
         output.note(result.note)
-    described = {} if remove else settings_file.describe(choice)
+    described = {} if remove else entries.describe(choice)
     output.result(asdict(result), lambda: as_text.merged_text(result, described), whole=True)
 
 

@@ -18,8 +18,8 @@ def statusline() -> None:
     asks no database, and sends a heartbeat in the background if one is due. Always exits 0.
     """
     from claude_sessions_cli import process
-    from claude_sessions_cli.claude_code import settings_file
+    from claude_sessions_cli.claude_code import entries
 
     sys.stdout.flush()
-    words = ["/bin/sh", "-c", settings_file.status_command("", "", process.this_program(sys.argv[0]))]
+    words = ["/bin/sh", "-c", entries.status_command("", "", process.this_program(sys.argv[0]))]
     os.execv(words[0], words)

@@ -18,7 +18,7 @@ from claude_code.real import CLIENT, Place
 
 from bench.sitting import Sitting
 from claude_sessions_cli.claude_code import stamp
-from claude_sessions_cli.claude_code.settings_file import hook_command
+from claude_sessions_cli.claude_code.entries import hook_command
 
 NEEDS = ()
 ROUNDS, CALLS = 400, 20

@@ -24,7 +24,7 @@ from terminal import environment
 
 from claude_sessions_cli import cli, invocation, process
 from claude_sessions_cli.claude_code import settings_file, stamp
-from claude_sessions_cli.claude_code.settings_file import EVENTS, LATER_EVENTS, Choice
+from claude_sessions_cli.claude_code.entries import EVENTS, LATER_EVENTS, Choice
 from claude_sessions_cli.commands import hook
 
 # One JSON object in, one out. A hook is a child of /bin/sh -c in a session of its own; those of an event run at once,

@@ -23,8 +23,8 @@ from terminal import end_all
 from claude_code.conftest import Start
 from claude_code.fake import Client
 from claude_sessions_cli.claude_code import stamp
+from claude_sessions_cli.claude_code.entries import hook_command
 from claude_sessions_cli.claude_code.events import INPUT_LIMIT
-from claude_sessions_cli.claude_code.settings_file import hook_command
 from claude_sessions_cli.operations.claim import claim
 
 pytestmark = only_linux

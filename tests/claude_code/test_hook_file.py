@@ -11,7 +11,7 @@ from poll import until
 from requirements import needs, needs_proc, only_root
 
 from claude_sessions_cli.claude_code import stamp
-from claude_sessions_cli.claude_code.settings_file import hook_command
+from claude_sessions_cli.claude_code.entries import hook_command
 from claude_sessions_cli.claude_code.stamp import Stamp
 
 pytestmark = needs_proc

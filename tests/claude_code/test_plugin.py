@@ -12,8 +12,8 @@ from run_bench import only_linux
 from claude_code.conftest import Start
 from claude_code.fake import install
 from claude_sessions_cli import __version__
-from claude_sessions_cli.claude_code import settings_file
-from claude_sessions_cli.claude_code.settings_file import EVENTS, HERE
+from claude_sessions_cli.claude_code import entries, settings_file
+from claude_sessions_cli.claude_code.entries import EVENTS, HERE
 from claude_sessions_cli.cli import COMMANDS
 
 PLUGIN = settings_file.plugin_directory()
@@ -29,7 +29,7 @@ def test_plugin_has_the_hooks_of_the_settings() -> None:
     assert (PLUGIN / "hooks" / "hook.sh").read_bytes() == (HERE / "hook.sh").read_bytes()
     own = json.dumps(_json("hooks/hooks.json")["hooks"])
     place = '\\"${CLAUDE_PLUGIN_ROOT}/hooks/hook.sh\\"'
-    merged = settings_file.merge({}, settings_file.Choice([], EVENTS, status_line=False))
+    merged = entries.merge({}, entries.Choice([], EVENTS, status_line=False))
     assert own == json.dumps(merged["hooks"]).replace(str(HERE / "hook.sh"), place)
 
 

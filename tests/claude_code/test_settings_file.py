@@ -14,8 +14,8 @@ from conftest import Cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from claude_sessions_cli.claude_code import settings_file
-from claude_sessions_cli.claude_code.settings_file import EVENTS, LATER_EVENTS, Choice, NotSettingsError, merge
+from claude_sessions_cli.claude_code import entries, settings_file
+from claude_sessions_cli.claude_code.entries import EVENTS, LATER_EVENTS, Choice, NotSettingsError, merge
 from claude_sessions_cli.errors import SessionsError
 
 WORDS = ("/opt/it's here/claude-sessions",)
@@ -79,7 +79,7 @@ def test_odd_settings_keep_everything_of_others(before: dict[str, Any]) -> None:
     assert json.dumps(merge(merged, CHOICE)) == json.dumps(merged)
     without = merge(merged, None)
     assert json.dumps(_without_empty(without)) == json.dumps(_without_empty(original))
-    assert set(settings_file._installed_events(merged)) == {*EVENTS, *LATER_EVENTS}
+    assert set(entries.installed_events(merged)) == {*EVENTS, *LATER_EVENTS}
 
 
 @given(
@@ -171,7 +171,7 @@ def test_real_settings_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_older_entry_is_replaced_in_its_place() -> None:
-    old = settings_file.hook_command("Stop", ["/old"], Path("/old/lib/claude_sessions_cli/claude_code/hook.sh"))
+    old = entries.hook_command("Stop", ["/old"], Path("/old/lib/claude_sessions_cli/claude_code/hook.sh"))
     foreign = {"type": "command", "command": "mine"}
     before = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": old}, foreign]}, {"hooks": [foreign]}]}}
     groups = merge(before, Choice(WORDS, ("Stop",), status_line=False))["hooks"]["Stop"]

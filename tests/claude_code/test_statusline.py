@@ -16,7 +16,7 @@ from poll import until
 from requirements import needs_proc, only_root
 
 from claude_sessions_cli import process, prompt
-from claude_sessions_cli.claude_code import settings_file, stamp
+from claude_sessions_cli.claude_code import entries, stamp
 from claude_sessions_cli.claude_code.stamp import Stamp
 from claude_sessions_cli.times import format_age
 
@@ -42,7 +42,7 @@ def show(tmp_path: Path, agent: process.Process, monkeypatch: pytest.MonkeyPatch
     program.chmod(0o755)
 
     def run(command: str = "", text: str = "{}", **env: str) -> subprocess.CompletedProcess[str]:
-        line = settings_file.status_command(command, "", [str(program)])
+        line = entries.status_command(command, "", [str(program)])
         # The heartbeat behind it looks at the files that a test changes next.
         return subprocess.run(
             ["/bin/sh", "-c", f"{line}; wait"],
@@ -132,7 +132,7 @@ def test_own_line_keeps_its_input_output_and_code(show: Show, agent: process.Pro
 
 
 def test_own_line_that_hangs_is_ended_with_ours(show: Show, tmp_path: Path) -> None:
-    line = settings_file.status_command(f"echo $$ >{tmp_path}/pid; exec sleep 600", "", ["/gone"])
+    line = entries.status_command(f"echo $$ >{tmp_path}/pid; exec sleep 600", "", ["/gone"])
     child = subprocess.Popen(["/bin/sh", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the user's command")
     # One process: the signal of the client reaches the user's command.
